@@ -1,0 +1,170 @@
+"""Where things live, which device runs, and what is written down about it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import random
+import statistics
+import subprocess
+import sys
+import time
+from contextlib import AbstractContextManager
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from .errors import DataError
+
+RECORDED = (
+    "torch",
+    "torchvision",
+    "timm",
+    "foolbox",
+    "grad-cam",
+    "numpy",
+    "scikit-learn",
+    "scikit-image",
+    "seaborn",
+    "papermill",
+    "ipywidgets",
+)
+
+
+def home() -> Path:
+    """Folder for caches: ``MEDROBUST_HOME``, else ``~/.cache/medrobust``."""
+    return Path(os.environ.get("MEDROBUST_HOME") or Path.home() / ".cache" / "medrobust")
+
+
+def data_root() -> Path:
+    """Root of the data sets: ``MEDROBUST_DATA``.
+
+    Raises:
+        DataError: if the variable is unset or names no folder.
+    """
+    value = os.environ.get("MEDROBUST_DATA")
+    if not value:
+        raise DataError(
+            "MEDROBUST_DATA is not set. Point it at the folder that holds the data "
+            "sets (see data_download.sh --list), or use the smoke profile."
+        )
+    if not Path(value).is_dir():
+        raise DataError(
+            f"MEDROBUST_DATA={value} is not a folder. Create it or correct the variable."
+        )
+    return Path(value)
+
+
+def weights_root() -> Path | None:
+    """Folder of pretrained ``*.safetensors``: ``MEDROBUST_WEIGHTS``, or None when unset."""
+    value = os.environ.get("MEDROBUST_WEIGHTS")
+    if value and not Path(value).is_dir():
+        raise DataError(
+            f"MEDROBUST_WEIGHTS={value} is not a folder. Create it or unset the variable."
+        )
+    return Path(value) if value else None
+
+
+def pick_device() -> torch.device:
+    """CUDA if there is one, else Apple's MPS, else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    if torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, NumPy and torch (every device)."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def headless() -> bool:
+    """True where nobody can click: outside a notebook, or under papermill and CI."""
+    if os.environ.get("MEDROBUST_HEADLESS") or os.environ.get("CI"):
+        return True
+    return "ipykernel" not in sys.modules
+
+
+@cache
+def training_dtype(device: torch.device) -> torch.dtype:
+    """Autocast type for training, chosen by a timed probe and kept for the process.
+
+    Capability flags mislead: some CPUs report bfloat16 and emulate it twenty times slower. A
+    few forward and backward passes of a small convolution net are timed in both types, and
+    bfloat16 is taken only where it is at least 1.2 times faster.
+    """
+    if device.type == "mps":
+        return torch.float32
+    net = torch.nn.Sequential(*[torch.nn.Conv2d(c, 64, 3, padding=1) for c in (3, 64, 64)])
+    net = net.to(device).to(memory_format=torch.channels_last)
+    images = torch.rand(8, 3, 64, 64, device=device).to(memory_format=torch.channels_last)
+    half = _probe(net, images, torch.bfloat16)
+    full = _probe(net, images, torch.float32)
+    return torch.bfloat16 if full / half >= 1.2 else torch.float32
+
+
+def _probe(
+    net: torch.nn.Module, images: torch.Tensor, dtype: torch.dtype, rounds: int = 5
+) -> float:
+    """Median seconds of one forward and backward pass."""
+    seconds = []
+    for _ in range(rounds + 1):  # the first round warms up
+        start = time.perf_counter()
+        with autocast(images.device, dtype):
+            loss = net(images).float().square().mean()
+        loss.backward()
+        loss.item()
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds[1:])
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager:
+    """Mixed precision in ``dtype``; a no-op for float32."""
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
+
+
+def git_commit() -> str | None:
+    """Commit of the checkout the package lies in, with ``+changes`` if it was edited."""
+
+    def git(*args: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), *args],
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout.strip()
+
+    try:
+        head = git("rev-parse", "HEAD")
+        return head + ("+changes" if git("status", "--porcelain", "--", ".") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def provenance() -> dict:
+    """What ran where: written beside every number."""
+    device = pick_device()
+    dtype, threads = str(training_dtype(device)).removeprefix("torch."), torch.get_num_threads()
+    name = torch.cuda.get_device_name() if device.type == "cuda" else platform.processor()
+    return {
+        "device": f"{device.type} ({name or platform.machine()}, {threads} threads)",
+        "precision": f"training {dtype}, scoring float32",
+        "versions": {package: _version(package) for package in RECORDED},
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "git_commit": git_commit(),
+        "package_version": _version("medrobust"),
+    }
