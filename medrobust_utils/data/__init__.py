@@ -1,0 +1,67 @@
+"""Data: real sets in their publishers' layouts, phantoms, honest splits, batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
+from .. import env
+from ..errors import DataError
+from . import ham10000, nih
+from .imageset import ImageSet
+from .phantoms import phantom_set
+from .splits import Split, split_by_group
+
+READERS = {"ham10000": ham10000.read, "nih": nih.read}
+
+__all__ = [
+    "IMAGENET_DEFAULT_MEAN",
+    "IMAGENET_DEFAULT_STD",
+    "ImageSet",
+    "READERS",
+    "Split",
+    "batches",
+    "load",
+    "split_by_group",
+    "to_float",
+]
+
+
+def load(name: str, *, size: int, phantoms: int = 0, seed: int = 0) -> ImageSet:
+    """A data set by name: a reader of READERS, or ``phantom-<modality>``.
+
+    Args:
+        name: e.g. ``ham10000``, ``nih``, ``phantom-chest``.
+        size: side of the square images in pixels.
+        phantoms: how many phantoms to draw, where the name asks for them.
+        seed: seed of the phantoms.
+    """
+    if name.startswith("phantom-"):
+        return phantom_set(name.removeprefix("phantom-"), phantoms, size=size, seed=seed)
+    if name not in READERS:
+        raise DataError(
+            f"unknown data set {name!r}. Known: {', '.join(READERS)}, phantom-<modality>."
+        )
+    return READERS[name](env.data_root(), size)
+
+
+def to_float(images: np.ndarray) -> torch.Tensor:
+    """uint8 (N, H, W, C) as float32 (N, C, H, W) in [0, 1]."""
+    tensor = torch.from_numpy(np.ascontiguousarray(images))
+    return tensor.permute(0, 3, 1, 2).float().div_(255)
+
+
+def batches(
+    data: ImageSet, index: np.ndarray, size: int
+) -> Iterator[tuple[np.ndarray, torch.Tensor, torch.Tensor]]:
+    """Yield (indices, images float32 in [0, 1], targets), ``size`` at a time, in order."""
+    for start in range(0, len(index), size):
+        chunk = index[start : start + size]
+        yield (
+            chunk,
+            to_float(data.images[chunk]),
+            torch.from_numpy(np.ascontiguousarray(data.targets[chunk])),
+        )

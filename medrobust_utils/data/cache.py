@@ -1,0 +1,112 @@
+"""Decode a data set once, keep it as uint8, read it back as a memory map.
+
+Decoding JPEG or PNG costs more than a forward pass of a small network. Every image is decoded
+and resized once; after that an epoch reads plain bytes. The cache lies in
+``MEDROBUST_HOME/decoded`` and is named after the files it was made from (path, size, time of
+change), so that a changed file is decoded again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm.auto import tqdm
+
+from .. import env
+from ..errors import DataError
+
+CHUNK = 256  # images handed to the threads at a time: bounds memory, keeps the bar moving
+
+
+def decode(path: Path, size: int, channels: int) -> tuple[np.ndarray, str]:
+    """One image as uint8 (size, size, channels), and the SHA-256 of its decoded pixels.
+
+    The aspect ratio is not kept: the papers resize to a square. The hash is taken before
+    resizing, so equal hashes mean equal pictures, whatever the files are called.
+
+    Raises:
+        DataError: if the file is missing, truncated or no image.
+    """
+    try:
+        with Image.open(path) as file:
+            image = file.convert("L" if channels == 1 else "RGB")  # decodes; raises if truncated
+    except FileNotFoundError as error:
+        raise DataError(
+            f"{path}: no such image. Download the set again, or correct its label file."
+        ) from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(
+            f"{path}: cannot be read as an image ({error}). Delete it and download it again."
+        ) from error
+    digest = hashlib.sha256(repr(image.size).encode() + image.tobytes()).hexdigest()
+    if image.size != (size, size):
+        image = image.resize((size, size), Image.Resampling.BICUBIC, reducing_gap=3.0)
+    return np.asarray(image).reshape(size, size, channels), digest
+
+
+def decoded(
+    name: str, paths: Sequence[Path], size: int, channels: int
+) -> tuple[np.ndarray, list[str]]:
+    """All images as a read-only uint8 memory map (N, size, size, channels), and their hashes.
+
+    A build that is interrupted leaves nothing that a later run could take for whole: it is
+    made in a folder of its own and renamed when complete.
+    """
+    folder = env.home() / "decoded" / f"{name}-{size}-{_listing_key(paths, size, channels)}"
+    shape = (len(paths), size, size, channels)
+    if not folder.exists():
+        _build(folder, name, paths, shape)
+    hashes = json.loads((folder / "hashes.json").read_text())
+    images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
+    if images.shape != shape or len(hashes) != len(paths):
+        raise DataError(
+            f"{folder}: the cache does not fit its data set. Delete this folder and run again."
+        )
+    return images, hashes
+
+
+def _listing_key(paths: Sequence[Path], size: int, channels: int) -> str:
+    digest = hashlib.sha256(f"{size} {channels}".encode())
+    for path in paths:
+        try:
+            stat = path.stat()
+        except OSError as error:
+            raise DataError(
+                f"{path}: no such image. Download the set again, or correct its label file."
+            ) from error
+        digest.update(f"{path.name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:12]
+
+
+def _build(folder: Path, name: str, paths: Sequence[Path], shape: tuple[int, ...]) -> None:
+    partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
+    partial.mkdir(parents=True)
+    try:
+        images = np.lib.format.open_memmap(partial / "images.npy", "w+", np.uint8, shape)
+        hashes: list[str] = []
+        with (
+            ThreadPoolExecutor(os.cpu_count()) as pool,
+            tqdm(total=len(paths), desc=f"decoding {name}") as bar,
+        ):
+            for start in range(0, len(paths), CHUNK):
+                chunk = paths[start : start + CHUNK]
+                for offset, (pixels, digest) in enumerate(
+                    pool.map(lambda path: decode(path, shape[1], shape[3]), chunk)
+                ):
+                    images[start + offset] = pixels
+                    hashes.append(digest)
+                bar.update(len(chunk))
+        images.flush()
+        (partial / "hashes.json").write_text(json.dumps(hashes))
+        if not folder.exists():  # another process may have been quicker
+            partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

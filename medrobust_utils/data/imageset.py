@@ -1,0 +1,95 @@
+"""The one container that every reader and every phantom returns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from ..errors import DataError
+
+
+class Rows:
+    """Some rows of a memory map, read when indexed: a large set is never copied into memory."""
+
+    def __init__(self, base: np.ndarray, keep: np.ndarray) -> None:
+        self.base, self.keep = base, keep
+        self.dtype, self.ndim, self.shape = base.dtype, base.ndim, (len(keep), *base.shape[1:])
+
+    def __len__(self) -> int:
+        return len(self.keep)
+
+    def __getitem__(self, index: int | slice | np.ndarray) -> np.ndarray:
+        return self.base[self.keep[index]]
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Decoded images with labels, groups and provenance.
+
+    Attributes:
+        name: short name, e.g. ``ham10000`` or ``phantom-chest``.
+        images: uint8, (N, H, W, C), C 1 (gray) or 3 (RGB); may be a read-only memory map.
+        targets: int64 (N,) class indices, or uint8 (N, K) multi-hot for multi-label sets.
+        classes: names of the K classes.
+        groups: int64 (N,); images of one patient, one lesion or one near-duplicate cluster
+            share a number and must stay on one side of a split.
+        ids: the publisher's name of each image.
+        synthetic: True for phantoms. Never shown as a result on real images.
+        complete: True when every image of the publisher's set is present.
+        checksum: identifies the images and labels, recorded with every result.
+        census: counts to print: images per class, duplicates removed, and so on.
+        masks: uint8 (N, H, W) or None; nonzero where the finding was drawn or outlined.
+    """
+
+    name: str
+    images: np.ndarray | Rows
+    targets: np.ndarray
+    classes: tuple[str, ...]
+    groups: np.ndarray
+    ids: tuple[str, ...]
+    synthetic: bool
+    complete: bool
+    checksum: str
+    census: dict = field(default_factory=dict)
+    masks: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        n = len(self.images)
+        sizes = {"targets": len(self.targets), "groups": len(self.groups), "ids": len(self.ids)}
+        if self.masks is not None:
+            sizes["masks"] = len(self.masks)
+        wrong = {key: size for key, size in sizes.items() if size != n}
+        if wrong:
+            raise DataError(f"{self.name}: {n} images but {wrong}. Each image needs one entry.")
+        if n == 0:
+            raise DataError(
+                f"{self.name}: no images. Check the folder, or the filter that was applied."
+            )
+        if self.images.dtype != np.uint8 or self.images.ndim != 4:
+            raise DataError(
+                f"{self.name}: images must be uint8 (N, H, W, C), got "
+                f"{self.images.dtype} {self.images.shape}."
+            )
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def multi_label(self) -> bool:
+        """True when an image can carry several findings at once."""
+        return self.targets.ndim == 2
+
+    def class_counts(self, index: Sequence[int] | np.ndarray | None = None) -> dict[str, int]:
+        """Images per class, in all or in the images of ``index``."""
+        targets = self.targets if index is None else self.targets[index]
+        if self.multi_label:
+            counts = targets.sum(0, dtype=np.int64)
+        else:
+            counts = np.bincount(targets, minlength=len(self.classes))
+        return {name: int(count) for name, count in zip(self.classes, counts, strict=True)}
+
+    def with_targets(self, targets: np.ndarray, classes: tuple[str, ...], name: str) -> ImageSet:
+        """The same images under another labelling (for example one finding against the rest)."""
+        return replace(self, targets=targets, classes=classes, name=name)

@@ -1,0 +1,129 @@
+"""What all readers share: find files, hold labels against images, assemble an ImageSet."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from ..errors import DataError
+from .cache import decoded
+from .imageset import ImageSet, Rows
+from .splits import drop_duplicates, merge_near_duplicates
+
+
+def find_folder(root: Path, name: str) -> Path:
+    """``root/name``, or a DataError that says how to get it."""
+    folder = root / name
+    if not folder.is_dir():
+        raise DataError(
+            f"{folder} is missing. See `./data_download.sh --list`, or set MEDROBUST_DATA to "
+            f"the folder that holds {name}."
+        )
+    return folder
+
+
+def read_table(folder: Path, names: Sequence[str], columns: Sequence[str]) -> pd.DataFrame:
+    """The first CSV of ``names`` that exists, with ``columns`` present, filled and without repeats.
+
+    The second column, or the first when it is the image, must name each image once.
+    """
+    path = next((folder / name for name in names if (folder / name).is_file()), None)
+    if path is None:
+        raise DataError(
+            f"{folder}: no label file ({' or '.join(names)}). Download it beside the images."
+        )
+    try:
+        table = pd.read_csv(path)
+    except (ValueError, OSError) as error:  # pandas' parser errors are ValueErrors
+        raise DataError(f"{path}: cannot be read as CSV ({error}). Download it again.") from error
+    missing = [column for column in columns if column not in table]
+    if missing:
+        raise DataError(f"{path}: column {missing} is missing; found {list(table.columns)}.")
+    empty = table[list(columns)].isna().any(axis=1)
+    if empty.any():
+        raise DataError(
+            f"{path}: line {int(empty.idxmax()) + 2} has an empty {' or '.join(columns)}. "
+            "Correct or remove it."
+        )
+    if table.empty:
+        raise DataError(f"{path}: holds no image. Download it again.")
+    return table
+
+
+def index_images(folder: Path, pattern: str, suffixes: Sequence[str]) -> dict[str, Path]:
+    """Image id (file name without suffix) -> path, over all folders that match ``pattern``."""
+    paths: dict[str, Path] = {}
+    for path in sorted(p for part in folder.glob(pattern) for p in part.iterdir()):
+        if path.suffix.lower() not in suffixes:
+            raise DataError(
+                f"{path}: not an image of this set ({', '.join(suffixes)}). Move it elsewhere."
+            )
+        if path.stem in paths:
+            raise DataError(f"{path}: the same image also lies at {paths[path.stem]}. Remove one.")
+        paths[path.stem] = path
+    if not paths:
+        raise DataError(f"{folder}: no image in {pattern}. Unpack the archives there.")
+    return paths
+
+
+def assemble(
+    *,
+    name: str,
+    folder: Path,
+    ids: pd.Series,
+    paths: dict[str, Path],
+    size: int,
+    channels: int,
+    targets: np.ndarray,
+    classes: tuple[str, ...],
+    groups: np.ndarray,
+    complete: bool,
+) -> ImageSet:
+    """Check labels against files, decode, remove duplicates, join near duplicates, count."""
+    ids = [str(image) for image in ids]
+    repeated = pd.Series(ids).duplicated()
+    if repeated.any():
+        raise DataError(
+            f"{folder}: {ids[int(repeated.idxmax())]} is listed twice in the label file."
+        )
+    without_file = sorted(set(ids) - paths.keys())
+    without_label = sorted(paths.keys() - set(ids))
+    if without_file:
+        raise DataError(
+            f"{folder}: {len(without_file)} labelled images have no file, the first is "
+            f"{without_file[0]}. Download the set again, or cut the label file down to your images."
+        )
+    if without_label:
+        raise DataError(
+            f"{paths[without_label[0]]}: has no line in the label file, nor have "
+            f"{len(without_label) - 1} others. Download the label file again or move them."
+        )
+    images, hashes = decoded(name, [paths[image] for image in ids], size, channels)
+    keep, census = drop_duplicates(hashes, targets)
+    images = Rows(images, keep)
+    merged, pairs = merge_near_duplicates(images, groups[keep])
+    digest = hashlib.sha256("".join(hashes[i] for i in keep).encode() + targets[keep].tobytes())
+    census |= {
+        "images_listed": len(ids),
+        "near_duplicate_pairs": pairs,
+        "groups_before_joining": len(np.unique(groups[keep])),
+        "groups": len(np.unique(merged)),
+    }
+    data = ImageSet(
+        name=name,
+        images=images,
+        targets=targets[keep],
+        classes=classes,
+        groups=merged,
+        ids=tuple(ids[i] for i in keep),
+        synthetic=False,
+        complete=complete,
+        checksum=digest.hexdigest(),
+        census=census,
+    )
+    data.census.update(images_per_class=data.class_counts())
+    return data

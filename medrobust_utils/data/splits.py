@@ -1,0 +1,125 @@
+"""Honest splits: duplicates out, patients and lesions on one side, nothing counted twice."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from sklearn.model_selection import StratifiedGroupKFold
+
+from ..errors import DataError
+from .imageset import ImageSet, Rows
+
+THUMBNAIL = 48  # side at which pictures are compared
+NEAR_DUPLICATE = 0.99  # correlation of two thumbnails above which they count as one picture
+
+
+class Split(NamedTuple):
+    """Indices of the training and the validation images, disjoint and sorted."""
+
+    train: np.ndarray
+    val: np.ndarray
+
+
+def drop_duplicates(
+    hashes: Sequence[str], targets: np.ndarray
+) -> tuple[np.ndarray, dict[str, int]]:
+    """Indices to keep, one of each picture, and counts of what was removed.
+
+    Copies with the same label leave one image; copies with contradictory labels are all
+    dropped, since nobody can say which label is right.
+    """
+    _, first, which = np.unique(np.asarray(hashes), return_index=True, return_inverse=True)
+    labels = targets.reshape(len(targets), -1)
+    agrees = (labels == labels[first[which]]).all(1)
+    contradicted = np.zeros(len(first), bool)
+    contradicted[which[~agrees]] = True
+    keep = np.sort(first[~contradicted])
+    dropped = int(contradicted[which].sum())
+    return keep, {
+        "exact_duplicates_removed": len(hashes) - len(keep) - dropped,
+        "contradictory_labels_dropped": dropped,
+    }
+
+
+def merge_near_duplicates(
+    images: np.ndarray | Rows, groups: np.ndarray, *, threshold: float = NEAR_DUPLICATE
+) -> tuple[np.ndarray, int]:
+    """Groups in which near-identical pictures share a number, and how many pairs were found.
+
+    Pictures are compared as gray 48x48 thumbnails by correlation, block by block. They are
+    kept, but on one side of a split.
+
+    Args:
+        images: uint8 (N, H, W, C).
+        groups: int64 (N,) known groups (patient, lesion).
+    """
+    flat = _thumbnails(images)
+    pairs = []
+    for start in range(0, len(flat), 2048):
+        block = flat[start : start + 2048] @ flat[start:].T
+        rows, columns = torch.nonzero(block > threshold, as_tuple=True)
+        later = columns > rows
+        pairs.append(np.stack([rows[later].numpy(), columns[later].numpy()]) + start)
+    near = np.concatenate(pairs, axis=1)
+    _, known = np.unique(groups, return_inverse=True)
+    # An image is joined with its own group's node and with its near duplicates.
+    n, nodes = len(images), len(images) + int(known.max()) + 1
+    rows = np.concatenate([np.arange(n), near[0]])
+    columns = np.concatenate([n + known, near[1]])
+    graph = coo_array((np.ones(len(rows), np.int8), (rows, columns)), shape=(nodes, nodes))
+    return connected_components(graph, directed=False)[1][:n].astype(np.int64), near.shape[1]
+
+
+def _thumbnails(images: np.ndarray | Rows) -> torch.Tensor:
+    """Gray thumbnails as unit vectors (N, 48*48); their products are correlations."""
+    flat = []
+    for start in range(0, len(images), 512):
+        batch = torch.from_numpy(images[start : start + 512]).float().mean(3)
+        small = torch.nn.functional.interpolate(batch[:, None], (THUMBNAIL, THUMBNAIL), mode="area")
+        small = small.flatten(1)
+        flat.append(torch.nn.functional.normalize(small - small.mean(1, keepdim=True)))
+    return torch.cat(flat)
+
+
+def split_by_group(data: ImageSet, *, seed: int, folds: int = 5) -> Split:
+    """Stratified split that keeps every group on one side; validation is one fold of ``folds``.
+
+    Multi-label sets are stratified by each image's rarest finding, so that small classes
+    reach both sides.
+
+    Raises:
+        DataError: if there are too few groups, or a side would be empty.
+    """
+    if len(np.unique(data.groups)) < folds:
+        raise DataError(
+            f"{data.name}: fewer than {folds} groups (patients, lesions) to split. "
+            "Bring more images."
+        )
+    strata = data.targets
+    if data.multi_label:
+        rarity = data.targets * (len(data) - data.targets.sum(0, dtype=np.int64))
+        strata = np.where(data.targets.any(1), rarity.argmax(1), data.targets.shape[1])
+    folder = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    train, val = next(folder.split(np.zeros(len(data)), strata, data.groups))
+    split = Split(np.sort(train), np.sort(val))
+    check_split(data, split)
+    return split
+
+
+def check_split(data: ImageSet, split: Split) -> None:
+    """Raise DataError if a side is empty or a group lies on both sides."""
+    if not len(split.train) or not len(split.val):
+        raise DataError(
+            f"{data.name}: the split leaves {len(split.train)} training and {len(split.val)} "
+            "validation images. Bring more images or another split."
+        )
+    shared = np.intersect1d(data.groups[split.train], data.groups[split.val])
+    if len(shared):
+        raise DataError(
+            f"{data.name}: {len(shared)} patients or lesions lie on both sides of the split."
+        )

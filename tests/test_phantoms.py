@@ -1,0 +1,142 @@
+"""The phantoms: reproducible, well formed, labelled truly, and not readable from brightness."""
+
+import numpy as np
+import pytest
+
+from medrobust_utils.data.phantoms import MODALITIES, draw, phantom_set
+from medrobust_utils.errors import DataError
+
+SINGLE = [name for name, kind in MODALITIES.items() if not kind.multi_label]
+# Classes without anything to outline; in all others something must be drawn.
+EMPTY = {"fundus": {0}, "mri": {0}, "ct": {0}, "ultrasound": {0}}
+
+
+@pytest.fixture(scope="module")
+def sets():
+    """A set of each modality, drawn once for all tests: 240 images of 48 pixels."""
+    return {name: phantom_set(name, 240, size=48) for name in MODALITIES}
+
+
+@pytest.mark.parametrize("name", MODALITIES)
+def test_a_phantom_depends_on_seed_and_index_only(name, sets):
+    again = phantom_set(name, 4, size=48)
+    assert np.array_equal(again.images, sets[name].images[:4])
+    assert np.array_equal(again.masks, sets[name].masks[:4])
+    backwards = [draw(name, i, size=48) for i in (3, 1)]
+    for phantom, i in zip(backwards, (3, 1), strict=True):
+        assert np.array_equal(phantom.image, sets[name].images[i])
+        assert np.array_equal(phantom.target, sets[name].targets[i])
+
+
+@pytest.mark.parametrize("name", MODALITIES)
+def test_other_seeds_and_indices_give_other_pictures(name, sets):
+    first = sets[name].images[0].astype(int)
+    for other in (draw(name, 0, seed=1, size=48).image, sets[name].images[1]):
+        assert np.abs(first - other).mean() > 2
+    assert len({image.tobytes() for image in sets[name].images}) == 240
+
+
+@pytest.mark.parametrize("name", MODALITIES)
+def test_the_set_is_well_formed(name, sets):
+    drawn, kind = sets[name], MODALITIES[name]
+    assert drawn.name == f"phantom-{name}" and drawn.synthetic and drawn.complete
+    assert drawn.images.shape == (240, 48, 48, kind.channels) and drawn.images.dtype == np.uint8
+    assert drawn.masks.shape == (240, 48, 48) and drawn.masks.dtype == np.uint8
+    assert drawn.classes == kind.classes and drawn.multi_label == kind.multi_label
+    assert drawn.ids[12] == f"phantom-{name}-000012"
+    assert np.array_equal(drawn.groups, np.arange(240))
+    # Pictures, neither black nor burnt out: contrast within, and little clipped to white.
+    assert drawn.images.reshape(240, -1).std(1).min() > 8
+    assert (drawn.images == 255).mean() < 0.06
+    assert drawn.census["classes"] == drawn.class_counts()
+
+
+@pytest.mark.parametrize("name", MODALITIES)
+def test_the_same_picture_at_every_size(name):
+    for index in range(3):
+        small, large = draw(name, index, size=48), draw(name, index, size=96)
+        assert np.array_equal(small.target, large.target)
+        shrunk = large.image.reshape(48, 2, 48, 2, -1).mean((1, 3))
+        assert np.corrcoef(shrunk.ravel(), small.image.ravel())[0, 1] > 0.9
+
+
+@pytest.mark.parametrize("name", SINGLE)
+def test_every_class_occurs_and_masks_show_the_finding(name, sets):
+    drawn = sets[name]
+    assert drawn.targets.dtype == np.int64
+    empty = EMPTY.get(name, set())
+    marked = drawn.masks.any((1, 2))
+    assert np.array_equal(marked, ~np.isin(drawn.targets, list(empty)))
+    counts = list(drawn.class_counts().values())
+    assert min(counts[1:] if name == "histology" else counts) >= 5
+
+
+def test_skin_is_half_moles_and_findings_leave_healthy_skin(sets):
+    assert 0.4 < (sets["dermatoscopy7"].targets == 5).mean() < 0.6
+    cover = sets["dermatoscopy7"].masks.mean((1, 2))
+    assert cover.min() > 0.02 and cover.max() < 0.8
+
+
+def test_chest_no_finding_is_the_absence_of_findings():
+    drawn = phantom_set("chest", 400, size=32)
+    found = drawn.targets[:, :14].sum(1)
+    assert drawn.targets.dtype == np.uint8 and drawn.targets.shape == (400, 15)
+    assert np.array_equal(drawn.targets[:, 14] == 1, found == 0)
+    assert np.array_equal(drawn.masks.any((1, 2)), found > 0)
+    assert 0.4 < (found == 0).mean() < 0.6 and found.max() == 3
+    counts = drawn.class_counts()
+    assert min(counts.values()) >= 4
+    assert counts["Infiltration"] > 2 * counts["Hernia"]
+
+
+def test_histology_maps_hold_the_classes(sets):
+    drawn = sets["histology"]
+    shares = np.bincount(drawn.masks.ravel(), minlength=6) / drawn.masks.size
+    assert len(shares) == 6 and 0.70 < shares[0] < 0.87 and shares[1:].min() > 0.005
+    nuclei = np.stack([np.bincount(m.ravel(), minlength=6)[1:] for m in drawn.masks])
+    assert np.array_equal(nuclei.argmax(1) + 1, drawn.targets)
+
+
+@pytest.mark.parametrize("name", SINGLE)
+def test_mean_colour_does_not_give_the_label_away(name, sets):
+    """A nearest-neighbour reader of the channel means stays near chance."""
+    drawn = sets[name]
+    means = drawn.images.mean((1, 2))
+    means = (means - means.mean(0)) / means.std(0)
+    distance = np.square(means[:, None] - means[None]).sum(-1)
+    np.fill_diagonal(distance, np.inf)
+    votes = drawn.targets[np.argsort(distance, axis=1)[:, :9]]
+    present = np.unique(drawn.targets)
+    share = np.stack([(votes == k).mean(1) / (drawn.targets == k).mean() for k in present], 1)
+    guess = present[share.argmax(1)]
+    recall = [(guess[drawn.targets == k] == k).mean() for k in present]
+    assert np.mean(recall) < 1 / len(present) + 0.22
+
+
+def test_mean_brightness_does_not_show_a_chest_finding(sets):
+    """Half of the area-under-curve range above chance would be a giveaway; a quarter is not."""
+    means, ill = sets["chest"].images.mean((1, 2, 3)), sets["chest"].targets[:, 14] == 0
+    auc = (means[ill][:, None] > means[~ill][None]).mean()
+    assert abs(auc - 0.5) < 0.125
+
+
+def test_the_checksum_follows_the_contents(sets):
+    again = phantom_set("mri", 240, size=48)
+    assert again.checksum == sets["mri"].checksum and len(again.checksum) == 64
+    assert (
+        phantom_set("mri", 3, size=48).checksum != phantom_set("mri", 3, size=48, seed=1).checksum
+    )
+
+
+@pytest.mark.parametrize(
+    "call, remedy",
+    [
+        (lambda: phantom_set("knee", 3), "chest"),
+        (lambda: phantom_set("chest", 3, size=31), "32"),
+        (lambda: phantom_set("chest", 0), "at least 1"),
+        (lambda: draw("chest", -1), "from 0"),
+    ],
+)
+def test_bad_input_is_refused_with_the_remedy(call, remedy):
+    with pytest.raises(DataError, match=remedy):
+        call()
