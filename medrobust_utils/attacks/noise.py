@@ -1,0 +1,57 @@
+"""Gaussian noise, the "attack" of paper 1 (section 2.2): untargeted, blind, reproducible."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+from ..errors import ContractError
+from ..models import MedicalModel
+
+READINGS = ("variance", "multiplier")
+
+
+def noise_std(level: float, reading: str) -> float:
+    """Standard deviation meant by a noise level of the paper.
+
+    Args:
+        level: the paper's sigma squared, in normalised pixel units.
+        reading: ``variance`` takes it at its word (std = sqrt(level)); ``multiplier`` supposes
+            that ``randn`` was multiplied by it (std = level).
+    """
+    if reading not in READINGS:
+        raise ContractError(f"reading={reading!r}: choose one of {', '.join(READINGS)}.")
+    if level < 0:
+        raise ContractError(f"noise level {level} is negative; a variance is 0 or more.")
+    return math.sqrt(level) if reading == "variance" else level
+
+
+def gaussian(shape: Sequence[int], index: Sequence[int], seed: int) -> torch.Tensor:
+    """Standard normal noise (len(index), *shape), image by image from (seed, index).
+
+    An image gets the same noise whatever the batch it comes in, so two models are compared
+    on the same noisy pictures.
+    """
+    noise = torch.empty(len(index), *shape)
+    for row, image in enumerate(index):
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + int(image))
+        noise[row].normal_(generator=generator)
+    return noise
+
+
+def noisy_logits(
+    model: MedicalModel, images: torch.Tensor, noise: torch.Tensor, std: float
+) -> torch.Tensor:
+    """Logits with noise of ``std`` added after normalisation, unclipped, as in the paper.
+
+    One unit is one unit of ImageNet-normalised pixels for every model (``model.noise_unit``),
+    about 0.226 of the [0, 1] range, so that models with another normalisation see the same
+    noise.
+
+    Args:
+        images: float32 (N, C, H, W) in [0, 1].
+        noise: standard normal (N, 3, H, W).
+    """
+    return model.backbone(model.normalise(images) + noise * std * model.noise_unit)

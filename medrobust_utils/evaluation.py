@@ -1,0 +1,135 @@
+"""Logits of a model on clean and on noisy images: float32, resumable, contract checked."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm.auto import tqdm
+
+from . import env
+from .attacks.noise import gaussian, noise_std, noisy_logits
+from .contracts import check_eval, check_images, check_logits
+from .data import ImageSet, batches
+from .errors import ContractError, RunError
+from .models import MedicalModel
+
+
+def predict(
+    model: nn.Module,
+    data: ImageSet,
+    index: np.ndarray,
+    *,
+    batch: int = 64,
+    desc: str = "",
+    forward: Callable[[torch.Tensor, np.ndarray], torch.Tensor] | None = None,
+) -> np.ndarray:
+    """Logits float32 (len(index), K) of ``model`` on the images of ``index``.
+
+    Args:
+        forward: what to compute instead of ``model(images)``; called with images float32
+            (N, C, H, W) on the model's device and their indices.
+        desc: label of the progress bar; no bar without one.
+
+    Raises:
+        ContractError: training mode, images out of range, probabilities or NaN.
+    """
+    check_eval(model)
+    device = env.pick_device()
+    model.to(device)
+    logits = []
+    with (
+        torch.inference_mode(),
+        tqdm(total=len(index), desc=desc, disable=not desc, mininterval=2) as bar,
+    ):
+        for rows, images, _ in batches(data, index, batch):
+            check_images(images)
+            images = images.to(device)
+            logits.append((forward(images, rows) if forward else model(images)).float().cpu())
+            bar.update(len(rows))
+    if not logits:
+        raise ContractError("no image to predict: the index is empty.")
+    out = torch.cat(logits)
+    check_logits(out, data.multi_label)
+    return out.numpy()
+
+
+def noise_sweep(
+    model: MedicalModel,
+    data: ImageSet,
+    index: np.ndarray,
+    folder: Path,
+    *,
+    levels: Iterable[float],
+    seeds: Mapping[str, int],
+    first_seed: int = 0,
+    batch: int = 64,
+) -> dict[tuple[str, float, int], np.ndarray]:
+    """Logits clean and under every noise; keys are (reading, level, seed).
+
+    The clean logits stand under ("none", 0.0, 0). Each result is kept in ``folder`` as it
+    comes; a sweep that was killed goes on where it was.
+
+    Args:
+        levels: the paper's noise levels, in normalised units (0 stands for the clean images).
+        seeds: how many noise seeds for each reading of a level (see ``noise_std``).
+        first_seed: the first of them.
+    """
+    wanted = [("none", 0.0, 0)]
+    wanted += [
+        (reading, level, first_seed + number)
+        for reading, count in seeds.items()
+        for level in levels
+        if level
+        for number in range(count)
+    ]
+    results = {}
+    for key in tqdm(wanted, desc=f"noise sweep, {len(index)} images", mininterval=2):
+        reading, level, seed = key
+        path = folder / f"logits-{reading}-{level:g}-{seed}.npz"
+        results[key] = _kept(path, index)
+        if results[key] is None:
+            forward = (
+                None if reading == "none" else _noisy(model, noise_std(level, reading), seed, data)
+            )
+            results[key] = predict(model, data, index, batch=batch, forward=forward)
+            _keep(path, results[key], index)
+    return results
+
+
+def _noisy(model: MedicalModel, std: float, seed: int, data: ImageSet) -> Callable:
+    shape = (3, *data.images.shape[1:3])  # the paper's loader turns gray into three channels
+
+    def forward(images: torch.Tensor, rows: np.ndarray) -> torch.Tensor:
+        return noisy_logits(model, images, gaussian(shape, rows, seed).to(images.device), std)
+
+    return forward
+
+
+def _keep(path: Path, logits: np.ndarray, index: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(f".partial-{os.getpid()}")
+    with partial.open("wb") as file:
+        np.savez(file, logits=logits, index=index)
+    partial.replace(path)
+
+
+def _kept(path: Path, index: np.ndarray) -> np.ndarray | None:
+    if not path.exists():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            logits, known = file["logits"], file["index"]
+    except (OSError, ValueError, KeyError) as error:
+        raise RunError(
+            f"{path}: cannot be read ({error}). Delete it to compute it again."
+        ) from error
+    if not np.array_equal(known, index):
+        raise RunError(
+            f"{path}: was computed on other images. Delete its folder to compute it again."
+        )
+    return logits

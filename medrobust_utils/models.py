@@ -1,0 +1,133 @@
+"""Models that take images in [0, 1] and return logits; normalisation lives inside."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import timm
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from timm.data import IMAGENET_DEFAULT_STD
+from torch import nn
+
+from . import env
+from .errors import ContractError, DataError
+
+
+class MedicalModel(nn.Module):
+    """A backbone behind its own normalisation.
+
+    ``forward`` takes float32 images in [0, 1], (N, 1 or 3, H, W), and returns logits (N, K);
+    gray images are repeated to the three channels that ImageNet backbones know.
+
+    Attributes:
+        start: ``imagenet`` or ``scratch``: where the weights began.
+        warnings: what a reader of the results must know about the weights.
+        noise_unit: (1, 3, 1, 1); one unit of ImageNet-normalised pixels in this model's own
+            normalised units. All ones for a model with ImageNet's standard deviations.
+    """
+
+    def __init__(
+        self, backbone: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.start = "scratch"
+        self.warnings: list[str] = []
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+        unit = torch.tensor(IMAGENET_DEFAULT_STD).view(1, -1, 1, 1)
+        self.register_buffer("noise_unit", unit / self.std, persistent=False)
+
+    def normalise(self, images: torch.Tensor) -> torch.Tensor:
+        """Images in [0, 1] to the backbone's units, (N, 3, H, W)."""
+        return (images - self.mean) / self.std  # broadcasting repeats a gray channel
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.backbone(self.normalise(images))
+
+
+def build(name: str, classes: int, *, start: str, options: Mapping | None = None) -> MedicalModel:
+    """A timm model with a fresh head of ``classes`` logits.
+
+    Args:
+        name: timm architecture, e.g. ``resnet50``, ``swin_tiny_patch4_window7_224``.
+        classes: K.
+        start: ``imagenet`` takes ``MEDROBUST_WEIGHTS/<name>.safetensors``, else timm's
+            download, else random weights with a warning; ``scratch`` is random.
+        options: further arguments of the timm architecture, e.g. ``drop_path_rate``.
+
+    Raises:
+        ContractError: for an unknown architecture or start, or weights that do not fit.
+    """
+    if start not in ("imagenet", "scratch"):
+        raise ContractError(f"start={start!r}: choose imagenet or scratch.")
+    if not timm.is_model(name):
+        close = ", ".join(timm.list_models(f"*{name[:6]}*")[:5])
+        raise ContractError(f"timm knows no architecture {name!r}. Near: {close or 'none'}.")
+    options = dict(options or {})
+    path = (env.weights_root() or Path()) / f"{name}.safetensors"
+    if start == "imagenet" and path.is_file():
+        return _from_file(path, name, classes, options)
+    if start == "imagenet":
+        return _from_hub(name, classes, options)
+    return _wrap(timm.create_model(name, num_classes=classes, **options))
+
+
+def _wrap(backbone: nn.Module) -> MedicalModel:
+    config = backbone.pretrained_cfg
+    return MedicalModel(backbone, tuple(config["mean"]), tuple(config["std"]))
+
+
+def _from_hub(name: str, classes: int, options: dict) -> MedicalModel:
+    try:
+        model = _wrap(timm.create_model(name, pretrained=True, num_classes=classes, **options))
+    except (
+        OSError,
+        RuntimeError,
+    ) as error:  # no network, no such file: hub errors derive from these
+        model = _wrap(timm.create_model(name, num_classes=classes, **options))
+        model.warnings.append(
+            f"{name}: no ImageNet weights ({type(error).__name__}); random weights instead. Put "
+            f"{name}.safetensors into MEDROBUST_WEIGHTS or connect to a model hub."
+        )
+        return model
+    model.start = "imagenet"
+    return model
+
+
+def _from_file(path: Path, name: str, classes: int, options: dict) -> MedicalModel:
+    """Weights of a safetensors file; its metadata may state other normalisation and strides."""
+    try:
+        with safe_open(path, "pt") as file:
+            facts = json.loads((file.metadata() or {}).get("medrobust", "{}"))
+        state = load_file(path)
+    except (OSError, SafetensorError, ValueError) as error:
+        raise DataError(
+            f"{path}: cannot be read as safetensors ({error}). Fetch or write it again."
+        ) from error
+    backbone = timm.create_model(name, **options)
+    try:
+        backbone.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[1].strip() if "\n" in str(error) else error
+        raise ContractError(f"{path}: does not fit timm's {name}: {reason}") from error
+    if facts.get("strides") == "v1":
+        use_v1_strides(backbone)
+    backbone.reset_classifier(classes)
+    config = backbone.pretrained_cfg | facts
+    model = MedicalModel(backbone, tuple(config["mean"]), tuple(config["std"]))
+    model.start = "imagenet"
+    return model
+
+
+def use_v1_strides(resnet: nn.Module) -> None:
+    """Put each stage's stride on its first 1x1 convolution, as in He et al. 2015 and in Keras.
+
+    timm follows the later "v1.5", which strides in the 3x3 convolution.
+    """
+    for layer in (resnet.layer2, resnet.layer3, resnet.layer4):
+        layer[0].conv1.stride, layer[0].conv2.stride = (2, 2), (1, 1)

@@ -1,0 +1,163 @@
+"""Noise is what the paper says it is, the same for every model and batch; sweeps resume."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from medrobust_utils import attacks, evaluation, models
+from medrobust_utils.complexity import (
+    counted_global,
+    counted_window,
+    equation_1,
+    equation_2,
+    growth_exponent,
+)
+from medrobust_utils.data import to_float
+from medrobust_utils.errors import ContractError, RunError
+
+IMAGES = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+class Linear(models.MedicalModel):
+    """Returns channel means as logits, so that noise can be followed by hand."""
+
+    def __init__(self, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)):
+        super().__init__(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), mean, std)
+
+
+def test_the_two_readings_of_a_level():
+    assert attacks.noise_std(0.04, "variance") == pytest.approx(0.2)
+    assert attacks.noise_std(0.04, "multiplier") == 0.04
+    with pytest.raises(ContractError, match="variance, multiplier"):
+        attacks.noise_std(0.04, "sigma")
+    with pytest.raises(ContractError, match="negative"):
+        attacks.noise_std(-1, "variance")
+
+
+def test_noise_is_standard_normal_and_belongs_to_seed_and_image():
+    noise = attacks.gaussian((3, 64, 64), range(20), seed=1)
+    assert abs(noise.mean().item()) < 0.01 and abs(noise.std().item() - 1) < 0.01
+    assert torch.equal(noise[7], attacks.gaussian((3, 64, 64), [7], seed=1)[0])
+    assert not torch.equal(noise[7], attacks.gaussian((3, 64, 64), [7], seed=2)[0])
+    assert not torch.equal(noise[7], noise[8])
+
+
+def test_noise_is_added_after_normalisation_and_not_clipped():
+    model, noise = Linear(), torch.full_like(IMAGES, 50.0)
+    moved = attacks.noisy_logits(model, IMAGES, noise, 0.2)
+    assert torch.allclose(moved - model(IMAGES), torch.full((4, 3), 10.0), atol=1e-4)
+
+
+def test_models_with_another_normalisation_see_the_same_noise():
+    noise = attacks.gaussian((3, 16, 16), range(4), 0)
+    usual, caffe = Linear(), Linear((0.4, 0.4, 0.4), (1 / 255,) * 3)
+
+    def change(model):
+        return (attacks.noisy_logits(model, IMAGES, noise, 0.3) - model(IMAGES)) * model.std.flatten()
+
+    assert torch.allclose(change(usual), change(caffe), atol=1e-5)
+
+
+@pytest.fixture
+def model(skin):
+    torch.manual_seed(0)
+    return models.build("resnet18", len(skin.classes), start="scratch").eval()
+
+
+def test_prediction_is_the_same_for_every_batch_size(model, skin):
+    index = np.arange(10, 30)
+    a, b = (evaluation.predict(model, skin, index, batch=batch) for batch in (3, 20))
+    assert a.shape == (20, 7) and a.dtype == np.float32
+    assert np.allclose(a, b, atol=1e-5)
+    with torch.inference_mode():
+        assert np.allclose(a, model(to_float(skin.images[index])).numpy(), atol=1e-5)
+
+
+def test_prediction_holds_the_contract(model, skin):
+    with pytest.raises(ContractError, match="training mode"):
+        evaluation.predict(model.train(), skin, np.arange(4))
+    with pytest.raises(ContractError, match="probabilities"):
+        evaluation.predict(nn.Sequential(model, nn.Softmax(1)).eval(), skin, np.arange(4))
+    with pytest.raises(ContractError, match="empty"):
+        evaluation.predict(model.eval(), skin, np.arange(0))
+
+
+def sweep(model, data, folder, seeds=None):
+    return evaluation.noise_sweep(model, data, np.arange(12), folder, levels=[0, 0.1, 0.4],
+                                  seeds=seeds or {"variance": 2, "multiplier": 1}, first_seed=5)
+
+
+def test_a_sweep_has_every_cell_and_noise_matters(model, skin, tmp_path):
+    cells = sweep(model, skin, tmp_path)
+    assert set(cells) == {("none", 0.0, 0)} | {
+        (reading, level, seed) for reading, seeds in (("variance", (5, 6)), ("multiplier", (5,)))
+        for level in (0.1, 0.4) for seed in seeds}
+    clean = cells["none", 0.0, 0]
+    assert np.allclose(clean, evaluation.predict(model, skin, np.arange(12)))
+    strong = np.abs(cells["variance", 0.4, 5] - clean).mean()
+    weak = np.abs(cells["multiplier", 0.1, 5] - clean).mean()
+    assert strong > 2 * weak > 0
+    assert not np.array_equal(cells["variance", 0.4, 5], cells["variance", 0.4, 6])
+
+
+def test_an_interrupted_sweep_goes_on(model, skin, tmp_path, monkeypatch):
+    expected = sweep(model, skin, tmp_path / "whole")
+    real, calls = evaluation.predict, []
+
+    def stops(*args, **kwargs):
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        calls.append(1)
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(evaluation, "predict", stops)
+    with pytest.raises(KeyboardInterrupt):
+        sweep(model, skin, tmp_path / "part")
+    monkeypatch.setattr(evaluation, "predict", lambda *a, **k: calls.append(2) or real(*a, **k))
+    cells = sweep(model, skin, tmp_path / "part")
+    assert calls.count(2) == len(expected) - 3
+    assert all(np.array_equal(cells[key], expected[key]) for key in expected)
+
+
+def test_kept_logits_of_other_images_or_damaged_ones_are_refused(model, skin, tmp_path):
+    sweep(model, skin, tmp_path)
+    with pytest.raises(RunError, match="other images"):
+        evaluation.noise_sweep(model, skin, np.arange(13), tmp_path, levels=[0], seeds={})
+    (tmp_path / "logits-none-0-0.npz").write_bytes(b"no npz")
+    with pytest.raises(RunError, match="cannot be read"):
+        sweep(model, skin, tmp_path)
+
+
+def test_attention_costs_what_the_equations_say():
+    sides = [14, 28, 56, 112]
+    for side in sides:
+        assert counted_global(side, 96) == equation_1(side, 96)
+        assert counted_window(side, 96, 7) == equation_2(side, 96, 7)
+    patches = [side**2 for side in sides]
+    assert growth_exponent([counted_window(s, 96, 7) for s in sides], patches) == pytest.approx(1)
+    assert growth_exponent([counted_global(s, 96) for s in sides], patches) > 1.9
+    with pytest.raises(ContractError, match="do not tile"):
+        counted_window(15, 96, 7)
+
+
+def test_fgsm_moves_every_pixel_up_the_loss_within_eps(model, skin):
+    images, labels = to_float(skin.images[:8]), torch.from_numpy(skin.targets[:8])
+    moved = attacks.fgsm(model, images, labels, 4 / 255)
+    assert (moved - images).abs().max() <= 4 / 255 + 1e-7
+    assert moved.min() >= 0 and moved.max() <= 1
+    assert attacks.attack_loss(model(moved), labels) > attacks.attack_loss(model(images), labels)
+    assert torch.equal(attacks.fgsm(model, images, labels, 0), images)
+    alone = attacks.fgsm(model, images[:1], labels[:1], 4 / 255)
+    assert (alone - moved[:1]).abs().gt(1e-6).float().mean() < 0.01
+    with pytest.raises(ContractError, match="8/255, not 8"):
+        attacks.fgsm(model, images, labels, 8)
+
+
+def test_fgsm_attacks_multi_label_heads(chest):
+    torch.manual_seed(0)
+    model = models.build("resnet18", len(chest.classes), start="scratch").eval()
+    images, labels = to_float(chest.images[:4]), torch.from_numpy(chest.targets[:4])
+    moved = attacks.fgsm(model, images, labels, 2 / 255)
+    assert moved.shape == images.shape
+    assert attacks.attack_loss(model(moved), labels) > attacks.attack_loss(model(images), labels)
