@@ -1,0 +1,57 @@
+"""How results reach the disk: strict JSON types, small figures, whole files or none."""
+
+import io
+import math
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+FIGURE_BYTES = 200_000
+
+
+def plain(value: Any, place: str = "") -> tuple[Any, list[str]]:
+    """``value`` in types that strict JSON knows, and the places of numbers that are not finite."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, dict):
+        pairs = {str(k): plain(v, f"{place}.{k}".lstrip(".")) for k, v in value.items()}
+        return {k: v[0] for k, v in pairs.items()}, [p for v in pairs.values() for p in v[1]]
+    if isinstance(value, list | tuple | np.ndarray):
+        items = [plain(item, f"{place}.{i}") for i, item in enumerate(value)]
+        return [item[0] for item in items], [p for item in items for p in item[1]]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None, [f"{place} ({value})"]
+    return (str(value) if isinstance(value, Path) else value), []
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write beside the target, then rename: the rename is atomic, the writing is not."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        os.chmod(temporary, 0o644)  # mkstemp makes files only their owner can read
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def png(figure: Any) -> tuple[bytes, str]:
+    """A figure as PNG, made smaller only as far as needed, and what was done to it."""
+    from PIL import Image
+
+    for dpi in (110, 80, 60):
+        plain = io.BytesIO()
+        figure.savefig(plain, format="png", dpi=dpi, bbox_inches="tight")
+        small = f"at {dpi} dots per inch" if dpi < 110 else ""
+        if plain.tell() <= FIGURE_BYTES:
+            return plain.getvalue(), small
+        palette = io.BytesIO()
+        Image.open(plain).convert("RGB").quantize(256).save(palette, "png", optimize=True)
+        if palette.tell() <= FIGURE_BYTES:
+            return palette.getvalue(), f"in 256 colours {small}".rstrip()
+    return palette.getvalue(), f"in 256 colours {small} (still {palette.tell() // 1000} kB)"
