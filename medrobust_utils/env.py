@@ -13,9 +13,12 @@ from contextlib import AbstractContextManager
 from functools import cache
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from tqdm.auto import tqdm as notebook_bar
+from tqdm.std import tqdm as text_bar
 
 from .errors import DataError
 
@@ -89,6 +92,15 @@ def headless() -> bool:
     if os.environ.get("MEDROBUST_HEADLESS") or os.environ.get("CI"):
         return True
     return "ipykernel" not in sys.modules
+
+
+def progress(*args: Any, **kwargs: Any) -> text_bar:
+    """A progress bar: a widget where somebody looks, plain text in batches and terminals.
+
+    A widget bar freezes at 0 % in a notebook that papermill executed.
+    """
+    bar = text_bar if headless() else notebook_bar
+    return bar(*args, mininterval=2, **kwargs)
 
 
 @cache

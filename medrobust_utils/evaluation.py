@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
+import io
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
-from tqdm.auto import tqdm
 
 from . import env
 from .attacks.noise import gaussian, noise_std, noisy_logits
@@ -17,6 +17,7 @@ from .contracts import check_eval, check_images, check_logits
 from .data import ImageSet, batches
 from .errors import ContractError, RunError
 from .models import MedicalModel
+from .storage import write_atomic
 
 
 def predict(
@@ -44,7 +45,7 @@ def predict(
     logits = []
     with (
         torch.inference_mode(),
-        tqdm(total=len(index), desc=desc, disable=not desc, mininterval=2) as bar,
+        env.progress(total=len(index), desc=desc, disable=not desc) as bar,
     ):
         for rows, images, _ in batches(data, index, batch):
             check_images(images)
@@ -88,16 +89,13 @@ def noise_sweep(
         for number in range(count)
     ]
     results = {}
-    for key in tqdm(wanted, desc=f"noise sweep, {len(index)} images", mininterval=2):
+    for key in env.progress(wanted, desc=f"noise sweep, {len(index)} images"):
         reading, level, seed = key
+        forward = None
+        if reading != "none":
+            forward = _noisy(model, noise_std(level, reading), seed, data)
         path = folder / f"logits-{reading}-{level:g}-{seed}.npz"
-        results[key] = _kept(path, index)
-        if results[key] is None:
-            forward = (
-                None if reading == "none" else _noisy(model, noise_std(level, reading), seed, data)
-            )
-            results[key] = predict(model, data, index, batch=batch, forward=forward)
-            _keep(path, results[key], index)
+        results[key] = kept(path, model, data, index, batch=batch, forward=forward)
     return results
 
 
@@ -110,17 +108,19 @@ def _noisy(model: MedicalModel, std: float, seed: int, data: ImageSet) -> Callab
     return forward
 
 
-def _keep(path: Path, logits: np.ndarray, index: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".partial-{os.getpid()}")
-    with partial.open("wb") as file:
-        np.savez(file, logits=logits, index=index)
-    partial.replace(path)
+def kept(path: Path, model: nn.Module, data: ImageSet, index: np.ndarray, **how: Any) -> np.ndarray:
+    """``predict(model, data, index, **how)``, read back from ``path`` if it was done before.
 
+    The caller's folder must belong to one trained model (see ``training.fit``).
 
-def _kept(path: Path, index: np.ndarray) -> np.ndarray | None:
+    Raises:
+        RunError: if ``path`` is damaged or was computed on other images.
+    """
     if not path.exists():
-        return None
+        buffer = io.BytesIO()
+        np.savez(buffer, logits=predict(model, data, index, **how), index=index)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, buffer.getvalue())
     try:
         with np.load(path, allow_pickle=False) as file:
             logits, known = file["logits"], file["index"]

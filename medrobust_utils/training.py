@@ -18,7 +18,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from tqdm.auto import tqdm
 
 from . import env
 from .data import ImageSet, Split, to_float
@@ -123,12 +122,11 @@ class _Job:
         order = random.permutation(self.split.train)
         flipped = random.random((len(order), 2)) < 0.5
         saved, size = time.monotonic(), self.settings["batch"]
-        bar = tqdm(
+        bar = env.progress(
             range(self.step, self.steps),
             initial=self.step,
             total=self.steps,
             desc=f"epoch {self.epoch + 1}/{self.settings['epochs']}",
-            mininterval=2,
         )
         for step in bar:
             started = time.monotonic()

@@ -58,11 +58,15 @@ def test_single_label_scores_are_scikit_learns():
 def test_multi_label_scores_are_scikit_learns_and_leave_out_what_they_are_told():
     scores = metrics.score(LOGITS, HOT, WEIGHTS, ignore=(K - 1,))
     assert scores["auc_macro"].value == pytest.approx(
-        reference.roc_auc_score(HOT[:, :-1], LOGITS[:, :-1], average="macro"))
+        reference.roc_auc_score(HOT[:, :-1], LOGITS[:, :-1], average="macro")
+    )
     assert scores["auc_micro"].value == pytest.approx(
-        reference.roc_auc_score(HOT.ravel(), LOGITS.ravel()))
+        reference.roc_auc_score(HOT.ravel(), LOGITS.ravel())
+    )
     assert scores["val_accuracy"].value == pytest.approx(((LOGITS > 0) == HOT).mean())
-    balanced = [reference.balanced_accuracy_score(HOT[:, k], LOGITS[:, k] > 0) for k in range(K - 1)]
+    balanced = [
+        reference.balanced_accuracy_score(HOT[:, k], LOGITS[:, k] > 0) for k in range(K - 1)
+    ]
     assert scores["balanced_accuracy"].value == pytest.approx(np.mean(balanced))
     assert scores["top1"].value == pytest.approx(HOT[np.arange(N), LOGITS.argmax(1)].mean())
 
@@ -78,7 +82,9 @@ def test_a_rare_finding_has_no_auc():
 
 def test_whole_groups_are_drawn():
     assert (WEIGHTS[0] == 1).all()
-    assert (WEIGHTS[:, ::3] == WEIGHTS[:, 1::3]).all() and (WEIGHTS[:, ::3] == WEIGHTS[:, 2::3]).all()
+    assert (WEIGHTS[:, ::3] == WEIGHTS[:, 1::3]).all() and (
+        WEIGHTS[:, ::3] == WEIGHTS[:, 2::3]
+    ).all()
     assert (WEIGHTS.sum(1) == N).all()
     assert len(np.unique(WEIGHTS[1:], axis=0)) == metrics.DRAWS
 
@@ -110,7 +116,7 @@ def test_a_difference_on_the_same_images_is_paired():
 
 
 def test_the_mean_of_estimates_keeps_their_draws():
-    a, b = (metrics.weighted_mean(TARGETS == k, WEIGHTS) for k in (0, 1))
+    a, b = (metrics.weighted_mean(k == TARGETS, WEIGHTS) for k in (0, 1))
     both = metrics.mean([a, b])
     assert both.value == pytest.approx((a.value + b.value) / 2)
     assert np.allclose(both.replicates, (a.replicates + b.replicates) / 2)

