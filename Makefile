@@ -1,0 +1,53 @@
+# `make help` lists the targets. Nothing but make and Python >= 3.11 is needed beforehand.
+VENV := .venv
+BIN := $(VENV)/bin
+JOBS ?= 2
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+
+# Each candidate is started, not just looked up: a version manager's placeholder may be on the PATH
+# without a Python behind it, and some systems ship a Python without the parts that make a venv.
+PROBE := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
+	$$p -c '$(PROBE)' >/dev/null 2>&1 && { echo $$p; break; }; done)
+
+# The stamp carries the lock's checksum: a changed lock is installed, an unchanged one is not.
+STAMP := $(VENV)/.installed-$(shell cat requirements-lock.txt pyproject.toml | cksum | tr ' ' -)
+
+.PHONY: help venv reproduce test lint test-colab set-url clean
+
+help:  ## show this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1#/p' $(MAKEFILE_LIST) | \
+		while IFS='#' read -r name text; do printf '  %-12s %s\n' "$$name" "$$text"; done
+
+venv: $(STAMP)  ## make .venv from requirements-lock.txt (PYTHON=... chooses the interpreter)
+
+$(STAMP):
+	@test -n "$(PYTHON)" || { echo "No Python >= 3.11 with the venv module found." \
+		"Install one, or name it: make PYTHON=/path/to/python3 ..." >&2; exit 1; }
+	@$(PYTHON) -c '$(PROBE)' || { echo "$(PYTHON) is no Python >= 3.11 with the venv module." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check -r requirements-lock.txt
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps -e .
+	@rm -f $(VENV)/.installed-*
+	@touch $@
+
+reproduce: $(STAMP)  ## run every notebook on embedded data and write results/report.html
+	@status=0; $(BIN)/python -m medrobust_utils run --profile smoke --jobs $(JOBS) || status=$$?; \
+		$(BIN)/python -m medrobust_utils report || status=$$?; exit $$status
+
+test: $(STAMP)  ## run the whole test suite, every notebook in the smoke profile included
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)  ## check the code's form (ruff)
+	$(BIN)/ruff check .
+
+test-colab: $(STAMP)  ## try the notebooks against Colab's package versions (needs Python 3.13)
+	$(BIN)/python tests/colab/rig.py
+
+set-url:  ## name this project's repository everywhere: make set-url URL=https://github.com/...
+	@$(PYTHON) tools/set_url.py "$(URL)"
+
+clean:  ## remove the environments and caches that make built; results/ stays
+	rm -rf .venv .venv-colab .pytest_cache .ruff_cache build *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

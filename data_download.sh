@@ -1,0 +1,168 @@
+#!/usr/bin/env bash
+# Where the data sets come from, how they must lie, and a download of those that need no account.
+set -euo pipefail
+
+usage() {
+    cat <<'TEXT'
+usage: ./data_download.sh [--list] [--dest DIR] [--dry-run] [DATASET ...]
+
+  --list      describe the data sets and the folders the notebooks expect (default)
+  --dest DIR  root of the data sets (default: $MEDROBUST_DATA)
+  --dry-run   show what would be fetched, and fetch nothing
+
+data sets: ham10000, nih_chestxray14. A download that broke off goes on when called again.
+TEXT
+}
+
+fail() {
+    echo "data_download.sh: $*" >&2
+    exit 1
+}
+
+HAM_DOI=doi:10.7910/DVN/DBW86T
+HAM_FILES=https://dataverse.harvard.edu/api/datasets/:persistentId/versions/:latest/files
+HAM_FILE=https://dataverse.harvard.edu/api/access/datafile
+
+describe_ham10000() {
+    cat <<TEXT
+ham10000: HAM10000, 10,015 dermatoscopic images of 7 diagnoses (training set of ISIC 2018 task 3)
+  publisher  P. Tschandl, Medical University of Vienna, on Harvard Dataverse
+             https://doi.org/${HAM_DOI#doi:}
+  licence    non-commercial with attribution; read the terms on that page
+  size       about 3 GB
+  access     no account; ./data_download.sh --dest DIR ham10000
+  layout     ${dest:-\$MEDROBUST_DATA}/ham10000/
+               HAM10000_metadata.csv
+               HAM10000_images_part_1/*.jpg
+               HAM10000_images_part_2/*.jpg
+
+TEXT
+}
+
+describe_nih_chestxray14() {
+    cat <<TEXT
+nih_chestxray14: NIH ChestX-ray14, 112,120 frontal chest X-rays of 30,805 patients, 14 findings
+  publisher  NIH Clinical Center
+             https://nihcc.app.box.com/v/ChestXray-NIHCC
+  licence    no restriction; cite Wang et al., CVPR 2017, and name the NIH Clinical Center
+  size       about 45 GB
+  access     no account; by hand from that page: the folder images/ (images_001.tar.gz to
+             images_012.tar.gz), Data_Entry_2017_v2020.csv, train_val_list.txt, test_list.txt.
+             Unpack each archive into a folder of its own:
+               mkdir -p images_001 && tar -xzf images_001.tar.gz -C images_001
+  layout     ${dest:-\$MEDROBUST_DATA}/nih_chestxray14/
+               Data_Entry_2017_v2020.csv
+               train_val_list.txt
+               test_list.txt
+               images_001/images/*.png  ...  images_012/images/*.png
+
+TEXT
+}
+
+# The repository lists its files itself; their numbers and checksums are read from that list.
+# Prints one line per wanted file: id, MD5 ("-" where it is of another form), name.
+ham_list() {
+    curl --fail --silent --show-error --location "$HAM_FILES?persistentId=$HAM_DOI" | python3 -c '
+import json, sys
+for entry in json.load(sys.stdin)["data"]:
+    file = entry["dataFile"]
+    name = file.get("originalFileName") or file["filename"]
+    if name.startswith(("HAM10000_images_part_", "HAM10000_metadata")):
+        table = "originalFileFormat" in file  # its checksum is of the converted table
+        md5 = "-" if table else file.get("md5") or "-"
+        print(file["id"], md5, name)
+'
+}
+
+md5_of() {
+    python3 -c 'import hashlib, sys; print(hashlib.file_digest(open(sys.argv[1], "rb"), "md5").hexdigest())' "$1"
+}
+
+download_ham10000() {
+    local folder=$dest/ham10000 id md5 name stem query part list
+    if $dry_run; then
+        echo "would read   $HAM_FILES?persistentId=$HAM_DOI"
+        echo "would fetch  its files HAM10000_images_part_*.zip and HAM10000_metadata into $folder"
+        return
+    fi
+    list=$(ham_list) || fail "the list of files could not be read; see https://doi.org/${HAM_DOI#doi:}"
+    [ -n "$list" ] || fail "the repository lists no HAM10000 files; see https://doi.org/${HAM_DOI#doi:}"
+    mkdir -p "$folder"
+    while read -r id md5 name; do
+        stem=${name%.*}
+        case $name in
+            *.zip)
+                [ -f "$folder/.$stem.complete" ] && continue
+                query= ;;
+            *)
+                [ -f "$folder/HAM10000_metadata.csv" ] && continue
+                query='?format=original' ;;
+        esac
+        part=$folder/$name.part
+        echo "$name"
+        [ "$md5" != - ] || rm -f "$part" # the small table is not continued but fetched anew
+        if [ ! -f "$part" ] || [ "$(md5_of "$part")" != "$md5" ]; then
+            curl --fail --location --retry 5 --continue-at - --output "$part" \
+                "$HAM_FILE/$id$query" </dev/null
+        fi
+        if [ "$md5" != - ] && [ "$(md5_of "$part")" != "$md5" ]; then
+            rm "$part"
+            fail "$name came damaged (MD5) and was removed; call again to fetch it anew"
+        fi
+        case $name in
+            *.zip)
+                mkdir -p "$folder/$stem"
+                python3 -m zipfile -e "$part" "$folder/$stem"
+                touch "$folder/.$stem.complete"
+                rm "$part" ;;
+            *)
+                head -n 1 "$part" | grep -q '^"\{0,1\}lesion_id"\{0,1\},' ||
+                    fail "$part is not the table of lesions it should be"
+                mv "$part" "$folder/HAM10000_metadata.csv" ;;
+        esac
+    done <<<"$list"
+    echo "ham10000 lies in $folder. Set MEDROBUST_DATA=$dest"
+}
+
+dest=${MEDROBUST_DATA:-}
+dry_run=false
+list=false
+wanted=()
+while [ $# -gt 0 ]; do
+    case $1 in
+        --list) list=true ;;
+        --dry-run) dry_run=true ;;
+        --dest)
+            [ $# -gt 1 ] || fail "--dest needs a folder"
+            dest=$2
+            shift ;;
+        -h | --help)
+            usage
+            exit ;;
+        ham10000 | nih_chestxray14) wanted+=("$1") ;;
+        *)
+            usage >&2
+            fail "unknown: $1" ;;
+    esac
+    shift
+done
+
+if $list || [ ${#wanted[@]} -eq 0 ]; then
+    for name in "${wanted[@]:-all}"; do
+        case $name in
+            all) describe_ham10000 && describe_nih_chestxray14 ;;
+            *) "describe_$name" ;;
+        esac
+    done
+    exit
+fi
+[ -n "$dest" ] || fail "name a folder: --dest DIR, or set MEDROBUST_DATA"
+for name in "${wanted[@]}"; do
+    case $name in
+        ham10000) download_ham10000 ;;
+        nih_chestxray14)
+            describe_nih_chestxray14
+            $dry_run || by_hand=true ;;
+    esac
+done
+! ${by_hand:-false} || fail "nih_chestxray14 has to be fetched by hand, as described above"

@@ -1,0 +1,41 @@
+"""Every notebook runs in the smoke profile, headlessly, through the runner."""
+
+from pathlib import Path
+
+import nbformat
+import pytest
+from PIL import Image
+
+from medrobust_utils import planning, results, runner
+
+NOTEBOOKS = planning.find_notebooks([], Path(__file__).parents[1] / "notebooks")
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory):
+    """All notebooks, two at a time, each once for all tests of this module."""
+    out = tmp_path_factory.mktemp("smoke")
+    runs = planning.plan(NOTEBOOKS, "smoke", [], out)
+    return {outcome.run.notebook.path: outcome for outcome in runner.run_batch(runs, jobs=2)}
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_the_notebook_runs_in_smoke(outcomes, path):
+    outcome = outcomes[path]
+    assert outcome.status == "done", outcome.error
+    folder = outcome.run.folder
+    record = results.read(folder)
+    assert (record["status"], record["notebook"]) == ("complete", path.stem)
+    assert record["profile"] == "smoke"
+    assert record["rows"], "no numbers"
+    assert record["figures"], "no figures"
+    for name in record["figures"]:
+        with Image.open(folder / name) as image:
+            image.load()
+            assert image.format == "PNG"
+            extremes = image.convert("L").getextrema()
+            assert extremes[0] < extremes[1], f"{name} is blank"
+    book = nbformat.read(folder / "executed.ipynb", as_version=4)
+    outputs = [output for cell in book.cells for output in cell.get("outputs", [])]
+    assert any("image/png" in output.get("data", {}) for output in outputs), "no figure is shown"
+    assert outcome.peak_mb < 4000

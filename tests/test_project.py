@@ -1,0 +1,80 @@
+"""The project's own files: versions that fit together, and one place that names the repository."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+ROOT = Path(__file__).resolve().parents[1]
+NOT_IN_COLAB = {"foolbox", "grad-cam", "papermill"}
+sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "tests" / "colab")]
+
+import rig  # noqa: E402
+from set_url import FILES, set_url  # noqa: E402
+
+
+def requirements(name):
+    lines = (line.split("#")[0].strip() for line in (ROOT / name).read_text().splitlines())
+    return {canonicalize_name(r.name): r for r in map(Requirement, filter(None, lines))}
+
+
+def pinned(requirement):
+    (only,) = requirement.specifier
+    assert only.operator == "==", f"{requirement} is no exact version"
+    return Version(only.version)
+
+
+@pytest.mark.parametrize("name", requirements("requirements.txt"))
+def test_the_lock_and_colab_lie_within_the_ranges(name):
+    wanted = requirements("requirements.txt")[name]
+    assert pinned(requirements("requirements-lock.txt")[name]) in wanted.specifier
+    colab = requirements("tests/colab/pins.txt").get(name)
+    if name in NOT_IN_COLAB:
+        assert colab is None
+    else:
+        assert pinned(colab) in wanted.specifier, "the Colab cell would replace it"
+
+
+def test_the_lock_is_exact_and_holds_no_address():
+    locked = requirements("requirements-lock.txt")
+    assert all(pinned(requirement) for requirement in locked.values())
+    text = (ROOT / "requirements-lock.txt").read_text()
+    assert not re.search(r"://|--(extra-)?index|--find-links|@ |/\w+/\w+/", text)
+    assert str(locked["torch"].specifier) != "==2.13.0", "pip may pair it with a CPU-only build"
+
+
+def test_the_colab_rig_allows_additions_and_nothing_else():
+    before = {"numpy": "2.1.3", "torch": "2.11.0"}
+    rig.compare(before, {**before, "medrobust": "0.1.0", "papermill": "2.7.0"})
+    for after in ({**before, "numpy": "2.4.6"}, {"torch": "2.11.0"}):
+        with pytest.raises(SystemExit, match="numpy: 2.1.3 ->"):
+            rig.compare(before, {**after, "medrobust": "0.1.0"})
+    with pytest.raises(SystemExit, match="did not install"):
+        rig.compare(before, before)
+
+
+def test_the_repository_is_renamed_everywhere_at_once(tmp_path):
+    for name in (*FILES, *(f"notebooks/{p.name}" for p in ROOT.glob("notebooks/*.ipynb"))):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+    url = "https://github.com/some-one/robust.kit"
+    changed = set_url(f"{url}.git", tmp_path)
+    assert {p.name for p in changed} >= {"pyproject.toml", "cell.ipy", "00_start_here.ipynb"}
+    for path in filter(Path.is_file, tmp_path.rglob("*")):
+        assert "OWNER/medrobust" not in path.read_text(), path
+    notebook = (tmp_path / "notebooks" / "00_start_here.ipynb").read_text()
+    assert f'REPOSITORY = \\"{url}\\"' in notebook
+    assert "/github/some-one/robust.kit/blob/main/notebooks/00_start_here.ipynb" in notebook
+    assert set_url(url, tmp_path) == []
+    with pytest.raises(SystemExit, match="Name the repository"):
+        set_url("ftp://example.org", tmp_path)
+
+
+def test_importing_the_package_does_not_import_torch():
+    code = "import sys, medrobust_utils, medrobust_utils.__main__; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
