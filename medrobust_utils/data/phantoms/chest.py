@@ -4,26 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..nih import CLASSES, FINDINGS
 from .chest_anatomy import anatomy, expose
 from .chest_findings import DRAW
 
-FINDINGS = (
-    "Atelectasis",
-    "Cardiomegaly",
-    "Effusion",
-    "Infiltration",
-    "Mass",
-    "Nodule",
-    "Pneumonia",
-    "Pneumothorax",
-    "Consolidation",
-    "Edema",
-    "Emphysema",
-    "Fibrosis",
-    "Pleural_Thickening",
-    "Hernia",
-)
-CLASSES = (*FINDINGS, "No Finding")
 # About the square root of the counts in ChestX-ray14: the order of frequency stays, but even
 # the rare findings occur in a few hundred phantoms.
 FREQUENCY = np.array([3.4, 1.7, 3.6, 4.5, 2.4, 2.5, 1.2, 2.3, 2.2, 1.5, 1.6, 1.3, 1.8, 1.0])

@@ -11,10 +11,10 @@ from dataclasses import replace
 
 import numpy as np
 
+from ..ham10000 import CLASSES as HAM10000
 from .canvas import Canvas, blend, ramp, smooth_line, wobble
 from .skin_lesions import LOOKS, MIMICS, Lesion
 
-HAM10000 = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
 ISIC10 = (
     "nevus",
     "melanoma",

