@@ -17,18 +17,9 @@ from .data import ImageSet
 
 PALETTE = sns.color_palette("colorblind")
 STYLES = [("o", "-"), ("s", "--"), ("^", "-."), ("D", ":"), ("v", (0, (5, 1)))]
-LABELS = {
-    "top1": "top-1 accuracy",
-    "top5": "top-5 accuracy",
-    "auc_macro": "AUC, macro",
-    "auc_micro": "AUC, micro",
-    "loss": "loss (nats)",
-    "balanced_accuracy": "balanced accuracy",
-    "val_accuracy": "accuracy",
-}
 
 
-def _axes(
+def grid(
     rows: int, columns: int, width: float = 4.2, height: float = 3.4, **kwargs: object
 ) -> tuple[Figure, np.ndarray]:
     """A grid of axes in the house style; the figure is closed for pyplot, so it is shown once."""
@@ -49,7 +40,7 @@ def image_grid(images: Sequence[np.ndarray], titles: Sequence[str], columns: int
     """Images (H, W, C) uint8 or float in [0, 1] with a title each."""
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
-    figure, axes = _axes(rows, columns, 2.0, 2.3)
+    figure, axes = grid(rows, columns, 2.0, 2.3)
     for axis in axes.flat:
         axis.axis("off")
     for axis, image, title in zip(axes.flat, images, titles, strict=False):
@@ -88,7 +79,7 @@ def _label(data: ImageSet, index: int) -> str:
 
 def class_sizes(sets: Mapping[str, Mapping[str, int]]) -> Figure:
     """Images per class of each set, largest first, on a log scale."""
-    figure, axes = _axes(1, len(sets), 4.8, 3.8)
+    figure, axes = grid(1, len(sets), 4.8, 3.8)
     for axis, (name, counts) in zip(axes[0], sets.items(), strict=True):
         table = pd.Series(dict(counts)).sort_values(ascending=False)
         sns.barplot(x=table.values, y=list(table.index), ax=axis, color=PALETTE[0])
@@ -104,7 +95,7 @@ def learning_curves(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> F
         "val_loss": "validation loss (nats)",
         "val_auc_macro": "validation AUC, macro",
     }
-    figure, axes = _axes(1, len(panels), 4.4, 3.6)
+    figure, axes = grid(1, len(panels), 4.4, 3.6)
     for number, (name, history) in enumerate(histories.items()):
         marker, line = STYLES[number % len(STYLES)]
         for axis, key in zip(axes[0], panels, strict=True):
@@ -134,76 +125,9 @@ def learning_curves(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> F
     return figure
 
 
-def noise_curves(
-    rows: pd.DataFrame,
-    paper: Mapping[str, Sequence[tuple[float, float]]],
-    metric: str,
-    titles: Mapping[str, str],
-    reading: str = "variance",
-) -> Figure:
-    """The paper's Figures 6 and 7: a score against the noise level, paper's curve and ours.
-
-    Args:
-        rows: result rows with columns role, model, start, reading, noise, metric, value, low, high;
-            ``majority`` rows draw the line that a constant answer reaches.
-        paper: role -> [(noise level, reported value)], drawn black and dotted.
-        titles: role -> panel title; also the order of the panels.
-        reading: which reading of the noise level to draw.
-    """
-    figure, axes = _axes(1, len(titles), 5.0, 3.8)
-    rows = rows[(rows["metric"] == metric) & rows["reading"].isin(["none", reading])]
-    for axis, (role, title) in zip(axes[0], titles.items(), strict=True):
-        here = rows[rows["role"] == role]
-        majority = here[here["model"] == "majority"]
-        arms = here[here["model"] != "majority"].groupby(["model", "start"], sort=True)
-        for number, ((model, start), arm) in enumerate(arms):
-            _noise_line(axis, arm.sort_values("noise"), f"{model}, {start}", number)
-        if len(majority):
-            axis.axhline(
-                majority["value"].iloc[0],
-                color="0.35",
-                linewidth=1,
-                label="label frequencies alone",
-            )
-        if paper.get(role):
-            axis.plot(*zip(*paper[role], strict=True), "k:X", label="paper, Swin-T", markersize=7)
-        ticks = sorted(here["noise"].unique())
-        axis.set(
-            title=title,
-            xlabel=f"noise level, read as {reading}",
-            ylabel=LABELS[metric],
-            xscale="symlog",
-        )
-        axis.set_xscale("symlog", linthresh=0.025)
-        axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks], rotation=45)
-        axis.minorticks_off()
-        axis.legend(fontsize=7)
-    return figure
-
-
-def _noise_line(axis: plt.Axes, arm: pd.DataFrame, label: str, number: int) -> None:
-    marker, line = STYLES[number]
-    axis.plot(
-        arm["noise"],
-        arm["value"],
-        marker=marker,
-        linestyle=line,
-        color=PALETTE[number],
-        label=label,
-    )
-    axis.fill_between(
-        arm["noise"].astype(float),
-        arm["low"].astype(float),
-        arm["high"].astype(float),
-        color=PALETTE[number],
-        alpha=0.15,
-        linewidth=0,
-    )
-
-
 def forest(rows: pd.DataFrame, labels: Sequence[str], xlabel: str) -> Figure:
     """Estimates with their intervals, one below the other, against a line at zero."""
-    figure, axes = _axes(1, 1, 7.0, 0.9 + 0.28 * len(rows))
+    figure, axes = grid(1, 1, 7.0, 0.9 + 0.28 * len(rows))
     axis, places = axes[0][0], np.arange(len(rows))[::-1]
     value = rows["value"].to_numpy(float)
     spans = np.stack(
@@ -215,69 +139,4 @@ def forest(rows: pd.DataFrame, labels: Sequence[str], xlabel: str) -> Figure:
     axis.axvline(0, color="k", linewidth=1)
     axis.set_yticks(places, list(labels), fontsize=8)
     axis.set(xlabel=xlabel)
-    return figure
-
-
-def complexity(table: pd.DataFrame) -> Figure:
-    """Counted multiply-adds of attention against the formulas, for growing images."""
-    figure, axes = _axes(1, 1, 5.6, 4.0)
-    axis = axes[0][0]
-    for number, kind in enumerate(("global", "window")):
-        marker, _ = STYLES[number]
-        axis.plot(
-            table["patches"],
-            table[f"equation_{number + 1}"],
-            color=PALETTE[number],
-            linewidth=1.5,
-            linestyle="-" if number else "--",
-            label=f"equation ({number + 1})",
-        )
-        axis.plot(
-            table["patches"],
-            table[kind],
-            marker,
-            color=PALETTE[number],
-            markersize=8,
-            fillstyle="none",
-            label=f"counted, {kind} attention",
-        )
-    axis.set(
-        xscale="log", yscale="log", xlabel="patches in the image (h w)", ylabel="multiply-adds"
-    )
-    axis.legend(fontsize=8)
-    return figure
-
-
-def auc_by_size(rows: pd.DataFrame) -> Figure:
-    """AUC of each finding against its number of training images, a panel an arm."""
-    arms = list(rows.groupby(["model", "start"], sort=True))
-    figure, axes = _axes(1, max(1, len(arms)), 4.4, 3.8, sharey=True)
-    for number, (axis, ((model, start), arm)) in enumerate(zip(axes[0], arms, strict=False)):
-        spans = (
-            np.stack([arm["value"] - arm["low"], arm["high"] - arm["value"]]).astype(float).clip(0)
-        )
-        axis.errorbar(
-            arm["images"],
-            arm["value"],
-            yerr=spans,
-            fmt=STYLES[number][0],
-            color=PALETTE[number],
-            ecolor="0.6",
-            capsize=2,
-        )
-        for _, row in arm.iterrows():
-            axis.annotate(
-                row["finding"],
-                (row["images"], row["value"]),
-                fontsize=7,
-                xytext=(4, 3),
-                textcoords="offset points",
-            )
-        axis.axhline(0.5, color="0.35", linewidth=1)
-        axis.set(
-            xscale="log",
-            xlabel="training images with the finding",
-            ylabel="AUC",
-            title=f"{model}, {start}",
-        )
     return figure

@@ -15,6 +15,14 @@ from medrobust_utils.data.phantoms import phantom_set
 torch.set_num_threads(1)  # small tensors: threads only get in each other's way
 
 
+@pytest.fixture(scope="session", autouse=True)
+def session_home(tmp_path_factory):
+    """Fixtures wider than a test never touch the user's own caches either."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MEDROBUST_HOME", str(tmp_path_factory.mktemp("session")))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def home(tmp_path_factory, monkeypatch):
     """Caches of a test go to a folder of its own."""

@@ -10,6 +10,7 @@ from medrobust_utils import claims, evaluation, models, plots, protocol, results
 from medrobust_utils.errors import ProtocolError
 from medrobust_utils.studies import swin_noise as study
 from medrobust_utils.studies import swin_noise_compare as compare
+from medrobust_utils.studies import swin_noise_plots as figures
 from medrobust_utils.studies import swin_noise_rows as rows
 
 TINY = (
@@ -233,12 +234,12 @@ def test_figures_are_drawn_from_rows(record, tasks):
         ]
         for role in study.ROLES
     }
-    figure = plots.noise_curves(single, reported, "top1", {"nih": "a", "isic": "b"})
+    figure = figures.noise_curves(single, reported, "top1", {"nih": "a", "isic": "b"})
     lines = {line.get_label() for line in figure.axes[0].lines}
     assert {"paper, Swin-T", "label frequencies alone", "swin, scratch", "resnet, scratch"} <= lines
     paper = next(line for line in figure.axes[1].lines if line.get_label() == "paper, Swin-T")
     assert list(paper.get_ydata()) == [0.891, 0.759, 0.736, 0.694]
-    assert plots.auc_by_size(frame[frame["metric"] == "auc_class"]).axes
+    assert figures.auc_by_size(frame[frame["metric"] == "auc_class"]).axes
     assert len(plots.samples(tasks[0].data, 8).axes) >= 8
 
 

@@ -42,6 +42,11 @@ class Task:
         return (CLASSES.index("No Finding"),) if self.data.multi_label else ()
 
     @property
+    def copied(self) -> bool:
+        """Whether this is the paper-style view of a multi-label set."""
+        return self.protocol == "single_label" and "copies" in self.data.census
+
+    @property
     def key(self) -> str:
         return f"{self.data.name}-{self.protocol}"
 
@@ -108,13 +113,16 @@ def _task(
 
 
 def arms(settings: Mapping, tasks: list[Task], model: str = "") -> Iterator[Arm]:
-    """Every model of the profile on every task; ``model`` picks one by name."""
+    """Every model of the profile on every task; ``model`` picks one by name.
+
+    An arm with ``copies: false`` is spared the paper-style copies of a multi-label set.
+    """
     names = {arm["model"] for arm in settings["arms"]}
     if model and model not in names:
         raise ProtocolError(f"MODEL={model!r}: this profile has {', '.join(sorted(names))}.")
     for task in tasks:
         for arm in settings["arms"]:
-            if not model or arm["model"] == model:
+            if model in ("", arm["model"]) and (arm["copies"] or not task.copied):
                 yield Arm(task, arm["model"], arm["start"])
 
 

@@ -176,6 +176,9 @@ def deviations(
         found.append(
             f"{role}: no patient or lesion on both sides of the split; unstated in the paper."
         )
+    spared = [f"{arm['model']} ({arm['start']})" for arm in settings["arms"] if not arm["copies"]]
+    if spared:
+        found.append(f"nih: no paper-style run of {', '.join(spared)}.")
     scratch = sorted({arm.model for arm, model, _ in trained if model.start == "scratch"})
     if scratch:
         found.append(f"trained from random weights instead of ImageNet: {', '.join(scratch)}.")
