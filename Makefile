@@ -41,6 +41,7 @@ test: $(STAMP)  ## run the whole test suite, every notebook in the smoke profile
 
 lint: $(STAMP)  ## check the code's form (ruff)
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 
 test-colab: $(STAMP)  ## try the notebooks against Colab's package versions (needs Python 3.13)
 	$(BIN)/python tests/colab/rig.py

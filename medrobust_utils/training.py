@@ -14,6 +14,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -72,11 +73,12 @@ def fit(
     model.to(device, memory_format=torch.channels_last)
     job = _Job(model, data, split, settings, folder / "checkpoint.pt", identity, seed, device)
     job.resume()
-    while job.epoch < settings["epochs"]:
-        job.run_epoch()
-        model.eval()
-        scores = validate(model)
-        job.finish_epoch(scores)
+    done, total = job.epoch * job.steps + job.step, settings["epochs"] * job.steps
+    with env.progress(total=total, initial=done, desc="training", disable=done == total) as bar:
+        while job.epoch < settings["epochs"]:
+            job.run_epoch(bar)
+            model.eval()
+            job.finish_epoch(validate(model))
     model.eval()
     return job.history
 
@@ -115,27 +117,22 @@ class _Job:
             return (step + 1) / warmup
         return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
 
-    def run_epoch(self) -> None:
+    def run_epoch(self, bar: Any) -> None:
         """The rest of the current epoch, with a checkpoint now and then."""
         self.model.train()
         random = np.random.default_rng([self.seed, self.epoch])
         order = random.permutation(self.split.train)
         flipped = random.random((len(order), 2)) < 0.5
         saved, size = time.monotonic(), self.settings["batch"]
-        bar = env.progress(
-            range(self.step, self.steps),
-            initial=self.step,
-            total=self.steps,
-            desc=f"epoch {self.epoch + 1}/{self.settings['epochs']}",
-        )
-        for step in bar:
+        for step in range(self.step, self.steps):
             started = time.monotonic()
             rows = slice(step * size, (step + 1) * size)
             loss = self._step(order[rows], flipped[rows])
             self.loss_sum += loss * len(order[rows])
             self.step = step + 1
             self.seconds += time.monotonic() - started
-            bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+            bar.set_postfix(epoch=self.epoch + 1, loss=f"{loss:.3f}", refresh=False)
+            bar.update()
             if time.monotonic() - saved > CHECKPOINT_SECONDS:
                 self.save()
                 saved = time.monotonic()

@@ -220,7 +220,7 @@ def test_deviations_say_what_was_changed(settings, tasks, trained):
             [(arm, model, folder) for arm, model, _, folder in trained],
         )
     )
-    for word in ("phantoms", "1 epochs instead of 40", "50 of 60", "random weights", "resnet18"):
+    for word in ("phantoms", "1 epochs instead of 40", "50 of 60", "random weights", "resnet10t"):
         assert word in found
 
 
