@@ -75,7 +75,14 @@ for entry in json.load(sys.stdin)["data"]:
 }
 
 md5_of() {
-    python3 -c 'import hashlib, sys; print(hashlib.file_digest(open(sys.argv[1], "rb"), "md5").hexdigest())' "$1"
+    python3 -c '
+import hashlib, sys
+digest = hashlib.md5()
+with open(sys.argv[1], "rb") as file:
+    while block := file.read(1 << 20):
+        digest.update(block)
+print(digest.hexdigest())
+' "$1"
 }
 
 download_ham10000() {

@@ -1,0 +1,1 @@
+"""medrobust: published claims on the robustness of medical imaging networks, run again."""

@@ -6,6 +6,7 @@ import io
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from .contracts import check_eval, check_images, check_logits
 from .data import ImageSet, batches
 from .errors import ContractError, RunError
 from .models import MedicalModel
-from .storage import write_atomic
+from .storage import fingerprint, write_atomic
 
 
 def predict(
@@ -45,6 +46,7 @@ def predict(
     logits = []
     with (
         torch.inference_mode(),
+        env.full_float32(),
         env.progress(total=len(index), desc=desc, disable=not desc) as bar,
     ):
         for rows, images, _ in batches(data, index, batch):
@@ -94,8 +96,8 @@ def noise_sweep(
         forward = None
         if reading != "none":
             forward = _noisy(model, noise_std(level, reading), seed, data)
-        path = folder / f"logits-{reading}-{level:g}-{seed}.npz"
-        results[key] = kept(path, model, data, index, batch=batch, forward=forward)
+        name = f"logits-{reading}-{level:g}-{seed}-{fingerprint(index.tolist())}.npz"
+        results[key] = kept(folder / name, model, data, index, batch=batch, forward=forward)
     return results
 
 
@@ -124,12 +126,10 @@ def kept(path: Path, model: nn.Module, data: ImageSet, index: np.ndarray, **how:
     try:
         with np.load(path, allow_pickle=False) as file:
             logits, known = file["logits"], file["index"]
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         raise RunError(
             f"{path}: cannot be read ({error}). Delete it to compute it again."
         ) from error
     if not np.array_equal(known, index):
-        raise RunError(
-            f"{path}: was computed on other images. Delete its folder to compute it again."
-        )
+        raise RunError(f"{path}: was computed on other images. Delete it to compute it again.")
     return logits

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from scipy.special import expit, softmax
 
-from .data import ImageSet
+from .losses import per_image
 
 DRAWS = 1000  # bootstrap replicates behind each 95 % interval
 AUC_CELLS = 20_000_000  # weights handled at a time: bounds memory on large sets
@@ -78,17 +77,20 @@ def weighted_mean(per_image: np.ndarray, weights: np.ndarray) -> Estimate:
 def auc(scores: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Area under the ROC curve for every row of ``weights`` (R, N); NaN where a side is empty.
 
+    ``scores`` and ``positive`` may hold K entries an image, (N * K,), for a micro average.
+
     The probability that a positive outranks a negative, ties counted half. Equal to
     scikit-learn's ``roc_auc_score`` with ``sample_weight``, for a thousand weightings at once.
     """
     order = np.argsort(scores, kind="stable")
+    image = order // (len(scores) // weights.shape[1])
     ranked = scores[order]
     starts = np.flatnonzero(np.concatenate([[True], ranked[1:] != ranked[:-1]]))
     hit = positive[order].astype(bool)
     rows = max(1, AUC_CELLS // len(scores))
     areas = []
     for part in range(0, len(weights), rows):
-        drawn = weights[part : part + rows, order]
+        drawn = weights[part : part + rows, image]
         above = np.add.reduceat(drawn * hit, starts, axis=1)
         below = np.add.reduceat(drawn * ~hit, starts, axis=1)
         won = (above * (below.cumsum(1) - below / 2)).sum(1)
@@ -136,7 +138,6 @@ def score(
     areas = class_aucs(logits, targets, weights)
     averaged = [areas[k] for k in columns if k in areas]
     undefined = np.full(len(weights), np.nan)
-    flat = np.repeat(weights, hot.shape[1], axis=1)
     return {
         "loss": weighted_mean(per_image_loss(logits, targets), weights),
         "val_accuracy": weighted_mean(_accuracy(logits, targets), weights),
@@ -144,16 +145,13 @@ def score(
         "top5": weighted_mean(top_k(logits, hot, 5), weights),
         "balanced_accuracy": _estimate(_balanced(logits, targets, hot, columns, weights)),
         "auc_macro": _estimate(np.nanmean(averaged, axis=0) if averaged else undefined),
-        "auc_micro": _estimate(auc(_probabilities(logits, targets).ravel(), hot.ravel(), flat)),
+        "auc_micro": _estimate(auc(_probabilities(logits, targets).ravel(), hot.ravel(), weights)),
     }
 
 
 def per_image_loss(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Cross-entropy, or binary cross-entropy averaged over labels, of each image in nats."""
-    z, t = torch.from_numpy(logits).double(), torch.from_numpy(targets)
-    if targets.ndim == 2:
-        return F.binary_cross_entropy_with_logits(z, t.double(), reduction="none").mean(1).numpy()
-    return F.cross_entropy(z, t, reduction="none").numpy()
+    """The loss (N,) of each image in nats (see ``losses.per_image``), in float64."""
+    return per_image(torch.from_numpy(logits).double(), torch.from_numpy(targets)).numpy()
 
 
 def _accuracy(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
@@ -211,11 +209,21 @@ def prior_logits(train_targets: np.ndarray, n: int, classes: int) -> np.ndarray:
     return np.tile(row.astype(np.float32), (n, 1))
 
 
-def competent(scores: dict[str, Estimate], data: ImageSet) -> bool:
+def gates(scores: dict[str, Estimate], prior: dict[str, Estimate]) -> dict[str, bool]:
     """Whether a model has learnt enough for a verdict on its robustness.
 
-    The interval of its macro AUC must lie above 0.5, or that of its balanced accuracy above
-    what any constant answer reaches.
+    Args:
+        scores: the model's clean scores.
+        prior: those of ``prior_logits`` on the same images and draws.
+
+    Returns:
+        ``competent``: the interval of macro AUC lies above 0.5, or that of balanced accuracy
+        above what the label frequencies reach. ``beats_majority``: the interval of top-1 lies
+        above the majority line. Differences are paired.
     """
-    chance = 0.5 if data.multi_label else 1 / len(data.classes)
-    return bool(scores["auc_macro"].low > 0.5 or scores["balanced_accuracy"].low > chance)
+    balanced = scores["balanced_accuracy"] - prior["balanced_accuracy"]
+    top1 = scores["top1"] - prior["top1"]
+    return {
+        "competent": bool(scores["auc_macro"].low > 0.5 or balanced.low > 0),
+        "beats_majority": bool(top1.low > 0),
+    }

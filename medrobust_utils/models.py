@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,6 +26,7 @@ class MedicalModel(nn.Module):
 
     Attributes:
         start: ``imagenet`` or ``scratch``: where the weights began.
+        source: which ImageNet weights those were, or ``random weights``.
         warnings: what a reader of the results must know about the weights.
         noise_unit: (1, 3, 1, 1); one unit of ImageNet-normalised pixels in this model's own
             normalised units. All ones for a model with ImageNet's standard deviations.
@@ -35,7 +37,7 @@ class MedicalModel(nn.Module):
     ) -> None:
         super().__init__()
         self.backbone = backbone
-        self.start = "scratch"
+        self.start, self.source = "scratch", "random weights"
         self.warnings: list[str] = []
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
@@ -69,8 +71,8 @@ def build(name: str, classes: int, *, start: str, options: Mapping | None = None
         close = ", ".join(timm.list_models(f"*{name[:6]}*")[:5])
         raise ContractError(f"timm knows no architecture {name!r}. Near: {close or 'none'}.")
     options = dict(options or {})
-    path = (env.weights_root() or Path()) / f"{name}.safetensors"
-    if start == "imagenet" and path.is_file():
+    root = env.weights_root()
+    if start == "imagenet" and root and (path := root / f"{name}.safetensors").is_file():
         return _from_file(path, name, classes, options)
     if start == "imagenet":
         return _from_hub(name, classes, options)
@@ -95,7 +97,8 @@ def _from_hub(name: str, classes: int, options: dict) -> MedicalModel:
             f"{name}.safetensors into MEDROBUST_WEIGHTS or connect to a model hub."
         )
         return model
-    model.start = "imagenet"
+    config = model.backbone.pretrained_cfg
+    model.start, model.source = "imagenet", f"timm {config['architecture']}.{config['tag']}"
     return model
 
 
@@ -120,8 +123,13 @@ def _from_file(path: Path, name: str, classes: int, options: dict) -> MedicalMod
     backbone.reset_classifier(classes)
     config = backbone.pretrained_cfg | facts
     model = MedicalModel(backbone, tuple(config["mean"]), tuple(config["std"]))
-    model.start = "imagenet"
+    model.start, model.source = "imagenet", facts.get("source", f"{path.name}, {_sha256(path)}")
     return model
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
 
 
 def use_v1_strides(resnet: nn.Module) -> None:

@@ -65,7 +65,7 @@ def _papers(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
             continue
         papers.append({
             "name": name,
-            "title": about.title if about else name,
+            "title": about.title if about else name or "Notebooks without a paper",
             "citation": about.citation if about else "",
             "notes": about.notes if about else (),
             "counts": claims.count(verdicts),

@@ -15,7 +15,9 @@ from .storage import plain, png, write_atomic
 
 SCHEMA = 1
 STATUSES = ("complete", "partial", "failed")
-RUN_COLUMNS = ("notebook", "paper", "profile", "status", "device", "finished", "path")
+RUN_COLUMNS = (
+    "notebook", "paper", "profile", "overrides", "status", "device", "finished", "path"
+)  # fmt: skip
 
 _KEYS = {
     "notebook": str, "paper": str, "status": str, "profile": str, "parameters": dict,
@@ -205,20 +207,12 @@ def rows(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """All rows of all runs, each with the columns of its run (see RUN_COLUMNS)."""
     found = []
     for run in runs:
-        about = {**run, **run["provenance"]}
+        # a profile with overrides is no longer the protocol that its name promises
+        overrides = run["parameters"].get("SET", "")
+        about = {**run, **run["provenance"], "overrides": overrides}
         columns = {name: about.get(name) for name in RUN_COLUMNS}
         found += [{**row, **columns} for row in run["rows"]]
     return found
-
-
-def frame(runs: list[dict[str, Any]]):
-    """The rows of all runs as a pandas table, one number per line."""
-    import pandas as pd
-
-    found = rows(runs)
-    first = ["metric", "value", "low", "high", "n"]
-    rest = list(dict.fromkeys(name for row in found for name in row if name not in first))
-    return pd.DataFrame(found, columns=first + rest)
 
 
 def project_root() -> Path:

@@ -1,6 +1,8 @@
 """How results reach the disk: strict JSON types, small figures, whole files or none."""
 
+import hashlib
 import io
+import json
 import math
 import os
 import tempfile
@@ -25,6 +27,11 @@ def plain(value: Any, place: str = "") -> tuple[Any, list[str]]:
     if isinstance(value, float) and not math.isfinite(value):
         return None, [f"{place} ({value})"]
     return (str(value) if isinstance(value, Path) else value), []
+
+
+def fingerprint(*parts: object) -> str:
+    """Ten hex digits that change with any of the JSON-able ``parts``."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:10]
 
 
 def write_atomic(path: Path, data: bytes) -> None:

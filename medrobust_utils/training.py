@@ -7,7 +7,6 @@ that was killed and started again therefore ends with the numbers of an uninterr
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -18,20 +17,16 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from . import env
 from .data import ImageSet, Split, to_float
 from .errors import ContractError, RunError
+from .losses import per_image
 from .models import MedicalModel
+from .storage import fingerprint
 
 CHECKPOINT_SECONDS = 60.0
 SETTINGS = ("epochs", "batch", "lr", "weight_decay", "warmup_epochs", "clip", "flips")
-
-
-def fingerprint(*parts: object) -> str:
-    """Ten hex digits that change with any of the JSON-able ``parts``."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:10]
 
 
 def fit(
@@ -144,7 +139,7 @@ class _Job:
         targets = torch.from_numpy(self.data.targets[index]).to(self.device)
         with env.autocast(self.device, self.dtype):
             logits = self.model(images)
-        loss = training_loss(logits.float(), targets)
+        loss = per_image(logits.float(), targets).mean()
         if not torch.isfinite(loss):
             raise RunError(
                 f"the training loss became {loss.item()} in epoch {self.epoch + 1}. Lower the "
@@ -166,6 +161,7 @@ class _Job:
                 "train_loss": self.loss_sum / len(self.split.train),
                 **scores,
                 "seconds": round(self.seconds, 1),
+                "precision": _name(self.dtype),
             }
         )
         self.epoch, self.step, self.loss_sum, self.seconds = self.epoch + 1, 0, 0.0, 0.0
@@ -183,10 +179,13 @@ class _Job:
             "model": self.model.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "schedule": self.schedule.last_epoch,
+            "precision": _name(self.dtype),
             "random": torch.get_rng_state(),
+            "device": self.device.type,
             "device_random": _device_random(self.device),
         }
-        partial = self.path.with_suffix(f".partial-{os.getpid()}")
+        # One name: what a kill leaves behind is overwritten by the next save, not piled up.
+        partial = self.path.with_suffix(".partial")
         with partial.open("wb") as file:
             torch.save(state, file)
             file.flush()
@@ -202,13 +201,15 @@ class _Job:
             identity = state["identity"]
         except Exception as error:  # torch raises many types for a damaged archive
             raise RunError(
-                f"{self.path}: cannot be read ({type(error).__name__}). Delete it to train again."
+                f"{self.path}: cannot be read ({type(error).__name__}). "
+                "Delete its folder to train again."
             ) from error
         if identity != self.identity:
             raise RunError(
                 f"{self.path}: belongs to other settings, data or weights. Choose another folder "
-                "for checkpoints, or delete it to train again."
+                "for checkpoints, or delete its folder to train again."
             )
+        self.dtype = getattr(torch, state["precision"])  # the probe may choose anew; a run may not
         self.model.load_state_dict(state["model"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.schedule.last_epoch = state["schedule"]
@@ -217,23 +218,20 @@ class _Job:
         self.epoch, self.step, self.loss_sum = state["epoch"], state["step"], state["loss_sum"]
         self.seconds, self.history = state["seconds"], json.loads(state["history"])
         torch.set_rng_state(state["random"])
-        if self.device.type == "cuda":
-            torch.cuda.set_rng_state(state["device_random"])
-        elif self.device.type == "mps":
-            torch.mps.set_rng_state(state["device_random"])
+        if state["device_random"] is not None and state["device"] == self.device.type:
+            {"cuda": torch.cuda, "mps": torch.mps}[self.device.type].set_rng_state(
+                state["device_random"]
+            )
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _device_random(device: torch.device) -> torch.Tensor | None:
     if device.type == "cuda":
         return torch.cuda.get_rng_state()
     return torch.mps.get_rng_state() if device.type == "mps" else None
-
-
-def training_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Mean loss for the head: cross-entropy (targets (N,)) or binary cross-entropy (N, K)."""
-    if targets.ndim == 2:
-        return F.binary_cross_entropy_with_logits(logits, targets.float())
-    return F.cross_entropy(logits, targets)
 
 
 def flip(images: torch.Tensor, flipped: np.ndarray, kind: str) -> torch.Tensor:

@@ -22,7 +22,8 @@ _ORIGIN = ("synthetic", "dataset", "complete")
 _SHORTFALLS = {
     ("complete", False): "only part of the data set",
     ("start", "scratch"): "trained from scratch",
-    ("competent", False): "the model is no better than naming the commonest class",
+    ("competent", False): "the model has learnt no more than the label frequencies",
+    ("beats_majority", False): "accuracy is no better than naming the commonest class",
 }
 
 

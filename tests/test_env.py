@@ -65,7 +65,7 @@ def test_bars_are_text_where_nobody_clicks(monkeypatch):
 
 def test_provenance_names_versions_device_and_precision():
     found = env.provenance()
-    assert found["versions"]["torch"] == torch.__version__.split("+")[0] or "+" in torch.__version__
+    assert torch.__version__.startswith(found["versions"]["torch"].split("+")[0])
     assert set(found) >= {"device", "precision", "python", "platform", "git_commit"}
     assert "scoring float32" in found["precision"]
     assert all(found["versions"].values()), "a required package is missing"

@@ -5,7 +5,6 @@ import pytest
 from sklearn import metrics as reference
 
 from medrobust_utils import metrics
-from medrobust_utils.data.phantoms import phantom_set
 
 RNG = np.random.default_rng(0)
 N, K = 300, 7
@@ -34,6 +33,14 @@ def test_auc_in_parts_is_the_same(monkeypatch):
     whole = metrics.auc(LOGITS[:, 0], TARGETS == 0, WEIGHTS)
     monkeypatch.setattr(metrics, "AUC_CELLS", 7 * N)
     assert np.array_equal(whole, metrics.auc(LOGITS[:, 0], TARGETS == 0, WEIGHTS))
+
+
+def test_a_micro_average_weighs_each_image_with_all_its_labels():
+    areas = metrics.auc(LOGITS.ravel(), HOT.ravel(), WEIGHTS)
+    expected = reference.roc_auc_score(
+        HOT.ravel(), LOGITS.ravel(), sample_weight=np.repeat(WEIGHTS[4], K)
+    )
+    assert areas[4] == pytest.approx(expected, abs=1e-12)
 
 
 def test_auc_without_positives_is_undefined():
@@ -132,10 +139,33 @@ def test_the_majority_line_knows_frequencies_and_nothing_else():
     assert np.allclose(1 / (1 + np.exp(-multi[0])), (HOT.sum(0) + 1) / (N + K))
 
 
-def test_competence_needs_an_interval_above_chance():
-    data = phantom_set("dermatoscopy7", 20, size=32)
-    assert metrics.competent(metrics.score(LOGITS, TARGETS, WEIGHTS), data)
+def gates_of(logits, targets, ignore=()):
+    prior = metrics.prior_logits(targets, len(targets), logits.shape[1])
+    weights = metrics.group_weights(np.arange(len(targets)))
+    return metrics.gates(
+        *(metrics.score(z, targets, weights, ignore=ignore) for z in (logits, prior))
+    )
+
+
+def test_a_model_that_learnt_passes_both_gates():
+    assert gates_of(LOGITS, TARGETS) == {"competent": True, "beats_majority": True}
+
+
+def test_noise_and_the_label_frequencies_pass_no_gate():
     blind = np.random.default_rng(3).normal(size=(N, K)).astype(np.float32)
-    assert not metrics.competent(metrics.score(blind, TARGETS, WEIGHTS), data)
     prior = metrics.prior_logits(TARGETS, N, K)
-    assert not metrics.competent(metrics.score(prior, TARGETS, WEIGHTS), data)
+    for logits in (blind, prior):
+        assert gates_of(logits, TARGETS) == {"competent": False, "beats_majority": False}
+
+
+def test_a_constant_answer_is_not_competent_because_a_class_is_absent():
+    targets = np.where(TARGETS == 6, 0, TARGETS)  # class 6 never occurs
+    logits = np.zeros((N, K), np.float32)
+    logits[:, 0] = 1
+    assert gates_of(logits, targets) == {"competent": False, "beats_majority": False}
+
+
+def test_ranking_well_while_naming_one_class_beats_chance_but_not_the_majority():
+    targets = np.where(np.arange(N) % 4 == 0, 1, 0)
+    logits = np.stack([np.full(N, 9.0), LOGITS[:, 0] + 2 * targets], axis=1).astype(np.float32)
+    assert gates_of(logits, targets) == {"competent": True, "beats_majority": False}

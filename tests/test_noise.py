@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from medrobust_utils import attacks, evaluation, models
+from medrobust_utils import attacks, env, evaluation, models
 from medrobust_utils.complexity import (
     counted_global,
     counted_window,
@@ -15,6 +15,7 @@ from medrobust_utils.complexity import (
 )
 from medrobust_utils.data import to_float
 from medrobust_utils.errors import ContractError, RunError
+from medrobust_utils.losses import per_image
 
 IMAGES = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
@@ -132,13 +133,30 @@ def test_an_interrupted_sweep_goes_on(model, skin, tmp_path, monkeypatch):
     assert all(np.array_equal(cells[key], expected[key]) for key in expected)
 
 
-def test_kept_logits_of_other_images_or_damaged_ones_are_refused(model, skin, tmp_path):
-    sweep(model, skin, tmp_path)
+def test_a_sweep_of_other_images_is_another_sweep(model, skin, tmp_path):
+    first = sweep(model, skin, tmp_path)
+    other = evaluation.noise_sweep(model, skin, np.arange(5), tmp_path, levels=[0], seeds={})
+    assert np.allclose(other["none", 0.0, 0], first["none", 0.0, 0][:5], atol=1e-5)
+
+
+def test_kept_logits_are_checked(model, skin, tmp_path):
+    path = tmp_path / "logits.npz"
+    evaluation.kept(path, model, skin, np.arange(6))
     with pytest.raises(RunError, match="other images"):
-        evaluation.noise_sweep(model, skin, np.arange(13), tmp_path, levels=[0], seeds={})
-    (tmp_path / "logits-none-0-0.npz").write_bytes(b"no npz")
-    with pytest.raises(RunError, match="cannot be read"):
-        sweep(model, skin, tmp_path)
+        evaluation.kept(path, model, skin, np.arange(7))
+    whole = path.read_bytes()
+    for damaged in (b"no npz", b"", whole[: len(whole) // 2]):
+        path.write_bytes(damaged)
+        with pytest.raises(RunError, match="cannot be read.*Delete it"):
+            evaluation.kept(path, model, skin, np.arange(6))
+
+
+def test_float32_is_not_shortened_while_scoring():
+    torch.backends.cuda.matmul.allow_tf32 = True
+    with env.full_float32():
+        assert not torch.backends.cuda.matmul.allow_tf32 and not torch.backends.cudnn.allow_tf32
+    assert torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = False
 
 
 def test_attention_costs_what_the_equations_say():
@@ -158,7 +176,7 @@ def test_fgsm_moves_every_pixel_up_the_loss_within_eps(model, skin):
     moved = attacks.fgsm(model, images, labels, 4 / 255)
     assert (moved - images).abs().max() <= 4 / 255 + 1e-7
     assert moved.min() >= 0 and moved.max() <= 1
-    assert attacks.attack_loss(model(moved), labels) > attacks.attack_loss(model(images), labels)
+    assert per_image(model(moved), labels).sum() > per_image(model(images), labels).sum()
     assert torch.equal(attacks.fgsm(model, images, labels, 0), images)
     alone = attacks.fgsm(model, images[:1], labels[:1], 4 / 255)
     assert (alone - moved[:1]).abs().gt(1e-6).float().mean() < 0.01
@@ -172,4 +190,4 @@ def test_fgsm_attacks_multi_label_heads(chest):
     images, labels = to_float(chest.images[:4]), torch.from_numpy(chest.targets[:4])
     moved = attacks.fgsm(model, images, labels, 2 / 255)
     assert moved.shape == images.shape
-    assert attacks.attack_loss(model(moved), labels) > attacks.attack_loss(model(images), labels)
+    assert per_image(model(moved), labels).sum() > per_image(model(images), labels).sum()

@@ -175,7 +175,7 @@ def test_half_a_file_is_refused_by_name(tmp_path):
         results.read(tmp_path / "nowhere.json")
 
 
-def test_collect_puts_the_newest_last_and_frame_has_one_line_per_number(tmp_path, monkeypatch):
+def test_collect_puts_the_newest_last_and_rows_carry_their_run(tmp_path, monkeypatch):
     for name, moment in (("a", "2030-01-02"), ("b", "2030-01-01")):
         monkeypatch.setattr(results, "_now", lambda moment=moment: moment)
         run = results.Run.start(name, "1_swin_noise", "smoke", {}, tmp_path / name)
@@ -184,11 +184,10 @@ def test_collect_puts_the_newest_last_and_frame_has_one_line_per_number(tmp_path
         run.save()
     runs = results.collect(tmp_path)
     assert [run["notebook"] for run in runs] == ["b", "a"]
-    table = results.frame(runs)
-    assert list(table["notebook"]) == ["b", "b", "a", "a"]
-    assert list(table.columns[:5]) == ["metric", "value", "low", "high", "n"]
-    assert set(results.RUN_COLUMNS) <= set(table.columns)
-    assert len(results.frame([])) == 0
+    rows = results.rows(runs)
+    assert len(rows) == sum(len(run["rows"]) for run in runs) and rows
+    assert all(row["overrides"] == "" and row["notebook"] for row in rows)
+    assert results.rows([]) == []
 
 
 def test_an_empty_out_lies_below_the_project(tmp_path, monkeypatch):

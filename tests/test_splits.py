@@ -7,7 +7,13 @@ import pytest
 
 from medrobust_utils.data import split_by_group
 from medrobust_utils.data.single_label import copy_per_label
-from medrobust_utils.data.splits import Split, check_split, drop_duplicates, merge_near_duplicates
+from medrobust_utils.data.splits import (
+    Split,
+    check_split,
+    drop_duplicates,
+    join_groups,
+    near_duplicates,
+)
 from medrobust_utils.errors import DataError
 
 
@@ -57,8 +63,9 @@ def test_near_duplicates_join_their_groups():
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (6, 64, 64, 3), np.uint8)
     images[4] = np.clip(images[0].astype(int) + 20, 0, 255)  # the same picture, brighter
-    groups, pairs = merge_near_duplicates(images, np.array([7, 7, 8, 9, 10, 10]))
-    assert pairs == 1
+    pairs = near_duplicates(images)
+    assert pairs.tolist() == [[0], [4]]
+    groups = join_groups(np.array([7, 7, 8, 9, 10, 10]), pairs)
     assert groups[0] == groups[1] == groups[4] == groups[5]
     assert len({groups[0], groups[2], groups[3]}) == 3
 
@@ -67,8 +74,15 @@ def test_pairs_are_found_across_blocks():
     rng = np.random.default_rng(1)
     images = rng.integers(0, 256, (2100, 48, 48, 1), np.uint8)
     images[2099] = images[5]
-    groups, pairs = merge_near_duplicates(images, np.arange(2100))
-    assert pairs == 1 and groups[5] == groups[2099]
+    assert near_duplicates(images).tolist() == [[5], [2099]]
+
+
+def test_a_chain_of_near_duplicates_too_large_to_split_is_refused(skin):
+    groups = np.arange(len(skin))
+    groups[: len(skin) // 2] = 0
+    with pytest.raises(DataError, match="too large to split"):
+        for seed in range(5):  # the giant falls to validation for one seed or another
+            split_by_group(replace(skin, groups=groups), seed=seed)
 
 
 def test_one_copy_a_label_keeps_the_split_and_the_patients(chest):

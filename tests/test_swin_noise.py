@@ -1,6 +1,7 @@
 """The study of paper 1 on a few phantoms: arms, sweeps, rows, and the claims they speak to."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -8,6 +9,7 @@ import pytest
 
 from medrobust_utils import claims, evaluation, models, plots, protocol, results
 from medrobust_utils.errors import ProtocolError
+from medrobust_utils.metrics import Estimate
 from medrobust_utils.studies import swin_noise as study
 from medrobust_utils.studies import swin_noise_compare as compare
 from medrobust_utils.studies import swin_noise_plots as figures
@@ -18,6 +20,7 @@ TINY = (
     "models.swin.options.img_size=32 models.swin.options.embed_dim=24 noise_images=50"
 )
 PAPER = protocol.load("1_swin_noise")
+LADDER = (0.0, 0.025, 0.1, 0.4)
 
 
 @pytest.fixture(scope="module")
@@ -33,9 +36,7 @@ def tasks(settings):
 @pytest.fixture(scope="module")
 def trained(settings, tasks, tmp_path_factory):
     folder = tmp_path_factory.mktemp("checkpoints")
-    return [
-        (arm, *study.train(arm, settings, folder, seed=0)) for arm in study.arms(settings, tasks)
-    ]
+    return [study.train(arm, settings, folder, seed=0) for arm in study.arms(settings, tasks)]
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +53,7 @@ def record(settings, tasks, trained, sweeps, tmp_path_factory):
     for task in tasks:
         rows.add_task(run, task)
     for sweep in sweeps:
-        rows.add_sweep(run, sweep)
+        rows.add_sweep(run, sweep, LADDER)
     compare.add_comparisons(run, sweeps)
     compare.add_imbalance(run, tasks)
     compare.add_complexity(run, [14, 28, 56, 112], channels=96, window=7)
@@ -91,7 +92,7 @@ def test_a_trained_arm_is_read_back_and_another_recipe_has_another_folder(
 ):
     arm, model, history, folder = trained[0]
     monkeypatch.setattr("medrobust_utils.training._Job._step", None)
-    again, same_history, same_folder = study.train(arm, settings, folder.parent, seed=0)
+    _, again, same_history, same_folder = study.train(arm, settings, folder.parent, seed=0)
     assert (same_history, same_folder) == (history, folder)
     assert all(
         (a == b).all()
@@ -100,6 +101,30 @@ def test_a_trained_arm_is_read_back_and_another_recipe_has_another_folder(
     other = PAPER.settings("smoke", TINY + " training.lr.scratch=0.002")
     with pytest.raises(TypeError):  # it would train, and training is switched off
         study.train(arm, other, folder.parent, seed=0)
+
+
+def test_without_weights_an_arm_is_what_it_is_not_what_was_asked(settings, tasks, tmp_path):
+    asked = study.Arm(tasks[2], "resnet", "imagenet")  # no hub answers in the tests
+    arm, model, _, folder = study.train(asked, settings, tmp_path, seed=0)
+    assert arm.tags["start"] == "scratch" == model.start and "scratch" in folder.name
+    assert "no ImageNet weights" in model.warnings[0]
+
+
+def test_images_of_another_size_are_another_arm(settings, trained):
+    arm, _, _, folder = trained[0]
+    larger = PAPER.settings("smoke", TINY.replace("size=32", "size=48"))
+    task = study.tasks(larger, seed=0, role="nih")[0]
+    assert task.data.name == arm.task.data.name
+    other = study.train(replace(arm, task=task, model="resnet"), larger, folder.parent, seed=0)[3]
+    names = {path.name for path in folder.parent.iterdir()}
+    assert other.name in names and len([n for n in names if "multi_label-resnet" in n]) == 2
+
+
+def test_bad_settings_are_refused_before_anything_runs():
+    with pytest.raises(ProtocolError, match="patient or official"):
+        study.tasks(PAPER.settings("smoke", "nih_split=oficial"), seed=0)
+    with pytest.raises(ProtocolError, match="0 or more"):
+        study.tasks(PAPER.settings("smoke"), seed=-1)
 
 
 def test_a_finished_sweep_is_read_back(settings, trained, sweeps, monkeypatch):
@@ -124,7 +149,8 @@ def test_drops_are_clean_minus_noisy_on_the_same_images(sweeps):
 
 def test_accuracy_is_top_1_in_every_single_label_row(record):
     found = find(record, "val_accuracy_minus_top1")
-    assert len(found) == 4 and all(row["value"] == 0 == row["low"] for row in found)
+    assert len(found) == 4 * 11  # clean, and five levels of two readings
+    assert all(row["value"] == row["low"] == row["high"] == 0 for row in found)
 
 
 def test_every_arm_and_the_majority_line_have_their_scores(record):
@@ -160,23 +186,39 @@ def test_model_gaps_compare_the_same_start_and_task_only(record, sweeps):
     by_model = {s.arm.model: s for s in sweeps if s.arm.task.role == "isic"}
     expected = by_model["swin"].clean["top1"].value - by_model["resnet"].clean["top1"].value
     assert gap["value"] == pytest.approx(expected) and gap["low"] <= gap["value"] <= gap["high"]
-    assert gap["competent"] == (by_model["swin"].competent and by_model["resnet"].competent)
+    for gate in ("competent", "beats_majority"):
+        assert gap[gate] == (by_model["swin"].gates[gate] and by_model["resnet"].gates[gate])
     assert not find(record, "top1_imagenet_minus_scratch")
     (across,) = find(record, "top1_isic_minus_nih", model="swin")
     assert across["dataset"] == "phantom-chest+phantom-dermatoscopy10"
 
 
-def test_falling_metrics_and_first_drops_follow_their_definition(sweeps):
-    sweep = sweeps[-1]
-    ladder = [("none", 0.0), *(("variance", level) for level in rows.PAPER_LADDER[1:])]
-    fall = [
-        all(
-            sweep.noisy[b][m].value <= sweep.noisy[a][m].value
-            for a, b in zip(ladder, ladder[1:], strict=False)
-        )
-        for m in ("val_accuracy", "top1", "top5", "auc_micro")
-    ]
-    assert rows.metrics_falling(sweep, "variance") == pytest.approx(np.mean(fall))
+def fake_sweep(**ladders):
+    """A sweep whose metrics take the given values along the ladder, in three replicates."""
+    cells = {}
+    for place, level in enumerate(LADDER):
+        scores = {name: Estimate(v[place], np.full(3, v[place])) for name, v in ladders.items()}
+        cells[("variance", level) if level else ("none", 0.0)] = scores
+    return study.Sweep(None, {}, np.zeros(0), cells, {})
+
+
+def test_the_smallest_step_down_is_negative_when_one_metric_rises_once():
+    falling = {"top1": [0.9, 0.7, 0.6, 0.4], "top5": [1, 0.9, 0.8, 0.75], "auc_micro": [9, 8, 7, 6]}
+    step = rows.smallest_step_down(fake_sweep(**falling), "variance", LADDER)
+    assert step.value == pytest.approx(0.05) and step.low == pytest.approx(0.05)
+    rising = falling | {"top5": [0.995, 0.981, 0.986, 0.963]}  # the paper's own Figure 9
+    step = rows.smallest_step_down(fake_sweep(**rising), "variance", LADDER)
+    assert step.value == pytest.approx(-0.005)
+
+
+def test_a_shortened_ladder_leaves_out_what_it_cannot_say(settings, trained, tmp_path):
+    short = PAPER.settings("smoke", TINY + " noise.levels=[0.0,0.4]")
+    arm, model, _, folder = trained[0]
+    run = results.Run.start("01_swin_noise", PAPER.name, "smoke", {}, tmp_path)
+    run.dataset(arm.task.data)
+    rows.add_sweep(run, study.sweep(arm, model, short, folder, seed=0), LADDER)
+    metrics = {row["metric"] for row in run.record["rows"]}
+    assert "top1_drop" in metrics and "smallest_step_down" not in metrics
 
 
 def test_rank_correlation_needs_three_findings(sweeps, monkeypatch):
@@ -220,7 +262,7 @@ def test_deviations_say_what_was_changed(settings, tasks, trained):
             [(arm, model, folder) for arm, model, _, folder in trained],
         )
     )
-    for word in ("phantoms", "1 epochs instead of 40", "50 of 60", "random weights", "resnet10t"):
+    for word in ("phantoms", "1 of the paper's 40", "50 of 60", "random weights", "resnet10t"):
         assert word in found
 
 

@@ -92,43 +92,64 @@ import json, sys
 sys.path.insert(0, {tests!r})
 import torch
 torch.set_num_threads(1)
+from pathlib import Path
+import test_training as t
 from medrobust_utils import training
 from medrobust_utils.data.phantoms import phantom_set
-import test_training as t
 training.CHECKPOINT_SECONDS = 0.0
-settings = dict(t.SETTINGS, epochs=6)
-print("ready", flush=True)
-from pathlib import Path
-numbers, state = t.fit(phantom_set("dermatoscopy7", 140, size=32), Path({folder!r}), settings)
+step = training._Job._step
+def told(job, *args):
+    print("step", flush=True)
+    return step(job, *args)
+training._Job._step = told
+numbers, state = t.fit(phantom_set("dermatoscopy7", 140, size=32), Path({folder!r}))
 total = sum(float(v.double().abs().sum()) for v in state.values())
 print(json.dumps([numbers, total]), flush=True)
 """
 
 
-def run_child(folder, kill_after=None):
-    """Train in a process of its own, killed ``kill_after`` seconds after it is ready."""
+def run_child(folder, kill_in_step=None):
+    """Train in a process of its own; kill -9 lands somewhere in its n-th step, if told so."""
     source = CHILD.format(tests=os.path.dirname(__file__), folder=str(folder))
     child = subprocess.Popen(
         [sys.executable, "-c", source], stdout=subprocess.PIPE, text=True, stderr=subprocess.DEVNULL
     )
-    assert child.stdout.readline() == "ready\n"
-    if kill_after is None:
-        return json.loads(child.communicate()[0])
-    while not (folder / "checkpoint.pt").exists() and child.poll() is None:
-        time.sleep(0.01)
-    time.sleep(kill_after)
-    child.send_signal(signal.SIGKILL)
-    child.communicate()
-    return child.returncode
+    for _ in range(kill_in_step or 0):
+        assert child.stdout.readline() == "step\n"
+    if kill_in_step:
+        time.sleep(random.uniform(0, 0.05))
+        child.send_signal(signal.SIGKILL)
+    out = child.communicate()[0]
+    return child.returncode if kill_in_step else json.loads(out.splitlines()[-1])
 
 
 def test_kill_9_at_random_moments_changes_nothing(tmp_path):
     expected = run_child(tmp_path / "whole")
-    moments = [random.uniform(0, 1.0) for _ in range(2)]
-    print("killed after", moments)
-    for moment in moments:
-        assert run_child(tmp_path / "killed", moment) == -signal.SIGKILL
+    steps = [random.randint(2, 9), random.randint(1, 8)]  # 21 in all, so both land in training
+    print("killed in steps", steps)
+    for step in steps:
+        assert run_child(tmp_path / "killed", step) == -signal.SIGKILL
     assert run_child(tmp_path / "killed") == expected
+
+
+def test_a_run_keeps_the_precision_it_began_with(skin, whole, tmp_path, monkeypatch):
+    monkeypatch.setattr(training.env, "training_dtype", lambda device: torch.bfloat16)
+    half = fit(skin, tmp_path / "half")
+    assert {row["precision"] for row in half[0]} == {"bfloat16"}
+    real, done = training._Job._step, []
+
+    def interrupted(job, *args):
+        if len(done) == 9:
+            raise KeyboardInterrupt
+        done.append(1)
+        return real(job, *args)
+
+    monkeypatch.setattr(training._Job, "_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fit(skin, tmp_path / "mixed")
+    monkeypatch.setattr(training._Job, "_step", real)
+    monkeypatch.setattr(training.env, "training_dtype", lambda device: torch.float32)
+    assert same(half, fit(skin, tmp_path / "mixed"))
 
 
 def test_a_finished_run_is_read_back_without_a_step(skin, whole, tmp_path, monkeypatch):
@@ -151,7 +172,7 @@ def test_a_damaged_checkpoint_and_a_pickle_are_refused(skin, tmp_path):
             return os.system, (f"touch {tmp_path / 'sprung'}",)
 
     torch.save({"identity": Trap()}, tmp_path / "checkpoint.pt")
-    with pytest.raises(RunError, match=r"checkpoint.pt: cannot be read.*Delete it"):
+    with pytest.raises(RunError, match=r"checkpoint.pt: cannot be read.*Delete its folder"):
         fit(skin, tmp_path)
     assert not (tmp_path / "sprung").exists()
     (tmp_path / "checkpoint.pt").write_bytes(b"half a checkpoint")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from ..contracts import check_eval, check_images, check_logits
 from ..errors import ContractError
+from ..losses import per_image
 
 
 def fgsm(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, eps: float) -> torch.Tensor:
@@ -32,15 +32,6 @@ def fgsm(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, eps: floa
     moved = images.detach().clone().requires_grad_()
     logits = model(moved)
     check_logits(logits.detach(), labels.ndim == 2)
-    (gradient,) = torch.autograd.grad(attack_loss(logits, labels), moved)
+    # the sum keeps each image's gradient independent of the batch it comes in
+    (gradient,) = torch.autograd.grad(per_image(logits, labels).sum(), moved)
     return (images + eps * gradient.sign()).clamp(0, 1).detach()
-
-
-def attack_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """What an attack climbs: cross-entropy, or binary cross-entropy for multi-hot labels, summed.
-
-    The sum keeps each image's gradient independent of the batch it comes in.
-    """
-    if labels.ndim == 2:
-        return F.binary_cross_entropy_with_logits(logits, labels.float(), reduction="sum")
-    return F.cross_entropy(logits, labels, reduction="sum")

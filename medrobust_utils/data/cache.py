@@ -12,8 +12,11 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +25,7 @@ from PIL import Image
 from .. import env
 from ..errors import DataError
 
+STALE_SECONDS = 24 * 3600
 CHUNK = 256  # images handed to the threads at a time: bounds memory, keeps the bar moving
 
 
@@ -53,8 +57,8 @@ def decode(path: Path, size: int, channels: int) -> tuple[np.ndarray, str]:
 
 def decoded(
     name: str, paths: Sequence[Path], size: int, channels: int
-) -> tuple[np.ndarray, list[str]]:
-    """All images as a read-only uint8 memory map (N, size, size, channels), and their hashes.
+) -> tuple[np.ndarray, list[str], Path]:
+    """All images as a read-only uint8 memory map (N, size, size, channels), hashes, and the cache.
 
     A build that is interrupted leaves nothing that a later run could take for whole: it is
     made in a folder of its own and renamed when complete.
@@ -69,7 +73,7 @@ def decoded(
         raise DataError(
             f"{folder}: the cache does not fit its data set. Delete this folder and run again."
         )
-    return images, hashes
+    return images, hashes, folder
 
 
 def _listing_key(paths: Sequence[Path], size: int, channels: int) -> str:
@@ -86,8 +90,11 @@ def _listing_key(paths: Sequence[Path], size: int, channels: int) -> str:
 
 
 def _build(folder: Path, name: str, paths: Sequence[Path], shape: tuple[int, ...]) -> None:
-    partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
-    partial.mkdir(parents=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    for stale in folder.parent.glob("*.partial-*"):  # left behind by a kill
+        if time.time() - stale.stat().st_mtime > STALE_SECONDS:
+            shutil.rmtree(stale, ignore_errors=True)
+    partial = Path(tempfile.mkdtemp(prefix=f"{folder.name}.partial-", dir=folder.parent))
     try:
         images = np.lib.format.open_memmap(partial / "images.npy", "w+", np.uint8, shape)
         hashes: list[str] = []
@@ -105,7 +112,7 @@ def _build(folder: Path, name: str, paths: Sequence[Path], shape: tuple[int, ...
                 bar.update(len(chunk))
         images.flush()
         (partial / "hashes.json").write_text(json.dumps(hashes))
-        if not folder.exists():  # another process may have been quicker
+        with suppress(OSError):  # another process may have been quicker
             partial.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -89,7 +89,3 @@ class ImageSet:
         else:
             counts = np.bincount(targets, minlength=len(self.classes))
         return {name: int(count) for name, count in zip(self.classes, counts, strict=True)}
-
-    def with_targets(self, targets: np.ndarray, classes: tuple[str, ...], name: str) -> ImageSet:
-        """The same images under another labelling (for example one finding against the rest)."""
-        return replace(self, targets=targets, classes=classes, name=name)

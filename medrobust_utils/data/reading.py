@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import io
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from ..errors import DataError
+from ..storage import write_atomic
 from .cache import decoded
 from .imageset import ImageSet, Rows
-from .splits import drop_duplicates, merge_near_duplicates
+from .splits import drop_duplicates, join_groups, near_duplicates
 
 
 def find_folder(root: Path, name: str) -> Path:
@@ -27,10 +29,7 @@ def find_folder(root: Path, name: str) -> Path:
 
 
 def read_table(folder: Path, names: Sequence[str], columns: Sequence[str]) -> pd.DataFrame:
-    """The first CSV of ``names`` that exists, with ``columns`` present, filled and without repeats.
-
-    The second column, or the first when it is the image, must name each image once.
-    """
+    """The first CSV of ``names`` that exists, with every one of ``columns`` present and filled."""
     path = next((folder / name for name in names if (folder / name).is_file()), None)
     if path is None:
         raise DataError(
@@ -102,23 +101,24 @@ def assemble(
             f"{paths[without_label[0]]}: has no line in the label file, nor have "
             f"{len(without_label) - 1} others. Download the label file again or move them."
         )
-    images, hashes = decoded(name, [paths[image] for image in ids], size, channels)
+    images, hashes, folder = decoded(name, [paths[image] for image in ids], size, channels)
+    pairs = _remembered(folder / "near_duplicates.npy", lambda: near_duplicates(images))
+    joined = join_groups(groups, pairs)
     keep, census = drop_duplicates(hashes, targets)
-    images = Rows(images, keep)
-    merged, pairs = merge_near_duplicates(images, groups[keep])
+    exact = sum(hashes[a] == hashes[b] for a, b in pairs.T)
     digest = hashlib.sha256("".join(hashes[i] for i in keep).encode() + targets[keep].tobytes())
     census |= {
         "images_listed": len(ids),
-        "near_duplicate_pairs": pairs,
+        "near_duplicate_pairs": pairs.shape[1] - exact,
         "groups_before_joining": len(np.unique(groups[keep])),
-        "groups": len(np.unique(merged)),
+        "groups": len(np.unique(joined[keep])),
     }
     data = ImageSet(
         name=name,
-        images=images,
+        images=Rows(images, keep),
         targets=targets[keep],
         classes=classes,
-        groups=merged,
+        groups=joined[keep],
         ids=tuple(ids[i] for i in keep),
         synthetic=False,
         complete=complete,
@@ -127,3 +127,12 @@ def assemble(
     )
     data.census.update(images_per_class=data.class_counts())
     return data
+
+
+def _remembered(path: Path, compute: Callable[[], np.ndarray]) -> np.ndarray:
+    """An array kept beside the decoded images it was computed from."""
+    if not path.exists():
+        buffer = io.BytesIO()
+        np.save(buffer, compute())
+        write_atomic(path, buffer.getvalue())
+    return np.load(path, allow_pickle=False)

@@ -11,10 +11,12 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import StratifiedGroupKFold
 
+from .. import env
 from ..errors import DataError
 from .imageset import ImageSet, Rows
 
 THUMBNAIL = 48  # side at which pictures are compared
+BLOCK = 2048  # thumbnails compared with all others at a time
 NEAR_DUPLICATE = 0.99  # correlation of two thumbnails above which they count as one picture
 
 
@@ -46,40 +48,41 @@ def drop_duplicates(
     }
 
 
-def merge_near_duplicates(
-    images: np.ndarray | Rows, groups: np.ndarray, *, threshold: float = NEAR_DUPLICATE
-) -> tuple[np.ndarray, int]:
-    """Groups in which near-identical pictures share a number, and how many pairs were found.
+def near_duplicates(images: np.ndarray | Rows, threshold: float = NEAR_DUPLICATE) -> np.ndarray:
+    """Pairs (2, P) of near-identical pictures among uint8 ``images`` (N, H, W, C).
 
-    Pictures are compared as gray 48x48 thumbnails by correlation, block by block. They are
-    kept, but on one side of a split.
-
-    Args:
-        images: uint8 (N, H, W, C).
-        groups: int64 (N,) known groups (patient, lesion).
+    Pictures are compared as gray 48x48 thumbnails by correlation, block by block; exact copies
+    are among the pairs.
     """
     flat = _thumbnails(images)
     pairs = []
-    for start in range(0, len(flat), 2048):
-        block = flat[start : start + 2048] @ flat[start:].T
+    for start in env.progress(range(0, len(flat), BLOCK), desc="near duplicates", leave=False):
+        block = flat[start : start + BLOCK] @ flat[start:].T
         rows, columns = torch.nonzero(block > threshold, as_tuple=True)
         later = columns > rows
         pairs.append(np.stack([rows[later].numpy(), columns[later].numpy()]) + start)
-    near = np.concatenate(pairs, axis=1)
+    return np.concatenate(pairs, axis=1)
+
+
+def join_groups(groups: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    """Groups (N,) in which the two images of every pair (2, P) share a number.
+
+    Near duplicates are kept, but on one side of a split; whole patients and lesions follow.
+    """
     _, known = np.unique(groups, return_inverse=True)
+    n, nodes = len(groups), len(groups) + int(known.max()) + 1
     # An image is joined with its own group's node and with its near duplicates.
-    n, nodes = len(images), len(images) + int(known.max()) + 1
-    rows = np.concatenate([np.arange(n), near[0]])
-    columns = np.concatenate([n + known, near[1]])
+    rows = np.concatenate([np.arange(n), pairs[0]])
+    columns = np.concatenate([n + known, pairs[1]])
     graph = coo_array((np.ones(len(rows), np.int8), (rows, columns)), shape=(nodes, nodes))
-    return connected_components(graph, directed=False)[1][:n].astype(np.int64), near.shape[1]
+    return connected_components(graph, directed=False)[1][:n].astype(np.int64)
 
 
 def _thumbnails(images: np.ndarray | Rows) -> torch.Tensor:
     """Gray thumbnails as unit vectors (N, 48*48); their products are correlations."""
     flat = []
     for start in range(0, len(images), 512):
-        batch = torch.from_numpy(images[start : start + 512]).float().mean(3)
+        batch = torch.from_numpy(np.array(images[start : start + 512])).float().mean(3)
         small = torch.nn.functional.interpolate(batch[:, None], (THUMBNAIL, THUMBNAIL), mode="area")
         small = small.flatten(1)
         flat.append(torch.nn.functional.normalize(small - small.mean(1, keepdim=True)))
@@ -108,6 +111,11 @@ def split_by_group(data: ImageSet, *, seed: int, folds: int = 5) -> Split:
     train, val = next(folder.split(np.zeros(len(data)), strata, data.groups))
     split = Split(np.sort(train), np.sort(val))
     check_split(data, split)
+    if not 0.5 < len(val) * folds / len(data) < 2:
+        raise DataError(
+            f"{data.name}: {len(val)} of {len(data)} images fall to validation, far from one in "
+            f"{folds}. One patient, lesion or chain of near duplicates is too large to split."
+        )
     return split
 
 

@@ -8,7 +8,7 @@ An *arm* is one model trained on one data set under one labelling: the sound pro
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,8 @@ from ..errors import ProtocolError
 from ..evaluation import kept, noise_sweep, predict
 from ..metrics import Estimate
 from ..models import MedicalModel, build
-from ..training import fingerprint, fit
+from ..storage import fingerprint
+from ..training import fit
 
 ROLES = ("nih", "isic")  # the paper's two data sets; each is played by a set of the profile
 
@@ -64,12 +65,13 @@ class Arm:
         return f"{self.task.key}-{self.model}-{self.start}"
 
     @property
-    def tags(self) -> dict[str, str]:
+    def tags(self) -> dict[str, str | bool]:
         """What every result row of this arm carries."""
         return {
             "role": self.task.role,
             "dataset": self.task.data.name,
             "protocol": self.task.protocol,
+            "sound": not self.task.copied,
             "model": self.model,
             "start": self.start,
         }
@@ -82,9 +84,11 @@ def tasks(settings: Mapping, *, seed: int, role: str = "") -> list[Task]:
         role: ``nih`` or ``isic``; empty for both.
     """
     if role and role not in ROLES:
-        raise ProtocolError(
-            f"DATASET={role!r}: choose {' or '.join(ROLES)}, or leave it empty for both."
-        )
+        raise ProtocolError(f"DATASET={role!r}: choose {' or '.join(ROLES)}, or nothing for both.")
+    if settings["nih_split"] not in ("patient", "official"):
+        raise ProtocolError(f"nih_split={settings['nih_split']!r}: choose patient or official.")
+    if seed < 0:
+        raise ProtocolError(f"SEED={seed}: choose 0 or more.")
     found = []
     for part in [role] if role else ROLES:
         data = load(
@@ -128,23 +132,29 @@ def arms(settings: Mapping, tasks: list[Task], model: str = "") -> Iterator[Arm]
 
 def train(
     arm: Arm, settings: Mapping, checkpoints: Path, *, seed: int
-) -> tuple[MedicalModel, list[dict], Path]:
-    """The trained model of an arm, its learning curve, and the folder that keeps its work."""
+) -> tuple[Arm, MedicalModel, list[dict], Path]:
+    """Train an arm, or read back what was trained.
+
+    Returns:
+        The arm as it was really run (``start`` is ``scratch`` where no ImageNet weights were to
+        be had), its model, its learning curve, and the folder that keeps its work.
+    """
     task, spec = arm.task, settings["models"][arm.model]
     env.seed_everything(seed)
-    model = build(
-        spec["backbone"], len(task.data.classes), start=arm.start, options=spec["options"]
-    )
+    classes = len(task.data.classes)
+    model = build(spec["backbone"], classes, start=arm.start, options=spec["options"])
+    arm = replace(arm, start=model.start)
     recipe = dict(settings["training"])
     recipe |= {
         "epochs": recipe["epochs"][task.role],
         "lr": recipe["lr"][model.start],
         "flips": settings["flips"][task.role],
     }
-    folder = (
-        checkpoints
-        / f"{arm.key}-{fingerprint(spec, recipe, seed, task.data.checksum, model.start)}"
-    )
+    identity = fingerprint(
+        spec, recipe, seed, model.source, task.data.checksum, task.data.images.shape[1:],
+        task.split.train.tolist(), task.noisy.tolist(),
+    )  # fmt: skip
+    folder = checkpoints / f"{arm.key}-{identity}"
     history = fit(
         model,
         task.data,
@@ -154,7 +164,7 @@ def train(
         seed=seed,
         validate=lambda model: curve_scores(model, task),
     )
-    return model, history, folder
+    return arm, model, history, folder
 
 
 def curve_scores(model: MedicalModel, task: Task) -> dict[str, float]:
@@ -169,9 +179,8 @@ def curve_scores(model: MedicalModel, task: Task) -> dict[str, float]:
 def sweep(arm: Arm, model: MedicalModel, settings: Mapping, folder: Path, *, seed: int) -> Sweep:
     """Scores of an arm on all validation images, and under every noise on the chosen ones."""
     task, noise = arm.task, settings["noise"]
-    clean = kept(
-        folder / "logits-clean.npz", model, task.data, task.split.val, desc=f"{arm.key}: clean"
-    )
+    val = task.split.val
+    clean = kept(folder / "logits-clean.npz", model, task.data, val, desc=f"{arm.key}: clean")
     logits = noise_sweep(
         model,
         task.data,
@@ -194,11 +203,12 @@ def sweep(arm: Arm, model: MedicalModel, settings: Mapping, folder: Path, *, see
         cell: {name: metrics.mean([one[name] for one in scores]) for name in scores[0]}
         for cell, scores in cells.items()
     }
-    all_weights = metrics.group_weights(task.data.groups[task.split.val], draw)
-    scores = metrics.score(
-        clean, task.data.targets[task.split.val], all_weights, ignore=task.ignore
-    )
-    return Sweep(arm, scores, clean, noisy, metrics.competent(scores, task.data))
+    weights = metrics.group_weights(task.data.groups[val], draw)
+    targets, classes = task.data.targets[val], len(task.data.classes)
+    scores = metrics.score(clean, targets, weights, ignore=task.ignore)
+    prior = metrics.prior_logits(task.data.targets[task.split.train], len(val), classes)
+    gates = metrics.gates(scores, metrics.score(prior, targets, weights, ignore=task.ignore))
+    return Sweep(arm, scores, clean, noisy, gates)
 
 
 @dataclass(frozen=True)
@@ -208,14 +218,14 @@ class Sweep:
     Attributes:
         clean: scores on every validation image; ``logits`` are the logits behind them.
         noisy: scores on the noise images by (reading, level); ("none", 0.0) is without noise.
-        competent: whether the model learnt enough for a verdict on its robustness.
+        gates: whether the model learnt enough for a verdict on its robustness (``metrics.gates``).
     """
 
     arm: Arm
     clean: dict[str, Estimate]
     logits: np.ndarray
     noisy: dict[tuple[str, float], dict[str, Estimate]]
-    competent: bool
+    gates: dict[str, bool]
 
     def drop(self, metric: str, reading: str, level: float) -> Estimate:
         """How far ``metric`` falls from no noise to ``level``, on the same images."""

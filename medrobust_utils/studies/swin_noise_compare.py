@@ -37,11 +37,16 @@ def add_comparisons(run: Run, sweeps: Sequence[Sweep]) -> None:
             _add_datasets(run, a, b)
 
 
+def both_gates(a: Sweep, b: Sweep) -> dict[str, bool]:
+    """A comparison needs two models that learnt enough."""
+    return {gate: a.gates[gate] and b.gates[gate] for gate in a.gates}
+
+
 def _add_models(run: Run, swin: Sweep, resnet: Sweep) -> None:
     """Paired: both models saw the same images and the same noise."""
     task = swin.arm.task
     tags = {key: value for key, value in swin.arm.tags.items() if key != "model"}
-    tags |= {"competent": swin.competent and resnet.competent}
+    tags |= both_gates(swin, resnet)
     n = {"n": len(task.split.val)}
     add(
         run,
@@ -96,7 +101,7 @@ def _add_datasets(run: Run, isic: Sweep, nih: Sweep) -> None:
         "start": isic.arm.start,
         "protocol": isic.arm.task.protocol,
         "dataset": f"{nih.arm.task.data.name}+{isic.arm.task.data.name}",
-        "competent": isic.competent and nih.competent,
+        **both_gates(isic, nih),
     }
     for name in ("top1", "top5"):
         add(run, f"{name}_isic_minus_nih", isic.clean[name] - nih.clean[name], **tags, **NO_NOISE)

@@ -40,11 +40,12 @@ def noise_curves(
         reading: which reading of the noise level to draw.
     """
     figure, axes = grid(1, len(titles), 5.0, 3.8)
-    rows = rows[(rows["metric"] == metric) & rows["reading"].isin(["none", reading])]
+    rows = rows[rows["metric"] == metric]
     for axis, (role, title) in zip(axes[0], titles.items(), strict=True):
         here = rows[rows["role"] == role]
         majority = here[here["model"] == "majority"]
-        arms = here[here["model"] != "majority"].groupby(["model", "start"], sort=True)
+        here = here[here["reading"] == reading]
+        arms = here.groupby(["model", "start"], sort=True)
         for number, ((model, start), arm) in enumerate(arms):
             _noise_line(axis, arm.sort_values("noise"), f"{model}, {start}", number)
         if len(majority):
