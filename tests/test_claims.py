@@ -85,7 +85,6 @@ def test_rows_about_something_else_are_not_even_stand_ins(other):
         ({"start": "scratch"}, "trained from scratch"),
         ({"start": None}, "start is not recorded"),
         ({"competent": False}, "learnt no more than the label frequencies"),
-            ({"beats_majority": False}, "no better than naming the commonest class"),
         ({"status": "failed"}, "the run did not finish"),
         ({"synthetic": None}, "synthetic is not recorded"),
     ],
