@@ -133,7 +133,8 @@ def main() -> None:
             run_cell(cell, Path(folder))
         compare(before, installed())
         command = ["-m", "medrobust_utils", "run", *notebooks, "--profile", "smoke", "--jobs", "2"]
-        call(PYTHON, *command, "--out", Path(folder) / "results", cwd=folder)
+        surroundings = os.environ | {"MEDROBUST_HOME": f"{folder}/home"}  # nothing kept from before
+        call(PYTHON, *command, "--out", Path(folder) / "results", cwd=folder, env=surroundings)
 
 
 if __name__ == "__main__":
