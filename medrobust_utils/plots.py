@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from .data import ImageSet
 
@@ -110,6 +111,7 @@ def learning_curves(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> F
             )
     for axis, label in zip(axes[0], panels.values(), strict=True):
         axis.set(xlabel="epoch", ylabel=label)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes[0][-1].axhline(0.5, color="0.4", linewidth=1)
     axes[0][-1].text(
         0.99,
