@@ -9,6 +9,7 @@ import hashlib
 import itertools
 import json
 import math
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from . import protocol, results
 from .errors import ProtocolError
 from .protocol_file import suggest
 
+PLACES = ("OUT", "CHECKPOINTS")  # parameters that say where, not what
 TYPES = {"str": str, "int": int, "float": float, "bool": bool}
 BOOLS = {"true": True, "1": True, "false": False, "0": False}
 
@@ -211,20 +213,22 @@ def _values(notebook: Notebook, name: str, text: str) -> list:
 def _run(notebook: Notebook, given: Mapping, out: Path) -> Run:
     """Name one run by what differs from the notebook's defaults, and by a hash of what it computes.
 
-    The hash covers the code cells, all parameters and the protocol files that the code names;
-    prose, metadata and the place of the results do not make another run of it.
+    The hash covers the code cells, all parameters, the protocol files that the code names and the
+    pretrained weights at hand; prose, metadata and the places of results and checkpoints do not
+    make another run of it.
     """
     values = {p.name: p.default for p in notebook.parameters.values()} | dict(given)
     values.pop("OUT", None)
+    named = {name: value for name, value in values.items() if name not in PLACES}
     papers = [paper for paper in protocol.list_papers() if paper in notebook.code]
     _check_settings(papers, values)
     digest = hashlib.sha256(notebook.code.encode())
-    digest.update(json.dumps(values, sort_keys=True).encode())
+    digest.update(json.dumps([named, _weights()], sort_keys=True).encode())
     for paper in papers:
         digest.update((resources.files(__package__) / "papers" / f"{paper}.yaml").read_bytes())
     changed = [
         f"{name}={value}"
-        for name, value in sorted(values.items())
+        for name, value in sorted(named.items())
         if name != "PROFILE" and value != notebook.parameters[name].default
     ]
     label = "-".join([str(values.get("PROFILE", "run")), *changed])
@@ -234,6 +238,13 @@ def _run(notebook: Notebook, given: Mapping, out: Path) -> Run:
     if "OUT" in notebook.parameters:
         values["OUT"] = str(folder)
     return Run(notebook, run_id, folder, values)
+
+
+def _weights() -> list[tuple[str, int]]:
+    """Name and size of every file of pretrained weights: with other weights it is another run."""
+    folder = os.environ.get("MEDROBUST_WEIGHTS")
+    files = Path(folder).expanduser().glob("*.safetensors") if folder else []
+    return sorted((path.name, path.stat().st_size) for path in files)
 
 
 def _check_settings(papers: Sequence[str], values: Mapping) -> None:

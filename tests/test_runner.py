@@ -77,6 +77,18 @@ def test_a_long_value_makes_no_long_folder_name(tmp_path):
     assert runs[0].id != runs[1].id
 
 
+def test_other_weights_make_another_run_and_other_places_do_not(tmp_path, monkeypatch):
+    cell = 'CHECKPOINTS: str = ""  # a folder\nSEED: int = 0  # seed'
+    path = tiny.notebook(tmp_path, "tiny", "x = 1", parameters=cell)
+    (usual,) = planning.plan([path])
+    (moved,) = planning.plan([path], None, [("CHECKPOINTS", "/drive/x")])
+    assert moved.id == usual.id and moved.parameters["CHECKPOINTS"] == "/drive/x"
+    monkeypatch.setenv("MEDROBUST_WEIGHTS", str(tmp_path))
+    assert planning.plan([path])[0].id == usual.id, "an empty folder changes nothing"
+    (tmp_path / "resnet50.safetensors").write_bytes(b"weights")
+    assert planning.plan([path])[0].id != usual.id
+
+
 def test_the_protocol_file_that_a_notebook_names_is_part_of_its_run_id(tmp_path, monkeypatch):
     path = tiny.notebook(tmp_path, "tiny", 'paper = "1_swin_noise"')
     before = planning.plan([path])[0].id
