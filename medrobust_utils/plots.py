@@ -89,15 +89,23 @@ def class_sizes(sets: Mapping[str, Mapping[str, int]]) -> Figure:
     return figure
 
 
-def learning_curves(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
-    """Training loss, validation loss and macro AUC over the epochs, a line an arm."""
+def learning_curves(
+    histories: Mapping[str, Sequence[Mapping[str, float]]], order: Sequence[str]
+) -> Figure:
+    """Training loss, validation loss and macro AUC over the epochs, a line an arm.
+
+    Args:
+        histories: name of the arm -> its learning curve.
+        order: every arm's name; its place fixes the style, here and in the other figures.
+    """
     panels = {
         "train_loss": "training loss (nats)",
         "val_loss": "validation loss (nats)",
         "val_auc_macro": "validation AUC, macro",
     }
     figure, axes = grid(1, len(panels), 4.4, 3.6)
-    for number, (name, history) in enumerate(histories.items()):
+    for name, history in histories.items():
+        number = list(order).index(name)
         marker, line = STYLES[number % len(STYLES)]
         for axis, key in zip(axes[0], panels, strict=True):
             axis.plot(

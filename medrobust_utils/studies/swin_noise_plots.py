@@ -41,13 +41,14 @@ def noise_curves(
     """
     figure, axes = grid(1, len(titles), 5.0, 3.8)
     rows = rows[rows["metric"] == metric]
+    arms = rows[rows["reading"] == reading].groupby(["model", "start"], sort=True)
     for axis, (role, title) in zip(axes[0], titles.items(), strict=True):
         here = rows[rows["role"] == role]
         majority = here[here["model"] == "majority"]
         here = here[here["reading"] == reading]
-        arms = here.groupby(["model", "start"], sort=True)
-        for number, ((model, start), arm) in enumerate(arms):
-            _noise_line(axis, arm.sort_values("noise"), f"{model}, {start}", number)
+        for number, ((model, start), arm) in enumerate(arms):  # one style an arm in all panels
+            if len(arm := arm[arm["role"] == role]):
+                _noise_line(axis, arm.sort_values("noise"), f"{model}, {start}", number)
         if len(majority):
             axis.axhline(
                 majority["value"].iloc[0],
@@ -138,12 +139,12 @@ def auc_by_size(rows: pd.DataFrame) -> Figure:
             ecolor="0.6",
             capsize=2,
         )
-        for _, row in arm.iterrows():
+        for place, (_, row) in enumerate(arm.sort_values("images").iterrows()):
             axis.annotate(
                 row["finding"],
                 (row["images"], row["value"]),
                 fontsize=7,
-                xytext=(4, 3),
+                xytext=(4, -9 if place % 2 else 3),  # neighbours must not overlap
                 textcoords="offset points",
             )
         axis.axhline(0.5, color="0.35", linewidth=1)
