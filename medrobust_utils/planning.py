@@ -240,11 +240,11 @@ def _run(notebook: Notebook, given: Mapping, out: Path) -> Run:
     return Run(notebook, run_id, folder, values)
 
 
-def _weights() -> list[tuple[str, int]]:
-    """Name and size of every file of pretrained weights: with other weights it is another run."""
+def _weights() -> list[tuple[str, int, int]]:
+    """Every file of pretrained weights by name, size and time: with others it is another run."""
     folder = os.environ.get("MEDROBUST_WEIGHTS")
     files = Path(folder).expanduser().glob("*.safetensors") if folder else []
-    return sorted((path.name, path.stat().st_size) for path in files)
+    return sorted((p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in files)
 
 
 def _check_settings(papers: Sequence[str], values: Mapping) -> None:

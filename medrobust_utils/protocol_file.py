@@ -137,7 +137,8 @@ def _claim(entry: dict, lacking: dict[str, str], file: str) -> dict:
         for tag, item in entry.get(key, {}).items():
             if not isinstance(item, str | int | float | bool):
                 raise ProtocolError(f"{place}: {key}.{tag} must be a single value, not {item!r}")
-    needs = entry.get("needs") or lacking.get(entry.get("requires", {}).get("dataset"), "")
+    missing = lacking.get(entry.get("requires", {}).get("dataset"))
+    needs = " and ".join(filter(None, (entry.get("needs"), missing)))
     return {**entry, "doubts": tuple(_texts(entry, place)), "needs": needs}
 
 

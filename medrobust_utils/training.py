@@ -198,7 +198,7 @@ class _Job:
             return
         try:
             state = torch.load(self.path, map_location="cpu", weights_only=True)
-            identity = state["identity"]
+            identity, precision = state["identity"], state["precision"]
         except Exception as error:  # torch raises many types for a damaged archive
             raise RunError(
                 f"{self.path}: cannot be read ({type(error).__name__}). "
@@ -209,7 +209,7 @@ class _Job:
                 f"{self.path}: belongs to other settings, data or weights. Choose another folder "
                 "for checkpoints, or delete its folder to train again."
             )
-        self.dtype = getattr(torch, state["precision"])  # the probe may choose anew; a run may not
+        self.dtype = getattr(torch, precision)  # the probe may choose anew; a run may not
         self.model.load_state_dict(state["model"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.schedule.last_epoch = state["schedule"]

@@ -151,12 +151,11 @@ def test_kept_logits_are_checked(model, skin, tmp_path):
             evaluation.kept(path, model, skin, np.arange(6))
 
 
-def test_float32_is_not_shortened_while_scoring():
-    torch.backends.cuda.matmul.allow_tf32 = True
+def test_float32_is_not_shortened_while_scoring(monkeypatch):
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", True)
     with env.full_float32():
         assert not torch.backends.cuda.matmul.allow_tf32 and not torch.backends.cudnn.allow_tf32
     assert torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = False
 
 
 def test_attention_costs_what_the_equations_say():

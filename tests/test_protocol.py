@@ -56,13 +56,13 @@ def test_a_table_becomes_one_claim_per_cell_without_its_dashes():
     assert claims["t1-resnet-acc"].requires == {"complete": True, "competent": True}
 
 
-def test_what_a_data_set_lacks_reaches_its_claims_unless_they_say_more():
+def test_what_a_data_set_lacks_reaches_its_claims_beside_what_they_say():
     text = "requires: {dataset: isic}\n    expect"
     lacking = SMALL.replace("expect", text) + "lacking: {isic: a reader}\n"
     claims = {c.id: c for c in protocol.from_text("small", lacking).claims}
     assert claims["falls-nih-0.1"].needs == "a reader" and claims["t1-swin-acc"].needs == ""
     more = protocol.from_text("small", lacking.replace(text, f"needs: more\n    {text}"))
-    assert {c.needs for c in more.claims if c.where == "Text"} == {"more"}
+    assert {c.needs for c in more.claims if c.where == "Text"} == {"more and a reader"}
 
 
 def test_each_gives_one_claim_per_combination_and_keeps_types():

@@ -37,3 +37,42 @@ def test_reference_results_on_real_images_say_so():
         assert not any(data["synthetic"] for data in run["datasets"].values())
         assert run["deviations"] and run["provenance"]["git_commit"]
         assert all(curve for curve in run["history"].values())
+        for data in run["datasets"].values():  # images, not the copies of the paper-style protocol
+            assert data["n"] == data["census"]["images_listed"] - (
+                data["census"]["exact_duplicates_removed"]
+                + data["census"]["contradictory_labels_dropped"]
+            )
+
+
+def test_the_table_of_scores_is_that_of_the_reference_run():
+    (run,) = (
+        r
+        for r in results.collect(ROOT / "results" / "reference")
+        if r["notebook"] == "01_swin_noise"
+    )
+    lines = [
+        line.strip("| \n").split(" | ")
+        for line in README.splitlines()
+        if re.match(r"\| (HAM10000|NIH), ", line)
+    ]
+    assert len(lines) == 6
+    for name, start, top1, majority, auc in lines:
+        data, model = name.lower().split(", ")
+        wanted = {
+            "dataset": data,
+            "sound": True,
+            "reading": "none",
+            "model": model[:6].split("-")[0],
+            "start": "imagenet" if start == "ImageNet" else "scratch",
+        }
+        for metric, text in (("top1", top1), ("auc_macro", auc)):
+            (row,) = (
+                r for r in run["rows"] if r["metric"] == metric and wanted.items() <= r.items()
+            )
+            assert text == f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+        lines_of_chance = {
+            f"{r['value']:.3f}"
+            for r in run["rows"]
+            if r["metric"] == "top1" and r["model"] == "majority" and r["dataset"] == data
+        }
+        assert majority in lines_of_chance

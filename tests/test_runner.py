@@ -86,7 +86,10 @@ def test_other_weights_make_another_run_and_other_places_do_not(tmp_path, monkey
     monkeypatch.setenv("MEDROBUST_WEIGHTS", str(tmp_path))
     assert planning.plan([path])[0].id == usual.id, "an empty folder changes nothing"
     (tmp_path / "resnet50.safetensors").write_bytes(b"weights")
-    assert planning.plan([path])[0].id != usual.id
+    (first,) = planning.plan([path])
+    assert first.id != usual.id
+    (tmp_path / "resnet50.safetensors").write_bytes(b"thgiews")
+    assert planning.plan([path])[0].id not in (usual.id, first.id), "the same size, other weights"
 
 
 def test_the_protocol_file_that_a_notebook_names_is_part_of_its_run_id(tmp_path, monkeypatch):
@@ -292,7 +295,11 @@ def test_an_interrupted_batch_leaves_no_kernel_behind_and_goes_on_where_it_was(t
     words = [word for pair in given for word in ("-p", *pair)]
     command = ["run", str(path), *words, "--out", str(out)]
     victim = subprocess.Popen(
-        [sys.executable, "-m", "medrobust_utils", *command], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "medrobust_utils", *command],
+        stdout=subprocess.PIPE,
+        text=True,
+        # a test run in the background ignores Ctrl-C, and its children would inherit that
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     wait_for(lambda: runner.is_complete(first.folder))
     (tmp_path / "pid").unlink()

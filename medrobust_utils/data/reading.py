@@ -14,7 +14,13 @@ from ..errors import DataError
 from ..storage import write_atomic
 from .cache import decoded
 from .imageset import ImageSet, Rows
-from .splits import drop_duplicates, join_groups, near_duplicates
+from .splits import (
+    NEAR_DUPLICATE,
+    THUMBNAIL,
+    drop_duplicates,
+    join_groups,
+    near_duplicates,
+)
 
 
 def find_folder(root: Path, name: str) -> Path:
@@ -102,7 +108,8 @@ def assemble(
             f"{len(without_label) - 1} others. Download the label file again or move them."
         )
     images, hashes, folder = decoded(name, [paths[image] for image in ids], size, channels)
-    pairs = _remembered(folder / "near_duplicates.npy", lambda: near_duplicates(images))
+    rule = f"near_duplicates-{THUMBNAIL}-{NEAR_DUPLICATE}.npy"  # another rule, another file
+    pairs = _remembered(folder / rule, lambda: near_duplicates(images))
     joined = join_groups(groups, pairs)
     keep, census = drop_duplicates(hashes, targets)
     exact = sum(hashes[a] == hashes[b] for a, b in pairs.T)

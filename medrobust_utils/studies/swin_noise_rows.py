@@ -28,7 +28,8 @@ def add(run: Run, metric: str, estimate: Estimate, **tags: object) -> None:
 def add_task(run: Run, task: Task) -> None:
     """Rows on a data set itself: its size, its classes, its majority line, its pixel range."""
     data, val = task.data, task.split.val
-    run.dataset(data)
+    if not task.copied:  # copies are not images: the record speaks of the set they come from
+        run.dataset(data)
     tags = {"role": task.role, "dataset": data.name, "protocol": task.protocol}
     prior = metrics.prior_logits(data.targets[task.split.train], len(val), len(data.classes))
     weights = metrics.group_weights(data.groups[val])
@@ -142,13 +143,15 @@ def auc_size_correlation(sweep: Sweep) -> Estimate:
     return Estimate(float(value), np.array([spearmanr(sizes, draw).statistic for draw in draws.T]))
 
 
-def describe(arm: Arm, model: MedicalModel, settings: Mapping) -> dict:
-    """What the record says about a model."""
+def describe(arm: Arm, model: MedicalModel, history: Sequence[Mapping], settings: Mapping) -> dict:
+    """What the record says about a model; it may have been trained in an earlier run."""
     return {
         "backbone": settings["models"][arm.model]["backbone"],
         "start": model.start,
         "source": model.source,
         "parameters": sum(p.numel() for p in model.parameters()),
+        "training_seconds": round(sum(row["seconds"] for row in history)),
+        "precision": sorted({row["precision"] for row in history}),
         "warnings": model.warnings,
         "mean": model.mean.flatten().tolist(),
         "std": model.std.flatten().tolist(),
@@ -175,10 +178,12 @@ def deviations(
         epochs, paper = (s["training"]["epochs"][role] for s in (settings, original))
         if epochs != paper:
             found.append(f"{role}: trained for {epochs} of the paper's {paper} epochs.")
-        if len(task.noisy) < len(task.split.val):
-            share = f"{len(task.noisy)} of {len(task.split.val)}"
-            found.append(f"{role}: noise on {share} validation images.")
         found.append(f"{role}: no patient or lesion on both sides of the split (paper: unstated).")
+    for task in tasks:
+        if len(task.noisy) < len(task.split.val):
+            kind = "copies of validation images" if task.copied else "validation images"
+            share = f"{len(task.noisy)} of {len(task.split.val)}"
+            found.append(f"{task.role}, {task.protocol}: noise on {share} {kind}.")
     copied = {(arm.model, arm.start) for arm, _, _ in trained if arm.task.copied}
     sound = {(arm.model, arm.start) for arm, _, _ in trained if arm.task.data.multi_label}
     for model, start in sorted(sound - copied):
