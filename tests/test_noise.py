@@ -151,11 +151,15 @@ def test_kept_logits_are_checked(model, skin, tmp_path):
             evaluation.kept(path, model, skin, np.arange(6))
 
 
-def test_float32_is_not_shortened_while_scoring(monkeypatch):
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", True)
-    with env.full_float32():
-        assert not torch.backends.cuda.matmul.allow_tf32 and not torch.backends.cudnn.allow_tf32
-    assert torch.backends.cuda.matmul.allow_tf32
+def test_float32_is_not_shortened_while_scoring():
+    matmul, before = torch.backends.cuda.matmul, torch.backends.cuda.matmul.allow_tf32
+    try:
+        matmul.allow_tf32 = True
+        with env.full_float32():
+            assert not matmul.allow_tf32 and not torch.backends.cudnn.allow_tf32
+        assert matmul.allow_tf32
+    finally:
+        matmul.allow_tf32 = before
 
 
 def test_attention_costs_what_the_equations_say():
