@@ -120,6 +120,9 @@ def learning_curves(
     for axis, label in zip(axes[0], panels.values(), strict=True):
         axis.set(xlabel="epoch", ylabel=label)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.set_xlim(
+            0.5, max(map(len, histories.values())) + 0.5
+        )  # one epoch is still a whole one
     axes[0][-1].axhline(0.5, color="0.4", linewidth=1)
     axes[0][-1].text(
         0.99,

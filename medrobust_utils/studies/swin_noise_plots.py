@@ -14,12 +14,8 @@ from ..plots import PALETTE, STYLES, grid
 
 LABELS = {
     "top1": "top-1 accuracy",
-    "top5": "top-5 accuracy",
     "auc_macro": "AUC, macro",
     "auc_micro": "AUC, micro",
-    "loss": "loss (nats)",
-    "balanced_accuracy": "balanced accuracy",
-    "val_accuracy": "accuracy",
 }
 
 
