@@ -119,7 +119,7 @@ def learning_curves(
             )
     for axis, label in zip(axes[0], panels.values(), strict=True):
         axis.set(xlabel="epoch", ylabel=label)
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axis.set_xlim(
             0.5, max(map(len, histories.values())) + 0.5
         )  # one epoch is still a whole one
