@@ -51,13 +51,44 @@ def check_logits(logits: torch.Tensor, multi_label: bool) -> None:
     if multi_label:
         # A few logits can lie in [0, 1] by chance; dozens that all do are sigmoid outputs.
         probabilities = inside and logits.numel() >= 32
+    elif logits.shape[1] == 1:
+        # Single logits of an untrained model crowd together; probabilities fill [0, 1].
+        spread = (logits.amax() - logits.amin()).item() if len(logits) >= 32 else 0
+        probabilities = inside and spread > 0.5
     else:
+        # The two logits of one image can add up to 1 by chance, those of several cannot.
         sums = logits.float().sum(1)
-        probabilities = inside and bool(((sums - 1).abs() < 1e-3).all())
-    if probabilities and len(logits):
+        probabilities = inside and len(sums) > 1 and bool(((sums - 1).abs() < 1e-3).all())
+    if probabilities:
         raise ContractError(
             "the model returned probabilities, not logits. Remove its last softmax or "
             "sigmoid: losses, attacks and AUC are computed from logits here."
+        )
+
+
+def check_labels(labels: torch.Tensor, logits: torch.Tensor, extremes: tuple[float, float]) -> None:
+    """Raise ContractError unless ``labels`` fit a head with ``logits`` (N, K).
+
+    Classes int (N,) from 0 to K - 1 for K >= 2, zeros and ones (N,) for K = 1, or zeros and
+    ones (N, K). Looks at shapes, types and ``extremes`` only, so a GPU need not be waited for.
+
+    Args:
+        extremes: the smallest and the largest of ``labels``.
+    """
+    classes = logits.shape[-1]
+    whole = not labels.is_floating_point()
+    if labels.ndim == 1 and classes > 1 and not whole:
+        raise ContractError(f"labels are {labels.dtype}; {classes} classes need int64 indices.")
+    if labels.shape not in ((len(logits),), logits.shape):
+        raise ContractError(
+            f"labels have shape {tuple(labels.shape)}, logits {tuple(logits.shape)}; expected "
+            "class indices (N,), or multi-hot labels of the shape of the logits."
+        )
+    largest = classes - 1 if labels.ndim == 1 and classes > 1 else 1
+    if not (extremes[0] >= 0 and extremes[1] <= largest):
+        raise ContractError(
+            f"labels range over {extremes[0]} to {extremes[1]}; this head of {classes} logits "
+            f"knows 0 to {largest}. Check the order of the classes and the size of the head."
         )
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from scipy.special import expit, softmax
 
-from .losses import per_image
+from .losses import as_classes, per_image
 
 DRAWS = 1000  # bootstrap replicates behind each 95 % interval
 AUC_CELLS = 20_000_000  # weights handled at a time: bounds memory on large sets
@@ -127,12 +127,15 @@ def score(
     ``loss``, ``val_accuracy``, ``top1``, ``top5``, ``balanced_accuracy``, ``auc_macro`` and
     ``auc_micro``.
     For multi-label targets ``val_accuracy`` is the share of right yes-or-no decisions, and
-    ``top1``/``top5`` ask whether a true label is among the best ranked.
+    ``top1``/``top5`` ask whether a true label is among the best ranked. A single logit (N, 1)
+    with targets (N,) of zeros and ones is scored as the two classes it stands for.
 
     Args:
         ignore: classes left out of macro AUC and balanced accuracy ("No Finding" is the
             absence of the others).
     """
+    if targets.ndim == 1:
+        logits, targets = as_classes(torch.from_numpy(logits)).numpy(), targets.astype(np.int64)
     hot = one_hot(targets, logits.shape[1])
     columns = [k for k in range(hot.shape[1]) if k not in ignore]
     areas = class_aucs(logits, targets, weights)

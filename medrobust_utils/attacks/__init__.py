@@ -1,6 +1,26 @@
 """Attacks: noise that knows nothing, and gradients that know the model."""
 
-from .gradient import fgsm
+from .flags import Flag, red_flags
+from .gradient import bim, fgsm, mifgsm, pgd
+from .ladder import Plan, climb
 from .noise import gaussian, noise_std, noisy_logits
+from .reference import foolbox_fgsm, foolbox_pgd
+from .sweep import SweepResult, pgd_sweep
 
-__all__ = ["fgsm", "gaussian", "noise_std", "noisy_logits"]
+__all__ = [
+    "Flag",
+    "Plan",
+    "SweepResult",
+    "bim",
+    "climb",
+    "fgsm",
+    "foolbox_fgsm",
+    "foolbox_pgd",
+    "gaussian",
+    "mifgsm",
+    "noise_std",
+    "noisy_logits",
+    "pgd",
+    "pgd_sweep",
+    "red_flags",
+]

@@ -1,37 +1,129 @@
-"""Gradient attacks, L-infinity, on images in [0, 1]."""
+"""Gradient attacks, L-infinity, on images in [0, 1]: all small settings of one engine.
+
+Each returns adversarial images of the shape of ``images``, in [0, 1] and at most ``eps`` away,
+exactly so in float32. Images are float32 (N, C, H, W) on the model's device, the model is in
+evaluation mode and returns logits (N, K); labels are class indices (N,), zeros and ones (N,)
+for a single logit, or multi-hot (N, K). A breach raises ContractError. ``eps`` and
+``step_size`` are in units of the full range: eight gray levels are 8/255.
+"""
 
 from __future__ import annotations
 
 import torch
 from torch import nn
 
-from ..contracts import check_eval, check_images, check_logits
-from ..errors import ContractError
-from ..losses import per_image
+from . import engine
+
+PGD_STEPS = 40  # Foolbox 3.3.4, LinfPGD
+PGD_STEP = 0.01 / 0.3  # share of eps; likewise
 
 
-def fgsm(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, eps: float) -> torch.Tensor:
-    """Fast gradient sign method (Goodfellow et al. 2015, section 4).
+def fgsm(
+    model: nn.Module,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    eps: float,
+    *,
+    dtype: torch.dtype = torch.float32,
+) -> torch.Tensor:
+    """Fast gradient sign method: one step of length eps (Goodfellow et al. 2015, section 4)."""
+    return engine.ascend(model, images, labels, eps, steps=1, step_size=eps, dtype=dtype)
+
+
+def bim(
+    model: nn.Module,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    eps: float,
+    *,
+    steps: int = 10,
+    step_size: float | None = None,
+    random_start: bool = False,
+    generator: torch.Generator | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> torch.Tensor:
+    """Basic iterative method (Kurakin et al. 2017): signed steps from the image itself.
 
     Args:
-        model: returns logits (N, K), in evaluation mode.
-        images: float32 (N, C, H, W) in [0, 1], on the model's device.
-        labels: int64 (N,) classes, or (N, K) multi-hot for a multi-label model.
-        eps: largest change of a pixel, in [0, 1]; 8/255 is eight gray levels.
-
-    Returns:
-        Adversarial images of the same shape, in [0, 1], at most ``eps`` away.
-
-    Raises:
-        ContractError: for images, logits or an eps that break the contract.
+        step_size: eps / 5 unless given, the default of Foolbox 3.3.4.
+        random_start, generator: see ``pgd``.
     """
-    if not 0 <= eps <= 1:
-        raise ContractError(f"eps={eps} lies outside [0, 1]. Eight gray levels are 8/255, not 8.")
-    check_eval(model)
-    check_images(images)
-    moved = images.detach().clone().requires_grad_()
-    logits = model(moved)
-    check_logits(logits.detach(), labels.ndim == 2)
-    # the sum keeps each image's gradient independent of the batch it comes in
-    (gradient,) = torch.autograd.grad(per_image(logits, labels).sum(), moved)
-    return (images + eps * gradient.sign()).clamp(0, 1).detach()
+    return engine.ascend(
+        model,
+        images,
+        labels,
+        eps,
+        steps=steps,
+        step_size=eps / 5 if step_size is None else step_size,
+        start=engine.random_start(images, eps, generator) if random_start else None,
+        dtype=dtype,
+    )
+
+
+def mifgsm(
+    model: nn.Module,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    eps: float,
+    *,
+    steps: int = 10,
+    step_size: float | None = None,
+    decay: float = 1.0,
+    random_start: bool = False,
+    generator: torch.Generator | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> torch.Tensor:
+    """Momentum iterative method (Dong et al. 2018, algorithm 1).
+
+    Args:
+        step_size: eps / steps unless given, as in the paper.
+        decay: share of the gathered gradient that each step keeps (mu, 1 in the paper).
+        random_start, generator: see ``pgd``.
+    """
+    return engine.ascend(
+        model,
+        images,
+        labels,
+        eps,
+        steps=steps,
+        step_size=eps / max(1, steps) if step_size is None else step_size,
+        start=engine.random_start(images, eps, generator) if random_start else None,
+        decay=decay,
+        dtype=dtype,
+    )
+
+
+def pgd(
+    model: nn.Module,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    eps: float,
+    *,
+    steps: int = PGD_STEPS,
+    step_size: float | None = None,
+    random_start: bool = True,
+    generator: torch.Generator | None = None,
+    start: torch.Tensor | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> torch.Tensor:
+    """Projected gradient descent (Madry et al. 2018), with the defaults of Foolbox 3.3.4.
+
+    Args:
+        step_size: eps * 0.01 / 0.3 unless given.
+        random_start: begin at a uniform point of the ball, else at the image.
+        generator: of the random start; torch's own without one.
+        start: begin at these images instead, projected into the ball.
+        dtype: bfloat16 computes gradients in mixed precision. Score the result in float32.
+    """
+    if start is None and random_start:
+        start = engine.random_start(images, eps, generator)
+    return engine.ascend(
+        model,
+        images,
+        labels,
+        eps,
+        steps=steps,
+        step_size=eps * PGD_STEP if step_size is None else step_size,
+        start=start,
+        dtype=dtype,
+    )

@@ -1,0 +1,160 @@
+"""The loop under every gradient attack: signed steps inside an L-infinity ball.
+
+Nothing inside the loop waits for a GPU: what has to be read back (label range, sanity of
+logits and gradients) is read before it or after it.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from .. import env
+from ..contracts import check_eval, check_images, check_labels, check_logits
+from ..errors import ContractError
+from ..losses import per_image
+
+TINY = torch.finfo(torch.float32).tiny
+
+
+def ascend(
+    model: nn.Module,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    eps: float,
+    *,
+    steps: int,
+    step_size: float,
+    start: torch.Tensor | None = None,
+    decay: float | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> torch.Tensor:
+    """Climb the loss from ``start`` by signed steps and return the last point.
+
+    Args:
+        model: returns logits (N, K), in evaluation mode; its parameters are left alone.
+        images: float32 (N, C, H, W) in [0, 1], on the model's device.
+        labels: what ``losses.per_image`` takes for the model's head.
+        eps: radius of the ball around each image, in [0, 1].
+        step_size: length of a step, in the units of ``eps``.
+        start: where to begin, projected into the ball first; the images without one.
+        decay: share of the gathered gradient that each step keeps, every gradient scaled to
+            mean magnitude 1 first (Dong et al. 2018, algorithm 1); None follows the last
+            gradient alone.
+        dtype: bfloat16 computes the gradients in mixed precision.
+
+    Returns:
+        Images in [0, 1] with ``(result - images).abs() <= eps`` in float32, exactly.
+
+    Raises:
+        ContractError: for arguments, logits or gradients that break the contract.
+    """
+    _check(model, images, labels, eps, steps, step_size, dtype)
+    if not len(images):
+        return images.clone()
+    span = extremes(labels)
+    images, labels = images.detach(), labels.to(images.device)
+    low, high = ball(images, eps)
+    moved = images.clone() if start is None else start.detach().clamp(low, high)
+    gathered, first = torch.zeros_like(images), None
+    finite = torch.ones((), dtype=torch.bool, device=images.device)
+    for _ in range(steps):
+        uphill, logits = gradient(model, moved, labels, span, dtype)
+        first = logits if first is None else first
+        finite = finite & uphill.isfinite().all()
+        if decay is not None:
+            mean = uphill.abs().mean((1, 2, 3), keepdim=True).clamp_min(TINY)
+            uphill = gathered = decay * gathered + uphill / mean
+        moved = (moved + step_size * uphill.sign()).clamp(low, high)
+    check_logits(first, labels.ndim == 2)
+    if not finite:
+        raise ContractError(
+            "the gradient of the loss has NaN or infinity, so no attack can follow it. Use "
+            "dtype=torch.float32, and look for the root or norm of a zero in the model."
+        )
+    return moved
+
+
+def gradient(
+    model: nn.Module,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    span: tuple[float, float],
+    dtype: torch.dtype = torch.float32,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Gradient of each image's own loss by its pixels (N, C, H, W), and the logits (N, K).
+
+    Args:
+        span: the ``extremes`` of the labels.
+    """
+    moved = images.detach().clone().requires_grad_()
+    with env.full_float32(), torch.enable_grad():
+        with env.autocast(images.device, dtype):
+            logits = model(moved)
+        check_labels(labels, logits, span)
+        # the sum keeps each image's gradient independent of the batch it comes in
+        (uphill,) = torch.autograd.grad(per_image(logits.float(), labels).sum(), moved)
+    return uphill, logits.detach()
+
+
+def ball(images: torch.Tensor, eps: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Lowest and highest images allowed: within ``eps``, within [0, 1], exact in float32.
+
+    ``images + eps`` is rounded, to nearest, and may land up to half a unit in the last place
+    too far out, which at a small eps is a percent of it. Where it does, the bound is the next
+    number inwards.
+    """
+    low, high = images - eps, images + eps
+    low = torch.where(images - low > eps, torch.nextafter(low, images), low)
+    high = torch.where(high - images > eps, torch.nextafter(high, images), high)
+    return low.clamp(min=0), high.clamp(max=1)
+
+
+def random_start(
+    images: torch.Tensor, eps: float, generator: torch.Generator | None
+) -> torch.Tensor:
+    """``images`` plus uniform noise in [-eps, eps], drawn image after image.
+
+    A batch split in two, with one generator for both halves, gets the same noise.
+    """
+    noise = torch.empty(images.shape, device=generator.device if generator else "cpu")
+    for row in noise:
+        row.uniform_(-1, 1, generator=generator)
+    return images + eps * noise.to(images.device)
+
+
+def extremes(labels: torch.Tensor) -> tuple[float, float]:
+    """The smallest and the largest label, which is all that has to be read back of them."""
+    if not labels.numel():
+        return 0.0, 0.0
+    return labels.amin().item(), labels.amax().item()
+
+
+def check_eps(eps: float) -> None:
+    """Raise ContractError unless ``eps`` lies in [0, 1]."""
+    if not 0 <= eps <= 1:  # also catches NaN
+        raise ContractError(f"eps={eps} lies outside [0, 1]. Eight gray levels are 8/255, not 8.")
+
+
+def _check(
+    model: nn.Module,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    eps: float,
+    steps: int,
+    step_size: float,
+    dtype: torch.dtype,
+) -> None:
+    """Check what can be checked before the model is called."""
+    check_eps(eps)
+    check_eval(model)
+    check_images(images)
+    if len(labels) != len(images):
+        raise ContractError(f"{len(images)} images but {len(labels)} labels. Give one an image.")
+    if steps < 1 or not step_size >= 0:
+        raise ContractError(f"steps={steps}, step_size={step_size}: take 1 step or more, forward.")
+    if dtype not in (torch.float32, torch.bfloat16):
+        raise ContractError(
+            f"dtype={dtype}: choose torch.float32 or torch.bfloat16. Small gradients vanish in "
+            "float16, and float32 is what images are given in."
+        )

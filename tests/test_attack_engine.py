@@ -1,0 +1,269 @@
+"""One engine under all gradient attacks: bounds to the last bit, every head, no waiting."""
+
+import pytest
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from medrobust_utils import attacks, models
+from medrobust_utils.attacks.engine import ball
+from medrobust_utils.data import to_float
+from medrobust_utils.errors import ContractError
+from medrobust_utils.losses import correct, per_image
+
+ITERATIVE = [attacks.bim, attacks.mifgsm, attacks.pgd]
+EVERY = [attacks.fgsm, *ITERATIVE]
+
+
+def net(outputs, seed=0):
+    """A small convolution net with a head of so many logits."""
+    torch.manual_seed(seed)
+    layers = [nn.Conv2d(3, 8, 3, 2), nn.GELU(), nn.Conv2d(8, 8, 3, 2), nn.GELU()]
+    backbone = nn.Sequential(*layers, nn.Flatten(), nn.Linear(8 * 7 * 7, outputs))
+    return models.MedicalModel(backbone, (0.5,) * 3, (0.25,) * 3).eval()
+
+
+@pytest.fixture(scope="module")
+def images(skin):
+    return to_float(skin.images[:24])
+
+
+def labels_of(model, images):
+    """What the model says: every image is right before the attack."""
+    with torch.no_grad():
+        return model(images).argmax(1)
+
+
+@pytest.mark.parametrize("attack", EVERY)
+@pytest.mark.parametrize("eps", [1e-7, 0.00125 / 255, 1 / 255, 8 / 255, 0.32, 1.0])
+def test_bound_and_range_hold_exactly_in_float32(attack, eps, images):
+    edge = torch.cat([images[:4], torch.zeros(1, 3, 32, 32), torch.ones(1, 3, 32, 32)])
+    noise = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    hard = torch.cat([edge, noise])
+    model = net(7)
+    moved = attack(model, hard, labels_of(model, hard), eps)
+    bound = torch.tensor(eps)
+    assert ((moved - hard).abs() <= bound).all()
+    assert moved.min() >= 0 and moved.max() <= 1
+    # what float32 makes of images + eps breaks the bound, or the test would show nothing
+    assert eps == 1 or ((hard + eps - hard) > bound).any()
+    low, high = ball(hard, eps)
+    assert eps < 1e-6 or ((high - low) > 0.9 * min(eps, 0.5)).all()  # and no more is cut off
+
+
+@pytest.mark.parametrize("attack", EVERY)
+def test_every_attack_climbs_the_loss_and_leaves_the_images_alone(attack, images):
+    model, kept = net(7), images.clone()
+    labels = labels_of(model, images)
+    still = dict(random_start=False) if attack is attacks.pgd else {}
+    moved = attack(model, images, labels, 4 / 255, **still)
+    before, after = per_image(model(images), labels), per_image(model(moved), labels)
+    assert (after > before).float().mean() > 0.95
+    assert not moved.requires_grad and torch.equal(images, kept)
+    assert torch.equal(attack(model, images, labels, 0), images)
+    alone = attack(model, images[:1], labels[:1], 4 / 255, **still)
+    assert (alone - moved[:1]).abs().gt(1e-6).float().mean() < 0.01
+    assert attack(model, images[:0], labels[:0], 4 / 255).shape == (0, 3, 32, 32)
+    with torch.no_grad():  # where notebooks call it
+        assert attack(model, images[:1], labels[:1], 4 / 255).shape == (1, 3, 32, 32)
+
+
+def test_more_steps_climb_higher(images):
+    model = net(7)
+    labels = labels_of(model, images)
+
+    def loss(moved):
+        return per_image(model(moved), labels).mean()
+
+    single = loss(attacks.fgsm(model, images, labels, 8 / 255))
+    assert loss(attacks.bim(model, images, labels, 8 / 255)) > single
+    assert loss(attacks.mifgsm(model, images, labels, 8 / 255)) > single
+    few = loss(attacks.pgd(model, images, labels, 8 / 255, steps=3, random_start=False))
+    assert loss(attacks.pgd(model, images, labels, 8 / 255, random_start=False)) > few
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.5, 1.0])
+def test_momentum_is_the_algorithm_of_the_paper(decay, images):
+    model, eps, alpha = net(7), 6 / 255, 2 / 255
+    labels = labels_of(model, images)
+    moved, g = images.clone(), torch.zeros_like(images)
+    for _ in range(5):  # Dong et al. 2018, algorithm 1, with the L1 norm it writes
+        moved = moved.detach().requires_grad_()
+        model.zero_grad()
+        per_image(model(moved), labels).sum().backward()
+        norm = moved.grad.flatten(1).norm(p=1, dim=1)[:, None, None, None]
+        g = decay * g + moved.grad / norm
+        moved = torch.minimum(torch.maximum(moved + alpha * g.sign(), images - eps), images + eps)
+        moved = moved.clamp(0, 1)
+    ours = attacks.mifgsm(model, images, labels, eps, steps=5, step_size=alpha, decay=decay)
+    assert (ours - moved).abs().gt(1e-6).float().mean() < 0.002
+    if decay == 0:
+        assert torch.equal(ours, attacks.bim(model, images, labels, eps, steps=5, step_size=alpha))
+
+
+@pytest.mark.parametrize("attack", EVERY)
+def test_every_head_has_its_loss(attack, images):
+    single, several = net(1), net(5)
+    with torch.no_grad():
+        yes = (single(images)[:, 0] > 0).long()
+        hot = (several(images) > 0).byte()
+    for model, labels in ((single, yes), (single, yes.float()), (several, hot)):
+        moved = attack(model, images, labels, 8 / 255)
+        before, after = per_image(model(images), labels), per_image(model(moved), labels)
+        assert (after > before).float().mean() > 0.95
+        assert correct(model(images), labels).all()
+        assert correct(model(moved), labels).float().mean() < 1
+
+
+def test_a_single_logit_is_attacked_as_the_two_classes_it_stands_for(images):
+    single, two = net(1), net(2)
+    head = two.backbone[-1]
+    two.backbone[:-1].load_state_dict(single.backbone[:-1].state_dict())
+    with torch.no_grad():
+        head.weight[0], head.bias[0] = 0, 0
+        head.weight[1], head.bias[1] = single.backbone[-1].weight[0], single.backbone[-1].bias[0]
+    labels = labels_of(two, images)
+    how = dict(steps=5, random_start=False)
+    one, other = (attacks.pgd(m, images, labels, 4 / 255, **how) for m in (single, two))
+    assert torch.allclose(one, other, atol=1e-6)
+    assert torch.allclose(per_image(single(one), labels), per_image(two(one), labels), atol=1e-5)
+
+
+class Softmax(nn.Module):
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, images):
+        logits = self.model(images)
+        return logits.sigmoid() if logits.shape[1] in (1, 5) else logits.softmax(1)
+
+
+BAD = [
+    ("eps", 8, "8/255, not 8"),
+    ("eps", -0.1, "outside"),
+    ("eps", float("nan"), "outside"),
+    ("steps", 0, "1 step or more"),
+    ("step_size", -1.0, "1 step or more"),
+    ("dtype", torch.float16, "float16"),
+    ("images", lambda x: x * 255, "Divide"),
+    ("images", lambda x: x.double(), "float32"),
+    ("labels", lambda y: y[:3], "3 labels"),
+    ("labels", lambda y: y + 7, "knows 0 to 6"),
+    ("labels", lambda y: y - 7, "knows 0 to 6"),
+    ("labels", lambda y: y.float(), "int64"),
+    ("labels", lambda y: y[:, None].expand(-1, 3), "shape"),
+    ("labels", lambda y: y[:, None].expand(-1, 7) + 1, "knows 0 to 1"),
+    ("model", lambda m: m.train(), "eval"),
+    ("model", lambda m: Softmax(m).eval(), "probabilities"),
+    ("model", lambda m: nn.Sequential(m, nn.Flatten(0)).eval(), "shape"),
+]
+
+
+@pytest.mark.parametrize(("what", "bad", "message"), BAD)
+def test_a_breach_has_its_own_error(what, bad, message, images):
+    model = net(7)
+    call = dict(model=model, images=images, labels=labels_of(model, images), eps=4 / 255)
+    call[what] = bad(call[what]) if callable(bad) else bad
+    with pytest.raises(ContractError, match=message):
+        attacks.pgd(**call)
+
+
+def test_probabilities_of_other_heads_are_refused_too(images):
+    many = torch.cat([images, images.flip(3)])
+    confident = net(1)
+    with torch.no_grad():
+        confident.backbone[-1].bias -= confident(many).median()
+        confident.backbone[-1].weight *= 400
+        confident.backbone[-1].bias *= 400
+    with pytest.raises(ContractError, match="probabilities"):
+        attacks.fgsm(Softmax(confident).eval(), many, torch.zeros(48).long(), 1 / 255)
+    with pytest.raises(ContractError, match="probabilities"):
+        attacks.fgsm(Softmax(net(5)).eval(), many, torch.zeros(48, 5), 1 / 255)
+    attacks.fgsm(net(1), many, torch.zeros(48).long(), 1 / 255)  # crowded logits are no breach
+
+
+class Broken(nn.Module):
+    """Its gradient is 0 / 0 where a pixel is black."""
+
+    def forward(self, images):
+        return (images - images[:, :1]).square().sum((2, 3)).sqrt()
+
+
+def test_a_gradient_without_a_number_is_no_robustness(images):
+    with pytest.raises(ContractError, match="gradient"):
+        attacks.pgd(Broken().eval(), images, torch.zeros(24).long(), 0.1, random_start=False)
+
+
+class Reads(TorchDispatchMode):
+    """Counts what would make a GPU wait: values read back, and copies to the host."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        names = ("_local_scalar_dense", "is_nonzero", "equal.", "nonzero", "item")
+        self.count += any(name in str(function) for name in names)
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("attack", ITERATIVE)
+def test_the_loop_reads_nothing_back(attack, images):
+    model, counts = net(7), []
+    labels = labels_of(model, images)
+    for steps in (1, 9):
+        with Reads() as reads:
+            attack(model, images, labels, 4 / 255, steps=steps)
+        counts.append(reads.count)
+    assert counts[0] == counts[1] > 0
+
+
+def test_the_model_is_left_as_it_was(images):
+    model = net(7)
+    model.backbone[0].weight.requires_grad_(False)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    attacks.pgd(model, images, labels_of(model, images), 4 / 255, steps=2)
+    wants = [p.requires_grad for p in model.parameters()]
+    assert wants == [False] + [True] * (len(wants) - 1)
+    assert all(p.grad is None for p in model.parameters())
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+@pytest.mark.parametrize("attack", ITERATIVE)
+def test_one_seed_one_result_in_one_batch_or_two(attack, images):
+    model = net(7)
+    labels = labels_of(model, images)
+
+    def run(seed, *parts):
+        draw = torch.Generator().manual_seed(seed)
+        how = dict(steps=4, random_start=True, generator=draw)
+        return torch.cat([attack(model, images[p], labels[p], 4 / 255, **how) for p in parts])
+
+    whole = run(1, slice(None))
+    assert torch.equal(whole, run(1, slice(None)))
+    assert (whole - run(1, slice(0, 5), slice(5, 24))).abs().gt(1e-6).float().mean() < 1e-3
+    assert (whole - run(2, slice(None))).abs().gt(1e-6).float().mean() > 0.05
+
+
+def test_a_start_is_taken_and_brought_into_the_ball(images):
+    model = net(7)
+    labels = labels_of(model, images)
+    far = (images + 0.5).clamp(0, 1)
+    still = attacks.pgd(model, images, labels, 2 / 255, steps=1, step_size=0, start=far)
+    assert torch.equal(still, torch.minimum(far, ball(images, 2 / 255)[1]))
+
+
+def test_mixed_precision_finds_nearly_the_same(images):
+    model = net(7)
+    labels = labels_of(model, images)
+    how = dict(steps=10, random_start=False)
+    for eps in (1 / 255, 8 / 255):
+        full = attacks.pgd(model, images, labels, eps, **how)
+        half = attacks.pgd(model, images, labels, eps, **how, dtype=torch.bfloat16)
+        assert half.dtype == torch.float32 and ((half - images).abs() <= torch.tensor(eps)).all()
+        gain, other = (
+            (per_image(model(moved), labels) - per_image(model(images), labels)).mean()
+            for moved in (full, half)
+        )
+        assert other > 0.9 * gain

@@ -1,0 +1,114 @@
+"""Our attacks against Foolbox: the same model, images, eps and start, image by image."""
+
+import numpy as np
+import pytest
+import torch
+
+from medrobust_utils import attacks, models
+from medrobust_utils.attacks.engine import random_start
+from medrobust_utils.data import to_float
+from medrobust_utils.errors import ContractError
+
+EPS = {("cnn", 2): 4 / 255, ("cnn", 7): 2 / 255, ("swin", 2): 2 / 255, ("swin", 7): 1 / 255}
+SWIN = dict(img_size=32, embed_dim=16, depths=(1, 1), num_heads=(1, 2), window_size=4)
+
+
+def build(kind, classes):
+    torch.manual_seed(0)
+    if kind == "cnn":
+        return models.build("test_resnet", classes, start="scratch").eval()
+    name = "swin_tiny_patch4_window7_224"
+    return models.build(name, classes, start="scratch", options=SWIN).eval()
+
+
+@pytest.fixture(scope="module", params=list(EPS), ids="{0[0]}-{0[1]}".format)
+def case(request, skin):
+    """A net, 140 images that it has all right (the labels are what it says), and an eps."""
+    model = build(*request.param)
+    images = to_float(skin.images)
+    with torch.no_grad():
+        # a fresh head says one class of all images: centred, it says several
+        logits = model(images)
+        model.backbone.get_classifier().bias -= logits.mean(0)
+        return model, images, (logits - logits.mean(0)).argmax(1), EPS[request.param]
+
+
+def fallen(model, images, labels):
+    with torch.no_grad():
+        return model(images).argmax(1) != labels
+
+
+def test_fgsm_is_identical(case):
+    model, images, labels, eps = case
+    ours = attacks.fgsm(model, images, labels, eps)
+    theirs = attacks.foolbox_fgsm(model, images, labels, eps)
+    # where Foolbox's rounding leaves the ball, ours is the next number inside
+    outside = (theirs - images).abs() > torch.tensor(eps)
+    assert torch.equal(torch.where(outside, ours, theirs), ours)
+    assert torch.equal(torch.where(outside, torch.nextafter(theirs, images), theirs), ours)
+    assert torch.equal(fallen(model, ours, labels), fallen(model, theirs, labels))
+
+
+@pytest.mark.parametrize("begin", ["image", "random"])
+def test_pgd_has_the_same_outcome_for_every_image(case, begin):
+    model, images, labels, eps = case
+    start = None
+    if begin == "random":
+        start = random_start(images, eps, torch.Generator().manual_seed(0))
+    how = dict(steps=20, start=start, random_start=False)
+    ours = fallen(model, attacks.pgd(model, images, labels, eps, **how), labels)
+    theirs = fallen(model, attacks.foolbox_pgd(model, images, labels, eps, **how), labels)
+    assert (ours != theirs).float().mean() <= 0.01
+    assert 0.05 < ours.float().mean() < 0.98  # an eps at which the outcome is open
+
+
+def test_defaults_are_foolbox_defaults(case):
+    from foolbox.attacks import LinfPGD
+
+    theirs = LinfPGD()
+    ours = attacks.Plan("independent")
+    assert (theirs.steps, theirs.rel_stepsize) == (ours.steps, ours.rel_step)
+    assert theirs.random_start and theirs.abs_stepsize is None
+
+
+def test_one_generator_one_start(case):
+    model, images, labels, eps = case
+    moved = [
+        attack(model, images[:8], labels[:8], eps, steps=1, step_size=0.0, generator=generator)
+        for attack in (attacks.pgd, attacks.foolbox_pgd)
+        for generator in [torch.Generator().manual_seed(4)]
+    ]
+    assert torch.allclose(*moved, atol=1e-7, rtol=0)
+    assert not torch.equal(moved[0], images[:8])
+
+
+def test_a_sweep_by_foolbox_is_one_word_away(skin):
+    model, index = build("swin", 7), np.arange(24)
+    how = dict(mode="independent", steps=10, seed=2)
+    ours, theirs = (
+        attacks.pgd_sweep(model, skin, index, [0, 0.001, 0.01, 1], engine=engine, **how)
+        for engine in ("native", "foolbox")
+    )
+    assert np.array_equal(ours.clean, theirs.clean)
+    assert (ours.right != theirs.right).mean() <= 0.01
+
+
+def test_foolbox_leaves_no_gradients_behind(case):
+    model, images, labels, eps = case
+    frozen = next(model.parameters()).requires_grad_(False)
+    attacks.foolbox_pgd(model, images[:2], labels[:2], eps, steps=1)
+    wants = [p.requires_grad for p in model.parameters()]
+    frozen.requires_grad_()
+    assert wants == [False] + [True] * (len(wants) - 1)
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_what_foolbox_cannot_do_is_said(case):
+    model, images, labels, eps = case
+    with pytest.raises(ContractError, match="float32"):
+        attacks.foolbox_pgd(model, images, labels, eps, dtype=torch.bfloat16)
+    for other in (labels.float(), torch.zeros(140, 2)):
+        with pytest.raises(ContractError, match="native"):
+            attacks.foolbox_fgsm(model, images, other, eps)
+    with pytest.raises(ContractError, match="8/255"):
+        attacks.foolbox_fgsm(model, images, labels, 8)

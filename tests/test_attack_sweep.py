@@ -1,0 +1,353 @@
+"""Sweeps: the two ways agree, lost is lost, a kill costs a batch, memory costs a warning."""
+
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from medrobust_utils import attacks, env, metrics, models
+from medrobust_utils.attacks import sweep as module
+from medrobust_utils.attacks.engine import ball
+from medrobust_utils.data import to_float
+from medrobust_utils.errors import ContractError, RunError
+from medrobust_utils.losses import per_image
+
+EPSILONS = np.array([0, 0.00125, 0.5, 1, 2, 4, 16]) / 255
+
+
+def net(outputs, seed=0):
+    torch.manual_seed(seed)
+    layers = [nn.Conv2d(3, 8, 5, 2), nn.ReLU(), nn.Conv2d(8, 16, 3, 2), nn.ReLU()]
+    backbone = nn.Sequential(*layers, nn.Flatten(), nn.Linear(16 * 6 * 6, outputs))
+    return models.MedicalModel(backbone, (0.5,) * 3, (0.25,) * 3).eval().to(env.pick_device())
+
+
+@pytest.fixture(scope="module")
+def trained(skin):
+    """Learnt from 100 phantoms for a second; the other 40 are new to it."""
+    model = net(7).train()
+    optimiser = torch.optim.Adam(model.parameters(), 2e-3)
+    images, labels = to_float(skin.images[:100]), torch.from_numpy(skin.targets[:100])
+    for _ in range(60):
+        loss = per_image(model(images), labels).mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    return model.eval()
+
+
+INDEX = np.arange(30, 140)
+
+
+@pytest.fixture(scope="module")
+def nested(trained, skin):
+    return attacks.pgd_sweep(trained, skin, INDEX, EPSILONS, seed=3)
+
+
+@pytest.fixture(scope="module")
+def independent(trained, skin):
+    return attacks.pgd_sweep(trained, skin, INDEX, EPSILONS, seed=3, mode="independent")
+
+
+def same(a, b, atol=1e-4):
+    """Equal outcomes, and logits equal up to float32 rounding."""
+    return np.array_equal(a.fell_at(), b.fell_at()) and np.allclose(a.logits, b.logits, atol=atol)
+
+
+def test_nested_is_never_more_robust_than_independent(nested, independent):
+    # five images in a hundred leave room for luck; the net falls from 0.8 to 0 on the way
+    assert independent.accuracy()[0] > 0.7 and independent.accuracy()[-1] == 0
+    assert (independent.accuracy() > 0.1).sum() > 3
+    assert (nested.accuracy() <= independent.accuracy() + 0.01).all()
+    assert np.array_equal(nested.clean, independent.clean)
+
+
+def test_two_ways_agree_where_steps_do_not_matter(nested, independent):
+    small = EPSILONS < 1 / 255
+    assert np.abs(nested.accuracy() - independent.accuracy())[small].max() < 0.02
+
+
+def test_an_eps_of_zero_is_the_clean_result(nested, independent):
+    for result in (nested, independent):
+        assert np.array_equal(result.logits[0], result.clean)
+        assert result.success()[0] == 0
+        assert result.accuracy()[0] == pytest.approx(1 - result.clean_wrong / len(INDEX))
+
+
+def test_an_eps_of_one_leaves_nothing(trained, skin):
+    for mode in ("nested", "independent"):
+        result = attacks.pgd_sweep(trained, skin, INDEX[:20], [1.0], mode=mode)
+        assert result.accuracy() == 0 and np.isfinite(result.logits).all()
+
+
+def test_scores_agree_with_the_metrics(nested, skin):
+    weights = metrics.group_weights(skin.groups[INDEX], draws=2)
+    for logits, accuracy in zip(nested.logits, nested.accuracy(), strict=True):
+        scores = metrics.score(logits, nested.labels, weights)
+        assert scores["top1"].value == pytest.approx(accuracy)
+        assert scores["val_accuracy"].value == pytest.approx(accuracy)
+
+
+def test_what_was_wrong_before_is_counted_apart():
+    two = np.array([[[2, 0], [0, 1], [2, 0], [2, 0]], [[2, 0], [0, 1], [0, 3], [2, 0]]])
+    logits = np.concatenate([two, [[[2, 0], [0, 1], [2, 0], [0, 9]]]]).astype(np.float32)
+    epsilons = np.array([0.1, 0.2, 0.3])
+    labels = np.zeros(4, np.int64)
+    result = attacks.SweepResult(epsilons, logits, logits[0], labels, "independent")
+    assert result.clean_wrong == 1
+    assert result.accuracy() == pytest.approx([0.75, 0.5, 0.5])
+    assert result.success() == pytest.approx([0, 1 / 3, 1 / 3])
+    assert result.fell_at().tolist() == [np.inf, 0, 0.2, 0.3]
+    hopeless = replace(result, labels=np.array([1, 0, 1, 1]))
+    assert hopeless.clean_wrong == 4 and np.isnan(hopeless.success()).all()
+
+
+def test_a_lost_image_keeps_what_felled_it(trained, skin):
+    images, labels = to_float(skin.images[:24]), torch.from_numpy(skin.targets[:24])
+    rungs = list(attacks.climb(trained, images, labels, EPSILONS))
+    assert [rung.eps for rung in rungs] == EPSILONS.tolist()
+    assert torch.equal(rungs[0].images, images)
+    for before, after in zip(rungs, rungs[1:], strict=False):
+        lost = before.logits.argmax(1) != labels
+        assert torch.equal(after.images[lost], before.images[lost])
+        assert torch.equal(after.logits[lost], before.logits[lost])
+        low, high = ball(images, after.eps)
+        assert (after.images >= low).all() and (after.images <= high).all()
+        with torch.no_grad():
+            assert torch.allclose(trained(after.images), after.logits, atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["nested", "independent"])
+def test_neither_batch_nor_order_matters(mode, trained, skin):
+    epsilons, part = EPSILONS[2:5], INDEX[40:65]
+    whole = attacks.pgd_sweep(trained, skin, part, epsilons, mode=mode, seed=1, steps=6)
+    parts = attacks.pgd_sweep(trained, skin, part, epsilons, mode=mode, seed=1, steps=6, batch=4)
+    assert same(whole, parts)
+    order = np.random.default_rng(0).permutation(len(part))
+    mixed = attacks.pgd_sweep(trained, skin, part[order], epsilons, mode=mode, seed=1, steps=6)
+    assert np.array_equal(mixed.fell_at(), whole.fell_at()[order])
+    assert np.allclose(mixed.logits, whole.logits[:, order], atol=1e-4)
+    other = attacks.pgd_sweep(trained, skin, part, epsilons, mode=mode, seed=2, steps=6)
+    assert not np.allclose(other.logits, whole.logits, atol=1e-4)
+
+
+def test_the_sweep_attacks_what_climb_shows(trained, skin, nested):
+    part = slice(30, 36)
+    rows = INDEX[part]
+    images, labels = to_float(skin.images[rows]), torch.from_numpy(skin.targets[rows])
+    rungs = attacks.climb(trained, images, labels, EPSILONS, rows=rows, seed=3)
+    shown = np.stack([rung.logits.numpy() for rung in rungs])
+    assert np.allclose(shown, nested.logits[:, part], atol=1e-4)
+
+
+def test_success_is_scored_in_float32_when_gradients_are_not(trained, skin):
+    seen = []
+
+    class Spy(nn.Module):
+        def forward(self, images):
+            seen.append((torch.is_autocast_enabled(images.device.type), torch.is_grad_enabled()))
+            return trained(images)
+
+    how = dict(dtype=torch.bfloat16, mode="independent", steps=2)
+    result = attacks.pgd_sweep(Spy().eval(), skin, INDEX[:8], [2 / 255], **how)
+    assert set(seen) == {(True, True), (False, False)}
+    assert result.logits.dtype == np.float32
+
+
+@pytest.mark.parametrize("mode", ["nested", "independent"])
+def test_a_single_logit_and_several_labels_are_swept(mode, skin, chest):
+    single, several = net(1), net(len(chest.classes))
+    with torch.no_grad():  # labels the nets themselves would give, so that all are right before
+        scores = single(to_float(skin.images))[:, 0]
+        single.backbone[-1].bias -= scores.median()
+        binary = replace(skin, targets=(scores > scores.median()).long().numpy())
+        hot = (several(to_float(chest.images)) > 0).numpy().astype(np.uint8)
+    for model, data in ((single, binary), (several, replace(chest, targets=hot))):
+        result = attacks.pgd_sweep(model, data, INDEX[:30], [0.001, 0.1], mode=mode, steps=5)
+        assert result.logits.shape == (2, 30, model.backbone[-1].out_features)
+        assert result.clean_wrong <= 1
+        assert result.accuracy()[0] > result.accuracy()[1]
+        weights = metrics.group_weights(data.groups[INDEX[:30]], draws=2)
+        scores = metrics.score(result.logits[1], result.labels, weights)
+        expected = (result.logits[1] > 0).reshape(30, -1) == result.labels.reshape(30, -1)
+        assert result.accuracy()[1] == pytest.approx(expected.all(1).mean())
+        assert scores["val_accuracy"].value == pytest.approx(expected.mean())
+
+
+def test_finished_batches_are_read_back(trained, skin, tmp_path, monkeypatch):
+    how = dict(folder=tmp_path, batch=10, seed=1)
+    expected = attacks.pgd_sweep(trained, skin, INDEX[:40], EPSILONS[2:4], batch=10, seed=1)
+    real, done = module._fitting, []
+
+    def interrupted(*args):
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        done.append(1)
+        return real(*args)
+
+    monkeypatch.setattr(module, "_fitting", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        attacks.pgd_sweep(trained, skin, INDEX[:40], EPSILONS[2:4], **how)
+    done[:] = [1] * -5
+    monkeypatch.setattr(module, "_fitting", lambda *args: done.append(args) or real(*args))
+    result = attacks.pgd_sweep(trained, skin, INDEX[:40], EPSILONS[2:4], **how | dict(batch=15))
+    assert [len(args[2]) for args in done] == [15, 5]  # of 40 images 20 were kept
+    assert same(result, expected)
+    attacks.pgd_sweep(trained, skin, INDEX[:40], EPSILONS[2:4], **how)
+    assert len(done) == 2
+
+
+def test_another_sweep_is_not_taken_for_this_one(trained, skin, tmp_path):
+    base = dict(model=trained, data=skin, index=INDEX[:6], epsilons=[0.01], seed=0)
+    others = [
+        dict(model=net(7, seed=5)),
+        dict(data=replace(skin, checksum="other")),
+        dict(index=INDEX[1:7]),
+        dict(epsilons=[0.02]),
+        dict(seed=1),
+        dict(mode="independent"),
+        dict(steps=3),
+        dict(dtype=torch.bfloat16),
+    ]
+    first = attacks.pgd_sweep(**base, folder=tmp_path)
+    for change in others:
+        call = base | change
+        assert same(attacks.pgd_sweep(**call, folder=tmp_path), attacks.pgd_sweep(**call))
+    assert len(list(tmp_path.iterdir())) == 1 + len(others)
+    assert same(attacks.pgd_sweep(**base, folder=tmp_path), first)
+
+
+def test_a_damaged_or_foreign_batch_is_refused(trained, skin, tmp_path):
+    def sweep(seed):
+        attacks.pgd_sweep(trained, skin, INDEX[:6], [0.01], seed=seed, folder=tmp_path)
+        return max(tmp_path.glob("*/*.npz"), key=lambda path: path.stat().st_mtime_ns)
+
+    first, second = sweep(0), sweep(1)
+    first.write_bytes(second.read_bytes())
+    with pytest.raises(RunError, match="other settings"):
+        sweep(0)
+    first.write_bytes(second.read_bytes()[:100])
+    with pytest.raises(RunError, match="Delete it"):
+        sweep(0)
+
+
+CHILD = """
+import sys
+sys.path.insert(0, {tests!r})
+import numpy as np, torch
+torch.set_num_threads(1)
+import test_attack_sweep as t
+from medrobust_utils.attacks import sweep
+real = sweep._fitting
+def told(*args):
+    print("batch", flush=True)
+    return real(*args)
+sweep._fitting = told
+from pathlib import Path
+from medrobust_utils.data.phantoms import phantom_set
+skin = phantom_set("dermatoscopy7", 70, size=32)  # the first 70 of the fixture
+result = t.attacks.pgd_sweep(t.net(7), skin, t.INDEX[:40], t.EPSILONS, batch=4,
+                             folder=Path({folder!r}))
+np.save({out!r}, result.logits)
+"""
+
+
+def run_child(folder, out, kill_in_batch=0):
+    """Sweep in a process of its own; kill -9 lands in its n-th batch, if told so."""
+    source = CHILD.format(tests=os.path.dirname(__file__), folder=str(folder), out=str(out))
+    child = subprocess.Popen(
+        [sys.executable, "-c", source], stdout=subprocess.PIPE, text=True, stderr=subprocess.DEVNULL
+    )
+    for _ in range(kill_in_batch):
+        assert child.stdout.readline() == "batch\n"
+    if kill_in_batch:
+        child.send_signal(signal.SIGKILL)
+    return child.communicate()[0].count("batch"), child.returncode
+
+
+def test_kill_9_costs_one_batch(skin, tmp_path):
+    out = tmp_path / "logits.npy"
+    kept = tmp_path / "kept"
+    assert run_child(kept, out, kill_in_batch=6)[1] == -signal.SIGKILL
+    assert not out.exists()
+    finished = len(list(kept.glob("*/*.npz")))
+    assert 5 <= finished < 10
+    assert run_child(kept, out) == (10 - finished, 0)
+    expected = attacks.pgd_sweep(net(7), skin, INDEX[:40], EPSILONS, batch=4)
+    assert np.allclose(np.load(out), expected.logits, atol=1e-4)
+
+
+class Small(nn.Module):
+    """Has memory for so many images."""
+
+    def __init__(self, model, room, error):
+        super().__init__()
+        self.model, self.room, self.error = model, room, error
+
+    def forward(self, images):
+        if len(images) > self.room:
+            raise self.error
+        return self.model(images)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("no"), RuntimeError("MPS backend out of memory (MPS allocated: 1)")],
+    ids=["CUDA", "MPS"],
+)
+def test_a_batch_that_does_not_fit_is_halved(error, trained, skin, tmp_path):
+    how = dict(index=INDEX[:30], epsilons=EPSILONS[2:4], batch=16)
+    with pytest.warns(UserWarning) as said:
+        small = attacks.pgd_sweep(Small(trained, 5, error).eval(), skin, folder=tmp_path, **how)
+    assert [str(w.message) for w in said] == [
+        f"{2 * n} images do not fit into memory: going on with {n}" for n in (8, 4)
+    ]
+    assert same(small, attacks.pgd_sweep(trained, skin, **how))
+    assert len(list(tmp_path.glob("*/*.npz"))) == 8  # seven of 4 images and the last 2
+
+
+def test_not_even_one_image_fits(trained, skin):
+    model = Small(trained, 0, torch.OutOfMemoryError("no")).eval()
+    with pytest.warns(UserWarning), pytest.raises(RunError, match="not even one image"):
+        attacks.pgd_sweep(model, skin, INDEX[:4], [0.1])
+
+
+def test_other_errors_are_no_lack_of_memory(trained, skin):
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        attacks.pgd_sweep(Small(trained, 0, RuntimeError("mat1 and mat2")).eval(), skin, INDEX, [0])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(index=INDEX[:0]), "empty"),
+        (dict(epsilons=[]), "at least one"),
+        (dict(epsilons=[0.2, 0.1]), "must rise"),
+        (dict(epsilons=[0.1, 0.1]), "must rise"),
+        (dict(epsilons=[1, 8]), "8/255, not 8"),
+        (dict(epsilons=[-0.1]), "outside"),
+        (dict(mode="nest"), "nested, independent"),
+        (dict(engine="torch"), "native, foolbox"),
+        (dict(steps=0), "1 step or more"),
+        (dict(wrap=lambda m: nn.Sequential(m, nn.Softmax(1)).eval()), "probabilities"),
+        (dict(wrap=lambda m: nn.Sequential(m, nn.Dropout())), "training mode"),
+        (dict(classes=3), "knows 0 to 2"),
+    ],
+)
+def test_a_breach_has_its_own_error(change, message, skin):
+    model = change.get("wrap", lambda m: m)(net(change.get("classes", 7)))
+    call = dict(index=INDEX[:20], epsilons=[0.1])
+    call |= {k: v for k, v in change.items() if k not in ("wrap", "classes")}
+    with pytest.raises(ContractError, match=message):
+        attacks.pgd_sweep(model, skin, **call)
+
+
+def test_an_empty_batch_is_refused_by_climb(skin):
+    with pytest.raises(ContractError, match="empty"):
+        next(attacks.climb(net(7), torch.zeros(0, 3, 32, 32), torch.zeros(0).long(), [0.1]))
