@@ -38,9 +38,17 @@ def decode(path: Path, size: int, channels: int) -> tuple[np.ndarray, str]:
     Raises:
         DataError: if the file is missing, truncated or no image.
     """
+    image = _open(path, "L" if channels == 1 else "RGB")
+    digest = hashlib.sha256(repr(image.size).encode() + image.tobytes()).hexdigest()
+    if image.size != (size, size):
+        image = image.resize((size, size), Image.Resampling.BICUBIC, reducing_gap=3.0)
+    return np.asarray(image).reshape(size, size, channels), digest
+
+
+def _open(path: Path, mode: str) -> Image.Image:
     try:
         with Image.open(path) as file:
-            image = file.convert("L" if channels == 1 else "RGB")  # decodes; raises if truncated
+            return file.convert(mode)  # decodes; raises if truncated
     except FileNotFoundError as error:
         raise DataError(
             f"{path}: no such image. Download the set again, or correct its label file."
@@ -49,10 +57,38 @@ def decode(path: Path, size: int, channels: int) -> tuple[np.ndarray, str]:
         raise DataError(
             f"{path}: cannot be read as an image ({error}). Delete it and download it again."
         ) from error
-    digest = hashlib.sha256(repr(image.size).encode() + image.tobytes()).hexdigest()
-    if image.size != (size, size):
-        image = image.resize((size, size), Image.Resampling.BICUBIC, reducing_gap=3.0)
-    return np.asarray(image).reshape(size, size, channels), digest
+
+
+class MaskFiles:
+    """Outlines kept in one file an image, decoded when indexed like an array (N, size, size).
+
+    Only the few images that are explained need theirs, so none is decoded with the images and
+    none is part of what identifies the data set. Masks are uint8, 1 inside and 0 outside;
+    ``size`` is reached by the nearest pixel, so that a mask stays a mask, and like the images
+    (see ``decode``) without keeping the aspect ratio.
+
+    Raises:
+        DataError: when an indexed file is missing, truncated or no image.
+    """
+
+    dtype, ndim = np.dtype(np.uint8), 3
+
+    def __init__(self, paths: Sequence[Path], size: int) -> None:
+        self.paths, self.shape = tuple(paths), (len(paths), size, size)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int | slice | np.ndarray) -> np.ndarray:
+        rows = np.arange(len(self))[index]
+        if rows.ndim == 0:
+            return self._decode(self.paths[rows])
+        masks = [self._decode(self.paths[row]) for row in rows]
+        return np.stack(masks) if masks else np.empty((0, *self.shape[1:]), np.uint8)
+
+    def _decode(self, path: Path) -> np.ndarray:
+        mask = _open(path, "L").resize(self.shape[1:], Image.Resampling.NEAREST)
+        return (np.asarray(mask) > 127).astype(np.uint8)
 
 
 def decoded(

@@ -1,7 +1,8 @@
 """HAM10000 (Tschandl, Rosendahl and Kittler 2018), ISIC 2018 task 3, in its publisher's layout.
 
 ``ham10000/HAM10000_metadata.csv`` (or without the suffix, as on Dataverse) and the folders
-``HAM10000_images_part_1`` and ``HAM10000_images_part_2`` below ``MEDROBUST_DATA``.
+``HAM10000_images_part_1`` and ``HAM10000_images_part_2`` below ``MEDROBUST_DATA``; the lesions'
+outlines, where they were downloaded too, in ``HAM10000_segmentations_lesion_tschandl``.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ from .reading import assemble, find_folder, index_images, read_table
 
 CLASSES = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
 COMPLETE = 10_015
+OUTLINES, SUFFIX = "HAM10000_segmentations_lesion_tschandl", "_segmentation"
 
 
 def read(root: Path, size: int) -> ImageSet:
-    """All images as RGB at ``size`` x ``size``, grouped by lesion.
+    """All images as RGB at ``size`` x ``size``, grouped by lesion, with the lesions' outlines.
 
     Args:
         root: folder that holds ``ham10000``.
@@ -50,4 +52,13 @@ def read(root: Path, size: int) -> ImageSet:
         classes=CLASSES,
         groups=pd.factorize(table["lesion_id"])[0],
         complete=len(table) == COMPLETE,
+        masks=_outlines(folder),
     )
+
+
+def _outlines(folder: Path) -> dict[str, Path] | None:
+    """Image id -> file of the lesion's outline; None where the outlines were not downloaded."""
+    if not (folder / OUTLINES).is_dir():
+        return None
+    paths = index_images(folder, OUTLINES, (".png",))
+    return {name.removesuffix(SUFFIX): path for name, path in paths.items()}

@@ -12,7 +12,7 @@ import pandas as pd
 
 from ..errors import DataError
 from ..storage import write_atomic
-from .cache import decoded
+from .cache import MaskFiles, decoded
 from .imageset import ImageSet, Rows
 from .splits import (
     NEAR_DUPLICATE,
@@ -87,8 +87,13 @@ def assemble(
     classes: tuple[str, ...],
     groups: np.ndarray,
     complete: bool,
+    masks: dict[str, Path] | None = None,
 ) -> ImageSet:
-    """Check labels against files, decode, remove duplicates, join near duplicates, count."""
+    """Check labels against files, decode, remove duplicates, join near duplicates, count.
+
+    Args:
+        masks: image id -> file of its outline, for sets whose findings were outlined.
+    """
     ids = [str(image) for image in ids]
     repeated = pd.Series(ids).duplicated()
     if repeated.any():
@@ -106,6 +111,12 @@ def assemble(
         raise DataError(
             f"{paths[without_label[0]]}: has no line in the label file, nor have "
             f"{len(without_label) - 1} others. Download the label file again or move them."
+        )
+    unmasked = sorted(set(ids) - masks.keys()) if masks is not None else []
+    if unmasked:
+        raise DataError(
+            f"{folder}: {len(unmasked)} images have no outline, the first is {unmasked[0]}. "
+            "Unpack the archive of the outlines again, or move its folder away to do without."
         )
     images, hashes, folder = decoded(name, [paths[image] for image in ids], size, channels)
     rule = f"near_duplicates-{THUMBNAIL}-{NEAR_DUPLICATE}.npy"  # another rule, another file
@@ -131,6 +142,8 @@ def assemble(
         complete=complete,
         checksum=digest.hexdigest(),
         census=census,
+        masks=masks and MaskFiles([masks[ids[i]] for i in keep], size),
+        subjects=groups[keep],
     )
     data.census.update(images_per_class=data.class_counts())
     return data

@@ -1,0 +1,138 @@
+"""Rings, ellipses and splotches that were planted are found, and noise shows none."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import gaussian_filter
+
+from medrobust_utils import perturbations as measures
+from medrobust_utils.data import to_float
+from medrobust_utils.data.phantoms import phantom_set
+from medrobust_utils.errors import ContractError
+
+SIZE = 96
+ROWS, COLUMNS = np.mgrid[:SIZE, :SIZE]
+EPS = 0.01
+
+
+def disc(radius, y=48, x=48):
+    return (ROWS - y) ** 2 + (COLUMNS - x) ** 2 <= radius**2
+
+
+def signs(count=4, channels=3):
+    """What PGD's signs look like without structure: every value at plus or minus eps."""
+    rng = np.random.default_rng(0)
+    return EPS * rng.choice([-1.0, 1.0], (count, channels, SIZE, SIZE))
+
+
+MASKS = np.stack([disc(28)] * 4)
+
+
+def test_noise_has_no_ring_and_no_ellipse():
+    rng = np.random.default_rng(1)
+    for noise in (signs(), rng.uniform(-EPS, EPS, (4, 3, SIZE, SIZE))):
+        found = measures.density(noise, MASKS)
+        np.testing.assert_allclose(found.ring, 1, atol=0.05)
+        np.testing.assert_allclose(found.ellipse, 1, atol=0.05)
+
+
+def test_a_planted_ring_is_found_at_the_rim_only():
+    ring = disc(32) & ~disc(24)
+    found = measures.density(signs() * (0.2 + 0.8 * ring), MASKS)
+    assert (found.ring > 2.5).all() and (found.rim > 2 * found.outside).all()
+    np.testing.assert_allclose(found.centre, 0.2 * EPS)
+    np.testing.assert_allclose(found.ellipse, 1)
+    for side in (disc(28) & ~disc(24), disc(32) & ~disc(28)):  # the rim has two sides
+        assert (measures.density(signs() * (0.2 + 0.8 * side), MASKS).ring > 1.8).all()
+
+
+def test_a_sparse_ellipse_is_found_and_its_shape_compared():
+    sparse = signs() * np.where(disc(28), 0.3, 1.0)
+    found = measures.density(sparse, MASKS)
+    np.testing.assert_allclose(found.ellipse, 1 / 0.3)
+    share = MASKS[0].mean()
+    here = measures.sparse_shape(sparse, MASKS)
+    elsewhere = measures.sparse_shape(sparse, np.stack([disc(28, 30, 30)] * 4))
+    by_chance = measures.sparse_shape(
+        np.random.default_rng(2).uniform(-EPS, EPS, (4, 3, SIZE, SIZE)), MASKS
+    )
+    assert (here > 0.85).all() and (elsewhere < 0.6).all()
+    np.testing.assert_allclose(by_chance, share / (2 - share), atol=0.15)
+
+
+def test_zones_need_pixels_and_a_perturbation():
+    masks = np.stack([disc(28), np.zeros_like(disc(1)), np.ones_like(disc(1)), disc(28)])
+    changes = signs()
+    changes[3] = 0
+    found = measures.density(changes, masks)
+    for values in (found.centre, found.rim, found.outside):
+        assert np.isnan(values).tolist() == [False, True, True, False]
+    assert np.isnan(found.ring).tolist() == [False, True, True, True]
+    assert np.isnan(measures.sparse_shape(changes, masks)).tolist() == [False, True, False, True]
+    spots = measures.splotches(changes, masks)
+    assert np.isnan(spots.count).tolist() == [False, True, False, True]
+    assert np.isnan(spots.outside).tolist() == [False, True, True, True]
+
+
+def test_planted_splotches_are_counted_inside_and_out():
+    places = [(40, 40), (56, 50), (40, 60)]
+    changes = signs()
+    for y, x in (*places, (8, 80)):
+        changes[:2, :, disc(4, y, x)] = -EPS
+    bright = -changes[:1]
+    found = measures.splotches(changes, MASKS)
+    assert found.count.tolist() == [3, 3, 0, 0]
+    assert (found.inside[:2] > 0.03).all() and (found.inside[2:] < 0.02).all()
+    assert (found.outside[:2] < found.inside[:2] / 4).all() and (found.outside[:2] > 0).all()
+    assert (found.size[:2] > disc(4).mean()).all() and (found.size[:2] < disc(6).mean()).all()
+    assert np.isnan(found.size[2:]).all()
+    assert measures.splotches(bright, MASKS[:1]).count == 0
+
+
+def test_independent_noise_is_rarely_dark():
+    found = measures.splotches(signs(), MASKS)
+    assert found.inside.mean() < 0.005 and found.outside.mean() < 0.005
+
+
+def test_the_eye_of_a_fundus_image_is_found():
+    eyes = phantom_set("fundus", 6, size=96)
+    bright = gaussian_filter(eyes.images.max(3).astype(float), (0, 1, 1)) > 20
+    masks = measures.eye_masks(to_float(eyes.images))
+    assert masks.dtype == bool and masks.shape == (6, 96, 96)
+    overlap = (masks & bright).sum((1, 2)) / (masks | bright).sum((1, 2))
+    assert (overlap > 0.9).all()
+    assert not masks[:, 0, 0].any() and masks[:, 48, 48].all()
+
+
+def test_speckles_and_dark_places_do_not_change_the_eye():
+    rng = np.random.default_rng(0)
+    image = 0.6 * disc(36) * np.ones((3, 1, 1))
+    image[:, disc(9, 48, 40)] = 0.02  # a bleeding
+    image[:, disc(7, 48, 84)] = 0.02  # a dark rim
+    speckled = np.maximum(image, 0.3 * (rng.random((SIZE, SIZE)) < 0.05))
+    masks = measures.eye_masks(np.stack([image, speckled, np.zeros_like(image)]))
+    overlap = (masks & disc(36)).sum((1, 2)) / (masks | disc(36)).sum((1, 2))
+    assert (overlap[:2] > 0.93).all() and not masks[2].any()
+    small = 0.6 * disc(24)
+    small[47:49, 48:] = 0.6  # a scratch from the eye to the border
+    (mask,) = measures.eye_masks(small[None, None])
+    assert (mask & disc(24)).sum() / (mask | disc(24)).sum() > 0.93
+
+
+def test_a_perturbation_is_scaled_to_be_seen_around_gray():
+    changes = torch.zeros(2, 1, 4, 4)
+    changes[0, 0, 0, 0], changes[0, 0, 1, 1] = -0.004, 0.002
+    seen = measures.to_be_seen(changes)
+    assert seen.dtype == np.float32
+    assert seen[0, 0, 0, 0] == 0 and seen[0, 0, 1, 1] == 0.75 and seen[0, 0, 2, 2] == 0.5
+    assert (seen[1] == 0.5).all()
+
+
+def test_tensors_and_arrays_measure_the_same_and_shapes_are_checked():
+    changes = signs()
+    as_tensor = measures.density(torch.tensor(changes), MASKS)
+    np.testing.assert_array_equal(as_tensor.rim, measures.density(changes, MASKS).rim)
+    with pytest.raises(ContractError, match="Give one mask"):
+        measures.splotches(changes, MASKS[:2])
+    with pytest.raises(ContractError, match="expected \\(N, C, H, W\\)"):
+        measures.to_be_seen(changes[0])
