@@ -10,7 +10,7 @@ usage: ./data_download.sh [--list] [--dest DIR] [--dry-run] [DATASET ...]
   --dest DIR  root of the data sets (default: $MEDROBUST_DATA)
   --dry-run   show what would be fetched, and fetch nothing
 
-data sets: ham10000, nih_chestxray14. A download that broke off goes on when called again.
+data sets: ham10000, nih_chestxray14, diabetic_retinopathy. A download that broke off goes on when called again.
 TEXT
 }
 
@@ -35,6 +35,8 @@ ham10000: HAM10000, 10,015 dermatoscopic images of 7 diagnoses (training set of 
                HAM10000_metadata.csv
                HAM10000_images_part_1/*.jpg
                HAM10000_images_part_2/*.jpg
+             optional, by hand from the same page, for measuring maps against lesions:
+               HAM10000_segmentations_lesion_tschandl/*_segmentation.png
 
 TEXT
 }
@@ -55,6 +57,22 @@ nih_chestxray14: NIH ChestX-ray14, 112,120 frontal chest X-rays of 30,805 patien
                train_val_list.txt
                test_list.txt
                images_001/images/*.png  ...  images_012/images/*.png
+
+TEXT
+}
+
+describe_diabetic_retinopathy() {
+    cat <<TEXT
+diabetic_retinopathy: Diabetic Retinopathy Detection, 35,126 fundus photographs of 17,563 patients
+  publisher  EyePACS, on Kaggle (2015)
+             https://www.kaggle.com/c/diabetic-retinopathy-detection
+  licence    the rules of the competition; read and accept them on that page
+  size       about 35 GB (the training part)
+  access     a Kaggle account; by hand from that page: train.zip.001 to train.zip.005 (join them,
+             then unpack into a folder train) and trainLabels.csv.zip
+  layout     ${dest:-\$MEDROBUST_DATA}/diabetic_retinopathy/
+               trainLabels.csv
+               train/*_left.jpeg, train/*_right.jpeg
 
 TEXT
 }
@@ -134,6 +152,7 @@ download_ham10000() {
 dest=${MEDROBUST_DATA:-}
 dry_run=false
 list=false
+by_hand=
 wanted=()
 while [ $# -gt 0 ]; do
     case $1 in
@@ -146,7 +165,7 @@ while [ $# -gt 0 ]; do
         -h | --help)
             usage
             exit ;;
-        ham10000 | nih_chestxray14) wanted+=("$1") ;;
+        ham10000 | nih_chestxray14 | diabetic_retinopathy) wanted+=("$1") ;;
         *)
             usage >&2
             fail "unknown: $1" ;;
@@ -157,7 +176,7 @@ done
 if $list || [ ${#wanted[@]} -eq 0 ]; then
     for name in "${wanted[@]:-all}"; do
         case $name in
-            all) describe_ham10000 && describe_nih_chestxray14 ;;
+            all) describe_ham10000 && describe_nih_chestxray14 && describe_diabetic_retinopathy ;;
             *) "describe_$name" ;;
         esac
     done
@@ -167,9 +186,9 @@ fi
 for name in "${wanted[@]}"; do
     case $name in
         ham10000) download_ham10000 ;;
-        nih_chestxray14)
-            describe_nih_chestxray14
-            $dry_run || by_hand=true ;;
+        *)
+            "describe_$name"
+            $dry_run || by_hand=$name ;;
     esac
 done
-! ${by_hand:-false} || fail "nih_chestxray14 has to be fetched by hand, as described above"
+[ -z "$by_hand" ] || fail "$by_hand has to be fetched by hand, as described above"

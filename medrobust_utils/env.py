@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import random
-import statistics
 import subprocess
 import sys
 import time
@@ -23,6 +22,7 @@ from tqdm.std import tqdm as text_bar
 
 from .errors import DataError
 
+ROUNDS = 8  # of the probe that chooses the training precision; the first warms up
 RECORDED = (
     "torch",
     "torchvision",
@@ -117,24 +117,23 @@ def training_dtype(device: torch.device) -> torch.dtype:
     net = torch.nn.Sequential(*[torch.nn.Conv2d(c, 64, 3, padding=1) for c in (3, 64, 64)])
     net = net.to(device).to(memory_format=torch.channels_last)
     images = torch.rand(8, 3, 64, 64, device=device).to(memory_format=torch.channels_last)
-    half = _probe(net, images, torch.bfloat16)
-    full = _probe(net, images, torch.float32)
+    rounds = [
+        [_seconds(net, images, dtype) for dtype in (torch.bfloat16, torch.float32)]
+        for _ in range(ROUNDS)
+    ]
+    # The quickest of several rounds, taken in turns: another busy process slows some, not all.
+    half, full = (min(column) for column in zip(*rounds, strict=True))
     return torch.bfloat16 if full / half >= 1.2 else torch.float32
 
 
-def _probe(
-    net: torch.nn.Module, images: torch.Tensor, dtype: torch.dtype, rounds: int = 5
-) -> float:
-    """Median seconds of one forward and backward pass."""
-    seconds = []
-    for _ in range(rounds + 1):  # the first round warms up
-        start = time.perf_counter()
-        with autocast(images.device, dtype):
-            loss = net(images).float().square().mean()
-        loss.backward()
-        loss.item()
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds[1:])
+def _seconds(net: torch.nn.Module, images: torch.Tensor, dtype: torch.dtype) -> float:
+    """Seconds of one forward and backward pass."""
+    start = time.perf_counter()
+    with autocast(images.device, dtype):
+        loss = net(images).float().square().mean()
+    loss.backward()
+    loss.item()
+    return time.perf_counter() - start
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager:

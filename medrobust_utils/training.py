@@ -18,21 +18,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from . import env
-from .data import ImageSet, Split, to_float
+from . import env, recipes
+from .data import ImageSet, Split, ThreeWay, to_float
 from .errors import ContractError, RunError
 from .losses import per_image
 from .models import MedicalModel
 from .storage import fingerprint
 
 CHECKPOINT_SECONDS = 60.0
-SETTINGS = ("epochs", "batch", "lr", "weight_decay", "warmup_epochs", "clip", "flips")
+MONITOR = "val_top1"  # of the learning curve: what early stopping looks at
 
 
 def fit(
     model: MedicalModel,
     data: ImageSet,
-    split: Split,
+    split: Split | ThreeWay,
     settings: Mapping,
     folder: Path,
     *,
@@ -41,24 +41,24 @@ def fit(
 ) -> list[dict]:
     """Train ``model`` in place and return its learning curve, one dict an epoch.
 
-    AdamW with warm-up and cosine schedule, the recipe that Swin-T is fine-tuned with
-    (microsoft/Swin-Transformer). Cross-entropy for class indices, binary cross-entropy for
-    multi-hot targets. Training uses mixed precision where a timed probe shows that it helps.
+    Cross-entropy for class indices, binary cross-entropy for multi-hot targets. Training uses
+    mixed precision where a timed probe shows that it helps.
 
     Args:
-        settings: ``epochs``, ``batch``, ``lr`` (peak), ``weight_decay``, ``warmup_epochs``,
-            ``clip`` (gradient norm, 0: none), ``flips`` (``none``, ``horizontal`` or ``both``).
+        settings: see ``recipes.complete``. With ``patience``, training stops early and ``model``
+            ends with the weights of the epoch whose ``val_top1`` was best.
         folder: where ``checkpoint.pt`` lies; a finished one is loaded, not trained again.
         validate: called after each epoch with the model in evaluation mode; its numbers join
             the learning curve.
 
     Raises:
+        ContractError: with ``patience``, if ``validate`` does not return ``val_top1``.
         RunError: if ``folder`` holds a checkpoint of other settings, data or architecture.
     """
-    settings = {key: settings[key] for key in SETTINGS}
+    settings = recipes.complete(settings)
     device = env.pick_device()
     identity = fingerprint(
-        settings,
+        recipes.essence(settings),
         seed,
         data.checksum,
         split.train.tolist(),
@@ -69,11 +69,13 @@ def fit(
     job = _Job(model, data, split, settings, folder / "checkpoint.pt", identity, seed, device)
     job.resume()
     done, total = job.epoch * job.steps + job.step, settings["epochs"] * job.steps
-    with env.progress(total=total, initial=done, desc="training", disable=done == total) as bar:
-        while job.epoch < settings["epochs"]:
+    with env.progress(total=total, initial=done, desc="training", disable=job.finished) as bar:
+        while not job.finished:
             job.run_epoch(bar)
             model.eval()
             job.finish_epoch(validate(model))
+    if job.best is not None:
+        model.load_state_dict(job.best)
     model.eval()
     return job.history
 
@@ -85,7 +87,7 @@ class _Job:
         self,
         model: MedicalModel,
         data: ImageSet,
-        split: Split,
+        split: Split | ThreeWay,
         settings: dict,
         path: Path,
         identity: str,
@@ -95,28 +97,47 @@ class _Job:
         self.model, self.data, self.split, self.settings = model, data, split, settings
         self.path, self.identity, self.seed, self.device = path, identity, seed, device
         self.dtype = env.training_dtype(device)
-        self.steps = math.ceil(len(split.train) / settings["batch"])
-        self.optimiser = torch.optim.AdamW(
-            model.parameters(), settings["lr"], weight_decay=settings["weight_decay"]
-        )
+        self.images = math.ceil(round(settings["share"] * len(split.train), 6))  # of one epoch
+        self.steps = math.ceil(self.images / settings["batch"])
+        self.optimiser = recipes.optimiser(model.parameters(), settings)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimiser, self._rate)
+        self.class_weights = None
+        if settings["class_weights"]:
+            targets = data.targets[split.train]
+            weights = recipes.inverse_frequency(targets, len(data.classes))
+            self.class_weights = weights.to(device)
         self.epoch, self.step, self.loss_sum, self.seconds = 0, 0, 0.0, 0.0
         self.history: list[dict] = []
+        self.best: dict[str, torch.Tensor] | None = None  # weights of the best epoch
         env.seed_everything(seed)
 
     def _rate(self, step: int) -> float:
-        """Share of the peak learning rate: linear warm-up, then half a cosine."""
-        warmup = self.settings["warmup_epochs"] * self.steps
-        total = self.settings["epochs"] * self.steps
-        if step < warmup:
-            return (step + 1) / warmup
-        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
+        return recipes.rate(self.settings, step, self.steps)
+
+    def schedule_eps(self) -> None:
+        """Before each step: Adam's eps as Keras means it, where the recipe asks for that."""
+        if self.settings["epsilon_hat"]:
+            for group in self.optimiser.param_groups:
+                step, beta = self.schedule.last_epoch + 1, group["betas"][1]
+                group["eps"] = recipes.keras_eps(self.settings["adam_eps"], step, beta)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last epoch is done, or the best one lies too far back."""
+        if self.epoch >= self.settings["epochs"]:
+            return True
+        patience = self.settings["patience"]
+        return bool(patience and self.history and self.epoch - 1 - self._best() >= patience)
+
+    def _best(self) -> int:
+        scores = [row[MONITOR] for row in self.history]
+        return recipes.best_epoch(scores, self.settings["min_delta"])
 
     def run_epoch(self, bar: Any) -> None:
         """The rest of the current epoch, with a checkpoint now and then."""
         self.model.train()
         random = np.random.default_rng([self.seed, self.epoch])
-        order = random.permutation(self.split.train)
+        order = random.permutation(self.split.train)[: self.images]
         flipped = random.random((len(order), 2)) < 0.5
         saved, size = time.monotonic(), self.settings["batch"]
         for step in range(self.step, self.steps):
@@ -139,7 +160,10 @@ class _Job:
         targets = torch.from_numpy(self.data.targets[index]).to(self.device)
         with env.autocast(self.device, self.dtype):
             logits = self.model(images)
-        loss = per_image(logits.float(), targets).mean()
+        losses = per_image(logits.float(), targets)
+        if self.class_weights is not None:
+            losses = losses * self.class_weights[targets]
+        loss = losses.mean()
         if not torch.isfinite(loss):
             raise RunError(
                 f"the training loss became {loss.item()} in epoch {self.epoch + 1}. Lower the "
@@ -149,21 +173,29 @@ class _Job:
         loss.backward()
         if self.settings["clip"]:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings["clip"])
+        self.schedule_eps()
         self.optimiser.step()
         self.schedule.step()
         return loss.item()
 
     def finish_epoch(self, scores: dict[str, float]) -> None:
         """Write the epoch's line of the learning curve and checkpoint."""
+        if self.settings["patience"] and MONITOR not in scores:
+            raise ContractError(
+                f"early stopping looks at {MONITOR}, which validate does not return. "
+                "Return it, or set patience to 0."
+            )
         self.history.append(
             {
                 "epoch": self.epoch + 1,
-                "train_loss": self.loss_sum / len(self.split.train),
+                "train_loss": self.loss_sum / self.images,
                 **scores,
                 "seconds": round(self.seconds, 1),
                 "precision": _name(self.dtype),
             }
         )
+        if self.settings["patience"] and self._best() == self.epoch:
+            self.best = {k: v.detach().cpu().clone() for k, v in self.model.state_dict().items()}
         self.epoch, self.step, self.loss_sum, self.seconds = self.epoch + 1, 0, 0.0, 0.0
         self.save()
 
@@ -177,6 +209,7 @@ class _Job:
             "seconds": self.seconds,
             "history": json.dumps(self.history),
             "model": self.model.state_dict(),
+            "best": self.best,
             "optimiser": self.optimiser.state_dict(),
             "schedule": self.schedule.last_epoch,
             "precision": _name(self.dtype),
@@ -211,6 +244,7 @@ class _Job:
             )
         self.dtype = getattr(torch, precision)  # the probe may choose anew; a run may not
         self.model.load_state_dict(state["model"])
+        self.best = state.get("best")  # checkpoints of earlier versions have none
         self.optimiser.load_state_dict(state["optimiser"])
         self.schedule.last_epoch = state["schedule"]
         for group, rate in zip(self.optimiser.param_groups, self.schedule.base_lrs, strict=True):

@@ -103,12 +103,18 @@ def test_a_table_of_another_kind_is_refused(repository, tmp_path):
     ("arguments", "status", "text"),
     [
         (["--list"], 0, "nih_chestxray14"),
+        (["--list"], 0, "trainLabels.csv"),
         ([], 0, "https://doi.org/10.7910/DVN/DBW86T"),
         (["--dry-run", "--dest", "here", "ham10000"], 0, "would fetch"),
         (["ham10000"], 1, "name a folder"),
         (["--dest"], 1, "needs a folder"),
         (["mnist"], 1, "unknown: mnist"),
         (["--dest", "here", "nih_chestxray14"], 1, "by hand"),
+        (
+            ["--dest", "here", "diabetic_retinopathy"],
+            1,
+            "diabetic_retinopathy has to be fetched by hand",
+        ),
     ],
 )
 def test_what_needs_no_download_downloads_nothing(repository, arguments, status, text):

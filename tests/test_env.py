@@ -21,7 +21,9 @@ def test_the_faster_type_wins_and_only_when_it_pays(monkeypatch):
         (20.0, 1.0, torch.float32),  # a processor that emulates bfloat16
     ):
         monkeypatch.setattr(
-            env, "_probe", lambda net, x, dtype, h=half, f=full: h if dtype != torch.float32 else f
+            env,
+            "_seconds",
+            lambda net, x, dtype, h=half, f=full: h if dtype != torch.float32 else f,
         )
         env.training_dtype.cache_clear()
         assert env.training_dtype(CPU) == chosen

@@ -5,13 +5,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from medrobust_utils.data import split_by_group
+from medrobust_utils.data import (
+    ImageSet,
+    ThreeWay,
+    split_by_group,
+    split_like_datta,
+    split_three_ways,
+)
 from medrobust_utils.data.single_label import copy_per_label
 from medrobust_utils.data.splits import (
     Split,
     check_split,
     drop_duplicates,
     join_groups,
+    leaks,
     near_duplicates,
 )
 from medrobust_utils.errors import DataError
@@ -98,3 +105,117 @@ def test_one_copy_a_label_keeps_the_split_and_the_patients(chest):
         assert (row in carried.val) == (original in split.val)
     with pytest.raises(DataError, match="one label an image already"):
         copy_per_label(copies, carried)
+
+
+# HAM10000 (Tschandl et al. 2018): lesions with one to six images, and the classes of all images
+# and of those whose lesion has one image, as its metadata file counts them.
+LESIONS = {1: 5514, 2: 1423, 3: 490, 4: 34, 5: 5, 6: 4}
+CLASSES = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
+ALONE = (151, 175, 440, 39, 230, 4415, 64)
+ALL = (327, 514, 1099, 115, 1113, 6705, 142)
+DATTA = (23, 26, 66, 6, 34, 663, 10)  # test images that the notebooks print
+
+
+@pytest.fixture(scope="module")
+def ham():
+    """HAM10000's sizes of lesions and classes, in no order, with an image of one pixel."""
+    sizes = np.repeat(list(LESIONS), list(LESIONS.values()))
+    lesions = np.repeat(np.arange(len(sizes)), sizes)
+    rng = np.random.default_rng(0)
+    alone = rng.permutation(np.repeat(range(7), ALONE))
+    rest = np.sort(np.repeat(range(7), np.subtract(ALL, ALONE)))  # a lesion is of one class
+    shuffled = rng.permutation(len(lesions))
+    return ImageSet(
+        "ham-like",
+        np.zeros((10_015, 1, 1, 3), np.uint8),
+        np.concatenate([alone, rest])[shuffled],
+        CLASSES,
+        lesions[shuffled],
+        tuple(map(str, range(10_015))),
+        synthetic=True,
+        complete=True,
+        checksum="none",
+        subjects=lesions[shuffled],
+    )
+
+
+def subset(data, index):
+    """Some images of a set, as a set."""
+    parts = {key: getattr(data, key)[index] for key in ("images", "targets", "groups", "subjects")}
+    return replace(data, ids=tuple(map(str, index)), **parts)
+
+
+def test_dattas_split_is_828_images_of_lesions_with_one_image(ham):
+    split = split_like_datta(ham, seed=0)
+    assert len(split.test) == 828 and len(split.train) == 9187
+    assert (split.val == split.test).all()  # the epoch is chosen on what is reported
+    assert sorted([*split.train, *split.test]) == list(range(10_015))
+    assert (np.diff(split.train) > 0).all() and (np.diff(split.test) > 0).all()
+    images_of = np.bincount(ham.subjects)
+    assert (images_of[ham.subjects[split.test]] == 1).all()
+    counts = np.bincount(ham.targets[split.test], minlength=7)
+    assert np.abs(counts - DATTA).max() <= 1  # scikit-learn draws which class rounds up
+    assert leaks(ham, split) == 0
+
+
+def test_dattas_split_belongs_to_its_seed(ham):
+    first, again, other = (split_like_datta(ham, seed=seed).test for seed in (0, 0, 1))
+    assert (first == again).all() and set(first) != set(other)
+
+
+def test_near_duplicates_leak_out_of_dattas_split_and_are_counted(ham):
+    split = split_like_datta(ham, seed=0)
+    pairs = np.stack([split.test[:5], split.train[:5]])  # five test images with a double
+    joined = replace(ham, groups=join_groups(ham.groups, pairs))
+    assert leaks(joined, split) == 5
+    same = split_like_datta(joined, seed=0)  # the publisher's lesions decide, not the groups
+    assert (same.test == split.test).all()
+
+
+def test_a_split_by_image_leaks_lesions(ham):
+    order = np.random.default_rng(0).permutation(len(ham))
+    split = ThreeWay(np.sort(order[2003:]), np.sort(order[:2003]), np.sort(order[:2003]))
+    seen = set(ham.groups[split.train].tolist())
+    expected = sum(group in seen for group in ham.groups[split.test].tolist())
+    assert leaks(ham, split) == expected > 500
+
+
+def test_the_honest_split_parts_three_ways_by_group_and_class(ham):
+    data = subset(ham, np.flatnonzero(ham.groups % 12 == 0))  # all would take scikit-learn seconds
+    split = split_three_ways(data, seed=4)
+    assert sorted(np.concatenate(split)) == list(range(len(data)))
+    assert all((np.diff(side) > 0).all() for side in split)
+    sides = [set(data.groups[side].tolist()) for side in split]
+    assert not sides[0] & sides[1] and not sides[0] & sides[2] and not sides[1] & sides[2]
+    assert leaks(data, split) == 0
+    shares = [len(side) / len(data) for side in split]
+    assert shares == pytest.approx([0.72, 0.08, 0.2], abs=0.02)
+    whole = np.bincount(data.targets, minlength=7) / len(data)
+    for side in split:
+        counts = np.bincount(data.targets[side], minlength=7)
+        assert counts / len(side) == pytest.approx(whole, abs=0.03)
+    again, other = split_three_ways(data, seed=4), split_three_ways(data, seed=5)
+    assert all((a == b).all() for a, b in zip(split, again, strict=True))
+    assert set(split.test) != set(other.test)
+
+
+def test_three_ways_of_a_multi_label_set(chest):
+    data = grouped(chest, 3)
+    split = split_three_ways(data, seed=0)
+    assert sorted(np.concatenate(split)) == list(range(len(data)))
+    sides = [set(data.groups[side].tolist()) for side in split]
+    assert sum(map(len, sides)) == len(set().union(*sides)) == 40
+
+
+def test_sets_that_cannot_be_split_so_are_refused(skin, ham):
+    with pytest.raises(DataError, match="no lesion numbers.*HAM10000"):
+        split_like_datta(skin, seed=0)
+    with pytest.raises(DataError, match="0 lesions have one image each.*Bring more images"):
+        split_like_datta(replace(skin, subjects=np.arange(140) // 2), seed=0)
+    few = np.flatnonzero(ham.targets != 3)
+    few = np.append(few, np.flatnonzero((ham.targets == 3) & (ham.subjects < 5514))[0])
+    rare = subset(ham, few)
+    with pytest.raises(DataError, match="a share of every class"):
+        split_like_datta(rare, seed=0)
+    with pytest.raises(DataError, match="fewer than 10 groups"):
+        split_three_ways(replace(skin, groups=np.arange(140) // 14), seed=0)

@@ -10,12 +10,13 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from .. import env
 from ..errors import DataError
-from . import ham10000, nih
+from . import ham10000, nih, retinopathy
+from .convert import to_float
 from .imageset import ImageSet
 from .phantoms import phantom_set
-from .splits import Split, split_by_group
+from .splits import Split, ThreeWay, split_by_group, split_like_datta, split_three_ways
 
-READERS = {"ham10000": ham10000.read, "nih": nih.read}
+READERS = {"ham10000": ham10000.read, "nih": nih.read, "retinopathy": retinopathy.read}
 
 __all__ = [
     "IMAGENET_DEFAULT_MEAN",
@@ -23,9 +24,12 @@ __all__ = [
     "ImageSet",
     "READERS",
     "Split",
+    "ThreeWay",
     "batches",
     "load",
     "split_by_group",
+    "split_like_datta",
+    "split_three_ways",
     "to_float",
 ]
 
@@ -34,7 +38,7 @@ def load(name: str, *, size: int, phantoms: int = 0, seed: int = 0) -> ImageSet:
     """A data set by name: a reader of READERS, or ``phantom-<modality>``.
 
     Args:
-        name: e.g. ``ham10000``, ``nih``, ``phantom-chest``.
+        name: e.g. ``ham10000``, ``nih``, ``retinopathy``, ``phantom-chest``.
         size: side of the square images in pixels.
         phantoms: how many phantoms to draw, where the name asks for them.
         seed: seed of the phantoms.
@@ -46,12 +50,6 @@ def load(name: str, *, size: int, phantoms: int = 0, seed: int = 0) -> ImageSet:
             f"unknown data set {name!r}. Known: {', '.join(READERS)}, phantom-<modality>."
         )
     return READERS[name](env.data_root(), size)
-
-
-def to_float(images: np.ndarray) -> torch.Tensor:
-    """uint8 (N, H, W, C) as float32 (N, C, H, W) in [0, 1]."""
-    tensor = torch.from_numpy(np.ascontiguousarray(images))
-    return tensor.permute(0, 3, 1, 2).float().div_(255)
 
 
 def batches(

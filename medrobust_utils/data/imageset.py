@@ -41,6 +41,8 @@ class ImageSet:
         checksum: identifies the images and labels, recorded with every result.
         census: counts to print: images per class, duplicates removed, and so on.
         masks: uint8 (N, H, W) or None; nonzero where the finding was drawn or outlined.
+        subjects: int64 (N,) or None; the publisher's own patients or lesions, before near
+            duplicates were joined into ``groups``.
     """
 
     name: str
@@ -53,13 +55,16 @@ class ImageSet:
     complete: bool
     checksum: str
     census: dict = field(default_factory=dict)
-    masks: np.ndarray | None = None
+    masks: np.ndarray | None = None  # or an array-like that is decoded when indexed
+    subjects: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         n = len(self.images)
         sizes = {"targets": len(self.targets), "groups": len(self.groups), "ids": len(self.ids)}
         if self.masks is not None:
             sizes["masks"] = len(self.masks)
+        if self.subjects is not None:
+            sizes["subjects"] = len(self.subjects)
         wrong = {key: size for key, size in sizes.items() if size != n}
         if wrong:
             raise DataError(f"{self.name}: {n} images but {wrong}. Each image needs one entry.")

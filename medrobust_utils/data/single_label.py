@@ -40,6 +40,7 @@ def copy_per_label(data: ImageSet, split: Split) -> tuple[ImageSet, Split]:
         checksum=digest,
         census=data.census | {"copies": len(source)},
         masks=None if data.masks is None else data.masks[source],
+        subjects=None if data.subjects is None else data.subjects[source],
     )
     carried = Split(
         np.flatnonzero(np.isin(source, split.train)), np.flatnonzero(np.isin(source, split.val))

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
-from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 
 from .. import env
 from ..errors import DataError
@@ -25,6 +25,18 @@ class Split(NamedTuple):
 
     train: np.ndarray
     val: np.ndarray
+
+
+class ThreeWay(NamedTuple):
+    """Indices of the images to train on, to choose the epoch by, and to report on; sorted.
+
+    In an honest split the three are disjoint and no group lies in two of them; Datta's split
+    chooses the epoch on the very images it reports (``val`` equals ``test``).
+    """
+
+    train: np.ndarray
+    val: np.ndarray
+    test: np.ndarray
 
 
 def drop_duplicates(
@@ -98,22 +110,72 @@ def split_by_group(data: ImageSet, *, seed: int, folds: int = 5) -> Split:
     Raises:
         DataError: if there are too few groups, or a side would be empty.
     """
-    if len(np.unique(data.groups)) < folds:
+    return _one_fold(data, np.arange(len(data)), seed, folds)
+
+
+def split_three_ways(data: ImageSet, *, seed: int) -> ThreeWay:
+    """An honest split: a fifth to report on, a tenth of the rest to choose the epoch by.
+
+    Stratified and by group like ``split_by_group``, whose errors it raises.
+    """
+    rest, test = _one_fold(data, np.arange(len(data)), seed, 5)
+    train, val = _one_fold(data, rest, seed, 10)
+    return ThreeWay(train, val, test)
+
+
+def split_like_datta(data: ImageSet, *, seed: int, share: float = 0.15) -> ThreeWay:
+    """The split of Datta et al. 2021: 15 % of the lesions that have a single image, by class.
+
+    All other images are trained on, and the test images also choose the epoch. The publisher's
+    lesions decide, so a near duplicate may lie on the other side (count them with ``leaks``), and
+    four in five lesions with one image are nevi: a harder line to beat, and an easier test
+    than the whole set.
+
+    Raises:
+        DataError: if the set does not say which images show the same lesion, or has too few
+            lesions with one image to draw from every class.
+    """
+    if data.subjects is None:
+        raise DataError(f"{data.name} has no lesion numbers; this split needs HAM10000.")
+    _, which, sizes = np.unique(data.subjects, return_inverse=True, return_counts=True)
+    single = np.flatnonzero(sizes[which] == 1)
+    try:
+        _, test = train_test_split(
+            single, test_size=share, stratify=data.targets[single], random_state=seed
+        )
+    except ValueError as error:  # too few in all, or a class with a single one
+        raise DataError(
+            f"{data.name}: {len(single)} lesions have one image each, too few to test on a share "
+            f"of every class ({error}). Bring more images, or split by lesion."
+        ) from error
+    test = np.sort(test)
+    return ThreeWay(np.setdiff1d(np.arange(len(data)), test), test, test)
+
+
+def leaks(data: ImageSet, split: ThreeWay) -> int:
+    """How many test images show a patient, lesion or near duplicate that training saw."""
+    return int(np.isin(data.groups[split.test], data.groups[split.train]).sum())
+
+
+def _one_fold(data: ImageSet, among: np.ndarray, seed: int, folds: int) -> Split:
+    """Split the images ``among`` so that one fold of ``folds`` is validation."""
+    groups, targets = data.groups[among], data.targets[among]
+    if len(np.unique(groups)) < folds:
         raise DataError(
             f"{data.name}: fewer than {folds} groups (patients, lesions) to split. "
             "Bring more images."
         )
-    strata = data.targets
+    strata = targets
     if data.multi_label:
-        rarity = data.targets * (len(data) - data.targets.sum(0, dtype=np.int64))
-        strata = np.where(data.targets.any(1), rarity.argmax(1), data.targets.shape[1])
+        rarity = targets * (len(targets) - targets.sum(0, dtype=np.int64))
+        strata = np.where(targets.any(1), rarity.argmax(1), targets.shape[1])
     folder = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-    train, val = next(folder.split(np.zeros(len(data)), strata, data.groups))
-    split = Split(np.sort(train), np.sort(val))
+    train, val = next(folder.split(np.zeros(len(among)), strata, groups))
+    split = Split(np.sort(among[train]), np.sort(among[val]))
     check_split(data, split)
-    if not 0.5 < len(val) * folds / len(data) < 2:
+    if not 0.5 < len(val) * folds / len(among) < 2:
         raise DataError(
-            f"{data.name}: {len(val)} of {len(data)} images fall to validation, far from one in "
+            f"{data.name}: {len(val)} of {len(among)} images fall to validation, far from one in "
             f"{folds}. One patient, lesion or chain of near duplicates is too large to split."
         )
     return split

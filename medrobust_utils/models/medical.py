@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from timm.data import IMAGENET_DEFAULT_STD
 from torch import nn
 
-from . import env
-from .errors import ContractError, DataError
+from .. import env
+from ..errors import ContractError, DataError
 
 
 class MedicalModel(nn.Module):
@@ -65,6 +65,14 @@ def build(name: str, classes: int, *, start: str, options: Mapping | None = None
     Raises:
         ContractError: for an unknown architecture or start, or weights that do not fit.
     """
+    return wrap_pretrained(name, start, {"num_classes": classes, **(options or {})})
+
+
+def wrap_pretrained(name: str, start: str, options: Mapping | None = None) -> MedicalModel:
+    """``build`` for callers that bring a head of their own.
+
+    Without ``num_classes`` among the ``options`` the 1000 ImageNet logits stay.
+    """
     if start not in ("imagenet", "scratch"):
         raise ContractError(f"start={start!r}: choose imagenet or scratch.")
     if not timm.is_model(name):
@@ -73,10 +81,10 @@ def build(name: str, classes: int, *, start: str, options: Mapping | None = None
     options = dict(options or {})
     root = env.weights_root()
     if start == "imagenet" and root and (path := root / f"{name}.safetensors").is_file():
-        return _from_file(path, name, classes, options)
+        return _from_file(path, name, options)
     if start == "imagenet":
-        return _from_hub(name, classes, options)
-    return _wrap(timm.create_model(name, num_classes=classes, **options))
+        return _from_hub(name, options)
+    return _wrap(timm.create_model(name, **options))
 
 
 def _wrap(backbone: nn.Module) -> MedicalModel:
@@ -84,14 +92,14 @@ def _wrap(backbone: nn.Module) -> MedicalModel:
     return MedicalModel(backbone, tuple(config["mean"]), tuple(config["std"]))
 
 
-def _from_hub(name: str, classes: int, options: dict) -> MedicalModel:
+def _from_hub(name: str, options: dict) -> MedicalModel:
     try:
-        model = _wrap(timm.create_model(name, pretrained=True, num_classes=classes, **options))
+        model = _wrap(timm.create_model(name, pretrained=True, **options))
     except (
         OSError,
         RuntimeError,
     ) as error:  # no network, no such file: hub errors derive from these
-        model = _wrap(timm.create_model(name, num_classes=classes, **options))
+        model = _wrap(timm.create_model(name, **options))
         model.warnings.append(
             f"{name}: no ImageNet weights ({type(error).__name__}); random weights instead. Put "
             f"{name}.safetensors into MEDROBUST_WEIGHTS or connect to a model hub."
@@ -102,7 +110,7 @@ def _from_hub(name: str, classes: int, options: dict) -> MedicalModel:
     return model
 
 
-def _from_file(path: Path, name: str, classes: int, options: dict) -> MedicalModel:
+def _from_file(path: Path, name: str, options: dict) -> MedicalModel:
     """Weights of a safetensors file; its metadata may state other normalisation and strides."""
     try:
         with safe_open(path, "pt") as file:
@@ -112,6 +120,7 @@ def _from_file(path: Path, name: str, classes: int, options: dict) -> MedicalMod
         raise DataError(
             f"{path}: cannot be read as safetensors ({error}). Fetch or write it again."
         ) from error
+    classes = options.pop("num_classes", None)
     backbone = timm.create_model(name, **options)
     try:
         backbone.load_state_dict(state, strict=True)
@@ -120,7 +129,8 @@ def _from_file(path: Path, name: str, classes: int, options: dict) -> MedicalMod
         raise ContractError(f"{path}: does not fit timm's {name}: {reason}") from error
     if facts.get("strides") == "v1":
         use_v1_strides(backbone)
-    backbone.reset_classifier(classes)
+    if classes is not None:
+        backbone.reset_classifier(classes)
     config = backbone.pretrained_cfg | facts
     model = MedicalModel(backbone, tuple(config["mean"]), tuple(config["std"]))
     model.start, model.source = "imagenet", facts.get("source", f"{path.name}, {_sha256(path)}")

@@ -11,7 +11,7 @@ import numpy as np
 
 from .canvas import Canvas, blend, ramp, smooth_line
 
-CLASSES = ("no retinopathy", "mild", "moderate", "severe", "proliferative")
+CLASSES = ("No DR", "Mild", "Moderate", "Severe", "Proliferative DR")
 SHARES = (0.34, 0.16, 0.22, 0.13, 0.15)
 BLOOD = np.array([0.55, 1.10, 0.80], np.float32)  # absorption in red, green, blue
 

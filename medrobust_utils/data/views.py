@@ -1,0 +1,71 @@
+"""Other questions to the same images: two classes made of many, and filtered pixels."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from ..errors import DataError
+from .contrast import enhance
+from .convert import to_float, to_uint8
+from .imageset import ImageSet, Rows
+
+
+def binary(data: ImageSet, positive: Sequence[str], names: tuple[str, str]) -> ImageSet:
+    """``data`` with two classes: whether an image has any of the ``positive`` classes.
+
+    Args:
+        positive: classes of ``data`` that make up class 1, e.g. ``["Moderate", "Severe"]``, or
+            one finding of a multi-label set.
+        names: what classes 0 and 1 are called.
+
+    Raises:
+        DataError: if a class is unknown or a side would be empty.
+    """
+    unknown = [name for name in positive if name not in data.classes]
+    if unknown:
+        raise DataError(f"{data.name} has no class {unknown}. Known: {', '.join(data.classes)}.")
+    columns = [data.classes.index(name) for name in positive]
+    multi = data.multi_label
+    hit = data.targets[:, columns].any(1) if multi else np.isin(data.targets, columns)
+    if hit.all() or not hit.any():
+        raise DataError(
+            f"{data.name}: {int(hit.sum())} of {len(hit)} images are {names[1]}; both classes are "
+            "needed. Choose another finding or bring more images."
+        )
+    view = replace(
+        data,
+        targets=hit.astype(np.int64),
+        classes=names,
+        checksum=_checksum(data, *positive),
+        census=dict(data.census),
+    )
+    view.census["images_per_class"] = view.class_counts()
+    return view
+
+
+class Enhanced:
+    """Images seen through the contrast filter (``contrast.enhance``), computed when indexed."""
+
+    def __init__(self, base: np.ndarray | Rows) -> None:
+        self.base, self.dtype, self.ndim, self.shape = base, base.dtype, base.ndim, base.shape
+
+    def __len__(self) -> int:
+        return len(self.base)
+
+    def __getitem__(self, index: int | slice | np.ndarray) -> np.ndarray:
+        if isinstance(index, int | np.integer):
+            return self[np.array([index])][0]
+        return to_uint8(enhance(to_float(self.base[index])))
+
+
+def enhanced(data: ImageSet) -> ImageSet:
+    """``data`` as the network of paper 2 sees it: every image through the contrast filter."""
+    return replace(data, images=Enhanced(data.images), checksum=_checksum(data, "contrast"))
+
+
+def _checksum(data: ImageSet, *what: str) -> str:
+    return hashlib.sha256("/".join((data.checksum, *what)).encode()).hexdigest()

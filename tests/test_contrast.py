@@ -1,0 +1,108 @@
+"""The contrast filter is OpenCV's, written so that a gradient can pass."""
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from medrobust_utils.data import contrast
+from medrobust_utils.data.convert import to_float
+from medrobust_utils.data.phantoms import phantom_set
+from medrobust_utils.errors import ContractError
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    """Images of the paper's size: two fundus and two chest phantoms, three channels each."""
+    fundus = phantom_set("fundus", 2, size=224).images
+    chest = phantom_set("chest", 2, size=224).images
+    return np.concatenate([fundus, np.repeat(chest, 3, 3)])
+
+
+def stretched(image):
+    """One image (H, W, C) over the whole range [0, 255], float64."""
+    low, high = image.min(), image.max()
+    return (image.astype("f8") - low) / (high - low) * 255
+
+
+def test_the_blur_is_opencvs_with_its_rule_for_bytes(pictures):
+    ours = contrast.blur(to_float(pictures)).mul(255).permute(0, 2, 3, 1).numpy()
+    for image, blurred in zip(pictures, ours, strict=True):
+        theirs = cv2.GaussianBlur(image, (0, 0), sigmaX=20, sigmaY=0)
+        assert theirs.dtype == np.uint8 and theirs.std() > 5
+        assert np.abs(blurred - theirs).max() < 2
+        exact = cv2.GaussianBlur(image.astype("f4"), (121, 121), sigmaX=20, sigmaY=0)
+        assert np.abs(blurred - exact).max() < 0.01
+        # the rule for float images is another (161 pixels wide): the two can be told apart
+        wide = cv2.GaussianBlur(image.astype("f4"), (0, 0), sigmaX=20, sigmaY=0)
+        assert np.abs(wide - exact).max() > 0.05
+
+
+def test_sides_that_differ_and_another_sigma():
+    image = np.random.default_rng(0).integers(0, 256, (70, 95, 1), np.uint8)
+    for sigma, width in ((20.0, 121), (3.0, 19)):
+        ours = contrast.blur(to_float(image[None]), sigma).mul(255)[0, 0].numpy()
+        exact = cv2.GaussianBlur(image[:, :, 0].astype("f4"), (width, width), sigmaX=sigma)
+        assert np.abs(ours - exact).max() < 0.01
+
+
+def test_the_formula_and_the_share_that_is_clipped(pictures):
+    floats = to_float(pictures)
+    ours = contrast.enhance(floats).mul(255).permute(0, 2, 3, 1).numpy()
+    shares = contrast.clipped_share(floats)
+    assert shares.shape == (4,)
+    for image, filtered, share in zip(pictures, ours, shares, strict=True):
+        x = stretched(image)
+        free = 4 * x - 4 * cv2.GaussianBlur(x, (121, 121), sigmaX=20, sigmaY=0) + 128
+        assert np.abs(filtered - free.clip(0, 255)).max() < 0.05
+        outside = ((free < 0) | (free > 255)).mean()
+        assert share.item() == pytest.approx(outside, abs=1e-4) and 0.01 < outside < 0.9
+        # in OpenCV's own 8-bit arithmetic: 4 times the half level that its blur rounds away
+        whole = x.round().astype(np.uint8)
+        bytewise = cv2.addWeighted(whole, 4, cv2.GaussianBlur(whole, (0, 0), 20), -4, 128)
+        assert np.abs(filtered - bytewise).max() <= 6
+        assert np.abs(filtered - bytewise).mean() < 1.5
+
+
+def test_every_image_is_stretched_by_its_own_range(pictures):
+    floats = to_float(pictures)
+    whole = contrast.enhance(floats)
+    for i in range(4):
+        assert torch.allclose(contrast.enhance(floats[i : i + 1])[0], whole[i], atol=1e-5)
+    assert torch.allclose(contrast.enhance(0.2 + 0.3 * floats), whole, atol=1e-4)
+    assert whole.min() == 0 and whole.max() == 1
+
+
+def test_a_constant_image_comes_out_gray():
+    for value in (0.0, 0.3, 1.0):
+        image = torch.full((1, 3, 70, 70), value)
+        assert torch.allclose(contrast.enhance(image), torch.full_like(image, 128 / 255))
+        assert contrast.clipped_share(image).item() == 0
+
+
+def test_small_images_are_blurred_as_far_as_their_border_reaches():
+    image = np.random.default_rng(1).random((32, 32), np.float32)
+    ours = contrast.blur(torch.from_numpy(image)[None, None])[0, 0].numpy()
+    exact = cv2.GaussianBlur(image, (63, 63), sigmaX=20)  # 31 pixels to each side
+    assert np.abs(ours - exact).max() < 1e-5
+    assert contrast.enhance(torch.rand(0, 1, 32, 32)).shape == (0, 1, 32, 32)
+    with pytest.raises(ContractError, match="too small to blur"):
+        contrast.blur(torch.rand(1, 1, 1, 5))
+
+
+def test_the_gradient_passes_through_the_filter():
+    torch.manual_seed(0)
+    image = torch.rand(1, 1, 66, 66, dtype=torch.float64, requires_grad=True)
+    smooth = torch.nn.functional.avg_pool2d(image, 9, 1, 4)  # nothing is clipped at random
+    weights = torch.randn_like(image)
+
+    def score(x):
+        return (contrast.enhance(x) * weights).sum()
+
+    start = smooth.detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(score(start), start)
+    direction, step = torch.randn_like(start), 1e-6
+    ahead, behind = score(start + step * direction), score(start - step * direction)
+    slope = ((ahead - behind) / (2 * step)).item()
+    assert (gradient * direction).sum().item() == pytest.approx(slope, rel=1e-3)
+    assert (gradient != 0).all()

@@ -1,0 +1,128 @@
+"""Views ask other questions to the same images and leave the set they came from alone."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from medrobust_utils.data import batches, nih, split_by_group
+from medrobust_utils.data.contrast import enhance
+from medrobust_utils.data.convert import to_float, to_uint8
+from medrobust_utils.data.imageset import Rows
+from medrobust_utils.data.phantoms import phantom_set
+from medrobust_utils.data.single_label import copy_per_label
+from medrobust_utils.data.views import Enhanced, binary, enhanced
+from medrobust_utils.errors import DataError
+
+SIDES = ("negative", "positive")
+
+
+@pytest.fixture(scope="module")
+def fundus():
+    return phantom_set("fundus", 60, size=32)
+
+
+def test_several_grades_become_one_class(fundus):
+    view = binary(fundus, ["Moderate", "Severe", "Proliferative DR"], SIDES)
+    assert (view.targets == (fundus.targets >= 2)).all() and view.targets.dtype == np.int64
+    assert view.classes == SIDES and not view.multi_label
+    assert view.class_counts() == {"negative": int((fundus.targets < 2).sum()),
+                                   "positive": int((fundus.targets >= 2).sum())}  # fmt: skip
+    assert view.images is fundus.images and view.groups is fundus.groups and view.ids == fundus.ids
+    assert view.census["images_per_class"] == view.class_counts()
+    assert "images_per_class" not in fundus.census  # the old set is unharmed
+
+
+def test_one_finding_of_many_becomes_a_question(chest):
+    column = chest.classes.index("Pneumothorax")
+    view = binary(chest, ["Pneumothorax"], SIDES)
+    assert (view.targets == chest.targets[:, column]).all() and 0 < view.targets.mean() < 1
+    assert view.targets.ndim == 1 and chest.multi_label
+    either = binary(chest, ["Pneumothorax", "Mass"], SIDES)
+    mass = chest.targets[:, chest.classes.index("Mass")]
+    assert (either.targets == (view.targets | mass)).all()
+
+
+def test_a_view_splits_by_the_same_groups(fundus):
+    view = binary(replace(fundus, groups=np.arange(60) // 2), ["Severe", "Moderate"], SIDES)
+    split = split_by_group(view, seed=0)
+    assert not np.intersect1d(view.groups[split.train], view.groups[split.val]).size
+
+
+def test_every_view_has_a_checksum_of_its_own(fundus):
+    views = [
+        fundus,
+        enhanced(fundus),
+        binary(fundus, ["Severe"], SIDES),
+        binary(fundus, ["Moderate"], SIDES),
+        binary(fundus, ["Moderate", "Severe"], SIDES),
+        enhanced(binary(fundus, ["Severe"], SIDES)),
+    ]
+    assert len({view.checksum for view in views}) == len(views)
+    assert binary(fundus, ["Severe"], SIDES).checksum == views[2].checksum
+
+
+def test_impossible_questions_are_refused(fundus, chest):
+    with pytest.raises(DataError, match=r"no class \['Grave'\]. Known: No DR"):
+        binary(fundus, ["Severe", "Grave"], SIDES)
+    with pytest.raises(DataError, match="60 of 60 images are positive"):
+        binary(fundus, fundus.classes, SIDES)
+    with pytest.raises(DataError, match="0 of 60 images are positive"):
+        binary(fundus, [], SIDES)
+    healthy = chest.targets[:, -1] == 1
+    only = replace(
+        chest, images=chest.images[healthy], targets=chest.targets[healthy],
+        groups=chest.groups[healthy], masks=None,
+        ids=tuple(np.array(chest.ids)[healthy]),
+    )  # fmt: skip
+    with pytest.raises(DataError, match="images are positive; both classes"):
+        binary(only, ["Pneumothorax"], SIDES)
+
+
+@pytest.mark.parametrize(
+    "index",
+    [5, np.int64(5), -1, slice(2, 9, 3), slice(None), np.array([7, 0, 7]), np.arange(12) % 2 == 0],
+    ids=str,
+)
+@pytest.mark.parametrize("rows", [False, True], ids=["array", "rows"])
+def test_filtered_images_are_indexed_like_the_array(index, rows):
+    base = phantom_set("chest", 12, size=64).images
+    stored = Rows(base, np.arange(12)[::-1]) if rows else base
+    plain = base[::-1] if rows else base
+    got = Enhanced(stored)[index]
+    chosen = plain[index]
+    floats = enhance(to_float(chosen if chosen.ndim == 4 else chosen[None])).mul(255)
+    expected = floats.permute(0, 2, 3, 1).numpy()
+    assert got.dtype == np.uint8 and got.shape == chosen.shape
+    assert np.abs(got.astype(float) - expected.reshape(got.shape)).max() <= 0.5 + 1e-4
+    assert not np.array_equal(got, chosen)
+
+
+def test_the_filtered_set_is_a_set_like_any_other(fundus):
+    view = enhanced(fundus)
+    assert view.images.shape == fundus.images.shape and len(view.images) == 60
+    assert view.targets is fundus.targets and view.masks is fundus.masks
+    chunk, images, targets = next(batches(view, np.array([3, 1, 2]), 2))
+    assert list(chunk) == [3, 1] and (targets.numpy() == fundus.targets[[3, 1]]).all()
+    expected = enhance(to_float(fundus.images[[3, 1]]))
+    assert torch.allclose(images, expected, atol=0.5 / 255 + 1e-6)
+
+
+def test_bytes_survive_the_way_to_floats_and_back():
+    images = np.arange(256, dtype=np.uint8).reshape(2, 16, 8, 1)
+    floats = to_float(images)
+    assert floats.shape == (2, 1, 16, 8) and floats.max() == 1 and floats.dtype == torch.float32
+    assert (to_uint8(floats) == images).all()
+    assert to_uint8(torch.full((1, 1, 1, 1), 0.4999 / 255)).item() == 0  # rounded, not cut
+    assert to_uint8(torch.full((1, 1, 1, 1), 0.5001 / 255)).item() == 1
+
+
+def test_a_set_with_subjects_can_still_be_copied_per_label(nih_root):
+    images = nih.read(nih_root, 32)
+    copies, _ = copy_per_label(images, split_by_group(images, seed=0))
+    for row, name in enumerate(copies.ids):
+        original = images.ids.index(name.split("#")[0])
+        assert copies.subjects[row] == images.subjects[original]
+    with pytest.raises(DataError, match="'subjects': 3"):
+        replace(images, subjects=np.arange(3))
