@@ -147,7 +147,7 @@ def score(
         "top1": weighted_mean(top_k(logits, hot, 1), weights),
         "top5": weighted_mean(top_k(logits, hot, 5), weights),
         "balanced_accuracy": _estimate(_balanced(logits, targets, hot, columns, weights)),
-        "auc_macro": _estimate(np.nanmean(averaged, axis=0) if averaged else undefined),
+        "auc_macro": _estimate(_known_mean(averaged) if averaged else undefined),
         "auc_micro": _estimate(auc(_probabilities(logits, targets).ravel(), hot.ravel(), weights)),
     }
 
@@ -188,7 +188,14 @@ def _balanced(
     else:
         guess = logits.argmax(1)
         recalls = [_share(guess == k, hot[:, k], weights) for k in columns if hot[:, k].any()]
-    return np.nanmean(recalls, axis=0) if recalls else np.full(len(weights), np.nan)
+    return _known_mean(recalls) if recalls else np.full(len(weights), np.nan)
+
+
+def _known_mean(rows: Sequence[np.ndarray]) -> np.ndarray:
+    """Mean over the rows, NaN left out; NaN where nothing is known."""
+    known = np.isfinite(rows)
+    total, count = np.where(known, rows, 0).sum(0), known.sum(0)
+    return np.divide(total, count, out=np.full(len(total), np.nan), where=count > 0)
 
 
 def _share(hit: np.ndarray, among: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -221,12 +228,14 @@ def gates(scores: dict[str, Estimate], prior: dict[str, Estimate]) -> dict[str, 
 
     Returns:
         ``competent``: the interval of macro AUC lies above 0.5, or that of balanced accuracy
-        above what the label frequencies reach. ``beats_majority``: the interval of top-1 lies
-        above the majority line. Differences are paired.
+        above what the label frequencies reach. ``beats_prior``: that of balanced accuracy does,
+        which a network that always gives one answer fails. ``beats_majority``: the interval of
+        top-1 lies above the majority line. Differences are paired.
     """
     balanced = scores["balanced_accuracy"] - prior["balanced_accuracy"]
     top1 = scores["top1"] - prior["top1"]
     return {
+        "beats_prior": bool(balanced.low > 0),
         "competent": bool(scores["auc_macro"].low > 0.5 or balanced.low > 0),
         "beats_majority": bool(top1.low > 0),
     }

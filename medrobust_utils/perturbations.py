@@ -46,15 +46,36 @@ class Density(NamedTuple):
 class Splotches(NamedTuple):
     """Dark patches in a perturbation, all (N,).
 
-    ``count`` patches inside the mask, the share of the mask that dark places cover (``inside``),
-    the same of the rest of the image (``outside``), and the mean area of a patch inside as a
-    share of the image (``size``, NaN without a patch).
+    ``count`` dark patches inside the mask, the share of the mask that dark places cover
+    (``inside``),
+    the share that equally bright ones cover (``bright``: equal for a perturbation that has no
+    preference), the share of dark places in the rest of the image (``outside``), and the mean
+    area of a patch inside as a share of the image (``size``, NaN without a patch).
     """
 
     count: np.ndarray
     inside: np.ndarray
+    bright: np.ndarray
     outside: np.ndarray
     size: np.ndarray
+
+
+def relative(
+    perturbations: np.ndarray | torch.Tensor, images: np.ndarray | torch.Tensor, eps: float
+) -> np.ndarray:
+    """Strength as a share of what an even attack would reach: float64 (N, 1, H, W).
+
+    An even attack moves each pixel by eps, up or down by chance, and clipping to [0, 1] takes its
+    part: in black and in white half of the changes come to nothing. Divided by that, random
+    signs have strength 1 everywhere, around an eye too.
+
+    Args:
+        images: float (N, C, H, W) in [0, 1], before the attack.
+        eps: radius of the attack, above 0.
+    """
+    change, images = np.abs(_array(perturbations)), _array(images)
+    even = (np.minimum(eps, images) + np.minimum(eps, 1 - images)) / 2
+    return (change / even).mean(1, keepdims=True)
 
 
 def density(perturbations: np.ndarray | torch.Tensor, masks: np.ndarray) -> Density:
@@ -104,7 +125,7 @@ def splotches(perturbations: np.ndarray | torch.Tensor, masks: np.ndarray) -> Sp
     zero point is the share outside and other networks' counts, not zero.
     """
     _, masks = _pairs(perturbations, masks)
-    rows = np.full((4, len(masks)), np.nan)
+    rows = np.full((5, len(masks)), np.nan)
     for row, (change, mask) in enumerate(zip(_array(perturbations), masks, strict=True)):
         if not mask.any() or not change.any():
             continue
@@ -112,14 +133,19 @@ def splotches(perturbations: np.ndarray | torch.Tensor, masks: np.ndarray) -> Sp
         sigma = _sigma(gray)
         # A Gaussian filter divides the deviation of independent pixels by 2 sqrt(pi) sigma.
         expected = np.sqrt(np.square(gray).mean()) / (2 * np.sqrt(np.pi) * sigma)
-        dark = gaussian_filter(gray, sigma) < -DARK * expected
+        # Each side alone: what is black around an eye can only brighten, and would spill over.
+        inside, outside = (
+            gaussian_filter(np.where(side, gray, 0), sigma) for side in (mask, ~mask)
+        )
+        dark, bright = inside < -DARK * expected, inside > DARK * expected
         patches, _ = label(dark & mask)
         areas = np.bincount(patches.ravel())[1:]
         areas = areas[areas >= np.pi * sigma**2]  # smaller ones are the tips of noise
         rows[:, row] = (
             len(areas),
             dark[mask].mean(),
-            dark[~mask].mean() if not mask.all() else np.nan,
+            bright[mask].mean(),
+            (outside < -DARK * expected)[~mask].mean() if not mask.all() else np.nan,
             areas.mean() / mask.size if len(areas) else np.nan,
         )
     return Splotches(*rows)

@@ -209,6 +209,8 @@ def rows(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for run in runs:
         # a profile with overrides is no longer the protocol that its name promises
         overrides = run["parameters"].get("SET", "")
+        if run["parameters"].get("ATTACK"):  # another attack than the profile's own
+            overrides = f"{overrides} ATTACK={run['parameters']['ATTACK']}".strip()
         about = {**run, **run["provenance"], "overrides": overrides}
         columns = {name: about.get(name) for name in RUN_COLUMNS}
         found += [{**row, **columns} for row in run["rows"]]

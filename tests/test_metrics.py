@@ -147,25 +147,27 @@ def gates_of(logits, targets, ignore=()):
     )
 
 
-def test_a_model_that_learnt_passes_both_gates():
-    assert gates_of(LOGITS, TARGETS) == {"competent": True, "beats_majority": True}
+def test_a_model_that_learnt_passes_every_gate():
+    assert set(gates_of(LOGITS, TARGETS).values()) == {True}
 
 
 def test_noise_and_the_label_frequencies_pass_no_gate():
     blind = np.random.default_rng(3).normal(size=(N, K)).astype(np.float32)
     prior = metrics.prior_logits(TARGETS, N, K)
     for logits in (blind, prior):
-        assert gates_of(logits, TARGETS) == {"competent": False, "beats_majority": False}
+        assert set(gates_of(logits, TARGETS).values()) == {False}
 
 
 def test_a_constant_answer_is_not_competent_because_a_class_is_absent():
     targets = np.where(TARGETS == 6, 0, TARGETS)  # class 6 never occurs
     logits = np.zeros((N, K), np.float32)
     logits[:, 0] = 1
-    assert gates_of(logits, targets) == {"competent": False, "beats_majority": False}
+    assert set(gates_of(logits, targets).values()) == {False}
 
 
 def test_ranking_well_while_naming_one_class_beats_chance_but_not_the_majority():
     targets = np.where(np.arange(N) % 4 == 0, 1, 0)
     logits = np.stack([np.full(N, 9.0), LOGITS[:, 0] + 2 * targets], axis=1).astype(np.float32)
-    assert gates_of(logits, targets) == {"competent": True, "beats_majority": False}
+    assert gates_of(logits, targets) == {
+        "competent": True, "beats_prior": False, "beats_majority": False
+    }  # fmt: skip

@@ -36,6 +36,26 @@ def test_noise_has_no_ring_and_no_ellipse():
         np.testing.assert_allclose(found.ellipse, 1, atol=0.05)
 
 
+def test_clipping_at_black_makes_no_ellipse_and_no_splotches():
+    """An even attack on a bright disc in black: half of what it does outside is clipped away."""
+    images = np.where(disc(28), 0.5, 0.0)[None, None].repeat(4, 0).repeat(3, 1)
+    noise = gaussian_filter(np.random.default_rng(5).normal(size=images.shape), (0, 0, 2, 2))
+    images, masks = np.concatenate([images] * 2), np.concatenate([MASKS] * 2)
+    noise = np.concatenate([noise, -noise])  # each and its negative: no preference at all
+    moved = (images + EPS * np.sign(noise)).clip(0, 1) - images
+    plain = measures.density(moved, masks).ellipse
+    fair = measures.density(measures.relative(moved, images, EPS), masks)
+    assert (plain < 0.6).all()
+    np.testing.assert_allclose(fair.ellipse, 1, atol=0.1)
+    np.testing.assert_allclose(fair.ring, 1, atol=0.1)
+    spots = measures.splotches(moved, masks)
+    assert (spots.inside - spots.outside).mean() > 0.05  # black cannot become darker
+    assert (spots.inside - spots.bright).mean() == pytest.approx(0, abs=1e-3)  # rounding at the limit
+    dark = np.where(disc(28), -np.abs(moved), moved)
+    spots = measures.splotches(dark, masks)
+    assert (spots.inside - spots.bright > 0.3).all()
+
+
 def test_a_planted_ring_is_found_at_the_rim_only():
     ring = disc(32) & ~disc(24)
     found = measures.density(signs() * (0.2 + 0.8 * ring), MASKS)

@@ -1,0 +1,185 @@
+"""Paper 2: soft attention in ResNet-50 and Inception-ResNet-v2; tasks, arms and training.
+
+A *task* is one question to one data set under one split; an *arm* is one network trained for it.
+``train`` may be killed and called again; finished work is read back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+
+from .. import env, metrics
+from ..data import (
+    ImageSet,
+    ThreeWay,
+    load,
+    split_like_datta,
+    split_three_ways,
+)
+from ..data.views import binary, enhanced
+from ..errors import ProtocolError
+from ..evaluation import predict
+from ..models import MedicalModel, build_attentive
+from ..storage import fingerprint
+from ..training import fit
+
+ROLES = ("skin", "fundus", "chest")  # the paper's three tasks, each played by a set of the profile
+SPLITS = ("honest", "datta")
+FILTERS = ("none", "contrast")
+
+
+@dataclass(frozen=True)
+class Task:
+    """A data set as one network sees it, with its split.
+
+    Attributes:
+        raw: the images before the contrast filter (``data`` itself where there is none).
+        chosen: images that choose the epoch, ``settings["validation_images"]`` of ``split.val``.
+        attacked: test images under attack, ``settings["attack"]["images"]`` of ``split.test``.
+        finding: what makes an image positive; empty for the skin, which has seven classes.
+    """
+
+    role: str
+    split_name: str
+    filter: str
+    data: ImageSet
+    raw: ImageSet
+    split: ThreeWay
+    chosen: np.ndarray
+    attacked: np.ndarray
+    finding: str = ""
+
+    @property
+    def size(self) -> int:
+        """Side of the images in pixels."""
+        return self.data.images.shape[1]
+
+    @property
+    def key(self) -> str:
+        name = f"{self.role}-{self.data.name}-{self.size}-{self.split_name}"
+        return name if self.filter == "none" else f"{name}-{self.filter}"
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One network, with one training seed, on one task."""
+
+    task: Task = field(repr=False)
+    model: str
+    attention: str
+    start: str
+    seed: int
+
+    @property
+    def key(self) -> str:
+        return f"{self.task.key}-{self.model}-{self.attention}-{self.start}-{self.seed}"
+
+    @property
+    def tags(self) -> dict[str, str | bool | int]:
+        """What every result row of this arm carries."""
+        return {
+            "role": self.task.role,
+            "dataset": self.task.data.name,
+            "split": self.task.split_name,
+            "filter": self.task.filter,
+            "finding": self.task.finding,
+            "model": self.model,
+            "attention": self.attention,
+            "start": self.start,
+        }
+
+
+def arms(settings: Mapping, *, seed: int, role: str = "", model: str = "") -> Iterator[Arm]:
+    """Every arm of the profile, task by task; ``role`` and ``model`` pick some by name.
+
+    Raises:
+        ProtocolError: for a role or model that the profile does not have, or a negative seed.
+    """
+    for name, value, known in (
+        ("DATASET", role, {arm["role"] for arm in settings["arms"]}),
+        ("MODEL", model, {arm["model"] for arm in settings["arms"]}),
+    ):
+        if value and value not in known:
+            raise ProtocolError(f"{name}={value!r}: this profile has {', '.join(sorted(known))}.")
+    if seed < 0:
+        raise ProtocolError(f"SEED={seed}: choose 0 or more.")
+    tasks: dict[tuple, Task] = {}
+    for spec in settings["arms"]:
+        if role not in ("", spec["role"]) or model not in ("", spec["model"]):
+            continue
+        size = settings["models"][spec["model"]]["size"]
+        key = (spec["role"], spec["split"], spec["filter"], size)
+        if key not in tasks:
+            tasks[key] = _task(settings, *key, seed=seed)
+        seeds = range(seed, seed + settings["seeds"])
+        for attention, number in product(spec["attention"], seeds):
+            yield Arm(tasks[key], spec["model"], attention, spec["start"], number)
+
+
+def _task(
+    settings: Mapping, role: str, split_name: str, filter: str, size: int, *, seed: int
+) -> Task:
+    if split_name not in SPLITS or filter not in FILTERS:
+        raise ProtocolError(
+            f"split {split_name!r}, filter {filter!r}: choose among {SPLITS} and {FILTERS}."
+        )
+    raw = load(settings["datasets"][role], size=size, phantoms=settings["phantoms"], seed=seed)
+    positive = settings["positive"].get(role, [])
+    if positive:
+        raw = binary(raw, positive, ("negative", "positive"))
+    cut = split_like_datta if split_name == "datta" else split_three_ways
+    split = cut(raw, seed=seed)
+    attacked = some(split.test, settings["attack"]["images"], seed)
+    chosen = some(split.val, settings["validation_images"], seed)
+    data = enhanced(raw) if filter == "contrast" else raw
+    finding = " or ".join(positive)
+    return Task(role, split_name, filter, data, raw, split, chosen, attacked, finding)
+
+
+def some(index: np.ndarray, limit: int, seed: int) -> np.ndarray:
+    """``limit`` images of ``index`` by chance (0: all), sorted."""
+    return np.sort(np.random.default_rng(seed).permutation(index)[: limit or None])
+
+
+def train(
+    arm: Arm, settings: Mapping, checkpoints: Path
+) -> tuple[Arm, MedicalModel, list[dict], Path]:
+    """Train an arm, or read back what was trained.
+
+    Returns:
+        The arm as it was really run (``start`` is ``scratch`` where no ImageNet weights were to
+        be had), its model, its learning curve, and the folder that keeps its work.
+    """
+    task, spec = arm.task, settings["models"][arm.model]
+    env.seed_everything(arm.seed)
+    model = build_attentive(
+        spec["backbone"], len(task.data.classes), attention=arm.attention, start=arm.start,
+        size=task.size, gamma=settings["gamma"], options=spec["options"],
+    )  # fmt: skip
+    arm = replace(arm, start=model.start)
+    recipe = {**settings["training"]}
+    for name in ("epochs", "share", "flips"):
+        recipe[name] = recipe[name][task.role]
+    identity = fingerprint(
+        spec, recipe, settings["gamma"], arm.seed, model.source, task.data.checksum,
+        task.split.train.tolist(), task.chosen.tolist(),
+    )  # fmt: skip
+    folder = checkpoints / f"{arm.key}-{identity}"
+    history = fit(
+        model, task.data, task.split, recipe, folder, seed=arm.seed,
+        validate=lambda model: curve_scores(model, task),
+    )  # fmt: skip
+    return arm, model, history, folder
+
+
+def curve_scores(model: MedicalModel, task: Task) -> dict[str, float]:
+    """What the learning curve shows after each epoch, on the images that choose the epoch."""
+    logits = predict(model, task.data, task.chosen)
+    scores = metrics.score(logits, task.data.targets[task.chosen], np.ones((1, len(task.chosen))))
+    names = ("loss", "top1", "balanced_accuracy", "auc_macro")
+    return {f"val_{name}": round(scores[name].value, 4) for name in names}

@@ -1,0 +1,216 @@
+"""Paper 2: the ladder of radii, and what one network scores on it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from .. import env, metrics
+from ..attacks import Flag, SweepResult, pgd_sweep, red_flags
+from ..data import to_float
+from ..data.contrast import ContrastFilter
+from ..errors import ProtocolError, RunError
+from ..evaluation import kept
+from ..metrics import Estimate
+from ..models import MedicalModel
+from ..storage import fingerprint, write_atomic
+from .attentive_cnn import ROLES, Arm, some
+from .attentive_cnn_radii import Radii
+
+ATTACKS = {
+    "nested": {"mode": "nested"},
+    "independent": {"mode": "independent"},
+    "foolbox": {"mode": "independent", "engine": "foolbox"},
+}
+
+
+@dataclass(frozen=True)
+class Robustness:
+    """What one network scored.
+
+    Attributes:
+        clean: scores on every test image.
+        gates: whether the network learnt enough for a verdict (``metrics.gates``).
+        sweep: its logits on the attacked images at every radius.
+        weights: (1 + draws, n) of the attacked images; equal for all arms of a task.
+        attack: ``nested``, ``independent`` or ``foolbox``.
+    """
+
+    arm: Arm
+    clean: dict[str, Estimate]
+    gates: dict[str, bool]
+    sweep: SweepResult
+    weights: np.ndarray
+    attack: str
+
+    @cached_property
+    def start(self) -> Estimate:
+        """Accuracy on the attacked images before the attack."""
+        return metrics.weighted_mean(self.sweep.clean_right, self.weights)
+
+    @cached_property
+    def accuracy(self) -> list[Estimate]:
+        """Unweighted accuracy at every radius, as the paper reports it."""
+        return [metrics.weighted_mean(right, self.weights) for right in self.sweep.right]
+
+    @cached_property
+    def kept(self) -> list[Estimate]:
+        """Share of the images right before the attack that are right after it."""
+        before = self.sweep.clean_right
+        if not before.any():
+            nothing = np.full(len(self.weights) - 1, np.nan)
+            return [Estimate(float("nan"), nothing) for _ in self.sweep.right]
+        weights = self.weights[:, before]
+        with np.errstate(invalid="ignore"):  # a draw may hold none of the images that were right
+            return [metrics.weighted_mean(right[before], weights) for right in self.sweep.right]
+
+    @property
+    def half_fallen(self) -> int | None:
+        """Position of the smallest radius that fells half of what was right, if any does."""
+        fallen = [k for k, kept in enumerate(self.kept) if kept.value <= 0.5]
+        return fallen[0] if fallen else None
+
+
+def measure(
+    arm: Arm,
+    model: nn.Module,
+    settings: Mapping,
+    ladder: Radii,
+    folder: Path,
+    *,
+    seed: int,
+    attack: str = "",
+    images: int = 0,
+) -> Robustness:
+    """Clean scores on all test images, and the sweep over the ladder.
+
+    Args:
+        images: how many of the task's attacked images; 0 for all of them.
+        seed: of the bootstrap and the random starts; the same for all arms, so that they are
+            compared on the same draws.
+        attack: ``nested``, ``independent`` or ``foolbox``; the profile's own if empty.
+    """
+    attack = attack or settings["attack"]["mode"]
+    if attack not in ATTACKS:
+        raise ProtocolError(f"ATTACK={attack!r}: choose one of {', '.join(ATTACKS)}.")
+    # A profile's steps belong to its own attack; another takes the engine's usual number.
+    steps = settings["attack"]["steps"] if attack == settings["attack"]["mode"] else None
+    # Foolbox knows no mixed precision.
+    dtype = torch.float32 if attack == "foolbox" else precision(settings)
+    task = arm.task
+    index = some(task.attacked, images, seed)
+    logits = kept(
+        folder / f"logits-{task.filter}.npz", model, task.data, task.split.test, desc=arm.key
+    )
+    sweep = pgd_sweep(
+        model, task.data, index, ladder.values, folder=folder, desc=f"{attack} PGD",
+        seed=seed, dtype=dtype, steps=steps, **ATTACKS[attack],
+    )  # fmt: skip
+    draw = [seed, ROLES.index(task.role)]
+    clean, gates = scored(arm, logits, draw)
+    weights = metrics.group_weights(task.data.groups[index], draw)
+    return Robustness(arm, clean, gates, sweep, weights, attack)
+
+
+def modes_differ(
+    robust: Robustness,
+    model: nn.Module,
+    settings: Mapping,
+    ladder: Radii,
+    folder: Path,
+    *,
+    seed: int,
+) -> dict[float, Estimate]:
+    """How much higher the accuracy under independent than under nested PGD is, at some radii.
+
+    On ``attack["check"]["images"]`` of the images and at ``attack["check"]["radii"]``. The sweep
+    itself is one side; the other attack is run beside it. Below zero, a nested sweep would
+    praise a network that the paper's own attack breaks.
+    """
+    check, task = settings["attack"]["check"], robust.arm.task
+    index = some(task.attacked, check["images"], seed)
+    here = np.flatnonzero(np.isin(task.attacked, index))
+    places = [int(np.abs(np.array(ladder.values) - radius).argmin()) for radius in check["radii"]]
+    nested = robust.attack == "nested"
+    # a nested sweep depends on its whole ladder, an independent one does not
+    other = Radii(tuple(ladder.values[k] for k in places) if nested else ladder.values, {})
+    mode = "independent" if nested else "nested"
+    result = measure(
+        robust.arm, model, settings, other, folder, seed=seed, attack=mode, images=len(index)
+    )
+    found = {}
+    for number, k in enumerate(places):
+        theirs = result.sweep.right[number if nested else k].astype(float)
+        gap = theirs - robust.sweep.right[k][here]
+        gap = metrics.weighted_mean(gap if nested else -gap, result.weights)
+        found[ladder.values[k]] = gap
+    return found
+
+
+def flags(
+    robust: Robustness,
+    model: nn.Module,
+    settings: Mapping,
+    ladder: Radii,
+    folder: Path,
+    *,
+    seed: int,
+) -> list[Flag]:
+    """Red flags of one network at the radius that fells half of what was right, or the largest.
+
+    Computed on ``attack["check"]["images"]`` images and kept in ``folder``.
+    """
+    task, place = robust.arm.task, robust.half_fallen
+    radius = ladder.values[-1 if place is None else place]
+    index = some(task.attacked, settings["attack"]["check"]["images"], seed)
+    name = fingerprint(index.tolist(), radius, seed, str(precision(settings)))
+    path = folder / f"flags-{task.filter}-{name}.json"
+    if not path.exists():
+        device = env.pick_device()
+        images = to_float(task.data.images[index]).to(device)
+        labels = torch.from_numpy(task.data.targets[index])
+        dtype = precision(settings)
+        found = red_flags(model.to(device), images, labels, radius, seed=seed, dtype=dtype)
+        write_atomic(path, json.dumps([asdict(flag) for flag in found]).encode())
+    try:
+        return [Flag(**flag) for flag in json.loads(path.read_text("utf-8"))]
+    except (OSError, ValueError, TypeError) as error:
+        raise RunError(
+            f"{path}: cannot be read ({error}). Delete it to compute it again."
+        ) from error
+
+
+def through_filter(arm: Arm, model: MedicalModel) -> tuple[Arm, nn.Module]:
+    """The same network, attacked through the contrast filter: on the images before it.
+
+    The filter multiplies fine changes by four and clips, so the same radius means another
+    attack; the paper's text leaves open where its perturbations were added.
+    """
+    task = replace(arm.task, filter="through", data=arm.task.raw)
+    return replace(arm, task=task), nn.Sequential(ContrastFilter(), model).eval()
+
+
+def precision(settings: Mapping) -> torch.dtype:
+    """Of the gradients: float32, or what a timed probe found fastest. Scores are float32 always."""
+    return env.training_dtype(env.pick_device()) if settings["attack"]["fast"] else torch.float32
+
+
+def scored(
+    arm: Arm, logits: np.ndarray, draw: Sequence[int]
+) -> tuple[dict[str, Estimate], dict[str, bool]]:
+    """Scores of clean logits on all test images, and the gates they pass."""
+    data, split = arm.task.data, arm.task.split
+    weights, targets = (
+        metrics.group_weights(data.groups[split.test], draw),
+        data.targets[split.test],
+    )
+    clean = metrics.score(logits, targets, weights)
+    prior = metrics.prior_logits(data.targets[split.train], len(targets), len(data.classes))
+    return clean, metrics.gates(clean, metrics.score(prior, targets, weights))

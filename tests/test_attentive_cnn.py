@@ -1,0 +1,789 @@
+"""The study of paper 2 on a few phantoms and on hand-made scores: numbers are worked out twice."""
+
+import itertools
+from dataclasses import fields, replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from medrobust_utils import claims, metrics, plots, protocol, results
+from medrobust_utils.data import ImageSet, ThreeWay, to_float
+from medrobust_utils.data.contrast import enhance
+from medrobust_utils.errors import DataError, ProtocolError
+from medrobust_utils.metrics import Estimate
+from medrobust_utils.studies import attentive_cnn as study
+from medrobust_utils.studies import attentive_cnn_attack as attack
+from medrobust_utils.studies import attentive_cnn_gains as comparisons
+from medrobust_utils.studies import attentive_cnn_map_rows as map_rows
+from medrobust_utils.studies import attentive_cnn_maps as maps
+from medrobust_utils.studies import attentive_cnn_plots as figures
+from medrobust_utils.studies import attentive_cnn_radii as radii
+from medrobust_utils.studies import attentive_cnn_record as record
+from medrobust_utils.studies import attentive_cnn_rows as rows
+
+PAPER = protocol.load("2_attentive_cnn")
+TINY = (
+    "phantoms=90 models.resnet.backbone=resnet10t training.epochs.skin=1 training.epochs.fundus=1 "
+    "training.epochs.chest=1 attack.images=12 attack.eps=[0.02,0.32] attack.steps=2 "
+    "attack.check.images=4 attack.through=5"
+)
+ARMS = [
+    {"role": "skin", "filter": "none", "attention": ["none", "released"]},
+    {"role": "fundus", "filter": "none", "attention": ["none"]},
+    {"role": "chest", "filter": "contrast", "attention": ["none"]},
+]
+COMMON = {"split": "honest", "model": "resnet", "start": "scratch"}
+
+
+def tiny(**changes):
+    """The smoke profile made smaller, with ``changes`` at its top level."""
+    values = dict(PAPER.settings("smoke", TINY)) | {"arms": [arm | COMMON for arm in ARMS]}
+    return protocol.Settings(values | changes)
+
+
+@pytest.fixture(scope="module")
+def settings():
+    return tiny()
+
+
+@pytest.fixture(scope="module")
+def arms(settings):
+    return list(study.arms(settings, seed=0))
+
+
+@pytest.fixture(scope="module")
+def ladder(settings):
+    return radii.radii(settings["attack"])
+
+
+@pytest.fixture(scope="module")
+def trained(settings, arms, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoints")
+    return [study.train(arm, settings, folder) for arm in arms]
+
+
+@pytest.fixture(scope="module")
+def measured(settings, trained, ladder):
+    return [
+        attack.measure(arm, model, settings, ladder, folder, seed=0)
+        for arm, model, _, folder in trained
+    ]
+
+
+@pytest.fixture(scope="module")
+def explained(settings, trained, ladder):
+    return [
+        maps.explain(arm, model, settings, ladder, folder, shown=2, seed=0)
+        for arm, model, _, folder in trained
+    ]
+
+
+@pytest.fixture
+def run(tmp_path):
+    return results.Run.start("02_attentive_cnn_pgd", PAPER.name, "paper", {}, tmp_path)
+
+
+def find(run, metric, **tags):
+    return [
+        row for row in run.record["rows"] if row["metric"] == metric and tags.items() <= row.items()
+    ]
+
+
+def only(run, metric, **tags):
+    (row,) = find(run, metric, **tags)
+    return row
+
+
+# --- arms and tasks ------------------------------------------------------------------------------
+
+
+def test_every_arm_has_its_task_and_arms_of_one_task_share_it(arms):
+    assert [(a.task.role, a.task.filter, a.attention) for a in arms] == [
+        ("skin", "none", "none"),
+        ("skin", "none", "released"),
+        ("fundus", "none", "none"),
+        ("chest", "contrast", "none"),
+    ]
+    assert arms[0].task is arms[1].task
+    assert len({arm.key for arm in arms}) == 4
+    skin, fundus, chest = arms[0].task, arms[2].task, arms[3].task
+    assert [len(task.data.classes) for task in (skin, fundus, chest)] == [7, 2, 2]
+    assert fundus.finding == "Moderate or Severe or Proliferative DR"
+    assert chest.finding == "Pneumothorax" and skin.finding == ""
+    for task in (skin, fundus, chest):
+        assert len(task.attacked) == 12 and set(task.attacked) <= set(task.split.test)
+        assert set(task.chosen) <= set(task.split.val)
+        assert not set(task.split.test) & (set(task.split.train) | set(task.split.val))
+
+
+def test_the_filter_changes_what_the_network_sees_and_not_the_raw_images(arms):
+    skin, chest = arms[0].task, arms[3].task
+    assert skin.data is skin.raw
+    expected = enhance(to_float(chest.raw.images[:3]))
+    assert torch.allclose(to_float(chest.data.images[:3]), expected, atol=0.5 / 255 + 1e-6)
+    assert (chest.data.images[0] != chest.raw.images[0]).mean() > 0.5
+    assert chest.data.checksum != chest.raw.checksum
+
+
+def test_seeds_multiply_arms_and_leave_their_tasks_alone():
+    found = list(study.arms(tiny(seeds=3), seed=4, role="skin"))
+    assert [arm.seed for arm in found] == [4, 5, 6, 4, 5, 6]
+    assert len({id(arm.task) for arm in found}) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "call", "error", "message"),
+    [
+        ({}, {"role": "liver"}, ProtocolError, "DATASET='liver'.*chest, fundus, skin"),
+        ({}, {"model": "vgg"}, ProtocolError, "MODEL='vgg'.*resnet"),
+        ({}, {"seed": -1}, ProtocolError, "SEED=-1"),
+        ({"arms": [ARMS[0] | COMMON | {"split": "loose"}]}, {}, ProtocolError, "'loose'"),
+        ({"arms": [ARMS[0] | COMMON | {"filter": "sepia"}]}, {}, ProtocolError, "'sepia'"),
+        ({"arms": [ARMS[0] | COMMON | {"split": "datta"}]}, {}, DataError, "HAM10000"),
+    ],
+    ids=["role", "model", "seed", "split", "filter", "phantoms have no lesion numbers"],
+)
+def test_what_cannot_be_run_is_refused_by_name(changes, call, error, message):
+    with pytest.raises(error, match=message):
+        list(study.arms(tiny(**changes), **({"seed": 0} | call)))
+
+
+# --- training ------------------------------------------------------------------------------------
+
+
+def test_a_trained_arm_is_read_back_and_another_recipe_trains_anew(settings, trained, monkeypatch):
+    arm, model, history, folder = trained[1]
+    monkeypatch.setattr("medrobust_utils.training._Job._step", None)
+    _, again, same_history, same_folder = study.train(arm, settings, folder.parent)
+    assert (repr(same_history), same_folder) == (repr(history), folder)  # an AUC may be NaN
+    assert all(
+        (a == b).all()
+        for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True)
+    )
+    slower = tiny(training=settings["training"] | {"lr": 0.001})
+    for other in (slower, tiny(gamma=True)):
+        with pytest.raises(TypeError):  # it would train, and training is switched off
+            study.train(arm, other, folder.parent)
+
+
+def test_without_weights_an_arm_is_what_it_is_not_what_was_asked(settings, trained):
+    arm, _, _, folder = trained[0]  # no hub answers in the tests
+    asked = replace(arm, start="imagenet")
+    really, model, _, same = study.train(asked, settings, folder.parent)
+    assert really.tags["start"] == "scratch" and same == folder
+    assert "no ImageNet weights" in model.warnings[0]
+
+
+def test_the_learning_curve_speaks_of_the_images_that_choose_the_epoch(trained):
+    arm, model, history, _ = trained[0]
+    task = arm.task
+    with torch.no_grad():
+        logits = model(to_float(task.data.images[task.chosen]))
+    right = (logits.argmax(1).numpy() == task.data.targets[task.chosen]).mean()
+    assert history[-1]["val_top1"] == pytest.approx(right, abs=1e-4)
+
+
+# --- radii ---------------------------------------------------------------------------------------
+
+
+def test_the_papers_ladder_lies_on_one_ladder_under_all_readings():
+    plan = PAPER.settings("paper")["attack"]
+    found = radii.radii(plan)
+    assert list(found.values) == sorted(found.values) and found.values[-1] == 0.32
+    assert found.scales() == ["0-1", "signed", "0-255"]
+    for scale, width in plan["scales"].items():
+        assert sorted(found.at(scale)) == plan["eps"]
+        for eps, place in found.at(scale).items():
+            assert found.values[place] == pytest.approx(eps / width, rel=0.011)
+    gaps = np.array(found.values[1:]) / found.values[:-1]
+    assert gaps.min() > 1.9  # neighbours were merged: 0.32/255 and 0.00125 are one radius
+    assert found.at("0-255")[0.32] == found.at("0-1")[0.00125]
+
+
+def test_radii_that_are_too_small_are_left_out(ladder):
+    assert ladder.values == pytest.approx([0.32 / 255, 0.01, 0.02, 0.16, 0.32])
+    assert ladder.at("0-255") == {0.32: 0}  # 0.02/255 is below 0.0001
+    assert ladder.at("signed") == {0.02: 1, 0.32: 3}
+
+
+# --- what a network scores -----------------------------------------------------------------------
+
+
+def test_accuracies_are_those_of_the_logits_and_wrong_images_are_counted_apart(measured):
+    for robust in measured:
+        sweep = robust.sweep
+        assert np.array_equal(sweep.labels, robust.arm.task.data.targets[robust.arm.task.attacked])
+        before = sweep.clean.argmax(1) == sweep.labels
+        assert robust.start.value == pytest.approx(before.mean())
+        for k, logits in enumerate(sweep.logits):
+            right = logits.argmax(1) == sweep.labels
+            assert robust.accuracy[k].value == pytest.approx(right.mean())
+            if before.any():
+                assert robust.kept[k].value == pytest.approx(right[before].mean())
+
+
+def test_clean_scores_are_of_all_test_images(measured, trained):
+    arm, model, *_ = trained[0]
+    test = arm.task.split.test
+    with torch.no_grad():
+        right = model(to_float(arm.task.data.images[test])).argmax(1).numpy()
+    right = right == arm.task.data.targets[test]
+    assert measured[0].clean["top1"].value == pytest.approx(right.mean())
+    assert len(test) > len(arm.task.attacked)
+
+
+def test_a_finished_measurement_is_read_back(settings, trained, ladder, measured, monkeypatch):
+    monkeypatch.setattr("medrobust_utils.attacks.sweep.climb", None)
+    arm, model, _, folder = trained[0]
+    again = attack.measure(arm, model, settings, ladder, folder, seed=0)
+    assert np.array_equal(again.sweep.logits, measured[0].sweep.logits)
+    with pytest.raises(TypeError):  # another seed is another sweep
+        attack.measure(arm, model, settings, ladder, folder, seed=1)
+
+
+def test_an_unknown_attack_is_refused(settings, trained, ladder, tmp_path):
+    with pytest.raises(ProtocolError, match="ATTACK='cw'.*nested, independent, foolbox"):
+        attack.measure(*trained[0][:2], settings, ladder, tmp_path, seed=0, attack="cw")
+
+
+def test_foolbox_attacks_in_float32_also_where_ours_is_fast(settings, trained, tmp_path):
+    arm, model, *_ = trained[0]
+    one = radii.Radii((0.02,), {})
+    ours, theirs = (
+        attack.measure(arm, model, settings, one, tmp_path, seed=0, attack=which, images=4)
+        for which in ("independent", "foolbox")
+    )
+    assert theirs.attack == "foolbox" and len(theirs.sweep.labels) == 4
+    assert np.array_equal(ours.sweep.right, theirs.sweep.right)
+
+
+def test_foolbox_is_never_asked_for_mixed_precision(settings, trained, tmp_path, monkeypatch):
+    asked = {}
+    monkeypatch.setattr(attack, "precision", lambda settings: torch.bfloat16)
+    monkeypatch.setattr(attack, "pgd_sweep", lambda *a, **how: asked.update(how) or 1 / 0)
+    for which, dtype in (("foolbox", torch.float32), ("nested", torch.bfloat16)):
+        with pytest.raises(ZeroDivisionError):
+            attack.measure(
+                *trained[0][:2], settings, radii.Radii((0.1,), {}), tmp_path, seed=0, attack=which
+            )
+        assert asked["dtype"] == dtype
+
+
+def test_modes_differ_is_independent_less_nested(settings, trained, measured, ladder):
+    arm, model, _, folder = trained[0]
+    found = attack.modes_differ(measured[0], model, settings, ladder, folder, seed=0)
+    assert list(found) == settings["attack"]["check"]["radii"]
+    chosen = radii.Radii(tuple(found), {})
+    one = {
+        which: attack.measure(
+            arm, model, settings, chosen, folder, seed=0, attack=which, images=4
+        ).sweep.right.mean(1)
+        for which in ("independent", "nested")
+    }
+    values = [gap.value for gap in found.values()]
+    assert values == pytest.approx(list(one["independent"] - one["nested"]))
+
+
+def test_through_the_filter_the_network_is_attacked_on_the_images_before_it(
+    settings, trained, ladder, run
+):
+    arm, model, _, folder = trained[3]
+    variant, whole = attack.through_filter(arm, model)
+    assert variant.tags["filter"] == "through" and variant.task.data is arm.task.raw
+    raw = to_float(arm.task.raw.images[:3])
+    with torch.no_grad():
+        assert torch.allclose(whole(raw), model(enhance(raw)), atol=1e-5)
+    robust = attack.measure(variant, whole, settings, ladder, folder, seed=0, images=5)
+    run.dataset(arm.task.raw)
+    rows.add_arm(run, [robust], ladder)
+    assert {row["n"] for row in find(run, "accuracy_attacked", filter="through")} == {5}
+
+
+# --- rows ----------------------------------------------------------------------------------------
+
+
+def test_rows_of_a_task_count_leaks_and_draw_the_majority_line(arms, run):
+    task = arms[0].task
+    leaky = replace(task, split=task.split._replace(train=task.split.test[:4]))
+    rows.add_task(run, leaky)
+    assert only(run, "test_images_leaked")["value"] == 4
+    targets = task.data.targets
+    common = np.bincount(targets[task.split.test[:4]], minlength=7).argmax()
+    line = only(run, "accuracy", model="majority")
+    assert line["value"] == pytest.approx((targets[task.split.test] == common).mean())
+    assert line["n"] == len(task.split.test)
+
+
+def test_rows_of_an_arm_hold_its_accuracy_under_every_reading(measured, ladder, run):
+    run.dataset(measured[0].arm.task.raw)
+    rows.add_arm(run, [measured[0]], ladder)
+    sweep = measured[0].sweep
+    right = (sweep.logits.argmax(2) == sweep.labels).mean(1)
+    before = (sweep.clean.argmax(1) == sweep.labels).mean()
+    for (scale, eps), k in ladder.cells.items():
+        row = only(run, "accuracy", scale=scale, eps=eps)
+        assert row["value"] == pytest.approx(right[k]) and row["low"] <= row["value"] <= row["high"]
+        assert row["radius_255"] == pytest.approx(ladder.values[k] * 255)
+        assert only(run, "accuracy_lost", scale=scale, eps=eps)["value"] == pytest.approx(
+            before - right[k]
+        )
+    assert only(run, "accuracy_attacked", attack="none")["value"] == pytest.approx(before)
+    assert len(find(run, "accuracy_attacked", attack="nested")) == len(ladder.values)
+    assert only(run, "accuracy", attack="none")["n"] == len(measured[0].arm.task.split.test)
+    row = only(run, "balanced_accuracy_attacked", radius_255=ladder.values[1] * 255)
+    recalls = [
+        (sweep.logits[1].argmax(1) == k)[sweep.labels == k].mean() for k in set(sweep.labels)
+    ]
+    assert row["value"] == pytest.approx(np.mean(recalls))
+
+
+# --- hand-made networks --------------------------------------------------------------------------
+
+
+def made_task(role, split="honest", filter="none", n=40):
+    """A task whose images nobody looks at: all are tested on and attacked."""
+    classes = 7 if role == "skin" else 2
+    names = {"skin": "ham10000", "fundus": "retinopathy", "chest": "nih"}
+    everything = np.arange(n)
+    data = ImageSet(
+        names[role], np.zeros((n, 8, 8, 1), np.uint8), everything % classes,
+        tuple(f"class {k}" for k in range(classes)), everything, tuple(map(str, everything)),
+        synthetic=False, complete=True, checksum=role,
+    )  # fmt: skip
+    finding = "Pneumothorax" if role == "chest" else ""
+    ways = ThreeWay(everything, everything, everything)
+    return study.Task(role, split, filter, data, data, ways, everything, everything, finding)
+
+
+def made(task, right, *, model="resnet", attention="none", seed=0, clean=None):
+    """A network that is right under attack where ``right`` (E, N) says so."""
+    labels, n = task.data.targets, len(task.attacked)
+    clean = np.ones(n, bool) if clean is None else clean
+    hot = metrics.one_hot(labels, len(task.data.classes)).astype(np.float32)
+    signs = [np.where(row, 1, -1)[:, None].astype(np.float32) for row in (clean, *right)]
+    logits = np.stack([hot * sign for sign in signs])
+    weights = metrics.group_weights(task.data.groups, 0, draws=60)
+    sweep = attack.SweepResult(np.arange(len(right)), logits[1:], logits[0], labels, "independent")
+    scores = metrics.score(logits[0], labels, weights)
+    arm = study.Arm(task, model, attention, "imagenet", seed)
+    gates = {"beats_prior": True, "competent": True, "beats_majority": True}
+    return attack.Robustness(arm, scores, gates, sweep, weights, "independent")
+
+
+def falling(positions, fall, n=40):
+    """``right`` (E, n) of images that fall at the given positions; beyond the end: never."""
+    return np.arange(positions)[:, None] < np.asarray(fall)[None, :n]
+
+
+FOUR = radii.Radii(
+    (0.01, 0.02, 0.04, 0.08),
+    {("signed", 0.02): 0, ("signed", 0.04): 1, ("0-1", 0.08): 3},
+    (0.02, 0.04),
+)
+
+
+def pair():
+    task = made_task("skin")
+    plain = made(task, falling(4, [0] * 10 + [1] * 10 + [2] * 19 + [9]))  # 30, 20, 1, 1 stand
+    ours = made(
+        task, falling(4, [0] * 8 + [1] * 8 + [2] * 14 + [3] * 6 + [9] * 4), attention="released"
+    )  # 32, 24, 10, 4
+    return plain, ours
+
+
+def test_a_gain_is_the_difference_image_by_image(run):
+    plain, ours = pair()
+    run.dataset(ours.arm.task.raw)
+    comparisons.add_pair(run, [plain], [ours], FOUR)
+    for (scale, eps), expected in {
+        ("signed", 0.02): (2 / 40, 32 / 30),
+        ("signed", 0.04): (4 / 40, 24 / 20),
+        ("0-1", 0.08): (3 / 40, 4.0),
+    }.items():
+        gain = only(run, "accuracy_gain", scale=scale, eps=eps)
+        assert gain["value"] == pytest.approx(expected[0]) and gain["attention"] == "released"
+        assert only(run, "accuracy_gap", scale=scale, eps=eps)["value"] == gain["value"]
+        ratio = only(run, "accuracy_ratio", scale=scale, eps=eps)
+        assert ratio["value"] == pytest.approx(expected[1])
+    # 2 of 40 images differ: paired, the interval is far narrower than that of either accuracy
+    gain = only(run, "accuracy_gain", scale="signed", eps=0.02)
+    assert gain["high"] - gain["low"] < 0.5 * (plain.accuracy[0].high - plain.accuracy[0].low)
+    over = only(run, "excess_over_twenty", scale="0-1", eps=0.08)
+    assert over["value"] == pytest.approx((4 - 20 * 1) / 40)
+    assert only(run, "mean_gain", scale="signed")["value"] == pytest.approx(3 / 40)
+    assert only(run, "largest_gap", scale="signed")["value"] == pytest.approx(4 / 40)
+    assert not find(run, "mean_gain", scale="0-1")  # one of two radii is not the whole ladder
+    saved = only(run, "later_loss_saved")  # from 0.02 to 0.04: 10 of the plain, 8 of the other
+    assert saved["scale"] == "signed" and saved["value"] == pytest.approx((10 - 8) / 40)
+    assert only(run, "gain_beyond", scale="signed")["value"] == pytest.approx((9 + 3) / 80)
+    assert not find(run, "gain_beyond", scale="0-1")  # no larger radius was attacked
+
+
+def test_equal_networks_gain_nothing_surely(run):
+    plain, _ = pair()
+    run.dataset(plain.arm.task.raw)
+    comparisons.add_pair(run, [plain], [plain], FOUR)
+    for row in find(run, "accuracy_gain"):
+        assert (row["value"], row["low"], row["high"]) == (0, 0, 0)
+    assert {row["value"] for row in find(run, "accuracy_ratio")} == {1}
+
+
+def test_typical_and_extreme_are_where_the_plain_network_says(run):
+    plain, ours = pair()
+    run.dataset(ours.arm.task.raw)
+    comparisons.add_pair(run, [plain], [ours], FOUR)
+    assert only(run, "gain_typical")["value"] == pytest.approx(4 / 40)  # 20 of 40: half is left
+    assert only(run, "gain_typical_relative")["value"] == pytest.approx(4 / 20)
+    assert only(run, "gain_extreme")["value"] == pytest.approx(9 / 40)  # the first with 1 of 40
+    assert only(run, "gain_extreme_relative")["value"] == pytest.approx(9.0)  # 10 to 1 is 900 %
+
+
+def test_extremes_that_never_come_have_no_rows_and_zero_has_no_ratio(run):
+    task = made_task("skin")
+    run.dataset(task.raw)
+    comparisons.add_pair(
+        run, [made(task, falling(4, [9] * 40))], [made(task, falling(4, [9] * 40))], FOUR
+    )
+    assert find(run, "gain_typical") and not find(run, "gain_extreme")
+    lost = made(task, falling(4, [0] * 40))
+    run.record["rows"].clear()
+    comparisons.add_pair(run, [lost], [lost], FOUR)
+    assert find(run, "gain_extreme") and not find(run, "gain_extreme_relative")
+    assert {row["value"] for row in find(run, "accuracy_ratio")} == {None}
+
+
+def test_one_task_keeps_more_of_its_right_answers_than_another(run):
+    weak = made(made_task("skin"), falling(4, [1] * 40))  # 1, 0, 0, 0 of what was right
+    strong = made(made_task("fundus"), falling(4, [3] * 40))  # 1, 1, 1, 0
+    for robust in (weak, strong):
+        run.dataset(robust.arm.task.raw)
+    comparisons.add_between_tasks(run, [weak], [strong])
+    row = only(run, "kept_difference", pair="fundus-skin")
+    assert row["value"] == pytest.approx(0.75 - 0.25) and row["dataset"] == "retinopathy+ham10000"
+
+
+def test_another_attack_than_the_profiles_is_an_override(run):
+    run.add("x", 1.0)
+    for parameters, wanted in (
+        ({"ATTACK": ""}, ""), ({"ATTACK": "nested"}, "ATTACK=nested"),
+        ({"SET": "seeds=1", "ATTACK": "foolbox"}, "seeds=1 ATTACK=foolbox"),
+    ):  # fmt: skip
+        run.record["parameters"] = parameters
+        run.save()
+        (row,) = results.rows([results.read(run.out)])
+        assert row["overrides"] == wanted
+
+
+def test_seeds_are_averaged_and_their_spread_widens_the_interval():
+    draws = np.random.default_rng(0).normal(0, 0.01, 1000)
+    low, high = Estimate(0.4, 0.4 + draws), Estimate(0.6, 0.6 + draws)
+    both = rows.pooled([low, high])
+    assert both.value == pytest.approx(0.5)
+    assert both.low < 0.42 and both.high > 0.58
+    assert rows.pooled([low]) is low
+
+
+def test_gates_need_every_network(run):
+    plain, ours = pair()
+    dull = replace(ours, gates=plain.gates | {"competent": False})
+    assert rows.gates([plain, dull], [ours]) == plain.gates | {"competent": False}
+    run.dataset(ours.arm.task.raw)
+    comparisons.add_pair(run, [plain], [dull], FOUR)
+    assert {row["competent"] for row in run.record["rows"]} == {False}
+
+
+def test_half_fallen_is_the_first_radius_that_fells_half_of_what_was_right():
+    task = made_task("chest")
+    clean = np.arange(40) < 20  # half are wrong before the attack, and count for nothing
+    fall = [1] * 9 + [2] * 11 + [0] * 20
+    assert made(task, falling(4, fall), clean=clean).half_fallen == 2
+    assert made(task, falling(4, [9] * 40)).half_fallen is None
+    assert made(task, falling(4, [0] * 40)).half_fallen == 0
+
+
+def test_the_filter_costs_what_is_lost_on_the_same_images(run):
+    sharp, filtered = made_task("fundus"), made_task("fundus", filter="contrast")
+    run.dataset(sharp.raw)
+    without = made(sharp, falling(4, [9] * 40))
+    with_filter = made(filtered, falling(4, [9] * 40), clean=np.arange(40) < 30)
+    comparisons.add_filter(run, [without], [with_filter])
+    row = only(run, "balanced_accuracy_lost_by_filter", role="fundus")
+    assert row["value"] == pytest.approx(0.25) and "filter" not in row
+
+
+# --- perturbations and maps ----------------------------------------------------------------------
+
+
+def test_explained_images_are_attacked_ones_and_their_changes_stay_in_the_ball(
+    explained, arms, ladder
+):
+    for arm, seen in zip(arms, explained, strict=True):
+        assert len(seen.index) == 4 and set(seen.index) <= set(arm.task.attacked)
+        assert seen.attacked.shape == (len(ladder.values), 4, 64, 64)
+        size = np.abs(seen.change).max()
+        assert 0 < size <= ladder.values[2] + 1e-6
+        assert (seen.right == ~seen.fallen[0]).mean() > 0.5  # the smallest radius fells few
+    names = [set(seen.names) for seen in explained]
+    assert "ring_over_centre" in names[0] and "sparse_shape" in names[2]  # lesions, eyes
+
+
+def test_explanations_are_read_back(settings, trained, ladder, explained, monkeypatch):
+    monkeypatch.setattr(maps, "_explain", None)
+    arm, model, _, folder = trained[0]
+    again = maps.explain(arm, model, settings, ladder, folder, shown=2, seed=0)
+    for part in fields(maps.Explained):
+        ours, theirs = getattr(again, part.name), getattr(explained[0], part.name)
+        equal = {"equal_nan": True} if ours.dtype.kind == "f" else {}
+        assert np.array_equal(ours, theirs, **equal), part.name
+    with pytest.raises(TypeError):
+        maps.explain(arm, model, settings, ladder, folder, shown=1, seed=0)
+
+
+def test_maps_for_a_figure_know_which_of_them_are_none(explained):
+    seen = explained[0]
+    holed = replace(seen, clean=seen.clean.copy())
+    holed.clean[1] = np.nan
+    found = holed.maps()
+    assert not found.valid[1] and found.reasons[1] and len(found) == 4
+    assert np.array_equal(seen.maps(3).valid, np.isfinite(seen.attacked[3]).all((1, 2)))
+
+
+def test_an_average_leaves_out_what_is_not_known(explained, arms):
+    values = np.array([1.0, np.nan, 3.0, np.nan])
+    assert maps.average(values, arms[0], explained[0], 0).value == 2
+    nothing = maps.average(np.full(4, np.nan), arms[0], explained[0], 0)
+    assert np.isnan(nothing.value) and np.isnan(nothing.low)
+
+
+MAPPED = ["map_correlation", "map_correlation_own_class", "map_regions", "ring_over_centre"]
+
+
+def made_maps(names, positions, n=4):
+    """Explanations of four images, of which two fall at every radius."""
+    draw = np.random.default_rng(0)
+    field = draw.random((n, 16, 16)).astype(np.float16)
+    return maps.Explained(
+        index=np.arange(n), classes=np.zeros(n, int), right=np.ones(n, bool),
+        fallen=np.tile(np.arange(n) < n // 2, (positions, 1)), clean=field,
+        attacked=np.stack([field] * positions), change=np.zeros((n, 1, 16, 16), np.float32),
+        shown=np.array(0), names=np.array(sorted(names)), before=draw.random((len(names), n)),
+        after=draw.random((len(names), positions, n)),
+    )  # fmt: skip
+
+
+def test_rows_on_maps_mark_the_radius_that_fells_half(run):
+    robust, seen = pair()[0], made_maps(MAPPED, 4)
+    seen.before[2], seen.before[3] = 1, np.nan
+    run.dataset(robust.arm.task.raw)
+    ladder = radii.Radii(
+        FOUR.values, {("signed", 0.00125): 0, ("signed", 0.01): 3, ("0-1", 0.01): 2}
+    )
+    map_rows.add_maps(run, robust, seen, ladder, 0)
+    half = only(run, "ring_over_centre", half_fallen=True)
+    assert half["radius_255"] == FOUR.values[1] * 255  # 20 of 40 stand at the second
+    assert half["value"] == pytest.approx(seen.after[3, 1].mean())
+    assert not find(run, "ring_over_centre", attack="none")  # no change, no ring
+    fall = only(run, "ring_fall")  # under the one reading that has both radii
+    assert fall["scale"] == "signed"
+    assert fall["value"] == pytest.approx((seen.after[3, 0] - seen.after[3, 3]).mean())
+    assert only(run, "single_region")["value"] == 1
+    for number, name in enumerate(MAPPED[:2]):
+        change = seen.after[number, 1]
+        for outcome, value in (("successful", change[:2]), ("failed", change[2:])):
+            row = only(run, f"{name}_{outcome}")
+            assert row["value"] == pytest.approx(value.mean()) and row["n"] == 2
+
+
+def test_maps_of_two_networks_are_compared_on_the_same_images(run):
+    plain, ours = pair()
+    run.dataset(ours.arm.task.raw)
+    seen = made_maps({"map_regions", "map_entropy", "sparse_shape"}, 4)
+    opposite = np.concatenate([1 - seen.clean[:3], seen.clean[3:]])
+    other = replace(
+        seen, clean=opposite, classes=np.array([0, 0, 0, 1]), before=seen.before - 0.1,
+        after=seen.after - 0.2,
+    )  # fmt: skip
+    known = {plain.arm.key: seen, ours.arm.key: other}
+    map_rows.add_maps_between(run, plain, ours, known, FOUR, 0)
+    row = only(run, "map_correlation_between_models")  # the last explains another class
+    assert row["value"] == pytest.approx(-1, abs=1e-3) and row["n"] == 3
+    assert row["attention"] == "released"
+    assert only(run, "map_entropy_gain")["value"] == pytest.approx(-0.1)
+    shape = only(run, "sparse_shape_gain")
+    assert shape["value"] == pytest.approx(-0.2) and shape["radius_255"] == FOUR.values[1] * 255
+
+
+# --- the record ----------------------------------------------------------------------------------
+
+
+def test_attention_adds_what_the_paper_says_to_the_block_and_a_little_more_to_seven_classes(run):
+    table = record.add_parameters(run)
+    assert {line["block"] for line in table} == {294_928}
+    assert only(run, "parameter_share", part="block")["value"] < 0.013
+    assert only(run, "parameter_share", part="network", classes=2)["value"] < 0.013
+    assert only(run, "parameter_share", part="network", classes=7)["value"] > 0.013
+
+
+def test_deviations_say_what_was_changed(settings, arms):
+    found = " ".join(record.deviations(settings, PAPER.settings("paper"), arms))
+    for word in (
+        "skin: 90 phantoms of 64 pixels", "skin: epochs 1 (paper: 300)", "share 1 (paper: 0.1)",
+        "nested PGD, 2 steps", "fastest precision", "at most 32 images", "51,699",
+        "not run: chest with inception", "12 of 18 test images attacked",
+        "resnet: resnet10t in place of resnet50.",
+    ):  # fmt: skip
+        assert word in found, word
+    assert "lr" not in found and "Pneumonia" not in found
+    other = tiny(positive=settings["positive"] | {"chest": ["Effusion"]})
+    chest = list(study.arms(other, seed=0, role="chest"))
+    found = record.deviations(other, PAPER.settings("paper"), chest)
+    assert "chest: Effusion in place of Pneumothorax." in found
+
+
+def test_a_network_is_described_by_what_was_run(settings, trained):
+    arm, model, history, _ = trained[1]
+    about = record.describe(arm, model, history, settings)
+    assert about["start"] == "scratch" and about["epochs"] == 1 and about["attention"] == "released"
+    assert about["backbone"] == "resnet10t"
+    assert about["parameters"] == sum(p.numel() for p in model.parameters())
+
+
+@pytest.fixture(scope="module")
+def whole(explained, tmp_path_factory):
+    """The record of a run of the profile ``paper`` by hand-made networks on hand-made images."""
+    run = results.Run.start(
+        "02_attentive_cnn_pgd", PAPER.name, "paper", {}, tmp_path_factory.mktemp("whole")
+    )
+    settings = PAPER.settings("paper")
+    ladder = radii.radii(settings["attack"])
+    positions, groups = len(ladder.values), {}
+    names = {name for seen in explained for name in seen.names}
+    for spec in settings["arms"]:
+        task = made_task(spec["role"], spec["split"], spec["filter"])
+        rows.add_task(run, task)
+        members = {}
+        for later, attention in enumerate(spec["attention"]):
+            fall = [later + i * positions // 39 for i in range(39)] + [99]
+            how = {"model": spec["model"], "attention": attention}
+            robust = members[attention] = made(task, falling(positions, fall), **how)
+            rows.add_arm(run, [robust], ladder)
+            groups[task.role, task.filter, spec["model"], attention] = [robust]
+            if spec["model"] == "resnet":
+                map_rows.add_maps(run, robust, made_maps(names, positions), ladder, 0)
+        for attention in ("released", "intended"):
+            both = members["none"], members[attention]
+            comparisons.add_pair(run, *([one] for one in both), ladder)
+            seen = {one.arm.key: made_maps(names, positions) for one in both}
+            map_rows.add_maps_between(run, *both, seen, ladder, 0)
+    for attention in ("none", "released"):
+        with_filter = groups["fundus", "contrast", "resnet", attention]
+        comparisons.add_filter(run, groups["fundus", "none", "resnet", attention], with_filter)
+        trio = [
+            groups["skin", "none", "resnet", attention],
+            groups["fundus", "none", "resnet", attention],
+            groups["chest", "contrast", "resnet", attention],
+        ]
+        for fragile, robust in itertools.pairwise(trio):
+            comparisons.add_between_tasks(run, fragile, robust)
+    record.add_parameters(run)
+    run.save()
+    return results.read(run.out)
+
+
+def test_a_full_run_of_the_paper_has_a_deciding_row_for_every_claim(whole):
+    found = claims.judge_all([whole], PAPER.name)[PAPER.name]
+    assert len(found) == len(PAPER.claims)
+    assert {v.claim.id: v.reason for v in found if v.row is None} == {}
+
+
+def test_no_claim_is_spoken_to_by_rows_that_mean_different_things(whole):
+    """One network, one form, one task: else the newest row would decide."""
+    single = ("attention", "model", "filter", "split", "role", "radius_255")
+    for claim in PAPER.claims:
+        speaking = [
+            row for row in whole["rows"]
+            if row["metric"] == claim.metric and claim.select.items() <= row.items()
+        ]  # fmt: skip
+        assert speaking, claim.id
+        for tag in single:
+            assert len({row.get(tag) for row in speaking}) == 1, (claim.id, tag)
+
+
+# --- figures -------------------------------------------------------------------------------------
+
+PANELS = {
+    "skin": {"role": "skin", "split": "honest", "filter": "none"},
+    "chest": {"role": "chest", "split": "honest", "filter": "contrast"},
+}
+
+
+def curve(axis, label):
+    return next(line for line in axis.lines if line.get_label() == label)
+
+
+def test_curves_by_radius_are_the_rows(whole):
+    frame = pd.DataFrame(whole["rows"])
+    lines = {"skin": {"majority line": 0.7}}
+    figure = figures.by_radius(frame, "accuracy_attacked", PANELS, "accuracy", lines=lines)
+    skin = figure.axes[0]
+    drawn = curve(skin, "resnet, no attention")
+    tags = {"metric": "accuracy_attacked", "model": "resnet", "attention": "none"}
+    expected = figures.chosen(frame, tags | PANELS["skin"]).sort_values("radius_255")
+    under = expected[expected["attack"] != "none"]
+    assert list(drawn.get_xdata()[1:]) == list(under["radius_255"])
+    assert list(drawn.get_ydata()[1:]) == list(under["value"])
+    assert drawn.get_ydata()[0] == 1 and skin.get_xticklabels()[0].get_text() == "0"
+    assert list(curve(skin, "majority line").get_ydata()) == [0.7, 0.7]
+    assert "majority line" not in {line.get_label() for line in figure.axes[1].lines}
+    resnet, inception = (curve(skin, f"{m}, no attention") for m in ("resnet", "inception"))
+    assert resnet.get_fillstyle() != inception.get_fillstyle()
+    one = figures.by_radius(frame, "accuracy_attacked", dict([*PANELS.items()][:1]), "accuracy")
+    assert len(one.axes) == 1
+
+
+def test_the_papers_clean_accuracies_stand_beside_ours(whole):
+    frame = pd.DataFrame(whole["rows"])
+    figure = figures.clean_scores(frame, PANELS, PAPER.claims)
+    crosses = [
+        {
+            line.get_xdata()[0]
+            for line in axis.lines
+            if line.get_marker() == "X" and len(line.get_xdata())
+        }
+        for axis in figure.axes
+    ]
+    assert crosses == [{0.905, 0.88}, set()]
+
+
+def test_the_papers_words_become_marks(whole):
+    tags = {"role": "skin", "model": "resnet", "split": "honest", "attention": "none"}
+    found = {eps: (kind, value) for eps, kind, value in figures.reported(PAPER.claims, tags)}
+    assert found[0.00125] == ("value", pytest.approx(0.905 - 0.24))
+    assert found[0.005] == ("below", pytest.approx(1 / 7, abs=1e-4))
+    fundus = figures.reported(PAPER.claims, tags | {"role": "fundus"})
+    assert fundus == [
+        (0.005, "above", pytest.approx(0.832 - 0.03)), (0.01, "value", pytest.approx(0.832 - 0.03))
+    ]  # fmt: skip
+    panels = {"skin": PANELS["skin"] | {"model": "resnet", "attention": "none"}}
+    axis = figures.readings(pd.DataFrame(whole["rows"]), panels, PAPER.claims).axes[0]
+    curves = [line for line in axis.lines if len(line.get_xdata()) > 1]
+    assert len(curves) == 3 and all(len(line.get_xdata()) == 9 for line in curves)
+    marks = [line.get_marker() for line in axis.lines if len(line.get_xdata()) == 1]
+    assert sorted(marks) == ["X", "v", "v"]
+
+
+def test_the_influence_of_channels_is_counted_in_the_title():
+    figure = figures.channel_influence(
+        {"released": np.array([1.0, 1e-7, 2]), "intended": np.ones(3)}
+    )
+    titles = [axis.get_title() for axis in figure.axes]
+    assert titles == ["released: reads 2 of 3 channels", "intended: reads 3 of 3 channels"]
+
+
+def test_styles_suffice_for_every_form_of_attention():
+    assert len(figures.NAMES) <= len(plots.STYLES)
+    forms = {f for arm in PAPER.settings("paper")["arms"] for f in arm["attention"]}
+    assert forms == set(figures.NAMES)
+    assert set(figures.SCALES) == set(PAPER.settings("paper")["attack"]["scales"])
