@@ -50,7 +50,9 @@ def test_clipping_at_black_makes_no_ellipse_and_no_splotches():
     np.testing.assert_allclose(fair.ring, 1, atol=0.1)
     spots = measures.splotches(moved, masks)
     assert (spots.inside - spots.outside).mean() > 0.05  # black cannot become darker
-    assert (spots.inside - spots.bright).mean() == pytest.approx(0, abs=1e-3)  # rounding at the limit
+    assert (spots.inside - spots.bright).mean() == pytest.approx(
+        0, abs=1e-3
+    )  # rounding at the limit
     dark = np.where(disc(28), -np.abs(moved), moved)
     spots = measures.splotches(dark, masks)
     assert (spots.inside - spots.bright > 0.3).all()

@@ -11,7 +11,7 @@ README = (ROOT / "README.md").read_text()
 
 def test_the_verdicts_are_those_of_the_reference_results():
     runs = results.collect(ROOT / "results" / "reference")
-    assert {run["notebook"] for run in runs} >= {"01_swin_noise"}
+    assert {run["notebook"] for run in runs} >= {"01_swin_noise", "02_attentive_cnn_pgd"}
     assert claims.readme_block(runs) in README, (
         "run: python -m medrobust_utils claims --update-readme README.md"
     )
@@ -76,3 +76,45 @@ def test_the_table_of_scores_is_that_of_the_reference_run():
             if r["metric"] == "top1" and r["model"] == "majority" and r["dataset"] == data
         }
         assert majority in lines_of_chance
+
+
+def test_no_executed_notebook_is_kept():
+    """An executed copy shows the patients' images that it ran on."""
+    assert not list((ROOT / "results" / "reference").rglob("*.ipynb"))
+
+
+def test_the_table_of_attacked_networks_is_that_of_the_reference_run():
+    run = results.read(ROOT / "results" / "reference" / "02_attentive_cnn_pgd")
+    lines = [
+        line.strip("| \n").split(" | ")
+        for line in README.splitlines()
+        if re.match(r"\| (skin|retina|chest), ", line)
+    ]
+    assert len(lines) == len(run["models"])
+    roles = {"skin": "skin", "retina": "fundus", "chest": "chest"}
+    for name, accuracy, majority, balanced, auc, *attacked in lines:
+        place, form = name.split(", ")[0], name.split(", ")[-1]
+        wanted = {
+            "role": roles[place],
+            "split": "datta" if "Datta" in name else "honest",
+            "filter": "contrast" if place == "chest" or "filter" in name else "none",
+            "attention": {"attention": "released", "plain": "none"}[form],
+        }
+
+        def text(metric, wanted=wanted, **tags):
+            (row,) = (
+                row for row in run["rows"]
+                if row["metric"] == metric and (wanted | tags).items() <= row.items()
+            )  # fmt: skip
+            return row["value"], f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+
+        model = {"model": "resnet", "attack": "none"}
+        assert accuracy == text("accuracy", **model)[1]
+        assert balanced == text("balanced_accuracy", **model)[1]
+        assert auc == text("auc_macro", **model)[1]
+        line = wanted | {"model": "majority"}
+        del line["attention"]
+        assert majority == f"{text('accuracy', line)[0]:.3f}"
+        for eps, shown in zip((0.08, 0.32), attacked, strict=True):
+            cell = {"model": "resnet", "scale": "0-255", "eps": eps}
+            assert shown == text("accuracy", **cell)[1], name
