@@ -169,7 +169,11 @@ class Run:
         record, odd = plain(record)
         if odd:
             record["warnings"].append(f"not finite, stored as null: {', '.join(odd)}")
-        text = json.dumps(record, indent=1, allow_nan=False) + "\n"
+        # A line a row: there are thousands, and a diff should show them one by one.
+        lines = [json.dumps(row, allow_nan=False) for row in record["rows"]]
+        text = json.dumps({**record, "rows": []}, indent=1, allow_nan=False) + "\n"
+        if lines:
+            text = text.replace('"rows": []', '"rows": [\n  ' + ",\n  ".join(lines) + "\n ]", 1)
         path = self.out / "result.json"
         write_atomic(path, text.encode())
         return path

@@ -22,6 +22,7 @@ _ORIGIN = ("synthetic", "dataset", "complete")
 _SHORTFALLS = {
     ("complete", False): "only part of the data set",
     ("start", "scratch"): "trained from scratch",
+    ("alive", False): "both networks have lost nearly everything at this radius",
     ("beats_prior", False): "balanced accuracy is no better than that of one constant answer",
     ("competent", False): "the model has learnt no more than the label frequencies",
     ("beats_majority", False): "accuracy is no better than naming the commonest class",

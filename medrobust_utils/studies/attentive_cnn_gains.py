@@ -16,7 +16,9 @@ from .attentive_cnn_rows import NO_ATTACK, Group, add, gates, pooled
 
 BEGIN = 0.02  # where, says the paper, both retinopathy networks begin to fall
 TIMES = 20  # "over 20 times higher" (section 4.1)
-LOW = 0.05  # "extreme cases": the plain network has at most this share right
+# "Extreme cases": the plain network has at most this share right. Where both networks have no more
+# (`alive` is false), a gain of zero says nothing.
+LOW = 0.05
 
 
 def add_pair(run: Run, plain: Group, attentive: Group, ladder: Radii) -> None:
@@ -36,7 +38,8 @@ def add_pair(run: Run, plain: Group, attentive: Group, ladder: Radii) -> None:
         paired(lambda p, a, k=k: a.accuracy[k] - p.accuracy[k]) for k in range(len(ladder.values))
     ]
     for (scale, eps), k in ladder.cells.items():
-        cell = tags | {"scale": scale, "eps": eps}
+        left = [pooled([one.accuracy[k] for one in group]).value for group in (plain, attentive)]
+        cell = tags | {"scale": scale, "eps": eps, "alive": max(left) > LOW}
         add(run, "accuracy_gain", gains[k], **cell)
         add(run, "accuracy_gap", absolute(gains[k]), **cell)
         of = paired(lambda p, a, k=k: ratio(a.accuracy[k], p.accuracy[k]))
@@ -89,7 +92,8 @@ def _add_course(
                 (p.accuracy[first] - p.accuracy[last]) - (a.accuracy[first] - a.accuracy[last])
             )
         )
-        add(run, "later_loss_saved", saved, **tags)
+        left = paired(lambda p, a: metrics.mean([p.accuracy[first], a.accuracy[first]])).value
+        add(run, "later_loss_saved", saved, **tags, alive=left > LOW)
     beyond = gains[last + 1 :]
     if beyond:
         add(run, "gain_beyond", metrics.mean(beyond), **tags)
