@@ -14,7 +14,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 # The stamp carries the lock's checksum: a changed lock is installed, an unchanged one is not.
 STAMP := $(VENV)/.installed-$(shell cat requirements-lock.txt pyproject.toml | cksum | tr ' ' -)
 
-.PHONY: help venv reproduce test lint test-colab set-url clean
+.PHONY: help venv reproduce test bench lint test-colab set-url clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1#/p' $(MAKEFILE_LIST) | \
@@ -38,6 +38,9 @@ reproduce: $(STAMP)  ## run every notebook on embedded data and write results/re
 
 test: $(STAMP)  ## run the whole test suite, every notebook in the smoke profile included
 	$(BIN)/python -m pytest
+
+bench: $(STAMP)  ## measure what the kit promises about speed and write results/bench.json
+	$(BIN)/python -m benchmarks
 
 lint: $(STAMP)  ## check the code's form (ruff)
 	$(BIN)/ruff check .

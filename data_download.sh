@@ -10,7 +10,8 @@ usage: ./data_download.sh [--list] [--dest DIR] [--dry-run] [DATASET ...]
   --dest DIR  root of the data sets (default: $MEDROBUST_DATA)
   --dry-run   show what would be fetched, and fetch nothing
 
-data sets: ham10000, nih_chestxray14, diabetic_retinopathy. A download that broke off goes on when called again.
+data sets: ham10000, nih_chestxray14, diabetic_retinopathy, brain_tumor_mri, chest_xray, iq_othnccd, busi.
+A download that broke off goes on when called again.
 TEXT
 }
 
@@ -18,6 +19,8 @@ fail() {
     echo "data_download.sh: $*" >&2
     exit 1
 }
+
+known=(ham10000 nih_chestxray14 diabetic_retinopathy brain_tumor_mri chest_xray iq_othnccd busi)
 
 HAM_DOI=doi:10.7910/DVN/DBW86T
 HAM_FILES=https://dataverse.harvard.edu/api/datasets/:persistentId/versions/:latest/files
@@ -73,6 +76,64 @@ diabetic_retinopathy: Diabetic Retinopathy Detection, 35,126 fundus photographs 
   layout     ${dest:-\$MEDROBUST_DATA}/diabetic_retinopathy/
                trainLabels.csv
                train/*_left.jpeg, train/*_right.jpeg
+
+TEXT
+}
+
+describe_brain_tumor_mri() {
+    cat <<TEXT
+brain_tumor_mri: Brain Tumor MRI Dataset, 5,712 training slices of three tumours and of none
+  publisher  M. Nickparvar, on Kaggle
+             https://www.kaggle.com/datasets/masoudnickparvar/brain-tumor-mri-dataset
+  licence    CC0, says that page; it is drawn from other collections, read their terms
+  size       below 1 GB
+  access     a Kaggle account; by hand from that page, only the folder Training is read
+  layout     ${dest:-\$MEDROBUST_DATA}/brain_tumor_mri/
+               Training/{notumor,glioma,meningioma,pituitary}/*.jpg
+
+TEXT
+}
+
+describe_chest_xray() {
+    cat <<TEXT
+chest_xray: Chest X-Ray Images (Pneumonia), 5,856 X-rays of children, with pneumonia and without
+  publisher  D. Kermany, K. Zhang and M. Goldbaum, as copied to Kaggle
+             https://www.kaggle.com/datasets/paultimothymooney/chest-xray-pneumonia
+  licence    CC BY 4.0; cite Kermany et al., Cell 2018
+  size       about 2 GB
+  access     a Kaggle account; by hand from that page. The archive holds the set twice, one copy
+             in a folder of the same name: keep one.
+  layout     ${dest:-\$MEDROBUST_DATA}/chest_xray/
+               {train,val,test}/{NORMAL,PNEUMONIA}/*.jpeg
+
+TEXT
+}
+
+describe_iq_othnccd() {
+    cat <<TEXT
+iq_othnccd: IQ-OTH/NCCD lung cancer dataset, 1,097 CT slices of 110 patients, three classes
+  publisher  H. Alyasriy and M. Al-Huseiny, on Mendeley Data and Kaggle
+             https://www.kaggle.com/datasets/hamdallak/the-iqothnccd-lung-cancer-dataset
+  licence    CC BY 4.0; read the terms on that page
+  size       below 1 GB
+  access     a Kaggle account; by hand from that page. Lift the three folders out of any folder of
+             the same name they come in.
+  layout     ${dest:-\$MEDROBUST_DATA}/The IQ-OTHNCCD lung cancer dataset/
+               {Normal,Bengin,Malignant} cases/*.jpg          (the publisher's spelling)
+
+TEXT
+}
+
+describe_busi() {
+    cat <<TEXT
+busi: Breast Ultrasound Images Dataset (BUSI), 780 images with outlines, three classes
+  publisher  W. Al-Dhabyani et al., Cairo University, as copied to Kaggle
+             https://www.kaggle.com/datasets/aryashah2k/breast-ultrasound-images-dataset
+  licence    read the terms on that page; cite Al-Dhabyani et al., Data in Brief 2020
+  size       below 1 GB
+  access     a Kaggle account; by hand from that page
+  layout     ${dest:-\$MEDROBUST_DATA}/Dataset_BUSI_with_GT/
+               {normal,benign,malignant}/*.png, *_mask.png, *_mask_1.png ...
 
 TEXT
 }
@@ -165,21 +226,19 @@ while [ $# -gt 0 ]; do
         -h | --help)
             usage
             exit ;;
-        ham10000 | nih_chestxray14 | diabetic_retinopathy) wanted+=("$1") ;;
         *)
-            usage >&2
-            fail "unknown: $1" ;;
+            if ! declare -F "describe_$1" >/dev/null; then
+                usage >&2
+                fail "unknown: $1"
+            fi
+            wanted+=("$1") ;;
     esac
     shift
 done
 
 if $list || [ ${#wanted[@]} -eq 0 ]; then
-    for name in "${wanted[@]:-all}"; do
-        case $name in
-            all) describe_ham10000 && describe_nih_chestxray14 && describe_diabetic_retinopathy ;;
-            *) "describe_$name" ;;
-        esac
-    done
+    [ ${#wanted[@]} -gt 0 ] || wanted=("${known[@]}")
+    for name in "${wanted[@]}"; do "describe_$name"; done
     exit
 fi
 [ -n "$dest" ] || fail "name a folder: --dest DIR, or set MEDROBUST_DATA"

@@ -1,4 +1,4 @@
-"""Numbers for what paper 2 (section 5.1.1) reads off its activation maps, one for each image.
+"""Numbers for what papers 2 (section 5.1.1) and 3 read off activation maps, one for each image.
 
 All take maps float (N, H, W) in [0, 1], as ``cams.grad_cam`` returns them. A map that is invalid
 (NaN), or for which a measure has no meaning, gives NaN: leave it out of the mean and say so.
@@ -129,6 +129,19 @@ def regions(maps: np.ndarray) -> np.ndarray:
 
     def of(m: np.ndarray) -> float:
         return label(m > m.max() / 2, CORNERS_TOUCH)[1]
+
+    return _measure(of, _checked(maps))
+
+
+def area(maps: np.ndarray) -> np.ndarray:
+    """Share (N,) of the image where a map reaches at least half of its largest value.
+
+    The "large attention region" that the slides of paper 3 (after Ma et al. 2021) see in medical
+    images: 1 for a flat map.
+    """
+
+    def of(m: np.ndarray) -> float:
+        return (m >= m.max() / 2).mean()
 
     return _measure(of, _checked(maps))
 

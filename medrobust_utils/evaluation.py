@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -18,7 +16,7 @@ from .contracts import check_eval, check_images, check_logits
 from .data import ImageSet, batches
 from .errors import ContractError, RunError
 from .models import MedicalModel
-from .storage import fingerprint, write_atomic
+from .storage import fingerprint, kept_arrays
 
 
 def predict(
@@ -118,18 +116,9 @@ def kept(path: Path, model: nn.Module, data: ImageSet, index: np.ndarray, **how:
     Raises:
         RunError: if ``path`` is damaged or was computed on other images.
     """
-    if not path.exists():
-        buffer = io.BytesIO()
-        np.savez(buffer, logits=predict(model, data, index, **how), index=index)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, buffer.getvalue())
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            logits, known = file["logits"], file["index"]
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
-        raise RunError(
-            f"{path}: cannot be read ({error}). Delete it to compute it again."
-        ) from error
-    if not np.array_equal(known, index):
+    found = kept_arrays(
+        path, lambda: {"logits": predict(model, data, index, **how), "index": index}
+    )
+    if not np.array_equal(found.get("index"), index) or "logits" not in found:
         raise RunError(f"{path}: was computed on other images. Delete it to compute it again.")
-    return logits
+    return found["logits"]

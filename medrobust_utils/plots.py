@@ -37,6 +37,21 @@ def grid(
     return figure, axes
 
 
+def without_empty(figure: Figure, axes: np.ndarray, count: int) -> Figure:
+    """The figure with its first ``count`` axes only."""
+    for axis in list(axes.flat)[count:]:
+        axis.remove()
+    return figure
+
+
+def chosen(rows: pd.DataFrame, tags: Mapping[str, object]) -> pd.DataFrame:
+    """The rows that carry every tag."""
+    keep = np.ones(len(rows), bool)
+    for tag, value in tags.items():
+        keep &= rows[tag].eq(value).to_numpy() if tag in rows else False
+    return rows[keep]
+
+
 def image_grid(images: Sequence[np.ndarray], titles: Sequence[str], columns: int = 6) -> Figure:
     """Images (H, W, C) uint8 or float in [0, 1] with a title each."""
     columns = min(columns, len(images))
@@ -90,13 +105,16 @@ def class_sizes(sets: Mapping[str, Mapping[str, int]]) -> Figure:
 
 
 def learning_curves(
-    histories: Mapping[str, Sequence[Mapping[str, float]]], order: Sequence[str]
+    histories: Mapping[str, Sequence[Mapping[str, float]]],
+    order: Sequence[str],
+    looks: Sequence[tuple] | None = None,
 ) -> Figure:
     """Training loss, validation loss and macro AUC over the epochs, a line an arm.
 
     Args:
         histories: name of the arm -> its learning curve.
         order: every arm's name; its place fixes the style, here and in the other figures.
+        looks: marker, line and colour at each place of ``order``; None: the house's.
     """
     panels = {
         "train_loss": "training loss (nats)",
@@ -106,7 +124,8 @@ def learning_curves(
     figure, axes = grid(1, len(panels), 4.4, 3.6)
     for name, history in histories.items():
         number = list(order).index(name)
-        marker, line = STYLES[number % len(STYLES)]
+        house = (*STYLES[number % len(STYLES)], PALETTE[number % len(PALETTE)])
+        marker, line, colour = looks[number] if looks else house
         for axis, key in zip(axes[0], panels, strict=True):
             axis.plot(
                 [row["epoch"] for row in history],
@@ -114,7 +133,7 @@ def learning_curves(
                 label=name,
                 marker=marker,
                 linestyle=line,
-                color=PALETTE[number % len(PALETTE)],
+                color=colour,
                 markersize=4,
             )
     for axis, label in zip(axes[0], panels.values(), strict=True):

@@ -7,12 +7,13 @@ paper that trains otherwise says so in its protocol file.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 
 from .errors import ContractError
+from .models import MedicalModel
 
 REQUIRED = ("epochs", "batch", "lr", "weight_decay", "warmup_epochs", "clip", "flips")
 DEFAULTS = {
@@ -22,6 +23,7 @@ DEFAULTS = {
     "schedule": "cosine",
     "class_weights": False,
     "share": 1.0,
+    "new_lr_factor": 1.0,
     "patience": 0,
     "min_delta": 0.0,
 }
@@ -36,6 +38,7 @@ def complete(settings: Mapping) -> dict:
     ``adam``), ``adam_eps``, ``epsilon_hat`` (see ``keras_eps``), ``schedule`` (``cosine`` or
     ``constant``, both after the warm-up),
     ``class_weights`` (inverse frequency), ``share`` (of the images seen in one epoch),
+    ``new_lr_factor`` (times ``lr`` for modules before the backbone, which begin untrained),
     ``patience`` (epochs without a gain of ``min_delta`` before training stops and the best epoch
     is taken; 0: no stopping, last epoch).
 
@@ -61,11 +64,16 @@ def essence(settings: Mapping) -> dict:
     return {k: v for k, v in settings.items() if k in REQUIRED or v != DEFAULTS[k]}
 
 
-def optimiser(parameters: Iterable[torch.nn.Parameter], settings: Mapping) -> torch.optim.Optimizer:
+def optimiser(model: MedicalModel, settings: Mapping) -> torch.optim.Optimizer:
     """The optimiser of complete ``settings``."""
+    new = model.new_parameters()
+    known = {id(parameter) for parameter in new}
+    groups = [{"params": [p for p in model.parameters() if id(p) not in known]}]
+    if new:
+        groups.append({"params": new, "lr": settings["lr"] * settings["new_lr_factor"]})
     kind = OPTIMISERS[settings["optimiser"]]
     return kind(
-        parameters, settings["lr"], eps=settings["adam_eps"], weight_decay=settings["weight_decay"]
+        groups, settings["lr"], eps=settings["adam_eps"], weight_decay=settings["weight_decay"]
     )
 
 

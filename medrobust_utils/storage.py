@@ -6,10 +6,14 @@ import json
 import math
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
+
+from .errors import RunError
 
 FIGURE_BYTES = 200_000
 
@@ -45,6 +49,26 @@ def write_atomic(path: Path, data: bytes) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def kept_arrays(path: Path, compute: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Arrays of an earlier run, or computed now and kept in ``path``, an npz file.
+
+    Raises:
+        RunError: if what was kept cannot be read.
+    """
+    if not path.exists():
+        buffer = io.BytesIO()
+        np.savez(buffer, **compute())
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, buffer.getvalue())
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (OSError, ValueError, EOFError, BadZipFile) as error:
+        raise RunError(
+            f"{path}: cannot be read ({error}). Delete it to compute it again."
+        ) from error
 
 
 def png(figure: Any) -> tuple[bytes, str]:

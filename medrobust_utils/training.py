@@ -21,8 +21,8 @@ import torch
 from . import env, recipes
 from .data import ImageSet, Split, ThreeWay, to_float
 from .errors import ContractError, RunError
-from .losses import per_image
 from .models import MedicalModel
+from .objectives import CrossEntropy, Objective
 from .storage import fingerprint
 
 CHECKPOINT_SECONDS = 60.0
@@ -38,11 +38,11 @@ def fit(
     *,
     seed: int,
     validate: Callable[[MedicalModel], dict[str, float]],
+    objective: Objective | None = None,
 ) -> list[dict]:
     """Train ``model`` in place and return its learning curve, one dict an epoch.
 
-    Cross-entropy for class indices, binary cross-entropy for multi-hot targets. Training uses
-    mixed precision where a timed probe shows that it helps.
+    Training uses mixed precision where a timed probe shows that it helps.
 
     Args:
         settings: see ``recipes.complete``. With ``patience``, training stops early and ``model``
@@ -50,6 +50,8 @@ def fit(
         folder: where ``checkpoint.pt`` lies; a finished one is loaded, not trained again.
         validate: called after each epoch with the model in evaluation mode; its numbers join
             the learning curve.
+        objective: what is minimised; without one, cross-entropy for class indices and binary
+            cross-entropy for multi-hot targets, with the recipe's class weights.
 
     Raises:
         ContractError: with ``patience``, if ``validate`` does not return ``val_top1``.
@@ -63,10 +65,14 @@ def fit(
         data.checksum,
         split.train.tolist(),
         {k: list(v.shape) for k, v in model.state_dict().items()},
+        *([objective.identity] if objective else []),
     )
     folder.mkdir(parents=True, exist_ok=True)
     model.to(device, memory_format=torch.channels_last)
-    job = _Job(model, data, split, settings, folder / "checkpoint.pt", identity, seed, device)
+    if objective is None:
+        objective = CrossEntropy(_class_weights(settings, data, split, device))
+    path = folder / "checkpoint.pt"
+    job = _Job(model, data, split, settings, objective, path, identity, seed, device)
     job.resume()
     done, total = job.epoch * job.steps + job.step, settings["epochs"] * job.steps
     with env.progress(total=total, initial=done, desc="training", disable=job.finished) as bar:
@@ -89,23 +95,20 @@ class _Job:
         data: ImageSet,
         split: Split | ThreeWay,
         settings: dict,
+        objective: Objective,
         path: Path,
         identity: str,
         seed: int,
         device: torch.device,
     ) -> None:
         self.model, self.data, self.split, self.settings = model, data, split, settings
-        self.path, self.identity, self.seed, self.device = path, identity, seed, device
+        self.objective, self.path, self.identity = objective, path, identity
+        self.seed, self.device = seed, device
         self.dtype = env.training_dtype(device)
         self.images = math.ceil(round(settings["share"] * len(split.train), 6))  # of one epoch
         self.steps = math.ceil(self.images / settings["batch"])
-        self.optimiser = recipes.optimiser(model.parameters(), settings)
+        self.optimiser = recipes.optimiser(model, settings)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimiser, self._rate)
-        self.class_weights = None
-        if settings["class_weights"]:
-            targets = data.targets[split.train]
-            weights = recipes.inverse_frequency(targets, len(data.classes))
-            self.class_weights = weights.to(device)
         self.epoch, self.step, self.loss_sum, self.seconds = 0, 0, 0.0, 0.0
         self.history: list[dict] = []
         self.best: dict[str, torch.Tensor] | None = None  # weights of the best epoch
@@ -158,12 +161,7 @@ class _Job:
         images = flip(images, flipped, self.settings["flips"])
         images = images.to(self.device, memory_format=torch.channels_last)
         targets = torch.from_numpy(self.data.targets[index]).to(self.device)
-        with env.autocast(self.device, self.dtype):
-            logits = self.model(images)
-        losses = per_image(logits.float(), targets)
-        if self.class_weights is not None:
-            losses = losses * self.class_weights[targets]
-        loss = losses.mean()
+        loss = self.objective(self.model, images, targets, index, self.dtype)
         if not torch.isfinite(loss):
             raise RunError(
                 f"the training loss became {loss.item()} in epoch {self.epoch + 1}. Lower the "
@@ -256,6 +254,14 @@ class _Job:
             {"cuda": torch.cuda, "mps": torch.mps}[self.device.type].set_rng_state(
                 state["device_random"]
             )
+
+
+def _class_weights(
+    settings: Mapping, data: ImageSet, split: Split | ThreeWay, device: torch.device
+) -> torch.Tensor | None:
+    if not settings["class_weights"]:
+        return None
+    return recipes.inverse_frequency(data.targets[split.train], len(data.classes)).to(device)
 
 
 def _name(dtype: torch.dtype) -> str:

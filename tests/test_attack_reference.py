@@ -86,7 +86,7 @@ def test_a_sweep_by_foolbox_is_one_word_away(skin):
     model, index = build("swin", 7), np.arange(24)
     how = dict(mode="independent", steps=10, seed=2)
     ours, theirs = (
-        attacks.pgd_sweep(model, skin, index, [0, 0.001, 0.01, 1], engine=engine, **how)
+        attacks.attack_sweep(model, skin, index, [0, 0.001, 0.01, 1], engine=engine, **how)
         for engine in ("native", "foolbox")
     )
     assert np.array_equal(ours.clean, theirs.clean)

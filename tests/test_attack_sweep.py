@@ -1,4 +1,4 @@
-"""Sweeps: the two ways agree, lost is lost, a kill costs a batch, memory costs a warning."""
+"""Sweeps: the three ways agree, lost is lost, a kill costs a batch, memory costs a warning."""
 
 import os
 import signal
@@ -47,12 +47,12 @@ INDEX = np.arange(30, 140)
 
 @pytest.fixture(scope="module")
 def nested(trained, skin):
-    return attacks.pgd_sweep(trained, skin, INDEX, EPSILONS, seed=3)
+    return attacks.attack_sweep(trained, skin, INDEX, EPSILONS, seed=3)
 
 
 @pytest.fixture(scope="module")
 def independent(trained, skin):
-    return attacks.pgd_sweep(trained, skin, INDEX, EPSILONS, seed=3, mode="independent")
+    return attacks.attack_sweep(trained, skin, INDEX, EPSILONS, seed=3, mode="independent")
 
 
 def same(a, b, atol=1e-4):
@@ -81,8 +81,8 @@ def test_an_eps_of_zero_is_the_clean_result(nested, independent):
 
 
 def test_an_eps_of_one_leaves_nothing(trained, skin):
-    for mode in ("nested", "independent"):
-        result = attacks.pgd_sweep(trained, skin, INDEX[:20], [1.0], mode=mode)
+    for mode in ("nested", "standing", "independent"):
+        result = attacks.attack_sweep(trained, skin, INDEX[:20], [1.0], mode=mode)
         assert result.accuracy() == 0 and np.isfinite(result.logits).all()
 
 
@@ -108,9 +108,10 @@ def test_what_was_wrong_before_is_counted_apart():
     assert hopeless.clean_wrong == 4 and np.isnan(hopeless.success()).all()
 
 
-def test_a_lost_image_keeps_what_felled_it(trained, skin):
+@pytest.mark.parametrize("mode", ["nested", "standing"])
+def test_a_lost_image_keeps_what_felled_it(mode, trained, skin):
     images, labels = to_float(skin.images[:24]), torch.from_numpy(skin.targets[:24])
-    rungs = list(attacks.climb(trained, images, labels, EPSILONS))
+    rungs = list(attacks.climb(trained, images, labels, EPSILONS, mode=mode, steps=5))
     assert [rung.eps for rung in rungs] == EPSILONS.tolist()
     assert torch.equal(rungs[0].images, images)
     for before, after in zip(rungs, rungs[1:], strict=False):
@@ -123,18 +124,92 @@ def test_a_lost_image_keeps_what_felled_it(trained, skin):
             assert torch.allclose(trained(after.images), after.logits, atol=1e-5)
 
 
-@pytest.mark.parametrize("mode", ["nested", "independent"])
+@pytest.mark.parametrize("mode", ["nested", "standing", "independent"])
 def test_neither_batch_nor_order_matters(mode, trained, skin):
     epsilons, part = EPSILONS[2:5], INDEX[40:65]
-    whole = attacks.pgd_sweep(trained, skin, part, epsilons, mode=mode, seed=1, steps=6)
-    parts = attacks.pgd_sweep(trained, skin, part, epsilons, mode=mode, seed=1, steps=6, batch=4)
+    whole = attacks.attack_sweep(trained, skin, part, epsilons, mode=mode, seed=1, steps=6)
+    parts = attacks.attack_sweep(trained, skin, part, epsilons, mode=mode, seed=1, steps=6, batch=4)
     assert same(whole, parts)
     order = np.random.default_rng(0).permutation(len(part))
-    mixed = attacks.pgd_sweep(trained, skin, part[order], epsilons, mode=mode, seed=1, steps=6)
+    mixed = attacks.attack_sweep(trained, skin, part[order], epsilons, mode=mode, seed=1, steps=6)
     assert np.array_equal(mixed.fell_at(), whole.fell_at()[order])
     assert np.allclose(mixed.logits, whole.logits[:, order], atol=1e-4)
-    other = attacks.pgd_sweep(trained, skin, part, epsilons, mode=mode, seed=2, steps=6)
+    other = attacks.attack_sweep(trained, skin, part, epsilons, mode=mode, seed=2, steps=6)
     assert not np.allclose(other.logits, whole.logits, atol=1e-4)
+
+
+KNOWN = {
+    "3a14300c0b": dict(),
+    "e37f9c872d": dict(mode="independent"),
+    "af7d79ed0c": dict(mode="independent", engine="foolbox", steps=10, seed=3),
+    "66f94e5bdd": dict(steps=3, dtype=torch.bfloat16),
+}
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_sweeps_kept_by_earlier_versions_are_still_found(name, skin):
+    """Their folders' names: a change means that hours of attacks would be computed again."""
+    data, plan = replace(skin, checksum="images"), attacks.Plan(**KNOWN[name])
+    found = module._identity(nn.Identity(), data, np.arange(5), [0.0, 0.01], plan)
+    assert found == name
+    assert module._identity(nn.Identity(), data, np.arange(5), [0.0, 0.01], replace(plan)) == name
+
+
+ALIKE = [
+    ("fgsm", dict()),
+    ("bim", dict()),
+    ("bim", dict(steps=3, step_size=2 / 255)),
+    ("mifgsm", dict()),
+    ("mifgsm", dict(steps=4)),
+    ("mifgsm", dict(steps=3, step_size=2 / 255)),
+    ("pgd", dict()),
+    ("pgd", dict(steps=3, step_size=2 / 255)),
+]
+
+
+@pytest.mark.parametrize(("attack", "how"), ALIKE)
+@pytest.mark.parametrize("mode", ["standing", "independent"])
+def test_a_ladder_runs_the_attack_it_names(attack, how, mode, trained, skin):
+    """With its defaults, and with torchattacks' step of 2/255, larger than the smallest ball."""
+    images, labels = to_float(skin.images[:12]), torch.from_numpy(skin.targets[:12])
+    epsilons = [1 / 255, 4 / 255]
+    rungs = list(attacks.climb(trained, images, labels, epsilons, attack=attack, mode=mode, **how))
+    for rung, before in zip(rungs, [trained(images), rungs[0].logits], strict=True):
+        given = dict(how)
+        if attack == "pgd":  # a step of 0 leaves PGD where it starts
+            rest = dict(steps=1, rel_step=0.0, mode="independent")
+            (begin,) = attacks.climb(trained, images, labels, [rung.eps], **rest)
+            given["start"] = begin.images
+            assert not torch.equal(begin.images, images)
+        expected = getattr(attacks, attack)(trained, images, labels, rung.eps, **given)
+        hit = before.argmax(1) == labels
+        if mode == "independent":
+            hit |= True
+        assert hit.any()
+        torch.testing.assert_close(rung.images[hit], expected[hit], atol=1e-6, rtol=0)
+        low, high = ball(images, rung.eps)
+        assert (rung.images >= low).all() and (rung.images <= high).all()
+
+
+class Wave(nn.Module):
+    """Its answer changes with the brightness of an image, back and forth."""
+
+    def forward(self, images):
+        wave = torch.cos(20 * (images.mean((1, 2, 3)) - 0.49))
+        return torch.stack([wave, -wave], 1)
+
+
+def test_a_larger_single_step_may_overshoot_and_standing_forgets_no_success():
+    images, labels = torch.full((2, 1, 4, 4), 0.5), torch.tensor([0, 1])
+    right = {}
+    for mode in ("independent", "standing"):
+        rungs = attacks.climb(
+            Wave().eval(), images, labels, [0.01, 0.1, 0.3], attack="fgsm", mode=mode
+        )
+        right[mode] = [(rung.logits.argmax(1) == labels).tolist() for rung in rungs]
+    # the second image is wrong before the attack: a step too far even corrects it
+    assert right["independent"] == [[True, False], [False, True], [True, False]]
+    assert right["standing"] == [[True, False], [False, False], [False, False]]
 
 
 def test_the_sweep_attacks_what_climb_shows(trained, skin, nested):
@@ -155,12 +230,12 @@ def test_success_is_scored_in_float32_when_gradients_are_not(trained, skin):
             return trained(images)
 
     how = dict(dtype=torch.bfloat16, mode="independent", steps=2)
-    result = attacks.pgd_sweep(Spy().eval(), skin, INDEX[:8], [2 / 255], **how)
+    result = attacks.attack_sweep(Spy().eval(), skin, INDEX[:8], [2 / 255], **how)
     assert set(seen) == {(True, True), (False, False)}
     assert result.logits.dtype == np.float32
 
 
-@pytest.mark.parametrize("mode", ["nested", "independent"])
+@pytest.mark.parametrize("mode", ["nested", "standing", "independent"])
 def test_a_single_logit_and_several_labels_are_swept(mode, skin, chest):
     single, several = net(1), net(len(chest.classes))
     with torch.no_grad():  # labels the nets themselves would give, so that all are right before
@@ -169,7 +244,7 @@ def test_a_single_logit_and_several_labels_are_swept(mode, skin, chest):
         binary = replace(skin, targets=(scores > scores.median()).long().numpy())
         hot = (several(to_float(chest.images)) > 0).numpy().astype(np.uint8)
     for model, data in ((single, binary), (several, replace(chest, targets=hot))):
-        result = attacks.pgd_sweep(model, data, INDEX[:30], [0.001, 0.1], mode=mode, steps=5)
+        result = attacks.attack_sweep(model, data, INDEX[:30], [0.001, 0.1], mode=mode, steps=5)
         assert result.logits.shape == (2, 30, model.backbone[-1].out_features)
         assert result.clean_wrong <= 1
         assert result.accuracy()[0] > result.accuracy()[1]
@@ -182,7 +257,7 @@ def test_a_single_logit_and_several_labels_are_swept(mode, skin, chest):
 
 def test_finished_batches_are_read_back(trained, skin, tmp_path, monkeypatch):
     how = dict(folder=tmp_path, batch=10, seed=1)
-    expected = attacks.pgd_sweep(trained, skin, INDEX[:40], EPSILONS[2:4], batch=10, seed=1)
+    expected = attacks.attack_sweep(trained, skin, INDEX[:40], EPSILONS[2:4], batch=10, seed=1)
     real, done = module._fitting, []
 
     def interrupted(*args):
@@ -193,13 +268,13 @@ def test_finished_batches_are_read_back(trained, skin, tmp_path, monkeypatch):
 
     monkeypatch.setattr(module, "_fitting", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        attacks.pgd_sweep(trained, skin, INDEX[:40], EPSILONS[2:4], **how)
+        attacks.attack_sweep(trained, skin, INDEX[:40], EPSILONS[2:4], **how)
     done[:] = [1] * -5
     monkeypatch.setattr(module, "_fitting", lambda *args: done.append(args) or real(*args))
-    result = attacks.pgd_sweep(trained, skin, INDEX[:40], EPSILONS[2:4], **how | dict(batch=15))
+    result = attacks.attack_sweep(trained, skin, INDEX[:40], EPSILONS[2:4], **how | dict(batch=15))
     assert [len(args[2]) for args in done] == [15, 5]  # of 40 images 20 were kept
     assert same(result, expected)
-    attacks.pgd_sweep(trained, skin, INDEX[:40], EPSILONS[2:4], **how)
+    attacks.attack_sweep(trained, skin, INDEX[:40], EPSILONS[2:4], **how)
     assert len(done) == 2
 
 
@@ -214,18 +289,27 @@ def test_another_sweep_is_not_taken_for_this_one(trained, skin, tmp_path):
         dict(mode="independent"),
         dict(steps=3),
         dict(dtype=torch.bfloat16),
+        dict(rel_step=0.3),
+        dict(step_size=0.003),
+        dict(step_size=0.006),
+        dict(mode="standing"),
+        dict(mode="standing", attack="bim"),
+        dict(mode="standing", attack="mifgsm", steps=10, rel_step=0.2),
+        dict(mode="standing", attack="fgsm"),
+        dict(mode="independent", attack="fgsm"),
     ]
-    first = attacks.pgd_sweep(**base, folder=tmp_path)
+    first = attacks.attack_sweep(**base, folder=tmp_path)
     for change in others:
         call = base | change
-        assert same(attacks.pgd_sweep(**call, folder=tmp_path), attacks.pgd_sweep(**call))
-    assert len(list(tmp_path.iterdir())) == 1 + len(others)
-    assert same(attacks.pgd_sweep(**base, folder=tmp_path), first)
+        assert same(attacks.attack_sweep(**call, folder=tmp_path), attacks.attack_sweep(**call))
+    names = {path.name.split("-")[1] for path in tmp_path.iterdir()}
+    assert len(names) == 1 + len(others)  # no two are told apart by the attack's name alone
+    assert same(attacks.attack_sweep(**base, folder=tmp_path), first)
 
 
 def test_a_damaged_or_foreign_batch_is_refused(trained, skin, tmp_path):
     def sweep(seed):
-        attacks.pgd_sweep(trained, skin, INDEX[:6], [0.01], seed=seed, folder=tmp_path)
+        attacks.attack_sweep(trained, skin, INDEX[:6], [0.01], seed=seed, folder=tmp_path)
         return max(tmp_path.glob("*/*.npz"), key=lambda path: path.stat().st_mtime_ns)
 
     first, second = sweep(0), sweep(1)
@@ -252,7 +336,7 @@ sweep._fitting = told
 from pathlib import Path
 from medrobust_utils.data.phantoms import phantom_set
 skin = phantom_set("dermatoscopy7", 70, size=32)  # the first 70 of the fixture
-result = t.attacks.pgd_sweep(t.net(7), skin, t.INDEX[:40], t.EPSILONS, batch=4,
+result = t.attacks.attack_sweep(t.net(7), skin, t.INDEX[:40], t.EPSILONS, batch=4,
                              folder=Path({folder!r}))
 np.save({out!r}, result.logits)
 """
@@ -279,7 +363,7 @@ def test_kill_9_costs_one_batch(skin, tmp_path):
     finished = len(list(kept.glob("*/*.npz")))
     assert 5 <= finished < 10
     assert run_child(kept, out) == (10 - finished, 0)
-    expected = attacks.pgd_sweep(net(7), skin, INDEX[:40], EPSILONS, batch=4)
+    expected = attacks.attack_sweep(net(7), skin, INDEX[:40], EPSILONS, batch=4)
     assert np.allclose(np.load(out), expected.logits, atol=1e-4)
 
 
@@ -304,23 +388,25 @@ class Small(nn.Module):
 def test_a_batch_that_does_not_fit_is_halved(error, trained, skin, tmp_path):
     how = dict(index=INDEX[:30], epsilons=EPSILONS[2:4], batch=16)
     with pytest.warns(UserWarning) as said:
-        small = attacks.pgd_sweep(Small(trained, 5, error).eval(), skin, folder=tmp_path, **how)
+        small = attacks.attack_sweep(Small(trained, 5, error).eval(), skin, folder=tmp_path, **how)
     assert [str(w.message) for w in said] == [
         f"{2 * n} images do not fit into memory: going on with {n}" for n in (8, 4)
     ]
-    assert same(small, attacks.pgd_sweep(trained, skin, **how))
+    assert same(small, attacks.attack_sweep(trained, skin, **how))
     assert len(list(tmp_path.glob("*/*.npz"))) == 8  # seven of 4 images and the last 2
 
 
 def test_not_even_one_image_fits(trained, skin):
     model = Small(trained, 0, torch.OutOfMemoryError("no")).eval()
     with pytest.warns(UserWarning), pytest.raises(RunError, match="not even one image"):
-        attacks.pgd_sweep(model, skin, INDEX[:4], [0.1])
+        attacks.attack_sweep(model, skin, INDEX[:4], [0.1])
 
 
 def test_other_errors_are_no_lack_of_memory(trained, skin):
     with pytest.raises(RuntimeError, match="mat1 and mat2"):
-        attacks.pgd_sweep(Small(trained, 0, RuntimeError("mat1 and mat2")).eval(), skin, INDEX, [0])
+        attacks.attack_sweep(
+            Small(trained, 0, RuntimeError("mat1 and mat2")).eval(), skin, INDEX, [0]
+        )
 
 
 @pytest.mark.parametrize(
@@ -332,7 +418,17 @@ def test_other_errors_are_no_lack_of_memory(trained, skin):
         (dict(epsilons=[0.1, 0.1]), "must rise"),
         (dict(epsilons=[1, 8]), "8/255, not 8"),
         (dict(epsilons=[-0.1]), "outside"),
-        (dict(mode="nest"), "nested, independent"),
+        (dict(mode="nest"), "nested, standing, independent"),
+        (dict(attack="cw"), "pgd, fgsm, bim, mifgsm"),
+        (dict(attack="bim"), "mode='standing'"),
+        (dict(attack="fgsm", mode="standing", engine="foolbox"), "use 'native'"),
+        (dict(attack="fgsm", mode="standing", steps=10), "no steps"),
+        (dict(attack="fgsm", mode="standing", rel_step=0.25), "no steps"),
+        (dict(attack="fgsm", mode="standing", step_size=2 / 255), "no steps"),
+        (dict(attack="mifgsm", mode="standing", steps=0), "1 step or more"),
+        (dict(rel_step=0.25, step_size=2 / 255), "give one"),
+        (dict(step_size=2), "2/255, not 2"),
+        (dict(step_size=float("nan")), "2/255, not 2"),
         (dict(engine="torch"), "native, foolbox"),
         (dict(steps=0), "1 step or more"),
         (dict(wrap=lambda m: nn.Sequential(m, nn.Softmax(1)).eval()), "probabilities"),
@@ -345,7 +441,7 @@ def test_a_breach_has_its_own_error(change, message, skin):
     call = dict(index=INDEX[:20], epsilons=[0.1])
     call |= {k: v for k, v in change.items() if k not in ("wrap", "classes")}
     with pytest.raises(ContractError, match=message):
-        attacks.pgd_sweep(model, skin, **call)
+        attacks.attack_sweep(model, skin, **call)
 
 
 def test_an_empty_batch_is_refused_by_climb(skin):

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from found import falling, find, only
 
 from medrobust_utils import claims, metrics, plots, protocol, results
 from medrobust_utils.data import ImageSet, ThreeWay, to_float
@@ -83,17 +84,6 @@ def explained(settings, trained, ladder):
 @pytest.fixture
 def run(tmp_path):
     return results.Run.start("02_attentive_cnn_pgd", PAPER.name, "paper", {}, tmp_path)
-
-
-def find(run, metric, **tags):
-    return [
-        row for row in run.record["rows"] if row["metric"] == metric and tags.items() <= row.items()
-    ]
-
-
-def only(run, metric, **tags):
-    (row,) = find(run, metric, **tags)
-    return row
 
 
 # --- arms and tasks ------------------------------------------------------------------------------
@@ -262,7 +252,7 @@ def test_foolbox_attacks_in_float32_also_where_ours_is_fast(settings, trained, t
 def test_foolbox_is_never_asked_for_mixed_precision(settings, trained, tmp_path, monkeypatch):
     asked = {}
     monkeypatch.setattr(attack, "precision", lambda settings: torch.bfloat16)
-    monkeypatch.setattr(attack, "pgd_sweep", lambda *a, **how: asked.update(how) or 1 / 0)
+    monkeypatch.setattr(attack, "attack_sweep", lambda *a, **how: asked.update(how) or 1 / 0)
     for which, dtype in (("foolbox", torch.float32), ("nested", torch.bfloat16)):
         with pytest.raises(ZeroDivisionError):
             attack.measure(
@@ -370,11 +360,6 @@ def made(task, right, *, model="resnet", attention="none", seed=0, clean=None):
     arm = study.Arm(task, model, attention, "imagenet", seed)
     gates = {"beats_prior": True, "competent": True, "beats_majority": True}
     return attack.Robustness(arm, scores, gates, sweep, weights, "independent")
-
-
-def falling(positions, fall, n=40):
-    """``right`` (E, n) of images that fall at the given positions; beyond the end: never."""
-    return np.arange(positions)[:, None] < np.asarray(fall)[None, :n]
 
 
 FOUR = radii.Radii(

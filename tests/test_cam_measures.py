@@ -9,7 +9,7 @@ from medrobust_utils.errors import ContractError
 SIZE = 40
 PAIRS = (measures.correlation, measures.similarity, measures.top_overlap)
 HITS = (measures.energy_inside, measures.pointing, measures.mask_overlap)
-FOCUS = (measures.entropy, measures.regions)
+FOCUS = (measures.entropy, measures.regions, measures.area)
 
 
 def spot(y, x, width=4.0):
@@ -82,6 +82,16 @@ def test_regions_above_half_of_the_maximum_are_counted():
     weak = np.maximum(spot(8, 8), 0.4 * spot(30, 30))
     touching = np.maximum(box(0, 0), box(10, 10))
     assert measures.regions(np.stack([spot(8, 8), two, weak, touching])).tolist() == [1, 2, 1, 1]
+
+
+def test_area_is_the_share_that_reaches_half_of_the_maximum():
+    rest = 1 - box(5, 5)
+    maps = [box(5, 5), 0.6 * box(5, 5) + 0.2 * rest, 0.5 * box(5, 5) + rest, 0 * rest + 0.7]
+    assert measures.area(np.stack(maps)) == pytest.approx([100 / SIZE**2] * 2 + [1, 1])
+    # a round hill of width 4 falls to half at a radius of 4 * sqrt(2 log 2)
+    expected = np.pi * 16 * 2 * np.log(2) / SIZE**2
+    assert measures.area(spot(20, 20)[None]) == pytest.approx(expected, rel=0.05)
+    assert (np.diff(measures.area(np.stack([spot(20, 20, w) for w in (2, 4, 6)]))) > 0).all()
 
 
 @pytest.mark.parametrize("measure", PAIRS + HITS + FOCUS)

@@ -115,6 +115,14 @@ def test_a_table_of_another_kind_is_refused(repository, tmp_path):
             1,
             "diabetic_retinopathy has to be fetched by hand",
         ),
+        ([], 0, "brain_tumor_mri/\n               Training/{notumor"),
+        (["--list", "chest_xray"], 0, "chest_xray/\n               {train,val,test}"),
+        (["iq_othnccd"], 1, "name a folder"),
+        (["--list", "iq_othnccd"], 0, "{Normal,Bengin,Malignant} cases"),
+        (["--dest", "here", "busi"], 1, "busi has to be fetched by hand"),
+        (["--dest", "here", "busi", "--dry-run"], 0, "here/Dataset_BUSI_with_GT/"),
+        (["--dest", "here", "chest_xray busi"], 1, "unknown: chest_xray busi"),
+        ([""], 1, "unknown: "),
     ],
 )
 def test_what_needs_no_download_downloads_nothing(repository, arguments, status, text):

@@ -67,6 +67,13 @@ def test_it_is_found_by_name(root, monkeypatch):
     assert len(data.load("retinopathy", size=16)) == 40
 
 
+def test_copies_go_unless_they_are_wanted(root):
+    folder = root / "diabetic_retinopathy" / "train"
+    (folder / "29_right.jpeg").write_bytes((folder / "10_left.jpeg").read_bytes())
+    assert len(retinopathy.read(root, 16)) < 40
+    assert len(retinopathy.read(root, 16, duplicates=True)) == 40
+
+
 def grade(value):
     return lambda root: change(root, lambda t: t.astype({"level": object}).replace(
         {"level": {t.level[3]: value}}, regex=False))  # fmt: skip

@@ -9,6 +9,7 @@ from medrobust_utils.data import (
     ImageSet,
     ThreeWay,
     split_by_group,
+    split_by_image,
     split_like_datta,
     split_three_ways,
 )
@@ -197,6 +198,43 @@ def test_the_honest_split_parts_three_ways_by_group_and_class(ham):
     again, other = split_three_ways(data, seed=4), split_three_ways(data, seed=5)
     assert all((a == b).all() for a, b in zip(split, again, strict=True))
     assert set(split.test) != set(other.test)
+
+
+def test_the_share_that_chooses_the_epoch_can_be_set(ham):
+    data = subset(ham, np.flatnonzero(ham.groups % 12 == 0))
+    split = split_three_ways(data, seed=4, val_folds=8)
+    assert [len(side) / len(data) for side in split] == pytest.approx([0.7, 0.1, 0.2], abs=0.01)
+    assert sorted(np.concatenate(split)) == list(range(len(data))) and leaks(data, split) == 0
+    assert not np.intersect1d(data.groups[split.val], data.groups[split.train]).size
+    usual, tenth = split_three_ways(data, seed=4), split_three_ways(data, seed=4, val_folds=10)
+    assert all((a == b).all() for a, b in zip(usual, tenth, strict=True))
+    assert (split.test == usual.test).all()  # what is reported on does not depend on it
+
+
+def test_a_split_by_image_keeps_classes_and_ignores_groups(ham):
+    split = split_by_image(ham, seed=3)
+    assert sorted(np.concatenate(split)) == list(range(len(ham)))
+    assert all((np.diff(side) > 0).all() for side in split)
+    shares = [len(side) / len(ham) for side in split]
+    assert shares == pytest.approx([0.7, 0.1, 0.2], abs=2e-4)
+    for side, share in zip(split, shares, strict=True):
+        counts = np.bincount(ham.targets[side], minlength=7)
+        assert np.abs(counts - share * np.array(ALL)).max() <= 1.5
+    apart = replace(ham, groups=np.arange(len(ham)))
+    assert all((a == b).all() for a, b in zip(split, split_by_image(apart, seed=3), strict=True))
+    assert leaks(apart, split) == 0 and leaks(ham, split) > 500
+    again, other = split_by_image(ham, seed=3), split_by_image(ham, seed=4)
+    assert all((a == b).all() for a, b in zip(split, again, strict=True))
+    assert set(split.test) != set(other.test) and set(split.val) != set(other.val)
+
+
+def test_a_class_too_small_to_split_by_image_is_named(ham):
+    rare = subset(ham, np.append(np.flatnonzero(ham.targets == 5)[:50],
+                                 np.flatnonzero(ham.targets == 3)[:1]))  # fmt: skip
+    with pytest.raises(DataError, match="51 images are too few to split every class.*Bring more"):
+        split_by_image(rare, seed=0)
+    with pytest.raises(DataError, match="2 images are too few"):
+        split_by_image(subset(ham, np.arange(2)), seed=0)
 
 
 def test_three_ways_of_a_multi_label_set(chest):

@@ -12,7 +12,7 @@ from medrobust_utils.data.convert import to_float, to_uint8
 from medrobust_utils.data.imageset import Rows
 from medrobust_utils.data.phantoms import phantom_set
 from medrobust_utils.data.single_label import copy_per_label
-from medrobust_utils.data.views import Enhanced, binary, enhanced
+from medrobust_utils.data.views import Enhanced, binary, enhanced, undersample
 from medrobust_utils.errors import DataError
 
 SIDES = ("negative", "positive")
@@ -126,3 +126,82 @@ def test_a_set_with_subjects_can_still_be_copied_per_label(nih_root):
         assert copies.subjects[row] == images.subjects[original]
     with pytest.raises(DataError, match="'subjects': 3"):
         replace(images, subjects=np.arange(3))
+
+
+@pytest.fixture(scope="module")
+def skewed(fundus):
+    """20 ill and 40 healthy images in pairs of neighbours, with outlines and subjects."""
+    ill = np.isin(np.arange(60) // 2 % 3, [0])
+    return replace(
+        fundus,
+        targets=np.where(ill, 3, 0),
+        groups=np.arange(60) // 2,
+        subjects=np.arange(60),
+        masks=np.arange(60, dtype=np.uint8)[:, None, None] * np.ones((1, 32, 32), np.uint8),
+        checksum="skewed",
+        census={"groups": 30},
+    )
+
+
+def test_classes_are_made_equally_large(skewed):
+    view = binary(skewed, ["Severe"], SIDES)
+    even = undersample(view, 100, seed=0)
+    assert even.class_counts() == {"negative": 20, "positive": 20} and len(even) == 40
+    assert even.census["images_per_class"] == even.class_counts()
+    assert even.census["left_out_per_class"] == {"negative": 20, "positive": 0}
+    assert even.census["groups"] == 30 and "left_out_per_class" not in view.census
+    rows = [view.ids.index(name) for name in even.ids]
+    assert rows == sorted(rows)  # in their order
+    assert (even.targets == view.targets[rows]).all()
+    assert (even.groups == view.groups[rows]).all() and (even.subjects == rows).all()
+    assert (even.images[:] == view.images[rows]).all()
+    assert (even.masks[:] == view.masks[rows]).all() and even.masks[3].max() == rows[3]
+    assert even.classes == view.classes and even.name == view.name
+    fewer = undersample(view, 7, seed=0)
+    assert fewer.class_counts() == {"negative": 7, "positive": 7}
+    assert fewer.census["left_out_per_class"] == {"negative": 33, "positive": 13}
+    assert set(fewer.ids) < set(even.ids)
+
+
+def test_the_draw_belongs_to_its_seed(skewed):
+    view = binary(skewed, ["Severe"], SIDES)
+    first, again, other = (undersample(view, 10, seed=seed) for seed in (0, 0, 1))
+    assert first.ids == again.ids and first.checksum == again.checksum
+    assert set(first.ids) != set(other.ids)
+    same_size = undersample(view, 20, seed=0)
+    assert len({v.checksum for v in (view, first, other, same_size)}) == 4
+    assert undersample(view, 99, seed=0).checksum == same_size.checksum  # the same images
+
+
+def test_near_duplicates_of_a_left_out_image_stay_together(skewed):
+    view = replace(binary(skewed, ["Severe"], SIDES), groups=np.arange(60) // 6)
+    even = undersample(view, 20, seed=2)
+    split = split_by_group(even, seed=0)
+    sides = [{view.groups[view.ids.index(even.ids[i])] for i in side} for side in split]
+    assert not sides[0] & sides[1]
+
+
+def test_what_lies_on_disk_stays_there(skewed, tmp_path):
+    np.save(tmp_path / "images.npy", skewed.images)
+    stored = np.load(tmp_path / "images.npy", mmap_mode="r")
+    keep = np.arange(60)[::-1]
+    order = {key: getattr(skewed, key)[keep] for key in ("targets", "groups", "subjects", "masks")}
+    view = binary(replace(skewed, images=Rows(stored, keep), **order), ["Severe"], SIDES)
+    even = undersample(view, 5, seed=0)
+    assert isinstance(even.images, Rows) and isinstance(even.images.base.base, np.memmap)
+    assert (even.images[np.arange(10)] == stored[59 - np.array(
+        [view.ids.index(name) for name in even.ids])]).all()  # fmt: skip
+    filtered = enhanced(even)
+    assert filtered.images[[2, 4]].shape == (2, 32, 32, 3)
+    assert next(batches(filtered, np.arange(10), 4))[1].shape == (4, 3, 32, 32)
+    again = undersample(even, 3, seed=1)
+    assert again.class_counts() == {"negative": 3, "positive": 3}
+
+
+def test_impossible_draws_are_refused(skewed, chest):
+    with pytest.raises(DataError, match="0 images a class.*Ask for at least one"):
+        undersample(binary(skewed, ["Severe"], SIDES), 0, seed=0)
+    with pytest.raises(DataError, match="0 images a class.*'Mild': 0.*`binary` first"):
+        undersample(skewed, 5, seed=0)
+    with pytest.raises(DataError, match="several labels an image"):
+        undersample(chest, 5, seed=0)

@@ -1,16 +1,19 @@
 """Attacks: noise that knows nothing, and gradients that know the model."""
 
+from .adversarial import AdversarialTraining
 from .flags import Flag, red_flags
 from .gradient import bim, fgsm, mifgsm, pgd
 from .ladder import Plan, climb
 from .noise import gaussian, noise_std, noisy_logits
 from .reference import foolbox_fgsm, foolbox_pgd
-from .sweep import SweepResult, pgd_sweep
+from .sweep import SweepResult, attack_sweep
 
 __all__ = [
+    "AdversarialTraining",
     "Flag",
     "Plan",
     "SweepResult",
+    "attack_sweep",
     "bim",
     "climb",
     "fgsm",
@@ -21,6 +24,5 @@ __all__ = [
     "noise_std",
     "noisy_logits",
     "pgd",
-    "pgd_sweep",
     "red_flags",
 ]

@@ -16,6 +16,9 @@ from . import engine
 
 PGD_STEPS = 40  # Foolbox 3.3.4, LinfPGD
 PGD_STEP = 0.01 / 0.3  # share of eps; likewise
+BIM_STEPS = 10  # Foolbox 3.3.4, LinfBasicIterativeAttack, and Dong et al. 2018
+BIM_STEP = 0.2  # share of eps; Foolbox likewise
+MIFGSM_DECAY = 1.0  # Dong et al. 2018
 
 
 def fgsm(
@@ -36,7 +39,7 @@ def bim(
     labels: torch.Tensor,
     eps: float,
     *,
-    steps: int = 10,
+    steps: int = BIM_STEPS,
     step_size: float | None = None,
     random_start: bool = False,
     generator: torch.Generator | None = None,
@@ -45,7 +48,7 @@ def bim(
     """Basic iterative method (Kurakin et al. 2017): signed steps from the image itself.
 
     Args:
-        step_size: eps / 5 unless given, the default of Foolbox 3.3.4.
+        step_size: eps * 0.2 unless given, the default of Foolbox 3.3.4.
         random_start, generator: see ``pgd``.
     """
     return engine.ascend(
@@ -54,7 +57,7 @@ def bim(
         labels,
         eps,
         steps=steps,
-        step_size=eps / 5 if step_size is None else step_size,
+        step_size=eps * BIM_STEP if step_size is None else step_size,
         start=engine.random_start(images, eps, generator) if random_start else None,
         dtype=dtype,
     )
@@ -66,9 +69,9 @@ def mifgsm(
     labels: torch.Tensor,
     eps: float,
     *,
-    steps: int = 10,
+    steps: int = BIM_STEPS,
     step_size: float | None = None,
-    decay: float = 1.0,
+    decay: float = MIFGSM_DECAY,
     random_start: bool = False,
     generator: torch.Generator | None = None,
     dtype: torch.dtype = torch.float32,

@@ -32,11 +32,11 @@ class SweepResult:
     Attributes:
         epsilons: (E,), rising.
         logits: float32 (E, N, K) of the attacked images. Accuracy and balanced accuracy may be
-            computed from them in either mode. AUC may not from a nested sweep, which leaves an
-            image alone once it is judged wrong: its AUC is an upper bound.
+            computed from them in every mode. AUC may not from a nested or standing sweep, which
+            leaves an image alone once it is judged wrong: its AUC is an upper bound.
         clean: float32 (N, K), before the attack.
         labels: of the images, as the data set has them.
-        mode: ``nested`` or ``independent``.
+        mode: ``nested``, ``standing`` or ``independent``.
     """
 
     epsilons: np.ndarray
@@ -85,7 +85,7 @@ def _right(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return correct(torch.from_numpy(logits), torch.from_numpy(labels)).numpy()
 
 
-def pgd_sweep(
+def attack_sweep(
     model: nn.Module,
     data: ImageSet,
     index: np.ndarray,
@@ -110,7 +110,8 @@ def pgd_sweep(
         desc: label of the progress bar; no bar without one.
         how: what ``Plan`` takes: ``mode="nested"`` for looking and for worst cases,
             ``mode="independent"`` for what the papers ran, with ``engine="foolbox"`` by the
-            very library; steps, rel_step, seed, dtype.
+            very library, ``mode="standing"`` for that without luck; attack, steps, rel_step or
+            step_size, seed, dtype.
 
     Raises:
         ContractError: for a breach of the contract, or an empty index.
@@ -124,7 +125,7 @@ def pgd_sweep(
         raise ContractError("no image to attack: the index is empty.")
     epsilons = [float(eps) for eps in epsilons]
     model.to(env.pick_device(), memory_format=torch.channels_last)
-    kept = _Kept(folder, _identity(model, data, index, epsilons, plan), len(index))
+    kept = _Kept(folder, plan.attack, _identity(model, data, index, epsilons, plan), len(index))
     position = 0
     with env.progress(total=len(index), desc=desc, disable=not desc) as bar:
         while position < len(index):
@@ -196,15 +197,21 @@ def _identity(
     for name, tensor in sorted(tensors.items()):
         weights.update(name.encode())
         weights.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return fingerprint(weights.hexdigest(), data.checksum, index.tolist(), epsilons, asdict(plan))
+    settings = asdict(plan)
+    # sweeps were kept before these two existed, and are still found where nobody sets them
+    if plan.attack == "pgd":
+        del settings["attack"]
+    if plan.step_size is None:
+        del settings["step_size"]
+    return fingerprint(weights.hexdigest(), data.checksum, index.tolist(), epsilons, settings)
 
 
 class _Kept:
     """Finished batches by first position, in memory and, with a folder, on disk."""
 
-    def __init__(self, folder: Path | None, identity: str, total: int) -> None:
+    def __init__(self, folder: Path | None, attack: str, identity: str, total: int) -> None:
         self.identity, self.total, self.parts = identity, total, {}
-        self.folder = folder / f"pgd-{identity}" if folder else None
+        self.folder = folder / f"{attack}-{identity}" if folder else None
         if self.folder:
             self.folder.mkdir(parents=True, exist_ok=True)
             for path in sorted(self.folder.glob("*.npz")):

@@ -10,13 +10,23 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from .. import env
 from ..errors import DataError
-from . import ham10000, nih, retinopathy
+from . import brain_mri, busi, ham10000, iq_othnccd, kermany, nih, retinopathy
 from .convert import to_float
 from .imageset import ImageSet
 from .phantoms import phantom_set
-from .splits import Split, ThreeWay, split_by_group, split_like_datta, split_three_ways
+from .splits import (
+    Split,
+    ThreeWay,
+    split_by_group,
+    split_by_image,
+    split_like_datta,
+    split_three_ways,
+)
 
-READERS = {"ham10000": ham10000.read, "nih": nih.read, "retinopathy": retinopathy.read}
+READERS = {
+    module.__name__.rpartition(".")[2]: module.read
+    for module in (brain_mri, busi, ham10000, iq_othnccd, kermany, nih, retinopathy)
+}
 
 __all__ = [
     "IMAGENET_DEFAULT_MEAN",
@@ -28,13 +38,16 @@ __all__ = [
     "batches",
     "load",
     "split_by_group",
+    "split_by_image",
     "split_like_datta",
     "split_three_ways",
     "to_float",
 ]
 
 
-def load(name: str, *, size: int, phantoms: int = 0, seed: int = 0) -> ImageSet:
+def load(
+    name: str, *, size: int, phantoms: int = 0, seed: int = 0, duplicates: bool = False
+) -> ImageSet:
     """A data set by name: a reader of READERS, or ``phantom-<modality>``.
 
     Args:
@@ -42,6 +55,7 @@ def load(name: str, *, size: int, phantoms: int = 0, seed: int = 0) -> ImageSet:
         size: side of the square images in pixels.
         phantoms: how many phantoms to draw, where the name asks for them.
         seed: seed of the phantoms.
+        duplicates: whether exact copies of real images stay in; phantoms have none.
     """
     if name.startswith("phantom-"):
         return phantom_set(name.removeprefix("phantom-"), phantoms, size=size, seed=seed)
@@ -49,7 +63,7 @@ def load(name: str, *, size: int, phantoms: int = 0, seed: int = 0) -> ImageSet:
         raise DataError(
             f"unknown data set {name!r}. Known: {', '.join(READERS)}, phantom-<modality>."
         )
-    return READERS[name](env.data_root(), size)
+    return READERS[name](env.data_root(), size, duplicates=duplicates)
 
 
 def batches(

@@ -38,14 +38,15 @@ def decode(path: Path, size: int, channels: int) -> tuple[np.ndarray, str]:
     Raises:
         DataError: if the file is missing, truncated or no image.
     """
-    image = _open(path, "L" if channels == 1 else "RGB")
+    image = open_image(path, "L" if channels == 1 else "RGB")
     digest = hashlib.sha256(repr(image.size).encode() + image.tobytes()).hexdigest()
     if image.size != (size, size):
         image = image.resize((size, size), Image.Resampling.BICUBIC, reducing_gap=3.0)
     return np.asarray(image).reshape(size, size, channels), digest
 
 
-def _open(path: Path, mode: str) -> Image.Image:
+def open_image(path: Path, mode: str) -> Image.Image:
+    """One image at its own size, in Pillow's ``mode``; the same errors as ``decode``."""
     try:
         with Image.open(path) as file:
             return file.convert(mode)  # decodes; raises if truncated
@@ -60,10 +61,11 @@ def _open(path: Path, mode: str) -> Image.Image:
 
 
 class MaskFiles:
-    """Outlines kept in one file an image, decoded when indexed like an array (N, size, size).
+    """Outlines kept in files, decoded when indexed like an array (N, size, size).
 
     Only the few images that are explained need theirs, so none is decoded with the images and
-    none is part of what identifies the data set. Masks are uint8, 1 inside and 0 outside;
+    none is part of what identifies the data set. An image with several findings may have a
+    file for each; its mask is their union. Masks are uint8, 1 inside and 0 outside;
     ``size`` is reached by the nearest pixel, so that a mask stays a mask, and like the images
     (see ``decode``) without keeping the aspect ratio.
 
@@ -73,8 +75,8 @@ class MaskFiles:
 
     dtype, ndim = np.dtype(np.uint8), 3
 
-    def __init__(self, paths: Sequence[Path], size: int) -> None:
-        self.paths, self.shape = tuple(paths), (len(paths), size, size)
+    def __init__(self, paths: Sequence[Sequence[Path]], size: int) -> None:
+        self.paths, self.shape = tuple(map(tuple, paths)), (len(paths), size, size)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -82,12 +84,15 @@ class MaskFiles:
     def __getitem__(self, index: int | slice | np.ndarray) -> np.ndarray:
         rows = np.arange(len(self))[index]
         if rows.ndim == 0:
-            return self._decode(self.paths[rows])
-        masks = [self._decode(self.paths[row]) for row in rows]
+            return self._union(self.paths[rows])
+        masks = [self._union(self.paths[row]) for row in rows]
         return np.stack(masks) if masks else np.empty((0, *self.shape[1:]), np.uint8)
 
+    def _union(self, paths: tuple[Path, ...]) -> np.ndarray:
+        return np.maximum.reduce([self._decode(path) for path in paths])
+
     def _decode(self, path: Path) -> np.ndarray:
-        mask = _open(path, "L").resize(self.shape[1:], Image.Resampling.NEAREST)
+        mask = open_image(path, "L").resize(self.shape[1:], Image.Resampling.NEAREST)
         return (np.asarray(mask) > 127).astype(np.uint8)
 
 

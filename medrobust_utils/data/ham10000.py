@@ -20,11 +20,12 @@ COMPLETE = 10_015
 OUTLINES, SUFFIX = "HAM10000_segmentations_lesion_tschandl", "_segmentation"
 
 
-def read(root: Path, size: int) -> ImageSet:
+def read(root: Path, size: int, *, duplicates: bool = False) -> ImageSet:
     """All images as RGB at ``size`` x ``size``, grouped by lesion, with the lesions' outlines.
 
     Args:
         root: folder that holds ``ham10000``.
+        duplicates: whether exact copies stay in, see ``assemble``.
 
     Raises:
         DataError: naming the file, if one is missing, unreadable or unknown.
@@ -53,12 +54,13 @@ def read(root: Path, size: int) -> ImageSet:
         groups=pd.factorize(table["lesion_id"])[0],
         complete=len(table) == COMPLETE,
         masks=_outlines(folder),
+        duplicates=duplicates,
     )
 
 
-def _outlines(folder: Path) -> dict[str, Path] | None:
+def _outlines(folder: Path) -> dict[str, list[Path]] | None:
     """Image id -> file of the lesion's outline; None where the outlines were not downloaded."""
     if not (folder / OUTLINES).is_dir():
         return None
     paths = index_images(folder, OUTLINES, (".png",))
-    return {name.removesuffix(SUFFIX): path for name, path in paths.items()}
+    return {name.removesuffix(SUFFIX): [path] for name, path in paths.items()}

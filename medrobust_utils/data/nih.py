@@ -36,11 +36,12 @@ CLASSES = (*FINDINGS, "No Finding")
 COMPLETE = 112_120
 
 
-def read(root: Path, size: int) -> ImageSet:
+def read(root: Path, size: int, *, duplicates: bool = False) -> ImageSet:
     """All images as gray at ``size`` x ``size`` with multi-hot targets (N, 15), grouped by patient.
 
     Args:
         root: folder that holds ``nih_chestxray14``.
+        duplicates: whether exact copies stay in, see ``assemble``.
 
     Raises:
         DataError: naming the file, if one is missing, unreadable or unknown.
@@ -64,6 +65,7 @@ def read(root: Path, size: int) -> ImageSet:
         classes=CLASSES,
         groups=pd.factorize(table["Patient ID"])[0],
         complete=len(table) == COMPLETE,
+        duplicates=duplicates,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -60,9 +60,14 @@ def read_table(folder: Path, names: Sequence[str], columns: Sequence[str]) -> pd
 
 
 def index_images(folder: Path, pattern: str, suffixes: Sequence[str]) -> dict[str, Path]:
-    """Image id (file name without suffix) -> path, over all folders that match ``pattern``."""
+    """Image id (file name without suffix) -> path, over all folders that match ``pattern``.
+
+    Hidden files and Windows' ``Thumbs.db``, which archives carry along, are passed over.
+    """
     paths: dict[str, Path] = {}
-    for path in sorted(p for part in folder.glob(pattern) for p in part.iterdir()):
+    for path in sorted(folder.glob(f"{pattern}/*")):
+        if path.name.startswith(".") or path.name == "Thumbs.db":
+            continue
         if path.suffix.lower() not in suffixes:
             raise DataError(
                 f"{path}: not an image of this set ({', '.join(suffixes)}). Move it elsewhere."
@@ -87,12 +92,16 @@ def assemble(
     classes: tuple[str, ...],
     groups: np.ndarray,
     complete: bool,
-    masks: dict[str, Path] | None = None,
+    masks: Mapping[str, Sequence[Path]] | None = None,
+    duplicates: bool = False,
 ) -> ImageSet:
     """Check labels against files, decode, remove duplicates, join near duplicates, count.
 
     Args:
-        masks: image id -> file of its outline, for sets whose findings were outlined.
+        masks: image id -> files of its outlines, for sets whose findings were outlined.
+        duplicates: keep exact copies, contradictory ones too, and count those that would go:
+            what a paper did that looked for none. Copies share a group, so that a split by
+            group still holds them together.
     """
     ids = [str(image) for image in ids]
     repeated = pd.Series(ids).duplicated()
@@ -123,6 +132,8 @@ def assemble(
     pairs = _remembered(folder / rule, lambda: near_duplicates(images))
     joined = join_groups(groups, pairs)
     keep, census = drop_duplicates(hashes, targets)
+    if duplicates:
+        keep, census = np.arange(len(hashes)), {"duplicates_kept": len(hashes) - len(keep)}
     exact = sum(hashes[a] == hashes[b] for a, b in pairs.T)
     digest = hashlib.sha256("".join(hashes[i] for i in keep).encode() + targets[keep].tobytes())
     census |= {

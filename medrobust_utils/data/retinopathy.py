@@ -19,11 +19,12 @@ COMPLETE = 35_126
 NAME = r"(\d+)_(?:left|right)"
 
 
-def read(root: Path, size: int) -> ImageSet:
+def read(root: Path, size: int, *, duplicates: bool = False) -> ImageSet:
     """All images as RGB at ``size`` x ``size`` with grades 0 to 4, grouped by patient.
 
     Args:
         root: folder that holds ``diabetic_retinopathy``.
+        duplicates: whether exact copies stay in, see ``assemble``.
 
     Raises:
         DataError: naming the file, if one is missing, unreadable or unknown.
@@ -57,4 +58,5 @@ def read(root: Path, size: int) -> ImageSet:
         classes=CLASSES,
         groups=pd.factorize(patients)[0],
         complete=len(table) == COMPLETE,
+        duplicates=duplicates,
     )

@@ -1,4 +1,4 @@
-"""Other questions to the same images: two classes made of many, and filtered pixels."""
+"""Other questions to the same images: two classes of many, as many of each, filtered pixels."""
 
 from __future__ import annotations
 
@@ -44,6 +44,45 @@ def binary(data: ImageSet, positive: Sequence[str], names: tuple[str, str]) -> I
         census=dict(data.census),
     )
     view.census["images_per_class"] = view.class_counts()
+    return view
+
+
+def undersample(data: ImageSet, per_class: int, *, seed: int) -> ImageSet:
+    """``data`` with equally large classes: some images of each, drawn by ``seed``, in their order.
+
+    Groups stay as they were: two images that a left-out near duplicate linked remain together.
+    A larger ``per_class`` with the same seed only adds images.
+
+    Args:
+        per_class: images of each class; as many as the smallest class has, where that is fewer.
+
+    Raises:
+        DataError: for a multi-label set, or if a class would be empty.
+    """
+    counts = data.class_counts()
+    size = min(per_class, *counts.values())
+    if data.multi_label or size < 1:
+        raise DataError(
+            f"{data.name}: {size} images a class cannot be drawn from {counts}"
+            f"{' (several labels an image)' if data.multi_label else ''}. "
+            "Ask for at least one, and make two classes with `binary` first."
+        )
+    order = np.random.default_rng(seed).permutation(len(data))
+    drawn = [order[data.targets[order] == k][:size] for k in range(len(counts))]
+    rows = np.sort(np.concatenate(drawn))
+    view = replace(
+        data,
+        images=Rows(data.images, rows),
+        targets=data.targets[rows],
+        groups=data.groups[rows],
+        ids=tuple(data.ids[row] for row in rows),
+        checksum=_checksum(data, "undersample", str(size), str(seed)),
+        census=dict(data.census),
+        masks=None if data.masks is None else Rows(data.masks, rows),
+        subjects=None if data.subjects is None else data.subjects[rows],
+    )
+    left_out = {name: count - size for name, count in counts.items()}
+    view.census.update(left_out_per_class=left_out, images_per_class=view.class_counts())
     return view
 
 

@@ -1,14 +1,17 @@
 """Models that take images in [0, 1] and return logits; normalisation lives inside."""
 
+from .assimilation import AssimilatedModel, build_assimilated
 from .attentive import AttentiveCNN, build_attentive
 from .medical import MedicalModel, build, use_v1_strides
 from .soft_attention import SoftAttention
 
 __all__ = [
+    "AssimilatedModel",
     "AttentiveCNN",
     "MedicalModel",
     "SoftAttention",
     "build",
+    "build_assimilated",
     "build_attentive",
     "use_v1_strides",
 ]

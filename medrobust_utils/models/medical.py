@@ -51,6 +51,10 @@ class MedicalModel(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return self.backbone(self.normalise(images))
 
+    def new_parameters(self) -> list[nn.Parameter]:
+        """Those of modules before the backbone, which begin untrained whatever it knows: none."""
+        return []
+
 
 def build(name: str, classes: int, *, start: str, options: Mapping | None = None) -> MedicalModel:
     """A timm model with a fresh head of ``classes`` logits.

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .. import env, metrics
+from .. import env
 from ..data import (
     ImageSet,
     ThreeWay,
@@ -23,10 +23,10 @@ from ..data import (
 )
 from ..data.views import binary, enhanced
 from ..errors import ProtocolError
-from ..evaluation import predict
 from ..models import MedicalModel, build_attentive
 from ..storage import fingerprint
 from ..training import fit
+from .common import curve_scores, select, some
 
 ROLES = ("skin", "fundus", "chest")  # the paper's three tasks, each played by a set of the profile
 SPLITS = ("honest", "datta")
@@ -100,18 +100,8 @@ def arms(settings: Mapping, *, seed: int, role: str = "", model: str = "") -> It
     Raises:
         ProtocolError: for a role or model that the profile does not have, or a negative seed.
     """
-    for name, value, known in (
-        ("DATASET", role, {arm["role"] for arm in settings["arms"]}),
-        ("MODEL", model, {arm["model"] for arm in settings["arms"]}),
-    ):
-        if value and value not in known:
-            raise ProtocolError(f"{name}={value!r}: this profile has {', '.join(sorted(known))}.")
-    if seed < 0:
-        raise ProtocolError(f"SEED={seed}: choose 0 or more.")
     tasks: dict[tuple, Task] = {}
-    for spec in settings["arms"]:
-        if role not in ("", spec["role"]) or model not in ("", spec["model"]):
-            continue
+    for spec in select(settings["arms"], seed=seed, role=role, model=model, key="model"):
         size = settings["models"][spec["model"]]["size"]
         key = (spec["role"], spec["split"], spec["filter"], size)
         if key not in tasks:
@@ -141,11 +131,6 @@ def _task(
     return Task(role, split_name, filter, data, raw, split, chosen, attacked, finding)
 
 
-def some(index: np.ndarray, limit: int, seed: int) -> np.ndarray:
-    """``limit`` images of ``index`` by chance (0: all), sorted."""
-    return np.sort(np.random.default_rng(seed).permutation(index)[: limit or None])
-
-
 def train(
     arm: Arm, settings: Mapping, checkpoints: Path
 ) -> tuple[Arm, MedicalModel, list[dict], Path]:
@@ -172,14 +157,6 @@ def train(
     folder = checkpoints / f"{arm.key}-{identity}"
     history = fit(
         model, task.data, task.split, recipe, folder, seed=arm.seed,
-        validate=lambda model: curve_scores(model, task),
+        validate=lambda model: curve_scores(model, task.data, task.chosen),
     )  # fmt: skip
     return arm, model, history, folder
-
-
-def curve_scores(model: MedicalModel, task: Task) -> dict[str, float]:
-    """What the learning curve shows after each epoch, on the images that choose the epoch."""
-    logits = predict(model, task.data, task.chosen)
-    scores = metrics.score(logits, task.data.targets[task.chosen], np.ones((1, len(task.chosen))))
-    names = ("loss", "top1", "balanced_accuracy", "auc_macro")
-    return {f"val_{name}": round(scores[name].value, 4) for name in names}

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -12,17 +11,16 @@ import numpy as np
 import torch
 from torch import nn
 
-from .. import env, metrics
-from ..attacks import Flag, SweepResult, pgd_sweep, red_flags
-from ..data import to_float
+from .. import metrics
+from ..attacks import Flag, SweepResult, attack_sweep
 from ..data.contrast import ContrastFilter
-from ..errors import ProtocolError, RunError
+from ..errors import ProtocolError
 from ..evaluation import kept
 from ..metrics import Estimate
 from ..models import MedicalModel
-from ..storage import fingerprint, write_atomic
-from .attentive_cnn import ROLES, Arm, some
+from .attentive_cnn import ROLES, Arm
 from .attentive_cnn_radii import Radii
+from .common import clean_scores, kept_flags, precision, some
 
 ATTACKS = {
     "nested": {"mode": "nested"},
@@ -109,12 +107,12 @@ def measure(
     logits = kept(
         folder / f"logits-{task.filter}.npz", model, task.data, task.split.test, desc=arm.key
     )
-    sweep = pgd_sweep(
+    sweep = attack_sweep(
         model, task.data, index, ladder.values, folder=folder, desc=f"{attack} PGD",
         seed=seed, dtype=dtype, steps=steps, **ATTACKS[attack],
     )  # fmt: skip
     draw = [seed, ROLES.index(task.role)]
-    clean, gates = scored(arm, logits, draw)
+    clean, gates = clean_scores(task.data, task.split, logits, draw)
     weights = metrics.group_weights(task.data.groups[index], draw)
     return Robustness(arm, clean, gates, sweep, weights, attack)
 
@@ -170,21 +168,10 @@ def flags(
     task, place = robust.arm.task, robust.half_fallen
     radius = ladder.values[-1 if place is None else place]
     index = some(task.attacked, settings["attack"]["check"]["images"], seed)
-    name = fingerprint(index.tolist(), radius, seed, str(precision(settings)))
-    path = folder / f"flags-{task.filter}-{name}.json"
-    if not path.exists():
-        device = env.pick_device()
-        images = to_float(task.data.images[index]).to(device)
-        labels = torch.from_numpy(task.data.targets[index])
-        dtype = precision(settings)
-        found = red_flags(model.to(device), images, labels, radius, seed=seed, dtype=dtype)
-        write_atomic(path, json.dumps([asdict(flag) for flag in found]).encode())
-    try:
-        return [Flag(**flag) for flag in json.loads(path.read_text("utf-8"))]
-    except (OSError, ValueError, TypeError) as error:
-        raise RunError(
-            f"{path}: cannot be read ({error}). Delete it to compute it again."
-        ) from error
+    return kept_flags(
+        folder, f"flags-{task.filter}", model, task.data, index, radius, seed=seed,
+        dtype=precision(settings),
+    )  # fmt: skip
 
 
 def through_filter(arm: Arm, model: MedicalModel) -> tuple[Arm, nn.Module]:
@@ -195,22 +182,3 @@ def through_filter(arm: Arm, model: MedicalModel) -> tuple[Arm, nn.Module]:
     """
     task = replace(arm.task, filter="through", data=arm.task.raw)
     return replace(arm, task=task), nn.Sequential(ContrastFilter(), model).eval()
-
-
-def precision(settings: Mapping) -> torch.dtype:
-    """Of the gradients: float32, or what a timed probe found fastest. Scores are float32 always."""
-    return env.training_dtype(env.pick_device()) if settings["attack"]["fast"] else torch.float32
-
-
-def scored(
-    arm: Arm, logits: np.ndarray, draw: Sequence[int]
-) -> tuple[dict[str, Estimate], dict[str, bool]]:
-    """Scores of clean logits on all test images, and the gates they pass."""
-    data, split = arm.task.data, arm.task.split
-    weights, targets = (
-        metrics.group_weights(data.groups[split.test], draw),
-        data.targets[split.test],
-    )
-    clean = metrics.score(logits, targets, weights)
-    prior = metrics.prior_logits(data.targets[split.train], len(targets), len(data.classes))
-    return clean, metrics.gates(clean, metrics.score(prior, targets, weights))

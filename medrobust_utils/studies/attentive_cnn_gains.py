@@ -12,7 +12,8 @@ from ..metrics import Estimate
 from ..results import Run
 from .attentive_cnn_attack import Robustness
 from .attentive_cnn_radii import Radii
-from .attentive_cnn_rows import NO_ATTACK, Group, add, gates, pooled
+from .attentive_cnn_rows import NO_ATTACK, Group
+from .common import add, gates, pooled
 
 BEGIN = 0.02  # where, says the paper, both retinopathy networks begin to fall
 TIMES = 20  # "over 20 times higher" (section 4.1)

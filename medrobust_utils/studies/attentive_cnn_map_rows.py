@@ -11,7 +11,8 @@ from ..results import Run
 from .attentive_cnn_attack import Robustness
 from .attentive_cnn_maps import Explained, average
 from .attentive_cnn_radii import Radii
-from .attentive_cnn_rows import NO_ATTACK, add, gates
+from .attentive_cnn_rows import NO_ATTACK
+from .common import add, gates
 
 # The paper's smallest and largest radius on the skin images, "most visible" at the first of them.
 SMALLEST, LARGEST = 0.00125, 0.01

@@ -20,9 +20,9 @@ from ..losses import correct
 from ..metrics import Estimate
 from ..models import MedicalModel
 from ..storage import fingerprint, write_atomic
-from .attentive_cnn import ROLES, Arm, some
-from .attentive_cnn_attack import precision
+from .attentive_cnn import ROLES, Arm
 from .attentive_cnn_radii import Radii
+from .common import precision, some
 
 VERSION = 2  # of the measures: raise it when one of them changes, and kept ones are made anew
 STEPS, REL_STEP = 10, 0.25  # of the attack whose perturbations are looked at: afresh at each radius

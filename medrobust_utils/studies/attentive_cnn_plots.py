@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-from ..plots import PALETTE, STYLES, grid
+from ..plots import PALETTE, STYLES, chosen, grid, without_empty
 from ..protocol import Claim
 
 NAMES = {
@@ -32,14 +32,6 @@ Panels = Mapping[str, Mapping[str, object]]  # title -> the tags of its rows
 def name(row: object) -> str:
     """``resnet, no attention``: a network, from anything with ``model`` and ``attention``."""
     return f"{row.model}, {NAMES[row.attention]}"
-
-
-def chosen(rows: pd.DataFrame, tags: Mapping[str, object]) -> pd.DataFrame:
-    """The rows that carry every tag."""
-    keep = np.ones(len(rows), bool)
-    for tag, value in tags.items():
-        keep &= rows[tag].eq(value).to_numpy() if tag in rows else False
-    return rows[keep]
 
 
 def by_radius(
@@ -82,13 +74,7 @@ def by_radius(
             FuncFormatter(lambda x, _: "0" if abs(x / zero - 1) < 1e-6 else f"{x:.2g}")
         )
         axis.legend(fontsize=7)
-    return _without_empty(figure, axes, len(panels))
-
-
-def _without_empty(figure: Figure, axes: np.ndarray, count: int) -> Figure:
-    for axis in list(axes.flat)[count:]:
-        axis.remove()
-    return figure
+    return without_empty(figure, axes, len(panels))
 
 
 def _curve(axis: Axes, arm: pd.DataFrame) -> None:
@@ -151,7 +137,7 @@ def clean_scores(rows: pd.DataFrame, panels: Panels, claims: Iterable[Claim]) ->
         axis.invert_yaxis()
     handles, words = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, words, fontsize=7, loc="outside lower center", ncols=2)
-    return _without_empty(figure, axes, len(panels))
+    return without_empty(figure, axes, len(panels))
 
 
 def reported(claims: Sequence[Claim], tags: Mapping[str, object]) -> list[tuple]:
@@ -216,7 +202,7 @@ def readings(rows: pd.DataFrame, panels: Panels, claims: Sequence[Claim]) -> Fig
     for mark, text in {"X": "value", "^": "at least", "v": "at most"}.items():
         handles.append(Line2D([], [], marker=mark, linestyle="", color="k", label=f"paper, {text}"))
     axes[0][0].legend(handles=handles, fontsize=7)
-    return _without_empty(figure, axes, len(panels))
+    return without_empty(figure, axes, len(panels))
 
 
 def reads(influence: np.ndarray) -> np.ndarray:

@@ -10,11 +10,7 @@ from ..attacks.gradient import PGD_STEPS
 from ..models import MedicalModel, build_attentive
 from ..results import Run
 from .attentive_cnn import Arm, Task
-
-
-def parameters(model: MedicalModel) -> int:
-    """Trainable numbers of a network."""
-    return sum(p.numel() for p in model.parameters())
+from .common import parameters
 
 
 def add_parameters(run: Run) -> list[dict]:

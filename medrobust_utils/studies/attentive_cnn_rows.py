@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from .. import metrics
 from ..attacks import Flag
 from ..data.splits import leaks
@@ -18,30 +16,10 @@ from ..results import Run
 from .attentive_cnn import Task
 from .attentive_cnn_attack import Robustness
 from .attentive_cnn_radii import Radii
+from .common import add, gates, pooled
 
 NO_ATTACK = {"attack": "none", "scale": "none", "eps": 0.0}
 Group = Sequence[Robustness]  # one network, one member a training seed
-
-
-def add(run: Run, metric: str, estimate: Estimate, **tags: object) -> None:
-    """Append an estimate with its interval as a row."""
-    run.add(metric, estimate.value, estimate.low, estimate.high, **tags)
-
-
-def pooled(estimates: Sequence[Estimate]) -> Estimate:
-    """Mean over training seeds; each replicate draws the seeds anew, so they widen the interval."""
-    if len(estimates) == 1:
-        return estimates[0]
-    replicates = np.stack([one.replicates for one in estimates])
-    drawn = np.random.default_rng(0).integers(len(estimates), size=replicates.shape)
-    mean = np.take_along_axis(replicates, drawn, axis=0).mean(0)
-    return Estimate(float(np.mean([one.value for one in estimates])), mean)
-
-
-def gates(*groups: Group) -> dict[str, bool]:
-    """Whether every network learnt enough for a verdict."""
-    members = [member for group in groups for member in group]
-    return {name: all(m.gates[name] for m in members) for name in members[0].gates}
 
 
 def add_task(run: Run, task: Task) -> None:

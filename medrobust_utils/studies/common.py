@@ -1,0 +1,139 @@
+"""What the studies of several papers do alike."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from .. import env, metrics
+from ..attacks import Flag, red_flags
+from ..data import ImageSet, ThreeWay, to_float
+from ..errors import ProtocolError, RunError
+from ..evaluation import predict
+from ..metrics import Estimate
+from ..models import MedicalModel
+from ..results import Run
+from ..storage import fingerprint, write_atomic
+
+
+def select(
+    groups: Sequence[Mapping], *, seed: int, role: str, model: str, key: str
+) -> list[Mapping]:
+    """The groups of a profile's arms that DATASET and MODEL pick; empty picks all.
+
+    Args:
+        key: under which a group names its network.
+
+    Raises:
+        ProtocolError: for a name that the profile does not have, two that no group has together,
+            or a negative seed.
+    """
+    for name, value, known in (
+        ("DATASET", role, {group["role"] for group in groups}),
+        ("MODEL", model, {group[key] for group in groups}),
+    ):
+        if value and value not in known:
+            raise ProtocolError(f"{name}={value!r}: this profile has {', '.join(sorted(known))}.")
+    if seed < 0:
+        raise ProtocolError(f"SEED={seed}: choose 0 or more.")
+    chosen = [g for g in groups if role in ("", g["role"]) and model in ("", g[key])]
+    if not chosen:
+        raise ProtocolError(
+            f"no network of this profile has both DATASET={role!r} and MODEL={model!r}. "
+            "Leave one of them empty."
+        )
+    return chosen
+
+
+def some(index: np.ndarray, limit: int, seed: int) -> np.ndarray:
+    """``limit`` images of ``index`` by chance (0: all), sorted."""
+    return np.sort(np.random.default_rng(seed).permutation(index)[: limit or None])
+
+
+def curve_scores(model: MedicalModel, data: ImageSet, chosen: np.ndarray) -> dict[str, float]:
+    """What the learning curve shows after each epoch, on the images that choose the epoch."""
+    logits = predict(model, data, chosen)
+    scores = metrics.score(logits, data.targets[chosen], np.ones((1, len(chosen))))
+    names = ("loss", "top1", "balanced_accuracy", "auc_macro")
+    return {f"val_{name}": round(scores[name].value, 4) for name in names}
+
+
+def precision(settings: Mapping) -> torch.dtype:
+    """Of the gradients: float32, or what a timed probe found fastest. Scores are float32 always."""
+    return env.training_dtype(env.pick_device()) if settings["attack"]["fast"] else torch.float32
+
+
+def clean_scores(
+    data: ImageSet, split: ThreeWay, logits: np.ndarray, draw: Sequence[int]
+) -> tuple[dict[str, Estimate], dict[str, bool]]:
+    """Scores of clean logits on all test images, and the gates they pass."""
+    weights, targets = (
+        metrics.group_weights(data.groups[split.test], draw),
+        data.targets[split.test],
+    )
+    clean = metrics.score(logits, targets, weights)
+    prior = metrics.prior_logits(data.targets[split.train], len(targets), len(data.classes))
+    return clean, metrics.gates(clean, metrics.score(prior, targets, weights))
+
+
+def kept_flags(
+    folder: Path,
+    name: str,
+    model: nn.Module,
+    data: ImageSet,
+    index: np.ndarray,
+    radius: float,
+    *,
+    seed: int,
+    dtype: torch.dtype,
+) -> list[Flag]:
+    """Red flags of one network on the images of ``index``, kept in ``folder``.
+
+    Raises:
+        RunError: if what was kept cannot be read.
+    """
+    path = folder / f"{name}-{fingerprint(index.tolist(), radius, seed, str(dtype))}.json"
+    if not path.exists():
+        device = env.pick_device()
+        images = to_float(data.images[index]).to(device)
+        labels = torch.from_numpy(data.targets[index])
+        found = red_flags(model.to(device), images, labels, radius, seed=seed, dtype=dtype)
+        write_atomic(path, json.dumps([asdict(flag) for flag in found]).encode())
+    try:
+        return [Flag(**flag) for flag in json.loads(path.read_text("utf-8"))]
+    except (OSError, ValueError, TypeError) as error:
+        raise RunError(
+            f"{path}: cannot be read ({error}). Delete it to compute it again."
+        ) from error
+
+
+def parameters(model: MedicalModel) -> int:
+    """Trainable numbers of a network."""
+    return sum(p.numel() for p in model.parameters())
+
+
+def add(run: Run, metric: str, estimate: Estimate, **tags: object) -> None:
+    """Append an estimate with its interval as a row."""
+    run.add(metric, estimate.value, estimate.low, estimate.high, **tags)
+
+
+def pooled(estimates: Sequence[Estimate]) -> Estimate:
+    """Mean over training seeds; each replicate draws the seeds anew, so they widen the interval."""
+    if len(estimates) == 1:
+        return estimates[0]
+    replicates = np.stack([one.replicates for one in estimates])
+    drawn = np.random.default_rng(0).integers(len(estimates), size=replicates.shape)
+    mean = np.take_along_axis(replicates, drawn, axis=0).mean(0)
+    return Estimate(float(np.mean([one.value for one in estimates])), mean)
+
+
+def gates(*groups: Sequence) -> dict[str, bool]:
+    """Whether every network of the groups learnt enough for a verdict (``metrics.gates``)."""
+    members = [member for group in groups for member in group]
+    return {name: all(m.gates[name] for m in members) for name in members[0].gates}

@@ -1,0 +1,123 @@
+"""The benchmarks' arithmetic on clocks that are set by hand: no test waits for a real one."""
+
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks import MODULES, __main__, glcm, timing  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def unprobed(monkeypatch):
+    """The probe for the fastest type of training is a matter of time as well."""
+    monkeypatch.setattr(__main__.env, "training_dtype", lambda device: torch.float32)
+
+
+class Clock:
+    """A clock that stands still until a side is run; each run takes the next of its times."""
+
+    def __init__(self, **times):
+        self.now, self.times, self.order = 100.0, {k: iter(v) for k, v in times.items()}, []
+
+    def __call__(self):
+        return self.now
+
+    def side(self, name):
+        def run():
+            self.order.append(name)
+            self.now += next(self.times[name])
+
+        return name, run
+
+
+def compared(base, other, target=1.3):
+    clock = Clock(plain=base, dear=other)
+    found = timing.compare(
+        "plain against dear",
+        clock.side("plain"),
+        clock.side("dear"),
+        target=target,
+        rounds=len(base) - 1,
+        clock=clock,
+    )
+    return found, clock
+
+
+def test_sides_take_turns_and_the_first_round_does_not_count():
+    found, clock = compared([50, 1, 1, 1, 1], [0.1, 2, 2, 2, 2])
+    rounds = [clock.order[i : i + 2] for i in range(0, 10, 2)]
+    assert rounds[1:] == [["plain", "dear"], ["dear", "plain"]] * 2
+    assert sorted(rounds[0]) == ["dear", "plain"]
+    assert (found.base_seconds, found.other_seconds, found.ratio) == (1, 2, 2)
+    assert (found.low, found.high, found.rounds) == (2, 2, 4)
+
+
+def test_the_ratio_is_the_median_of_the_rounds():
+    """From the second round on another process takes most of the machine."""
+    found, _ = compared([9, 1, 10, 10], [9, 1.2, 12, 13])
+    assert found.ratio == pytest.approx(1.2) and found.low == pytest.approx(1.2)
+    assert found.high == pytest.approx(1.3)
+    assert (found.base_seconds, found.other_seconds) == pytest.approx((10, 12))
+
+
+@pytest.mark.parametrize(("other", "reached"), [(1.25, True), (1.5, True), (1.51, False)])
+def test_the_target_is_the_largest_ratio_that_will_do(other, reached):
+    found, _ = compared([1, 1], [1, other], target=1.5)
+    assert found.reached is reached and found.record()["reached"] is reached
+    assert ("reached" if reached else "MISSED") in __main__.table([found])
+
+
+@pytest.mark.parametrize("ratio", [1.1, 2.0])
+def test_a_run_prints_its_table_and_leaves_json(ratio, tmp_path, monkeypatch, capsys):
+    found, _ = compared([1, 1], [1, ratio])
+    monkeypatch.setattr(glcm, "measure", lambda: [found])
+    path = tmp_path / "results" / "bench.json"
+    assert __main__.main(["glcm"], path) == (0 if ratio < 1.3 else 1)
+    assert "plain -> dear" in capsys.readouterr().out
+    record = json.loads(path.read_text())
+    (line,) = record["comparisons"]
+    assert line["ratio"] == pytest.approx(ratio) and line["target"] == 1.3
+    assert line["reached"] is (ratio < 1.3)
+    assert {"versions", "device", "platform", "git_commit"} <= record["provenance"].keys()
+
+
+def test_every_registered_module_measures(monkeypatch, tmp_path):
+    asked = []
+
+    def imported(name):
+        asked.append(name)
+        return SimpleNamespace(measure=lambda: [])
+
+    monkeypatch.setattr(__main__.importlib, "import_module", imported)
+    assert __main__.main([], tmp_path / "bench.json") == 0
+    assert asked == [f"benchmarks.{name}" for name in MODULES]
+
+
+def test_an_unknown_measurement_is_refused(tmp_path, capsys):
+    with pytest.raises(SystemExit) as refusal:
+        __main__.main(["glmc"], tmp_path / "bench.json")
+    assert refusal.value.code == 2 and "there are glcm" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_both_sides_of_the_glcm_measurement_train(monkeypatch):
+    """Tiny and without a clock: the sides run, and differ by the GLCM loss alone."""
+    monkeypatch.setattr(glcm, "BATCH", 2)
+    monkeypatch.setattr(glcm, "SIZE", 40)
+    losses = {}
+
+    def run(name, base, other, **how):
+        losses.update({side: [step(), step()] for side, step in (base, other)})
+        return name, how["target"]
+
+    monkeypatch.setattr(glcm, "compare", run)
+    for name, target in glcm.measure():
+        assert "2 images of 40 pixels" in name and target == 1.3
+    plain, dear = losses["cross-entropy"], losses["with the GLCM loss"]
+    assert plain[0] != plain[1] and dear[0] != dear[1] and dear[0] != plain[0]

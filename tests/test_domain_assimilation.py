@@ -1,0 +1,1128 @@
+"""The study of paper 3 on a few phantoms and on hand-made scores: numbers are worked out twice."""
+
+import itertools
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from found import falling, find, only
+
+from medrobust_utils import cam_measures, claims, glcm, metrics, protocol, results, sharpness
+from medrobust_utils.attacks import SweepResult, attack_sweep, fgsm
+from medrobust_utils.cams import grad_cam
+from medrobust_utils.complexity import operations
+from medrobust_utils.data import ImageSet, ThreeWay, to_float
+from medrobust_utils.data.phantoms import phantom_set
+from medrobust_utils.data.splits import leaks, split_by_image, split_three_ways
+from medrobust_utils.errors import ProtocolError, RunError
+from medrobust_utils.models.assimilation import ConvColour, DeconvColour, TextureModule
+from medrobust_utils.objectives import Assimilation
+from medrobust_utils.studies import domain_assimilation as study
+from medrobust_utils.studies import domain_assimilation_attack as attack
+from medrobust_utils.studies import domain_assimilation_gains as gains
+from medrobust_utils.studies import domain_assimilation_reasons as why
+from medrobust_utils.studies import domain_assimilation_record as record
+from medrobust_utils.studies import domain_assimilation_rows as rows
+
+PAPER = protocol.load("3_domain_assimilation")
+FULL = PAPER.settings("paper")
+TINY = (
+    "phantoms=100 training.epochs.ct=1 training.epochs.resnet10t=1 attack.images.ct=10 "
+    "attack.eps_255=[1,16] attack.quarter.steps=2 attack.torchattacks.steps=2 "
+    "attack.strong_steps=2 attack.fine_255=[0.5] attack.check=4 explained=4"
+)
+
+
+def tiny(**changes):
+    """The smoke profile made smaller, with ``changes`` at its top level."""
+    return protocol.Settings(dict(PAPER.settings("smoke", TINY)) | changes)
+
+
+@pytest.fixture(scope="module")
+def settings():
+    return tiny()
+
+
+@pytest.fixture(scope="module")
+def arms(settings):
+    return list(study.arms(settings, seed=0))
+
+
+@pytest.fixture(scope="module")
+def trained(settings, arms, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoints")
+    return {arm.defence: study.train(arm, settings, folder) for arm in arms}
+
+
+@pytest.fixture(scope="module")
+def measured(settings, trained):
+    """By defence; each met by other attacks."""
+    found, attacks = {}, {"modules": "quarter", "adversarial": "pgd"}
+    for defence, (arm, model, _, folder) in trained.items():
+        arm = replace(arm, attacks=attacks.get(defence, "all"))
+        found[defence] = attack.measure(arm, model, settings, folder, seed=0)
+    return found
+
+
+@pytest.fixture(scope="module")
+def explained(settings, trained):
+    return {
+        defence: why.explain(arm, model, settings, folder, seed=0)
+        for defence, (arm, model, _, folder) in trained.items()
+        if defence != "adversarial"
+    }
+
+
+@pytest.fixture(scope="module")
+def photos(settings, tmp_path_factory):
+    return why.natural(settings, "resnet10t", "scratch", tmp_path_factory.mktemp("n"), seed=0)
+
+
+@pytest.fixture
+def run(tmp_path):
+    return results.Run.start("03_domain_assimilation", PAPER.name, "paper", {}, tmp_path)
+
+
+# --- hand-made networks --------------------------------------------------------------------------
+
+
+def made_task(role="ct", split="honest", size=20, **changes):
+    """A task of ``size`` images a class that nobody looks at: all are tested on and attacked."""
+    everything = np.arange(2 * size)
+    data = ImageSet(
+        FULL.datasets[role], np.zeros((2 * size, 8, 8, 1), np.uint8), everything % 2,
+        ("negative", "positive"), everything, tuple(map(str, everything)),
+        synthetic=False, complete=True, checksum=role,
+    )  # fmt: skip
+    data = replace(data, **changes)
+    ways = ThreeWay(everything, everything, everything)
+    return study.Task(role, split, data, data, ways, size + 3, everything)
+
+
+def arm_of(task, defence="none", **changes):
+    modules = defence in ("modules", "glcm")
+    how = {
+        "alpha": 0.9 if defence == "glcm" else 1.0, "colour": "conv" if modules else "none",
+        "rows": "areas" if defence == "glcm" else "none", "seed": 0,
+    }  # fmt: skip
+    return study.Arm(task, "resnet50", "imagenet", defence, **(how | changes))
+
+
+def made(arm, right, *, special=None, clean=None):
+    """A network right under every attack where ``right`` (E, n) says so.
+
+    ``special`` holds what differs, by (attack, step); the nested climbs are ("strong", "") and,
+    at quarters of 1/255, ("fine", "").
+    """
+    task, special = arm.task, special or {}
+    labels, n = task.data.targets, len(task.attacked)
+    clean = np.ones(n, bool) if clean is None else clean
+    hot = np.eye(2, dtype=np.float32)[labels]
+
+    def logits(good):
+        return hot * np.where(good, 1, -1)[:, None].astype(np.float32)
+
+    def sweep(cell, unit=1 / 255):
+        stands = special.get(cell, right)
+        scored = np.stack([logits(one) for one in stands])
+        epsilons = np.arange(1, len(stands) + 1) * unit
+        return SweepResult(epsilons, scored, logits(clean), labels, "x")
+
+    weights = metrics.group_weights(task.data.groups, 0, draws=60)
+    scores = metrics.score(logits(clean), labels, weights)
+    gates = {"beats_prior": True, "competent": True, "beats_majority": True}
+    sweeps = {cell: sweep(cell) for cell in attack.RUN[arm.attacks]}
+    special.setdefault(("fine", ""), np.ones((2, n), bool) & clean)
+    fine = sweep(("fine", ""), 0.25 / 255)
+    return attack.Robustness(arm, scores, gates, sweeps, sweep(("strong", "")), weights, fine)
+
+
+def pair(**how):
+    """Vanilla and assimilated on one task: 30, 20, 1, 1 and 32, 24, 10, 4 of 40 stand."""
+    task = made_task()
+    plain = made(arm_of(task), falling(4, [0] * 10 + [1] * 10 + [2] * 19 + [9]))
+    fall = [0] * 8 + [1] * 8 + [2] * 14 + [3] * 6 + [9] * 4
+    return plain, made(arm_of(task, "glcm", **how), falling(4, fall))
+
+
+# --- arms and tasks ------------------------------------------------------------------------------
+
+
+def planned(profile, monkeypatch, **changes):
+    """The arms of a profile, on hand-made tasks."""
+    monkeypatch.setattr(study, "_task", lambda settings, role, split, seed: made_task(role, split))
+    settings = protocol.Settings(dict(PAPER.settings(profile)) | changes)
+    return settings, list(study.arms(settings, seed=0))
+
+
+@pytest.mark.parametrize("profile", ["smoke", "small", "paper"])
+def test_every_arm_of_a_profile_has_a_key_and_a_folder_of_its_own(profile, monkeypatch):
+    settings, found = planned(profile, monkeypatch)
+    count = sum(
+        len(group["defence"])
+        - 1
+        + (len(group.get("alpha", "1")) if "glcm" in group["defence"] else 1)
+        for group in settings["arms"]
+    )
+    assert len(found) == count * settings["seeds"] == len({arm.key for arm in found})
+    assert len({id(arm.task) for arm in found}) == len({arm.task.key for arm in found})
+    for arm in found:
+        assert settings["class_size"][arm.task.role] and settings["positive"][arm.task.role]
+        modules = arm.defence in ("modules", "glcm")
+        assert (arm.colour != "none") is modules and (arm.rows != "none") is (arm.defence == "glcm")
+        assert (arm.alpha < 1) is (arm.defence == "glcm")
+        known = settings["training"]["epochs"]
+        for start, name in (("imagenet", arm.task.role), ("scratch", arm.backbone)):
+            # from scratch is what every arm is where no weights are at hand
+            assert study.epochs(replace(arm, start=start), settings) == known[name]
+
+
+def test_the_profiles_hold_every_network_that_was_asked_for(monkeypatch):
+    for profile, places in (
+        ("small", [*((role, "resnet50") for role in study.ROLES), ("ct", "resnet18"),
+                   ("ct", "densenet121")]),
+        ("paper", itertools.product(study.ROLES, record.BACKBONES)),
+    ):  # fmt: skip
+        _, found = planned(profile, monkeypatch)
+        defences = {}
+        for arm in found:
+            if (arm.task.split_name, arm.alpha, arm.rows) in (
+                ("honest", 1.0, "none"), ("honest", 0.9, "areas")
+            ):  # fmt: skip
+                place = arm.task.role, arm.backbone
+                defences.setdefault(place, set()).add(arm.defence)
+        assert sorted(defences) == sorted(places)
+        for place, known in defences.items():
+            assert known >= {"none", "modules", "glcm"}, place
+        assert "adversarial" in defences["ct", "resnet50"]
+        assert len({arm.alpha for arm in found}) >= 4  # with 1: a sweep
+        leaky = [arm for arm in found if arm.task.split_name == "by image"]
+        assert "none" in {arm.defence for arm in leaky}
+
+
+def test_seeds_multiply_arms_and_leave_their_tasks_alone(monkeypatch):
+    monkeypatch.setattr(study, "_task", lambda settings, role, split, seed: made_task(role, split))
+    found = list(study.arms(tiny(seeds=3), seed=4))
+    assert [arm.seed for arm in found] == [4] * 4 + [5] * 4 + [6] * 4
+    assert len({id(arm.task) for arm in found}) == 1 and len({arm.key for arm in found}) == 12
+
+
+GROUP = {"role": "ct", "backbone": "resnet10t", "start": "scratch", "split": "honest"}
+
+
+@pytest.mark.parametrize(
+    ("group", "call", "message"),
+    [
+        ({}, {"role": "liver"}, "DATASET='liver'.*this profile has ct"),
+        ({}, {"role": "mri"}, "DATASET='mri'"),  # known, and not in this profile
+        ({"role": "mri"}, {"role": "mri", "model": "resnet10t"}, "both DATASET='mri' and MODEL"),
+        ({}, {"model": "vgg"}, "MODEL='vgg'.*resnet10t"),
+        ({}, {"seed": -1}, "SEED=-1"),
+        ({"split": "loose"}, {}, "'loose': choose among honest, by image"),
+        ({"defence": ["prayer"]}, {}, "'prayer': choose among none, modules, glcm, adversarial"),
+        ({"attacks": "some"}, {}, "'some': choose among all, quarter, pgd"),
+    ],
+    ids=["role", "absent role", "no such pair", "model", "seed", "split", "defence", "attacks"],
+)
+def test_what_cannot_be_run_is_refused_by_name(group, call, message):
+    arms = [GROUP | {"defence": ["none"]} | group]
+    if call.keys() >= {"role", "model"}:  # each is there, and never together
+        arms[0] |= {"backbone": "resnet18"}
+        arms.append(GROUP | {"defence": ["none"]})
+    with pytest.raises(ProtocolError, match=message):
+        list(study.arms(tiny(arms=arms), **({"seed": 0} | call)))
+
+
+def test_an_arm_that_two_groups_name_is_run_once(monkeypatch):
+    both = [GROUP | {"defence": ["none", "glcm"]}, GROUP | {"defence": ["glcm"], "attacks": "pgd"}]
+    _, found = planned("smoke", monkeypatch, arms=both)
+    assert [(arm.defence, arm.attacks) for arm in found] == [("none", "all"), ("glcm", "all")]
+    assert found[0].group == found[0].key.removesuffix("-0")
+
+
+def doubled(name, *, size, phantoms, seed, duplicates):
+    """Phantoms in pairs that belong together; every picture four times where copies stay."""
+    data = phantom_set("ct", 120, size=size, seed=seed)
+    keep = np.arange(120).repeat(4 if duplicates else 1)
+    return replace(
+        data, name="scans", images=data.images[keep], targets=data.targets[keep],
+        groups=data.groups[keep // 2 * 2], ids=tuple(map(str, range(len(keep)))), masks=None,
+        census={}, checksum=str(duplicates), synthetic=False,
+    )  # fmt: skip
+
+
+def test_an_honest_task_leaks_nothing_and_one_by_image_keeps_every_copy(monkeypatch):
+    monkeypatch.setattr(study, "load", doubled)
+    both = [GROUP | {"defence": ["none"], "split": split} for split in study.SPLITS]
+    settings = tiny(arms=both, class_size={"ct": 60})
+    honest, leaky = (arm.task for arm in study.arms(settings, seed=0))
+    assert (len(honest.raw), len(leaky.raw)) == (120, 480)
+    assert len(leaky.data) == 120 >= len(honest.data)
+    for task in (honest, leaky):
+        assert len(set(task.data.class_counts().values())) == 1
+        sides = [set(side.tolist()) for side in task.split]
+        assert not any(a & b for a, b in itertools.combinations(sides, 2))
+        shares = np.array([len(side) for side in sides]) / len(task.data)
+        assert shares.sum() == 1 and np.abs(shares - [0.7, 0.1, 0.2]).max() < 0.04
+        assert len(task.attacked) == 10 and set(task.attacked) <= sides[2]
+    cut = split_three_ways(honest.data, seed=0, val_folds=8), split_by_image(leaky.data, seed=0)
+    for task, expected in zip((honest, leaky), cut, strict=True):
+        assert all(np.array_equal(a, b) for a, b in zip(task.split, expected, strict=True))
+    assert leaks(honest.data, honest.split) == 0
+    assert leaks(leaky.data, leaky.split) > len(leaky.split.test) / 2
+    # what the slides count, copies and all
+    assert honest.listed == leaky.listed == leaky.data.class_counts()["positive"] == 60
+    assert min(honest.data.class_counts().values()) < 60
+    assert honest.key != leaky.key and leaky.key == "ct-scans-with-duplicates-64-by-image"
+
+
+def test_classes_are_as_large_as_the_slides_allow(arms):
+    counts = arms[0].task.data.class_counts()
+    assert set(counts) == {"negative", "positive"}
+    whole = arms[0].task.raw.class_counts()
+    positive = whole["malignant"]
+    assert set(counts.values()) == {min(536, positive, sum(whole.values()) - positive)}
+    (arm, *_) = study.arms(tiny(class_size={"ct": 12}), seed=0)
+    assert set(arm.task.data.class_counts().values()) == {12}
+
+
+# --- training ------------------------------------------------------------------------------------
+
+
+def test_all_defences_of_a_seed_begin_with_the_same_backbone_and_head(settings, arms):
+    models = {arm.defence: study.build_arm(arm, settings) for arm in arms}
+    plain = models["none"].backbone.state_dict()
+    for model in models.values():
+        state = model.backbone.state_dict()
+        assert all(torch.equal(state[key], plain[key]) for key in plain)
+    assert len(models["none"].new_parameters()) == 0 < len(models["glcm"].new_parameters())
+    other = study.build_arm(replace(arms[0], seed=1), settings).backbone.state_dict()
+    assert any(not torch.equal(other[key], plain[key]) for key in plain)
+
+
+def test_a_trained_arm_is_read_back_and_another_recipe_trains_anew(settings, trained, monkeypatch):
+    arm, model, history, folder = trained["glcm"]
+    monkeypatch.setattr("medrobust_utils.training._Job._step", None)
+    _, again, same_history, same_folder = study.train(arm, settings, folder.parent)
+    assert (repr(same_history), same_folder) == (repr(history), folder)  # an AUC may be NaN
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True)
+    )
+    faster = tiny(training=settings["training"] | {"new_lr_factor": 5.0})
+    finer = tiny(glcm=settings["glcm"] | {"levels": 9})
+    for changed, plan in ((arm, faster), (arm, finer), (replace(arm, alpha=0.5), settings)):
+        with pytest.raises(TypeError):  # it would train, and training is switched off
+            study.train(changed, plan, folder.parent)
+
+
+def test_each_defence_trains_by_its_own_objective(settings, arms, tmp_path, monkeypatch):
+    asked = {}
+
+    def spy(model, data, split, recipe, folder, *, objective, **how):
+        asked[arm.defence] = recipe, objective
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(study, "fit", spy)
+    for arm in arms:
+        with pytest.raises(ZeroDivisionError):
+            study.train(arm, settings, tmp_path)
+    assert asked["none"][1] is None
+    assert repr(asked["modules"][1]) == (
+        "Assimilation(alpha=1.0, levels=8, softness=1.0, rows='areas')"
+    )
+    assert repr(asked["glcm"][1]) == "Assimilation(alpha=0.9, levels=8, softness=1.0, rows='areas')"
+    attacker = asked["adversarial"][1]
+    assert (attacker.eps, attacker.steps) == (4 / 255, 2)
+    assert attacker.step_size == pytest.approx(3 / 255)
+    # the epoch of best clean accuracy is not the most robust one
+    assert {defence: recipe["patience"] for defence, (recipe, _) in asked.items()} == {
+        "none": 30, "modules": 30, "glcm": 30, "adversarial": 0
+    }  # fmt: skip
+
+
+def test_without_weights_an_arm_is_what_it_is_not_what_was_asked(settings, trained):
+    arm, _, _, folder = trained["none"]  # no hub answers in the tests
+    asked = replace(arm, start="imagenet")
+    really, model, _, same = study.train(asked, settings, folder.parent)
+    assert really.tags["start"] == "scratch" and same == folder
+    assert "no ImageNet weights" in model.warnings[0]
+
+
+def test_the_learning_curve_shows_how_strongly_each_term_pulls(settings, trained):
+    arm, model, history, _ = trained["glcm"]
+    task = arm.task
+    chosen = task.split.train[:: max(1, len(task.split.train) // 32)][:32]
+    objective = Assimilation.of(task.data, 0.9, **settings["glcm"])
+    images, targets = to_float(task.data.images[chosen]), task.data.targets[chosen]
+    pull = objective.pull(model, images, torch.from_numpy(targets), chosen)
+    for name, value in pull.items():
+        assert history[-1][name] == pytest.approx(value, rel=1e-3, abs=1e-5)
+    assert min(pull.values()) > 0
+    assert trained["modules"][2][-1]["glcm_gradient"] == 0
+    for defence in ("none", "adversarial"):
+        assert "glcm_loss" not in trained[defence][2][-1]
+
+
+# --- what a network scores -----------------------------------------------------------------------
+
+
+def test_scores_are_those_of_the_network(measured, trained):
+    for defence, robust in measured.items():
+        arm, model, *_ = trained[defence]
+        task, test = arm.task, arm.task.split.test
+        with torch.no_grad():
+            right = model(to_float(task.data.images[test])).argmax(1).numpy()
+        assert robust.clean["top1"].value == pytest.approx(
+            (right == task.data.targets[test]).mean()
+        )
+        assert len(test) > len(task.attacked)
+        before = robust.strong.clean_right
+        assert robust.start.value == pytest.approx(before.mean())
+        for cell, sweep in robust.sweeps.items():
+            expected = sweep.right.mean(1)
+            assert [one.value for one in robust.accuracy(cell)] == pytest.approx(list(expected))
+            assert np.array_equal(sweep.clean_right, before)
+            assert np.array_equal(sweep.labels, task.data.targets[task.attacked])
+
+
+def test_the_worst_is_below_every_attack_and_never_rises(measured):
+    for robust in measured.values():
+        more = robust.arm.attacks != "pgd"
+        kinds = ["pgd", "all"] if more else ["pgd"]
+        for kind in kinds:
+            worst = robust.right["worst", kind]
+            assert not (worst[1:] & ~worst[:-1]).any()
+            below = robust.sweeps if kind == "all" else [("pgd", "quarter")]
+            for stands in (*(robust.right[cell] for cell in below), robust.strong.right):
+                assert not (worst & ~stands).any()
+        assert (("worst", "all") in robust.right) is more
+        assert not (robust.right["worst", kinds[-1]][-1] & ~robust.strong.clean_right).any()
+
+
+def test_the_worst_is_no_worse_than_what_felled_an_image():
+    task = made_task()
+    right = falling(3, [9] * 40)
+    odd = np.ones((3, 40), bool)
+    odd[0, 0] = False  # felled at the smallest eps only, as FGSM does
+    climbed = falling(3, [9] * 39 + [2])
+    robust = made(arm_of(task), right, special={("fgsm", "single"): odd, ("strong", ""): climbed})
+    expected = np.ones((3, 40), bool)
+    expected[2, 39] = False
+    assert np.array_equal(robust.right["worst", "pgd"], expected)
+    expected[:, 0] = False  # stays lost
+    assert np.array_equal(robust.right["worst", "all"], expected)
+
+
+def test_fgsm_meets_every_eps_afresh_and_the_others_spare_the_fallen(measured, trained):
+    robust, model = measured["none"], trained["none"][1]
+    modes = {cell: sweep.mode for cell, sweep in robust.sweeps.items()}
+    assert modes.pop(("fgsm", "single")) == "independent"
+    assert set(modes.values()) == {"standing"} and len(modes) == 6
+    assert robust.strong.mode == "nested"
+    task = robust.arm.task
+    images = to_float(task.data.images[task.attacked])
+    labels = torch.from_numpy(task.data.targets[task.attacked])
+    for eps, logits in zip(
+        robust.epsilons.tolist(), robust.sweeps["fgsm", "single"].logits, strict=True
+    ):
+        with torch.no_grad():
+            expected = model(fgsm(model, images, labels, eps))
+        # mixed precision may turn the sign of a gradient that is nearly zero
+        assert np.abs(expected.numpy() - logits).mean() < 0.1 * np.abs(logits).mean()
+
+
+def test_attacks_take_the_steps_that_the_profile_states(settings, trained, measured, monkeypatch):
+    asked = []
+    monkeypatch.setattr(attack, "attack_sweep", lambda *args, **how: asked.append((args, how)))
+    arm, model, _, folder = trained["none"]
+    plan = protocol.Settings(dict(settings) | {"attack": FULL.attack})
+    attack.measure(arm, model, plan, folder, seed=7)
+    assert all(how["seed"] == 7 and how["folder"] == folder for _, how in asked)
+    assert all(args[3] == [eps / 255 for eps in range(1, 9)] for args, _ in asked[:-1])
+    fine = asked[-1][0][3]
+    assert fine == sorted(fine) and fine[-1] < 1 / 255
+    steps = [
+        tuple(how.get(name) for name in ("attack", "mode", "steps", "rel_step", "step_size"))
+        for _, how in asked
+    ]
+    iterative = ("bim", "mifgsm", "pgd")
+    assert steps == [
+        ("fgsm", "independent", None, None, None),
+        *((name, "independent", 40, 0.25, None) for name in iterative),
+        *((name, "independent", 10, None, 2 / 255) for name in iterative),
+        (None, None, 20, None, None),
+        (None, None, 20, None, None),
+    ]
+    assert "dtype" not in asked[-2][1] and asked[0][1]["dtype"] == torch.float32
+    for attacks, expected in (
+        ("quarter", ["fgsm", "bim", "mifgsm", "pgd", None, None]), ("pgd", ["pgd", None, None])
+    ):  # fmt: skip
+        asked.clear()
+        attack.measure(replace(arm, attacks=attacks), model, plan, folder, seed=7)
+        assert [how.get("attack") for _, how in asked] == expected
+        assert {how.get("rel_step") for _, how in asked} == {0.25, None}
+        assert {how.get("step_size") for _, how in asked} == {None}
+
+
+def test_every_arm_is_measured_on_the_same_images_and_draws(settings, trained, measured):
+    first = measured["none"]
+    for robust in measured.values():
+        assert np.array_equal(robust.weights, first.weights)
+        assert np.array_equal(robust.strong.labels, first.strong.labels)
+    assert first.weights.shape == (1001, 10) and not (first.weights[1:] == 1).all()
+    gain = first.clean["top1"] - measured["glcm"].clean["top1"]
+    assert len(gain.replicates) == 1000
+    # images of one patient are drawn together
+    arm, model, _, folder = trained["none"]
+    data = replace(arm.task.data, groups=np.arange(len(arm.task.data)) % 3)
+    joined = replace(arm, task=replace(arm.task, data=data))
+    weights = attack.measure(joined, model, settings, folder, seed=0).weights
+    groups = data.groups[arm.task.attacked]
+    for group in set(groups.tolist()):
+        assert (weights[:, groups == group] == weights[:, groups == group][:, :1]).all()
+    assert len({tuple(column) for column in weights.T.tolist()}) == len(set(groups.tolist()))
+
+
+def test_a_finished_measurement_is_read_back(settings, trained, measured, monkeypatch):
+    monkeypatch.setattr("medrobust_utils.attacks.sweep.climb", None)
+    arm, model, _, folder = trained["glcm"]
+    again = attack.measure(arm, model, settings, folder, seed=0)
+    assert np.array_equal(again.strong.logits, measured["glcm"].strong.logits)
+    with pytest.raises(TypeError):  # another seed is another sweep
+        attack.measure(arm, model, settings, folder, seed=1)
+
+
+def test_half_eps_is_the_first_of_all_that_fells_half_of_what_was_right():
+    task = made_task()
+    clean = np.arange(40) < 20  # half are wrong before the attack, and count for nothing
+    right = falling(4, [9] * 40)
+    climbs = [1] * 9 + [2] * 11 + [0] * 20
+
+    def half(fall, fine=None, clean=None, **how):
+        special = {("strong", ""): falling(4, fall)}
+        if fine:
+            special["fine", ""] = falling(2, fine)
+        robust = made(arm_of(task, **how), right, special=special, clean=clean)
+        return robust.half_eps * 255
+
+    assert half(climbs, clean=clean) == pytest.approx(3)
+    assert half([1] * 9 + [9] * 11 + [0] * 20, clean=clean) == pytest.approx(4)  # none: the last
+    assert half([0] * 20 + [9] * 20) == pytest.approx(1)  # exactly half
+    assert half([0] * 40, [1] * 30 + [9] * 10) == pytest.approx(0.5)
+    assert half([0] * 40, [1] * 19 + [9] * 21, attacks="pgd") == pytest.approx(1)
+
+
+def test_flags_are_raised_at_the_eps_that_fells_half_and_kept(
+    settings, trained, measured, monkeypatch
+):
+    arm, model, _, folder = trained["none"]
+    asked = []
+    real = attack.kept_flags
+    monkeypatch.setattr(attack, "kept_flags", lambda *a, **k: asked.append(a) or real(*a, **k))
+    robust = measured["none"]
+    found = attack.flags(robust, model, settings, folder, seed=0)
+    assert len(found) > 2 and len({flag.name for flag in found}) == len(found)
+    index, radius = asked[0][4:6]
+    assert len(index) == 4 and set(index) <= set(arm.task.attacked)
+    assert radius == robust.half_eps
+    monkeypatch.setattr("medrobust_utils.studies.common.red_flags", None)
+    assert attack.flags(robust, model, settings, folder, seed=0) == found
+
+
+# --- reasons -------------------------------------------------------------------------------------
+
+
+def test_reasons_are_measured_for_the_networks_own_answers(settings, trained, explained):
+    arm, model, _, _ = trained["glcm"]
+    found = explained["glcm"]
+    index = study.some(arm.task.attacked, 4, 0)
+    images = to_float(arm.task.data.images[index])
+    with torch.no_grad():
+        said = model(images).argmax(1)
+        gray = glcm.grayscale(model.adapt(images))
+    area = cam_measures.area(grad_cam(model, images, said).maps)
+    assert found.values["attention_area"] == pytest.approx(area, nan_ok=True)
+    rise = sharpness.rise(model, images, said)
+    assert found.values["loss_rise"] == pytest.approx(rise, rel=1e-3, abs=1e-6)
+    norm = sharpness.gradient_norm(model, images, said)
+    assert found.values["gradient_norm"] == pytest.approx(norm, rel=1e-3)
+    counted = [glcm.texture(part, levels=8, softness=0.0) for part in (gray, images)]
+    expected = glcm.texture_distance(*counted).numpy()
+    assert found.texture == pytest.approx(expected, rel=1e-4) and expected.min() > 0
+    assert explained["none"].texture is None and explained["modules"].texture is not None
+    assert np.array_equal(found.weights, explained["none"].weights)
+
+
+def test_reasons_are_read_back_and_a_damaged_file_is_named(
+    settings, trained, explained, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(why, "_measured", None)
+    arm, model, _, folder = trained["glcm"]
+    again = why.explain(arm, model, settings, folder, seed=0)
+    for name in why.MEASURES:
+        same = explained["glcm"].values[name]
+        assert np.array_equal(again.values[name], same, equal_nan=True)
+    with pytest.raises(TypeError):  # other images
+        why.explain(
+            arm, model, protocol.Settings(dict(settings) | {"explained": 3}), folder, seed=0
+        )
+    (path,) = folder.glob("reasons-*.npz")
+    (tmp_path / path.name).write_bytes(path.read_bytes()[:50])
+    with pytest.raises(RunError, match=r"reasons-.*cannot be read.*Delete it"):
+        why.explain(arm, model, settings, tmp_path, seed=0)
+
+
+def test_photographs_are_gray_and_labelled_by_the_networks_own_answers(photos):
+    data = photos.photos
+    assert data.images.shape == (40, 64, 64, 1) and data.images.dtype == np.uint8
+    assert data.name == "natural-photographs" and not data.synthetic
+    assert photos.stands.shape == (40,) and photos.stands.dtype == bool
+    assert data.targets.max() > 1  # of the 1000 classes of ImageNet
+    assert {name: len(v) for name, v in photos.reasons.values.items()} == dict.fromkeys(
+        why.MEASURES, 40
+    )
+    # crops of one photograph are drawn together
+    weights = photos.reasons.weights.reshape(1001, 8, 5)
+    assert (weights == weights[:, :, :1]).all()
+
+
+# --- rows ----------------------------------------------------------------------------------------
+
+
+def test_rows_of_a_task_count_what_was_removed_and_draw_the_majority_line(run):
+    census = {
+        "exact_duplicates_removed": 5, "contradictory_labels_dropped": 2, "near_duplicate_pairs": 9
+    }  # fmt: skip
+    task = made_task("xray", census=census, groups=np.arange(40) // 2)
+    split = ThreeWay(np.arange(0, 21), np.arange(22, 26), np.arange(26, 40))
+    task = replace(task, split=split._replace(test=np.array([21, *split.test])))
+    rows.add_task(run, task)
+    assert {name: only(run, name)["value"] for name in census} == census
+    assert only(run, "test_images_leaked")["value"] == 1  # 20 and 21 belong together
+    assert only(run, "class_size", role="xray", split="honest")["value"] == 20
+    assert only(run, "class_size_listed", role="xray", split="honest")["value"] == 23
+    line = only(run, "accuracy", defence="majority")
+    assert line["value"] == pytest.approx((task.data.targets[task.split.test] == 0).mean())
+    assert line["n"] == 15 and line["attack"] == "none"
+
+
+def test_rows_of_an_arm_hold_its_accuracy_under_every_attack(run):
+    _, ours = pair()
+    climbed = {("strong", ""): falling(4, [3] * 20 + [9] * 20)}
+    ours = made(ours.arm, ours.sweeps["pgd", "quarter"].right, special=climbed)
+    run.dataset(ours.arm.task.raw)
+    rows.add_arm(run, [ours])
+    for attacked, step in attack.CELLS:
+        for eps, value in zip((1, 2, 3, 4), (32, 24, 10, 4), strict=True):
+            row = only(run, "accuracy_attacked", attack=attacked, step=step, eps_255=eps)
+            assert row["value"] == pytest.approx(value / 40) and row["n"] == 40
+            assert row["low"] <= row["value"] <= row["high"]
+            assert row["defence"] == "glcm" and row["alpha"] == 0.9 and row["seeds"] == 1
+    worst = only(run, "accuracy_attacked", attack="worst", step="all", eps_255=4)
+    assert worst["value"] == pytest.approx(4 / 40)  # the last four stand under both
+    assert only(run, "accuracy_attacked", attack="none")["value"] == 1
+    assert only(run, "accuracy", attack="none")["n"] == 40
+    assert len(find(run, "accuracy_attacked")) == 1 + 4 * (len(attack.CELLS) + 2) + 2
+
+
+def test_eps_below_the_slides_smallest_have_rows_of_their_own(run):
+    task = made_task()
+    run.dataset(task.raw)
+    none = np.zeros((2, 40), bool)
+    plain, ours = (
+        made(arm_of(task, defence), none, special={("fine", ""): falling(2, fall)})
+        for defence, fall in (("none", [0] * 30 + [1] * 10), ("glcm", [1] * 38 + [9] * 2))
+    )
+    rows.add_arm(run, [ours])
+    gains.add_pair(run, [plain], [ours])
+    for eps, stands, gain, alive in ((0.25, 40, 30, True), (0.5, 2, 2, False)):
+        where = {"attack": "nested", "step": "fine", "eps_255": eps, "defence": "glcm"}
+        assert only(run, "accuracy_attacked", **where)["value"] == pytest.approx(stands / 40)
+        row = only(run, "accuracy_gain", against="none", **where)
+        assert row["value"] == pytest.approx(gain / 40) and row["alive"] is alive
+
+
+def test_an_arm_that_met_fewer_attacks_has_no_worst_of_all(run):
+    plain, ours = pair(attacks="pgd")
+    run.dataset(ours.arm.task.raw)
+    rows.add_arm(run, [ours])
+    gains.add_pair(run, [plain], [ours])
+    cells = {(row["attack"], row["step"]) for row in find(run, "accuracy_attacked")}
+    single = {("none", "none"), ("nested", "fine")}
+    assert cells == {*single, ("pgd", "quarter"), ("worst", "pgd")}
+    assert {(row["attack"], row["step"]) for row in find(run, "mean_gain")} == cells - single
+    assert not find(run, "fgsm_rebound")
+
+
+def test_the_odd_curve_of_fgsm_is_measured_from_its_lowest_point(run):
+    task = made_task()
+    single = np.stack([np.arange(40) < count for count in (30, 12, 20, 26)])
+    many = falling(4, [1] * 36 + [9] * 4)
+    robust = made(arm_of(task), many, special={("fgsm", "single"): single})
+    run.dataset(task.raw)
+    rows.add_arm(run, [robust])
+    assert only(run, "fgsm_rebound", defence="none")["value"] == pytest.approx((26 - 12) / 40)
+    # one lost at a smaller eps counts as lost, as where PGD spares the fallen
+    assert only(run, "fgsm_above_pgd")["value"] == pytest.approx((12 - 4) / 40)
+
+
+def test_what_is_held_against_what():
+    honest, leaky = made_task(), made_task(split="by image")
+    arms = {
+        "vanilla": arm_of(honest), "modules": arm_of(honest, "modules"),
+        "glcm": arm_of(honest, "glcm"), "deconv": arm_of(honest, "glcm", colour="deconv"),
+        "trained": arm_of(honest, "adversarial"), "leaky": arm_of(leaky),
+        "leaky glcm": arm_of(leaky, "glcm", alpha=0.5), "mri": arm_of(made_task("mri"), "glcm"),
+        "scratch": replace(arm_of(honest), start="scratch"),
+        "small": replace(arm_of(honest, "glcm"), backbone="resnet18"),
+    }  # fmt: skip
+    groups = {name: [made(arm, falling(2, [9] * 40))] for name, arm in arms.items()}
+    assert set(gains.pairs(groups)) == {
+        *(("vanilla", other) for other in ("modules", "glcm", "deconv", "trained")),
+        ("modules", "glcm"), ("leaky", "leaky glcm"),
+    }  # fmt: skip
+    assert set(gains.leaky_pairs(groups)) == {("vanilla", "leaky")}
+
+
+def test_a_gain_is_defended_less_plain_image_by_image(run):
+    plain, ours = pair()
+    run.dataset(ours.arm.task.raw)
+    gains.add_pair(run, [plain], [ours])
+    saved = {1: 2 / 40, 2: 4 / 40, 3: 9 / 40, 4: 3 / 40}
+    for cell in [*attack.CELLS, ("worst", "all"), ("worst", "pgd")]:
+        where = {"attack": cell[0], "step": cell[1]}
+        for eps, expected in saved.items():
+            row = only(run, "accuracy_gain", eps_255=eps, **where)
+            assert row["value"] == pytest.approx(expected)
+            assert (row["defence"], row["against"]) == ("glcm", "none")
+        mean = only(run, "mean_gain", **where)
+        assert mean["value"] == pytest.approx(18 / 160)
+    # 2 of 40 images differ: paired, the interval is far narrower than that of either accuracy
+    row = only(run, "accuracy_gain", attack="pgd", step="quarter", eps_255=1)
+    either = plain.accuracy(("pgd", "quarter"))[0]
+    assert row["high"] - row["low"] < 0.6 * (either.high - either.low)
+    assert only(run, "accuracy_gain", attack="none")["value"] == 0
+
+
+def test_equal_networks_gain_nothing_surely(run):
+    plain, _ = pair()
+    run.dataset(plain.arm.task.raw)
+    gains.add_pair(run, [plain], [plain])
+    for row in find(run, "accuracy_gain") + find(run, "mean_gain"):
+        assert (row["value"], row["low"], row["high"]) == (0, 0, 0)
+
+
+def test_a_gain_where_both_have_lost_nearly_everything_is_not_alive(run):
+    task = made_task()
+    run.dataset(task.raw)
+    plain = made(arm_of(task), falling(3, [0] * 40))
+    ours = made(arm_of(task, "glcm"), falling(3, [0] * 37 + [1] + [2] * 2))  # 3, 2, 0 stand
+    gains.add_pair(run, [plain], [ours])
+    found = find(run, "accuracy_gain", attack="pgd", step="quarter")
+    assert [row["alive"] for row in found] == [True, False, False]
+    assert {row["alive"] for row in find(run, "mean_gain")} == {True}
+    run.record["rows"].clear()
+    gains.add_pair(run, [plain], [plain])
+    assert {row["alive"] for row in find(run, "mean_gain")} == {False}
+    run.record["rows"].clear()
+    gains.add_pair(run, [ours], [plain])  # the plain one alone may live
+    found = find(run, "accuracy_gain", attack="pgd", step="quarter")
+    assert [row["alive"] for row in found] == [True, False, False]
+    assert found[0]["value"] == pytest.approx(-3 / 40)
+
+
+def test_seeds_are_averaged_pair_by_pair(run):
+    task = made_task()
+    run.dataset(task.raw)
+    plain = [made(arm_of(task, seed=s), falling(2, [s] * 40)) for s in (0, 1)]  # 0, then 1 eps
+    ours = [made(arm_of(task, "glcm", seed=s), falling(2, [2] * 40)) for s in (0, 1)]
+    gains.add_pair(run, plain, ours)
+    first, second = find(run, "accuracy_gain", attack="pgd", step="quarter")
+    assert (first["value"], second["value"]) == (0.5, 1.0)
+    assert first["high"] - first["low"] > 0.9 and second["low"] == 1  # the seeds disagree
+    rows.add_arm(run, plain)
+    row = only(run, "accuracy_attacked", attack="pgd", step="quarter", eps_255=1)
+    assert row["value"] == 0.5 and row["seeds"] == 2
+
+
+def test_gates_need_every_network(run):
+    plain, ours = pair()
+    dull = replace(ours, gates=plain.gates | {"beats_prior": False})
+    assert rows.gates([plain, dull], [ours]) == plain.gates | {"beats_prior": False}
+    run.dataset(ours.arm.task.raw)
+    gains.add_pair(run, [plain], [dull])
+    assert {row["beats_prior"] for row in run.record["rows"]} == {False}
+
+
+def test_a_leak_is_worth_what_the_split_by_image_has_more(run):
+    honest = made(arm_of(made_task()), falling(2, [9] * 40), clean=np.arange(40) < 28)
+    leaky = arm_of(made_task(split="by image"))
+    leaky = made(leaky, falling(2, [9] * 40), clean=np.arange(40) < 38)
+    run.dataset(honest.arm.task.raw)
+    gains.add_leak(run, [honest], [leaky])
+    for name in ("accuracy", "balanced_accuracy"):
+        row = only(run, f"{name}_gained_by_leak", defence="none")
+        assert row["value"] == pytest.approx(10 / 40) and "split" not in row
+
+
+def made_reasons(shift=0.0, texture=None, n=6):
+    """One number an image: 0, 1, ... plus ``shift``; the first map says nothing."""
+    values = {name: np.arange(n) + shift for name in why.MEASURES}
+    values["attention_area"] = np.where(np.arange(n) == 0, np.nan, values["attention_area"])
+    weights = metrics.group_weights(np.arange(n), 0, draws=60)
+    texture = None if texture is None else np.arange(n) + texture
+    return why.Reasons(values, weights, "made", texture)
+
+
+def test_reasons_leave_out_what_is_not_known(run):
+    plain, ours = pair()
+    run.dataset(plain.arm.task.raw)
+    rows.add_reasons(run, plain, made_reasons())
+    rows.add_reasons(run, ours, made_reasons(texture=3.0))
+    area = only(run, "attention_area", defence="none")
+    assert area["value"] == 3 and area["n"] == 5  # 1 to 5
+    assert only(run, "loss_rise", defence="none")["value"] == 2.5
+    assert only(run, "texture_distance")["value"] == 5.5
+    assert only(run, "texture_distance")["defence"] == "glcm"
+    nothing = rows.known_mean(np.full(6, np.nan), made_reasons().weights)
+    assert np.isnan(nothing.value) and np.isnan(nothing.low)
+
+
+def test_a_change_is_defended_less_plain_on_images_known_to_both(run):
+    task = made_task()
+    without, ours = (made(arm_of(task, d), falling(2, [9] * 40)) for d in ("modules", "glcm"))
+    run.dataset(task.raw)
+    later = made_reasons(-0.5, texture=1.0)
+    later.values["attention_area"][5] = np.nan
+    gains.add_reason_pair(run, (without, ours), (made_reasons(texture=3.0), later))
+    area = only(run, "attention_area_change", against="modules", defence="glcm")
+    assert (area["value"], area["low"], area["high"], area["n"]) == (-0.5, -0.5, -0.5, 4)
+    assert only(run, "loss_rise_change")["value"] == -0.5
+    assert only(run, "texture_distance_change")["value"] == pytest.approx(-2)
+    assert only(run, "texture_distance_change")["high"] == pytest.approx(-2)  # paired
+    run.record["rows"].clear()
+    gains.add_reason_pair(run, (without, ours), (made_reasons(), later))
+    assert not find(run, "texture_distance_change")  # nothing to compare with
+
+
+def made_photos():
+    data = made_task(size=3).data
+    photos = replace(data, name="natural-photographs")
+    return why.Natural(photos, made_reasons(10.0), np.arange(6) < 5)
+
+
+def test_medical_is_compared_with_natural_by_what_was_right(run):
+    task, photos = made_task(), made_photos()
+    clean = np.arange(40) < 20
+    right = falling(2, [0] * 5 + [9] * 15 + [0] * 20)
+    robust = made(arm_of(task), right, clean=clean)
+    run.dataset(task.raw)
+    rows.add_photos(run, photos, "resnet50", "imagenet")
+    gains.add_natural(run, photos, robust, made_reasons())
+    row = only(run, "loss_rise_medical_minus_natural")
+    assert row["value"] == -10 and row["dataset"] == "iq_othnccd+natural-photographs"
+    assert row["against"] == "natural" and row["defence"] == "none"
+    kept = only(run, "kept_medical_minus_natural")
+    assert kept["value"] == pytest.approx(15 / 20 - 5 / 6) and kept["n"] == 20
+    assert kept["eps_255"] == 1
+    natural = only(run, "attention_area", defence="natural")
+    assert natural["value"] == 13 and natural["n"] == 5
+    hopeless = made(arm_of(task), right, clean=np.zeros(40, bool))
+    other = replace(robust, strong=replace(robust.strong, epsilons=np.array([2, 4]) / 255))
+    for silent in (hopeless, other):  # nothing was right, or another eps than the photographs met
+        run.record["rows"].clear()
+        gains.add_natural(run, photos, silent, made_reasons())
+        assert not find(run, "kept_medical_minus_natural")
+        assert find(run, "loss_rise_medical_minus_natural")
+
+
+def test_red_flags_are_rows_and_raised_ones_are_warnings(run):
+    plain, _ = pair()
+    run.dataset(plain.arm.task.raw)
+    raised = [attack.Flag("one", True, "0.5 > 0.1"), attack.Flag("two", False, "0 of 4")]
+    rows.add_flags(run, plain, raised)
+    assert [row["value"] for row in find(run, "red_flag", eps_255=2.0)] == [1, 0]
+    assert run.record["warnings"] == [f"{plain.arm.key}: one: 0.5 > 0.1"]
+
+
+# --- the record ----------------------------------------------------------------------------------
+
+
+def test_operations_are_those_counted_by_hand():
+    side, quarter = 32 * 40, 8 * 10
+    assert operations(TextureModule(), 1, 1, 32, 40) == side * 2 * 9 * 16
+    conv = side * 9 * (16 + 16 * 16 + 16 * 3)
+    assert operations(ConvColour(), 2, 1, 32, 40) == 2 * conv  # two images
+    stem = side // 4 * 49 * 64
+    residual = 8 * 2 * quarter * 9 * 64 * 64
+    tail = quarter * 64 * 3 + quarter * 64 * 3 * 3  # 1x1, and 8x8 from every place
+    assert operations(DeconvColour(), 1, 1, 32, 40) == stem + residual + tail
+
+
+@pytest.fixture(scope="module")
+def modules(tmp_path_factory):
+    """The rows and the table on what the modules cost."""
+    made = results.Run.start("03", PAPER.name, "paper", {}, tmp_path_factory.mktemp("modules"))
+    return made, record.add_modules(made)
+
+
+def test_the_modules_are_held_against_each_backbone(modules):
+    run, table = modules
+    assert len(table) == 6
+    pixels = 224 * 224
+    for line in table:
+        if line["colour"] == "conv":
+            assert line["parameters of T"] + line["parameters of C"] == 3220
+            assert line["operations of T"] == pixels * 288
+            assert line["operations of C"] == pixels * 2880
+        for of in ("parameters", "operations"):
+            share = (line[f"{of} of T"] + line[f"{of} of C"]) / line[f"{of} of B+F"]
+            row = only(run, "module_share", colour=line["colour"], backbone=line["backbone"], of=of)
+            assert row["value"] == pytest.approx(share) and row["layers"] == "ours"
+    # torchvision's own documentation, thousand classes: 1.814, 4.089 and 2.834 billion
+    known = {"resnet18": 1.814e9, "resnet50": 4.089e9, "densenet121": 2.834e9}
+    for name, expected in known.items():
+        for line in table:
+            if line["backbone"] == name:
+                assert line["operations of B+F"] == pytest.approx(expected, rel=2e-3)
+    counts = {row["value"] for row in find(run, "module_cost", colour="conv", of="parameters")}
+    assert counts == {305, 2915}
+
+
+def words(settings, arms):
+    return " ".join(record.deviations(settings, FULL, arms))
+
+
+def test_deviations_of_a_small_run_are_said_in_words(settings, arms):
+    found = words(settings, arms)
+    size = min(arms[0].task.data.class_counts().values())
+    for said in (
+        f"ct: {2 * size} phantoms of 64 pixels, not real images.",
+        f"ct, split honest: {size} images a class (slides: 536).",
+        f"ct, split honest: 10 of {len(arms[0].task.split.test)} test images attacked.",
+        "images of 64 pixels instead of 224.",
+        "ct, resnet10t from scratch: at most 1 epochs (slides: 300).",
+        "resnet10t: trained from scratch, where the slides fine-tune.",
+        "resnet10t is none of the slides' backbones.",
+        "training: lr 0.001 (profile paper: 0.0001).", "training: batch 16 (profile paper: 32).",
+        "adversarial: steps 2 (profile paper: 10).", "adversarial: rel_step 0.75",
+        "not attacked again (but by FGSM)",
+        "attack: quarter steps: 2, rel_step: 0.25 (profile paper: steps: 40, rel_step: 0.25).",
+        "attack: eps_255 [1, 16] (profile paper: [1, 2,",
+        "fastest precision", "not run: ct with densenet121, ct with resnet18, ct with resnet50,",
+        "not on the slides.",
+    ):  # fmt: skip
+        assert said in found, said
+    assert found.count("none of the slides' backbones") == 1  # once, not once an arm
+    assert "weight_decay" not in found and "alpha 0.9 instead" not in found
+    assert "alpha 0.8 instead of 0.9." in words(tiny(alpha=0.8), arms)
+    assert "glcm: levels 16 (" in words(tiny(glcm=settings["glcm"] | {"levels": 16}), arms)
+
+
+def test_the_protocol_itself_deviates_only_where_the_slides_are_silent(monkeypatch):
+    sizes = FULL.class_size
+    monkeypatch.setattr(
+        study, "_task", lambda settings, role, split, seed: made_task(role, split, sizes[role])
+    )
+    (only_one,) = record.deviations(FULL, FULL, study.arms(FULL, seed=0))
+    assert only_one.endswith("not on the slides.") and "alpha" in only_one
+
+
+def test_a_subset_other_rates_and_what_was_not_run_are_said():
+    small = PAPER.settings("small")
+    task = made_task("xray", size=400, complete=False, census={"images_listed": 800})
+    task = replace(task, attacked=np.arange(64))
+    found = words(small, [arm_of(task, attacks="pgd")])
+    for said in (
+        "xray: a subset of 800 images of kermany.",
+        "xray, split honest: 400 images a class (slides: 1583).",
+        "xray, split honest: 64 of 800 test images attacked.",
+        "xray, resnet50 from imagenet: at most 2 epochs", "new_lr_factor 10.0 (profile paper: 1.0)",
+        "mri with resnet50", "not run either: xray resnet50 honest modules",
+        "xray resnet50 honest glcm (alpha 0.9, conv, areas)",
+    ):  # fmt: skip
+        assert said in found, said
+    assert "variants of xray honest: attacked with PGD by eps / 4 and the nested climb" in found
+    assert "networks of xray honest: not attacked with torchattacks' steps" in words(
+        small, [arm_of(task, attacks="quarter")]
+    )
+    assert "xray resnet50 honest none" not in found
+    assert "xray with resnet50" not in found and "from scratch" not in found
+    assert "phantoms" not in found
+
+
+def test_a_network_is_described_by_what_was_run(trained):
+    arm, model, history, _ = trained["glcm"]
+    about = record.describe(arm, model, history)
+    assert about["start"] == "scratch" and about["epochs"] == 1 and about["alpha"] == 0.9
+    assert about["parameters"] == sum(p.numel() for p in model.parameters())
+    curve = [
+        {"epoch": n, "val_top1": s, "seconds": 2.4, "precision": "float32"}
+        for n, s in enumerate([0.5, 0.9, 0.7], 1)
+    ]
+    described = {d: record.describe(arm_of(made_task(), d), model, curve) for d in study.DEFENCES}
+    best = {defence: about["best_epoch"] for defence, about in described.items()}
+    assert best == {"none": 2, "modules": 2, "glcm": 2, "adversarial": 3}
+    assert described["none"]["training_seconds"] == 7
+
+
+# --- claims --------------------------------------------------------------------------------------
+
+
+def test_rows_of_a_real_run_have_the_names_and_tags_that_claims_ask_for(
+    measured, explained, trained, photos, modules, run, settings
+):
+    vanilla = measured["none"]
+    rows.add_task(run, vanilla.arm.task)
+    for defence, robust in measured.items():
+        rows.add_arm(run, [robust])
+        if defence != "adversarial":
+            rows.add_reasons(run, robust, explained[defence])
+    for one, other in (("none", "modules"), ("none", "glcm"), ("modules", "glcm")):
+        gains.add_pair(run, [measured[one]], [measured[other]])
+        both = [(measured[d], explained[d]) for d in (one, other)]
+        gains.add_reason_pair(run, *zip(*both, strict=True))
+    gains.add_pair(run, [vanilla], [measured["adversarial"]])
+    rows.add_photos(run, photos, "resnet10t", "scratch")
+    gains.add_natural(run, photos, vanilla, explained["none"])
+    run.record["rows"] += modules[0].record["rows"]
+    run.save()  # strict JSON
+    found = results.read(run.out)["rows"]
+    for claim in PAPER.claims:
+        speaking = [row for row in found if row["metric"] == claim.metric]
+        assert speaking, claim.metric
+        asked = {*claim.select, *claim.requires} - {"overrides"}  # which reading adds
+        assert any(asked <= row.keys() for row in speaking), (claim.id, asked)
+
+
+@pytest.fixture(scope="module")
+def whole(modules, tmp_path_factory):
+    """The record of a run of the profile ``paper`` by hand-made networks on hand-made images."""
+    run = results.Run.start(
+        "03_domain_assimilation", PAPER.name, "paper", {}, tmp_path_factory.mktemp("whole")
+    )
+    settings = protocol.Settings(dict(FULL) | {"seeds": 1})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(study, "_task", lambda settings, role, split, seed: made_task(role, split))
+        arms = list(study.arms(settings, seed=0))
+    for task in {arm.task.key: arm.task for arm in arms}.values():
+        rows.add_task(run, task)
+    photos, groups = made_photos(), {}
+    rows.add_photos(run, photos, "resnet50", "imagenet")
+    for later, arm in enumerate(arms):
+        right = falling(8, [(later + i) % 9 for i in range(40)])
+        reasons = made_reasons(later, later if arm.colour != "none" else None)
+        groups[arm.key] = robust, _ = made(arm, right), reasons
+        rows.add_arm(run, [robust])
+        rows.add_reasons(run, robust, reasons)
+        if arm.defence == "none":
+            gains.add_natural(run, photos, robust, reasons)
+    for one, other in gains.pairs({key: [robust] for key, (robust, _) in groups.items()}):
+        (plain, before), (ours, after) = groups[one], groups[other]
+        gains.add_pair(run, [plain], [ours])
+        gains.add_reason_pair(run, (plain, ours), (before, after))
+    run.record["rows"] += modules[0].record["rows"]
+    run.save()
+    return results.read(run.out)
+
+
+def test_a_full_run_of_the_paper_has_a_deciding_row_for_every_claim(whole):
+    found = claims.judge_all([whole], PAPER.name)[PAPER.name]
+    assert len(found) == len(PAPER.claims)
+    # on layers of our own no verdict is given
+    open_ones = {v.claim.id: v.reason for v in found if v.row is None}
+    assert {name.rpartition("-")[0] for name in open_ones} == {
+        "light-parameters",
+        "light-operations",
+    }
+    assert {v.why for v in found if v.row is None} == {"layers is ours, not published"}
+
+
+def test_every_claim_is_spoken_to_by_exactly_one_row(whole):
+    """Else the newest of several would decide."""
+    by_metric = {}
+    for row in whole["rows"]:
+        by_metric.setdefault(row["metric"], []).append(row)
+    for claim in PAPER.claims:
+        speaking = [
+            row for row in by_metric.get(claim.metric, []) if claim.select.items() <= row.items()
+        ]
+        assert len(speaking) == 1, claim.id
+
+
+def test_claims_are_told_apart_and_judged_by_a_number():
+    assert len({claim.id for claim in PAPER.claims}) == len(PAPER.claims)
+    asked = [json.dumps([c.metric, c.select], sort_keys=True) for c in PAPER.claims]
+    assert len(set(asked)) == len(asked)  # no claim is counted twice
+    for claim in PAPER.claims:
+        if claim.value is None:
+            assert len(claim.expect) == 1 and {*claim.expect} <= {"above", "below"}
+        else:
+            assert claim.expect["tolerance"] >= 0
+        if claim.metric != "module_share":
+            assert claim.requires["synthetic"] is False and claim.requires["overrides"] == ""
+    sizes = {c.select["role"]: c.value for c in PAPER.claims if c.metric == "class_size_listed"}
+    assert sizes == FULL.class_size == {"ct": 536, "mri": 1595, "xray": 1583, "ultrasound": 210}
+
+
+def test_the_slides_figure_is_a_claim_for_every_attack_eps_and_backbone():
+    wanted = {
+        (backbone, name, eps)
+        for backbone in record.BACKBONES
+        for name in attack.ATTACKS
+        for eps in range(1, 9)
+    }
+    gains = [c for c in PAPER.claims if c.metric == "accuracy_gain" and "eps_255" in c.select]
+    asked = {tuple(c.select[k] for k in ("backbone", "attack", "eps_255")) for c in gains}
+    assert asked == wanted and len(gains) == len(wanted)
+    for claim in gains:
+        assert claim.expect == {"above": 0} and claim.select["alpha"] == FULL.alpha
+        assert claim.requires["alive"] is True and claim.requires["beats_prior"] is True
+
+
+def test_sweeps_of_the_study_are_found_again_whatever_the_arm_is_called(
+    settings, trained, measured
+):
+    """What an attack wrote belongs to the weights and settings, so a second look costs nothing."""
+    arm, model, _, folder = trained["none"]
+    names = {path.name for path in folder.iterdir() if path.is_dir()}
+    assert len(names) == len(attack.CELLS) + 2
+    task, how = arm.task, settings["attack"]
+    again = attack_sweep(
+        model, task.data, task.attacked, [eps / 255 for eps in how["eps_255"]], folder=folder,
+        seed=0, attack="fgsm", mode="independent", dtype=attack.precision(settings),
+    )  # fmt: skip
+    assert {path.name for path in folder.iterdir() if path.is_dir()} == names
+    assert np.array_equal(again.logits, measured["none"].sweeps["fgsm", "single"].logits)
+
+
+def test_an_override_that_names_an_arm_twice_keeps_the_one_that_meets_every_attack():
+    small = PAPER.profiles["small"] | {"datasets": PAPER.profiles["smoke"]["datasets"]}
+    small |= {"phantoms": 120, "size": 64, "positive": PAPER.profiles["smoke"]["positive"]}
+    groups = [group for group in small["arms"] if group["role"] == "ct"]
+    settings = protocol.Settings(small | {"arms": groups, "alpha": 0.5})
+    found = [arm for arm in study.arms(settings, seed=0, model="resnet50")]
+    assert len({arm.key for arm in found}) == len(found)
+    (arm,) = (one for one in found if one.defence == "glcm" and one.alpha == 0.5)
+    assert arm.attacks == "all"
+
+
+def test_names_that_no_arm_has_together_are_refused():
+    settings = PAPER.settings("small")
+    with pytest.raises(ProtocolError, match="'mri' and MODEL='resnet18'"):
+        list(study.arms(settings, seed=0, role="mri", model="resnet18"))
+
+
+def test_flipped_images_are_no_match_for_a_texture_that_was_computed_once(arms, tmp_path):
+    (arm,) = (one for one in arms if one.defence == "glcm")
+    flipped = tiny(training=dict(tiny()["training"]) | {"flips": "both"})
+    with pytest.raises(ProtocolError, match="flips=both"):
+        study.train(arm, flipped, tmp_path)
+
+
+def test_no_overridden_run_decides_a_claim():
+    for claim in PAPER.claims:
+        assert claim.requires.get("overrides") == "" or claim.requires == {"layers": "published"}

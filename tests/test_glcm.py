@@ -1,0 +1,306 @@
+"""The GLCM against scikit-image and a plain loop, its gradient, and what it refuses."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from skimage.feature import graycomatrix, graycoprops
+
+from medrobust_utils import glcm
+from medrobust_utils.data import to_float
+from medrobust_utils.data.phantoms import phantom_set
+from medrobust_utils.errors import ContractError
+
+ANGLES = np.arange(8) * np.pi / 4
+SHARED = ("ASM", "contrast", None, "correlation", "dissimilarity")  # scikit-image's names
+SOFT = (1.0, 0.5)
+LIMITS = {torch.float64: 1e-12, torch.float32: 1e-6}
+BFLOAT16 = 0.01
+
+
+def pictures(size=64):
+    """Drawn CT, ultrasound and MRI images, noise, and a black one: float64 (8, 1, size, size)."""
+    drawn = [to_float(phantom_set(name, 2, size=size).images) for name in ("ct", "ultrasound")]
+    drawn.append(to_float(phantom_set("mri", 2, size=size).images))
+    noise = np.random.default_rng(0).integers(0, 256, (1, size, size, 1), np.uint8)
+    return torch.cat([*drawn, to_float(noise), torch.zeros(1, 1, size, size)]).double()
+
+
+@pytest.fixture(scope="module")
+def images():
+    return pictures()
+
+
+def tiles_of(images, area=20):
+    """The areas, cut by a plain loop: (N, T, area, area)."""
+    found = []
+    for image in images[:, 0].numpy():
+        rows, columns = (side // area for side in image.shape)
+        top, left = ((side % area) // 2 for side in image.shape)
+        found.append(
+            [
+                image[top + r * area :, left + c * area :][:area, :area]
+                for r in range(rows)
+                for c in range(columns)
+            ]
+        )
+    return np.array(found)
+
+
+def reference(tile, levels, angles=ANGLES[:4], distance=3):
+    """Features (angles, 5) of one area by scikit-image, homogeneity by a plain loop."""
+    gray = np.minimum(np.floor(tile * levels), levels - 1).astype(np.uint8)
+    matrix = graycomatrix(gray, [distance], angles, levels=levels, normed=True)
+    found = np.zeros((len(angles), 5))
+    for k, name in enumerate(SHARED):
+        if name:
+            found[:, k] = graycoprops(matrix, name)[0]
+    for i in range(levels):
+        for j in range(levels):
+            found[:, 2] += matrix[i, j, 0] / (1 + abs(i - j))
+    return found
+
+
+def references(images, levels, angles=ANGLES[:4]):
+    return np.array([[reference(t, levels, angles) for t in tiles] for tiles in tiles_of(images)])
+
+
+@pytest.mark.parametrize("levels", [2, 3, 8, 16, 64])
+def test_hard_features_are_those_of_scikit_image(images, levels):
+    expected = references(images, levels)
+    for dtype, limit in LIMITS.items():
+        found = glcm.texture(images.to(dtype), levels=levels, softness=0).numpy()
+        assert found.shape == (8, 9, 4, 5)
+        # Contrast reaches thousands: float32 keeps a share of a number, not an absolute.
+        np.testing.assert_allclose(found, expected, rtol=limit, atol=limit)
+
+
+@pytest.mark.parametrize(("distance", "area"), [(1, 20), (2, 7), (5, 32), (3, 4)])
+def test_other_distances_and_areas_agree_too(images, distance, area):
+    found = glcm.texture(images, softness=0, distance=distance, area=area).numpy()
+    expected = [
+        [reference(t, 8, distance=distance) for t in tiles] for tiles in tiles_of(images, area)
+    ]
+    np.testing.assert_allclose(found, expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("levels", [3, 8])
+def test_every_pair_is_counted_once_and_in_its_direction(levels):
+    """Counts of one area that is no square, by the slides' double sum over pixels."""
+    place = torch.rand(1, 9, 12, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    gray = (place[0] * levels).long().tolist()
+    found = glcm.matrices(place, levels=levels, softness=0)[0]
+    for k, (down, right) in enumerate([(0, 3), (2, 2), (3, 0), (2, -2)]):
+        counts = torch.zeros(levels, levels, dtype=torch.float64)
+        for y in range(9):
+            for x in range(12):
+                if y + down < 9 and 0 <= x + right < 12:
+                    counts[gray[y][x], gray[y + down][x + right]] += 1
+        torch.testing.assert_close(found[k], counts / counts.sum())
+
+
+def test_orientations_carry_the_names_of_scikit_image(images):
+    """Not only the features: the matrix itself, whose transpose would be the opposite angle."""
+    tile = torch.from_numpy(tiles_of(images)[0])
+    gray = (tile * 8).clamp(max=7).byte().numpy()
+    found = glcm.matrices(tile, levels=8, softness=0).numpy()
+    for ours, theirs in zip(found, gray, strict=True):
+        theirs = graycomatrix(theirs, [3], ANGLES, levels=8, normed=True)[:, :, 0]
+        np.testing.assert_allclose(ours, theirs[..., :4].transpose(2, 0, 1), atol=1e-12)
+        np.testing.assert_allclose(ours, theirs[..., 4:].transpose(2, 1, 0), atol=1e-12)
+    assert not np.allclose(found, found.transpose(0, 1, 3, 2))
+
+
+def test_eight_orientations_are_four_pairs(images):
+    eight = references(images[:3], 8, ANGLES)
+    np.testing.assert_allclose(eight[:, :, :4], eight[:, :, 4:], atol=1e-12)
+    assert np.abs(eight[:, :, :1] - eight[:, :, 1:4]).max() > 0.1
+
+
+@pytest.mark.parametrize("rows", glcm.ROWS)
+def test_both_readings_of_the_rows_by_a_plain_loop(images, rows):
+    ours, theirs = images[:4], images[[1, 2, 3, 7]]
+    found = glcm.texture_distance(
+        glcm.texture(ours, softness=0), glcm.texture(theirs, softness=0), rows
+    )
+    apart = np.abs(references(ours, 8, ANGLES) - references(theirs, 8, ANGLES))
+    for distance, image in zip(found, apart, strict=True):
+        sums = {}
+        for tile, angles in enumerate(image):
+            for angle, features in enumerate(angles):
+                row = tile if rows == "areas" else angle
+                sums[row] = sums.get(row, 0) + sum(features)
+        assert len(sums) == (9 if rows == "areas" else 8)
+        assert distance.item() == pytest.approx(max(sums.values()), abs=1e-9)
+
+
+@pytest.mark.parametrize("softness", [1.0, 0.5, 0.1, 0.0])
+def test_shares_are_what_the_docstring_says(softness):
+    gray = torch.linspace(0, 1, 1001, dtype=torch.float64).view(1, 7, 143)
+    shares = glcm.memberships(gray, 4, softness)
+    assert shares.shape == (1, 4, 7, 143) and shares.min() >= 0
+    torch.testing.assert_close(shares.sum(1), torch.ones_like(gray))
+    # The border between levels 0 and 1 lies at 1/4, the two centres 1/4 apart.
+    pixel = torch.tensor([[[0.25 - 0.01, 0.25 + 0.01, 0.0, 1.0]]], dtype=torch.float64)
+    beyond = 0.5 + 0.04 / softness if softness else 1.0
+    found = glcm.memberships(pixel, 4, softness)[0, :, 0]
+    expected = [
+        [min(beyond, 1), 1 - min(beyond, 1), 1, 0],
+        [1 - min(beyond, 1), min(beyond, 1), 0, 0],
+    ]
+    torch.testing.assert_close(found[:2], torch.tensor(expected, dtype=torch.float64))
+    assert found[3].tolist() == [0, 0, 0, 1]
+
+
+@pytest.mark.parametrize("softness", SOFT)
+@pytest.mark.parametrize("rows", glcm.ROWS)
+def test_the_gradient_is_that_of_finite_differences(softness, rows):
+    generator = torch.Generator().manual_seed(3)
+    values = torch.rand(2, 1, 9, 17, generator=generator, dtype=torch.float64)
+    # The bins have kinks at the centres, the borders and half-way between: keep off them.
+    step = 1 / 8 / 4
+    values = (values / step).floor().clamp(max=31) * step + step * (0.2 + 0.6 * values)
+    theirs = glcm.texture(values.flip(0), area=8, softness=softness)
+
+    def loss(images):
+        return glcm.texture_distance(glcm.texture(images, area=8, softness=softness), theirs, rows)
+
+    values.requires_grad_()
+    assert torch.autograd.gradcheck(loss, values, eps=1e-7, atol=1e-5)
+    assert torch.autograd.grad(loss(values).sum(), values)[0].abs().max() > 0.01
+
+
+def test_soft_features_become_the_hard_ones_as_the_bins_sharpen(images):
+    hard = glcm.texture(images[:7], softness=0)
+    apart = [
+        (glcm.texture(images[:7], softness=s) - hard).abs().mean((0, 1, 2))
+        for s in (1, 0.5, 0.25, 0.1, 0.05, 0.01, 1e-4)
+    ]
+    for wide, narrow in zip(apart, apart[1:], strict=False):
+        assert (narrow <= wide).all()
+    assert (apart[0] > 0.01).all() and apart[-1].max() < 1e-9
+
+
+@pytest.mark.parametrize("value", [0.0, 1 / 16, 0.1, 0.3, 7.5 / 8, 1.0])
+@pytest.mark.parametrize("softness", [1.0, 0.5, 0.0])
+@pytest.mark.parametrize("dtype", LIMITS)
+def test_constant_areas_have_finite_features_and_gradients(value, softness, dtype):
+    images = torch.full((1, 1, 20, 20), value, dtype=dtype, requires_grad=True)
+    found = glcm.texture(images, softness=softness)
+    assert found.isfinite().all()
+    if softness == 0:
+        expected = torch.tensor([1.0, 0, 1, 1, 0], dtype=dtype)
+        torch.testing.assert_close(found[0, 0], expected.expand(4, 5))
+        return
+    found.sum().backward()
+    assert images.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("area", [20, 32])
+def test_one_odd_pixel_is_texture(area):
+    for place in ((area // 2, area // 2), (0, 0), (area - 1, 3)):
+        tile = np.zeros((area, area))
+        tile[place] = 0.2
+        found = glcm.texture(torch.from_numpy(tile)[None, None], softness=0, area=area)
+        np.testing.assert_allclose(found[0, 0], reference(tile, 8), atol=1e-9)
+
+
+def test_almost_constant_areas_have_bounded_gradients():
+    noise = torch.rand(1, 1, 20, 20, generator=torch.Generator().manual_seed(0))
+    for size in 10.0 ** -torch.arange(1, 8):
+        images = (1 / 16 + size * noise).requires_grad_()
+        glcm.texture(images).sum().backward()
+        assert 0 < images.grad.abs().max() < 1
+
+
+def test_areas_are_cut_from_the_middle():
+    images = torch.arange(224 * 224.0).view(1, 1, 224, 224)
+    found = glcm.areas(images)
+    assert found.shape == (1, 121, 20, 20)
+    assert torch.equal(found[0, 0], images[0, 0, 2:22, 2:22])
+    assert torch.equal(found[0, 12], images[0, 0, 22:42, 22:42])
+    assert torch.equal(found[0, -1], images[0, 0, 202:222, 202:222])
+    uneven = torch.rand(2, 1, 47, 65, dtype=torch.float64)
+    assert np.array_equal(glcm.areas(uneven).numpy(), tiles_of(uneven))
+
+
+def test_gray_is_pillows_within_one_level():
+    colour = phantom_set("dermatoscopy7", 4, size=48).images
+    noise = np.random.default_rng(0).integers(0, 256, (1, 48, 48, 3), np.uint8)
+    colour = np.concatenate([colour, noise])
+    found = glcm.grayscale(to_float(colour))
+    expected = np.stack([np.asarray(Image.fromarray(image).convert("L")) for image in colour])
+    assert found.shape == (5, 1, 48, 48)
+    assert np.abs(found[:, 0].numpy() * 255 - expected).max() <= 1
+    white = glcm.grayscale(torch.ones(1, 3, 1, 1)).item()
+    assert white == pytest.approx(1, abs=1e-6) and white <= 1
+    assert glcm.grayscale(found) is found
+
+
+@pytest.mark.parametrize("softness", SOFT)
+def test_bfloat16_stays_near(images, softness):
+    exact = glcm.texture(images, softness=softness)
+    found = glcm.texture(images.bfloat16(), softness=softness)
+    assert found.dtype == torch.float32
+    textured = exact[..., 3] < 0.99  # the correlation of flat areas is a matter of rounding
+    apart = (found - exact).abs() / exact.abs().clamp(min=1)
+    assert apart[..., [0, 1, 2, 4]].max() < BFLOAT16
+    assert apart[..., 3][textured].max() < BFLOAT16
+
+
+def test_autocast_does_not_change_the_numbers(images):
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = glcm.texture(images.float())
+    assert torch.equal(found, glcm.texture(images.float()))
+
+
+def test_a_set_is_measured_image_by_image(monkeypatch):
+    data = phantom_set("ct", 5, size=64)
+    monkeypatch.setattr(glcm, "BATCH", 2)
+    found = glcm.texture_of_set(data.images, levels=4, softness=0.5)
+    assert found.dtype == torch.float32
+    for image, features in zip(to_float(data.images), found, strict=True):
+        alone = glcm.texture(image[None], levels=4, softness=0.5)
+        torch.testing.assert_close(alone[0], features)
+
+
+@pytest.mark.parametrize(
+    ("shape", "settings", "message"),
+    [
+        ((1, 3, 40, 40), {}, "gray.*glcm.grayscale"),
+        ((40, 40), {}, "gray"),
+        ((1, 1, 19, 40), {}, "19 x 40 .* no area of 20 x 20"),
+        ((1, 1, 40, 40), {"levels": 1}, "levels=1.*2 gray levels"),
+        ((1, 1, 40, 40), {"softness": -0.1}, "softness=-0.1"),
+        ((1, 1, 40, 40), {"softness": 1.1}, "softness=1.1"),
+        ((1, 1, 40, 40), {"softness": float("nan")}, "softness=nan"),
+        ((1, 1, 40, 40), {"distance": 20}, "distance=20"),
+        ((1, 1, 40, 40), {"distance": 0}, "distance=0"),
+    ],
+)
+def test_bad_settings_and_shapes_are_refused(shape, settings, message):
+    for wants_gradient in (False, True):
+        images = torch.zeros(shape, requires_grad=wants_gradient)
+        with pytest.raises(ContractError, match=message):
+            glcm.texture(images, **settings)
+
+
+@pytest.mark.parametrize("value", [float("nan"), -0.1, 1.1, 255.0, float("inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_bad_pixels_are_refused(value, dtype):
+    images = torch.full((2, 1, 40, 40), 0.5, dtype=dtype)
+    images[1, 0, 39, 7] = value
+    with pytest.raises(ContractError, match=r"expected \[0, 1\], no NaN"):
+        glcm.texture(images)
+
+
+def test_nan_under_a_gradient_reaches_the_loss():
+    images = torch.full((2, 1, 40, 40), 0.3)
+    images[1, 0, 10, 10] = float("nan")
+    found = glcm.texture(images.requires_grad_())
+    assert found[0].isfinite().all() and found[1, 0].isnan().any()
+
+
+def test_an_unknown_reading_of_the_rows_is_refused():
+    with pytest.raises(ContractError, match="areas, orientations"):
+        glcm.texture_distance(torch.zeros(1, 1, 4, 5), torch.zeros(1, 1, 4, 5), "features")

@@ -1,0 +1,92 @@
+"""The photographs are the packages' own, cropped where they say, and never fetched."""
+
+import socket
+
+import numpy as np
+import pytest
+from PIL import Image
+from skimage import data as scikit
+from sklearn.datasets import load_sample_image
+
+from medrobust_utils.data import natural, to_float
+from medrobust_utils.errors import DataError
+
+
+@pytest.fixture(scope="module")
+def photos():
+    return natural.natural_photos(48)
+
+
+def test_forty_crops_of_eight_photographs(photos):
+    assert photos.images.shape == (40, 48, 48, 3) and photos.images.dtype == np.uint8
+    assert photos.name == "natural-photographs" and photos.complete and not photos.synthetic
+    assert photos.class_counts() == {"photograph": 40} and photos.targets.dtype == np.int64
+    assert len(set(photos.ids)) == 40 and photos.ids[:2] == (
+        "astronaut/centre",
+        "astronaut/top-left",
+    )
+    names = np.array([name.split("/")[0] for name in photos.ids])
+    same = photos.groups[:, None] == photos.groups
+    assert (same == (names[:, None] == names)).all() and len(set(names)) == 8
+    assert photos.census == {"photographs": 8, "crops of each": 5}
+    flat = photos.images.reshape(40, -1).astype(float)
+    assert len(np.unique(flat, axis=0)) == 40 and (flat.std(1) > 10).all()
+    assert to_float(photos.images).shape == (40, 3, 48, 48)
+
+
+@pytest.mark.parametrize(
+    ("name", "whole"),
+    [
+        ("coffee", lambda: scikit.coffee()),
+        ("camera", lambda: scikit.camera()[:, :, None].repeat(3, 2)),
+        ("china", lambda: load_sample_image("china.jpg")),
+    ],
+)
+def test_crops_lie_where_their_names_say(name, whole):
+    whole = whole()
+    height, width = whole.shape[:2]
+    side = round(0.75 * min(height, width))
+    photos = natural.natural_photos(side)  # the size of this crop: it is not resized
+    for place, top, left in (
+        ("top-left", 0, 0),
+        ("top-right", 0, width - side),
+        ("bottom-left", height - side, 0),
+        ("bottom-right", height - side, width - side),
+        ("centre", round((height - side) / 2), round((width - side) / 2)),
+    ):
+        found = photos.images[photos.ids.index(f"{name}/{place}")]
+        assert (found == whole[top : top + side, left : left + side]).all(), place
+
+
+def test_the_camera_is_gray_and_the_cat_is_not(photos):
+    spread = np.ptp(photos.images.astype(int), axis=3).mean((1, 2))
+    assert spread[photos.ids.index("camera/centre")] == 0
+    assert spread[photos.ids.index("chelsea/centre")] > 20
+
+
+def test_checksums_tell_sizes_apart_and_repeat(photos):
+    assert natural.natural_photos(48).checksum == photos.checksum
+    assert natural.natural_photos(47).checksum != photos.checksum
+
+
+def test_nothing_is_fetched(monkeypatch):
+    def refuse(*args, **how):
+        raise AssertionError("a connection was opened")
+
+    monkeypatch.setattr(socket, "socket", refuse)
+    monkeypatch.setattr(scikit._fetchers, "_fetch", refuse)
+    assert len(natural.natural_photos(8)) == 40
+
+
+def test_a_package_without_its_photograph_is_named(monkeypatch, tmp_path):
+    monkeypatch.setattr(natural, "files", lambda package: tmp_path)
+    with pytest.raises(DataError, match=r"astronaut.png.*comes with skimage.*Install"):
+        natural.natural_photos(8)
+
+
+def test_a_damaged_photograph_is_named(monkeypatch, tmp_path):
+    Image.new("RGB", (9, 9)).save(tmp_path / "astronaut.png")
+    (tmp_path / "camera.png").write_bytes(b"no image")
+    monkeypatch.setattr(natural, "files", lambda package: tmp_path)
+    with pytest.raises(DataError, match=r"camera.png: cannot be read"):
+        natural.natural_photos(8)

@@ -1,0 +1,427 @@
+"""What training minimises, by hand: cross-entropy, the GLCM loss beside it, attacked images."""
+
+import copy
+import hashlib
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from test_training import interrupt, read_checkpoint, same
+
+from medrobust_utils import glcm, recipes, training
+from medrobust_utils.attacks import AdversarialTraining, engine
+from medrobust_utils.data import split_by_group, to_float
+from medrobust_utils.data.phantoms import phantom_set
+from medrobust_utils.data.views import binary
+from medrobust_utils.errors import ContractError, RunError
+from medrobust_utils.models import AssimilatedModel, MedicalModel
+from medrobust_utils.objectives import Assimilation, CrossEntropy
+
+HOW = {"levels": 8, "softness": 1.0, "rows": "areas"}
+FULL = torch.float32
+ROWS = np.array([7, 2, 30, 11])  # neither sorted nor from 0: a wrong order shows
+SETTINGS = {
+    "epochs": 2, "batch": 16, "lr": 1e-3, "weight_decay": 0.0, "warmup_epochs": 1.0, "clip": 0.0,
+    "flips": "none", "optimiser": "adam",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def scans():
+    """48 gray phantoms of 2 x 2 areas, two classes."""
+    data = phantom_set("ct", 48, size=40)
+    return binary(data, data.classes[-1:], ("negative", "positive"))
+
+
+@pytest.fixture
+def batch(scans):
+    images = to_float(scans.images[ROWS])
+    return images, torch.from_numpy(scans.targets[ROWS]), ROWS
+
+
+def network(modules=True):
+    """A backbone of one layer, with batch norm; where modules are, the last of T is not zero."""
+    torch.manual_seed(0)
+    backbone = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 6, 3, stride=2), torch.nn.BatchNorm2d(6), torch.nn.ReLU(),
+        torch.nn.AdaptiveAvgPool2d(3), torch.nn.Flatten(), torch.nn.Linear(54, 2),
+    )  # fmt: skip
+    plain = MedicalModel(backbone, (0.4, 0.5, 0.6), (0.2, 0.2, 0.2))
+    if not modules:
+        return plain
+    model = AssimilatedModel(plain, "conv")
+    with torch.no_grad():
+        for part in model.texture.parameters():
+            part += 0.05 * torch.randn_like(part)
+    return model
+
+
+def gradients(loss, model):
+    model.zero_grad(set_to_none=True)
+    loss.backward()
+    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+# --- cross-entropy -------------------------------------------------------------------------------
+
+
+def test_cross_entropy_is_the_mean_over_images_each_with_the_weight_of_its_class(batch):
+    images, targets, rows = batch
+    assert set(targets.tolist()) == {0, 1}
+    model, weights = network(modules=False).eval(), torch.tensor([0.5, 3.0])
+    losses = F.cross_entropy(model(images), targets, reduction="none")
+    plain = CrossEntropy()(model, images, targets, rows, FULL)
+    assert plain.item() == pytest.approx(losses.mean().item(), rel=1e-6)
+    weighted = CrossEntropy(weights)(model, images, targets, rows, FULL)
+    # weights are one on average over the images, so their sum is no divisor
+    assert weighted.item() == pytest.approx((losses * weights[targets]).mean().item(), rel=1e-6)
+
+
+# --- the GLCM loss beside it ---------------------------------------------------------------------
+
+
+def test_alpha_one_is_cross_entropy_and_measures_no_texture(scans, batch, monkeypatch):
+    for name in ("texture", "texture_of_set", "texture_distance", "grayscale"):
+        monkeypatch.setattr(glcm, name, None)
+    objective = Assimilation.of(scans, 1.0, **HOW)
+    assert objective.own is None
+    model = network().eval()
+    loss = objective(model, *batch, FULL)
+    plain = CrossEntropy()(model, *batch, FULL)
+    assert torch.equal(loss, plain)
+    ours, theirs = gradients(loss, model), gradients(plain, model)
+    assert len(ours) == len(list(model.parameters()))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def by_hand(model, images, rows_are):
+    """Mean largest row sum of |difference| over eight orientations, in plain loops."""
+    red, green, blue = model.adapt(images).unbind(1)
+    gray = 0.299 * red + 0.587 * green + 0.114 * blue
+    ours = glcm.texture(gray[:, None], levels=8, softness=1.0)
+    theirs = glcm.texture(images, levels=8, softness=1.0)
+    losses = []
+    for one, other in zip(ours, theirs, strict=True):  # (areas, orientations, features)
+        apart = (one - other).abs()
+        sums = [apart[i].sum() * 2 for i in range(len(apart))]  # four orientations stand for eight
+        if rows_are == "orientations":
+            sums = [apart[:, k].sum() for k in range(4)]
+        losses.append(max(sums))
+    return torch.stack(losses).mean()
+
+
+@pytest.mark.parametrize("rows_are", ["areas", "orientations"])
+@pytest.mark.parametrize("alpha", [0.0, 0.3, 0.9])
+def test_the_loss_is_the_weighted_sum_of_both_terms(scans, batch, alpha, rows_are):
+    images, targets, _ = batch
+    model = network().eval()
+    objective = Assimilation.of(scans, alpha, **(HOW | {"rows": rows_are}))
+    entropy = F.cross_entropy(model(images), targets)
+    distance = by_hand(model, images, rows_are)
+    assert distance > 1 and abs(entropy - distance) > 0.1
+    loss = objective(model, *batch, FULL)
+    expected = alpha * entropy + (1 - alpha) * distance
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    terms = [term.item() for term in objective.terms(model, *batch, FULL)]
+    assert terms == pytest.approx([entropy.item(), distance.item()], rel=1e-5)
+
+
+def test_the_texture_of_an_image_is_looked_up_by_its_number(scans, batch):
+    objective = Assimilation.of(scans, 0.0, **HOW)
+    images, targets, rows = batch
+    assert torch.equal(objective.own[rows], glcm.texture(images, levels=8, softness=1.0))
+    model = network().eval()
+    right = objective(model, *batch, FULL).item()
+    for wrong in (np.sort(rows), rows[::-1].copy(), np.arange(4), rows + 1):
+        assert abs(objective(model, images, targets, wrong, FULL).item() - right) > 1e-3
+
+
+def test_levels_and_softness_reach_both_textures(scans, batch):
+    model, found = network().eval(), set()
+    for change in ({}, {"levels": 5}, {"softness": 0.3}):
+        how = HOW | change
+        objective = Assimilation.of(scans, 0.0, **how)
+        del how["rows"]
+        ours = glcm.texture(glcm.grayscale(model.adapt(batch[0])), **how)
+        expected = glcm.texture_distance(ours, glcm.texture(batch[0], **how)).mean()
+        loss = objective(model, *batch, FULL).item()
+        assert loss == pytest.approx(expected.item(), rel=1e-5)
+        found.add(round(loss, 4))
+    assert len(found) == 3
+
+
+def test_alpha_zero_trains_texture_only(scans, batch):
+    model, objective = network().train(), Assimilation.of(scans, 0.0, **HOW)
+    first = gradients(objective(model, *batch, FULL), model)
+    for name, gradient in first.items():
+        assert bool(gradient.any()) is name.startswith(("texture", "colour")), name
+    optimiser = torch.optim.Adam(model.parameters(), 0.02)
+    losses = []
+    for _ in range(12):
+        loss = objective(model, *batch, FULL)
+        losses.append(loss.item())
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    assert losses[-1] < 0.8 * losses[0]
+
+
+@pytest.mark.parametrize("alpha", [-0.01, 1.01, math.nan])
+def test_alpha_is_a_share(alpha):
+    with pytest.raises(ContractError, match="choose a share from 0 to 1"):
+        Assimilation(alpha, None)
+
+
+def test_unknown_rows_are_refused(scans, batch):
+    objective = Assimilation.of(scans, 0.5, **(HOW | {"rows": "columns"}))
+    with pytest.raises(ContractError, match="'columns': choose one of areas, orientations"):
+        objective(network(), *batch, FULL)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.9, 1.0])
+def test_pull_is_the_norm_of_each_weighted_gradient_over_the_modules(scans, batch, alpha):
+    model = network().eval()
+    objective = Assimilation.of(scans, alpha, **HOW)
+    before = [p.clone() for p in model.parameters()]
+    with torch.no_grad():  # as when it is called to validate
+        found = objective.pull(model, *batch)
+    images, targets, _ = batch
+    distance = by_hand(model, images, "areas")
+    entropy = F.cross_entropy(model(images), targets)
+    norms = []
+    for term in (alpha * entropy, (1 - alpha) * distance):
+        slopes = gradients(term, model)
+        modules = [g for name, g in slopes.items() if name.startswith(("texture", "colour"))]
+        norms.append(torch.cat([g.flatten() for g in modules]).norm().item())
+    assert found["entropy_gradient"] == pytest.approx(norms[0], rel=1e-4)
+    assert found["glcm_gradient"] == pytest.approx(norms[1], rel=1e-4)
+    assert (norms[0] > 0) is (alpha > 0) and (norms[1] > 0) is (alpha < 1)
+    expected = distance.item() if alpha < 1 else 0.0
+    assert found["glcm_loss"] == pytest.approx(expected, rel=1e-5)
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+def test_pull_leaves_no_gradients_behind(scans, batch):
+    model = network().eval()
+    Assimilation.of(scans, 0.9, **HOW).pull(model, *batch)
+    assert all(p.grad is None for p in model.parameters())
+
+
+# --- adversarial training ------------------------------------------------------------------------
+
+ATTACK = AdversarialTraining(8 / 255, 3, 2 / 255)
+
+
+def test_adversarial_training_learns_from_images_moved_within_the_ball(batch):
+    images, targets, rows = batch
+    model = network(modules=False).train()
+    seen = []
+    model.register_forward_hook(
+        lambda module, inputs, output: seen.append((module.training, inputs[0].detach().clone()))
+    )
+    fresh = copy.deepcopy(model)
+    torch.manual_seed(2)
+    loss = ATTACK(model, images, targets, rows, FULL)
+    assert model.training and all(part.training for part in model.modules())
+    assert [training for training, _ in seen] == [False] * 3 + [True]
+    moved = seen[-1][1]
+    size = (moved - images).abs()
+    assert size.max() <= 8 / 255 and size.mean() > 4 / 255
+    assert moved.min() >= 0 and moved.max() <= 1
+    torch.manual_seed(2)
+    how = {"steps": 3, "step_size": 2 / 255}
+    expected = engine.ascend(
+        fresh.eval(), images, targets, 8 / 255,
+        start=engine.random_start(images, 8 / 255, None), **how,
+    )  # fmt: skip
+    assert torch.equal(moved, expected)
+    fresh.train()
+    entropy = F.cross_entropy(fresh(moved), targets).item()
+    assert loss.item() == pytest.approx(entropy, rel=1e-6)
+    with torch.no_grad():
+        assert loss > F.cross_entropy(network(modules=False).train()(images), targets)
+
+
+def test_adversarial_training_updates_running_statistics_once_and_by_the_moved_images(batch):
+    images, targets, rows = batch
+    model = network(modules=False).train()
+    norm, seen = model.backbone[1], []
+    norm.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].detach()))
+    ATTACK(model, images, targets, rows, FULL)
+    assert norm.num_batches_tracked == 1
+    assert torch.allclose(norm.running_mean, 0.1 * seen[-1].mean((0, 2, 3)), atol=1e-6)
+    assert all(p.grad is None for p in model.parameters())  # the attack leaves none behind
+
+
+def test_the_gradient_of_adversarial_training_is_the_parameters(batch):
+    model = network(modules=False).train()
+    slopes = gradients(ATTACK(model, *batch, FULL), model)
+    assert len(slopes) == len(list(model.parameters()))
+    assert slopes["backbone.0.weight"].abs().max() > 0
+
+
+# --- in training ---------------------------------------------------------------------------------
+
+
+def fit(data, folder, objective, settings=SETTINGS, modules=True):
+    model = network(modules)
+    history = training.fit(
+        model, data, split_by_group(data, seed=0), settings, folder, seed=0,
+        validate=lambda model: {}, objective=objective,
+    )  # fmt: skip
+    numbers = [{k: v for k, v in row.items() if k != "seconds"} for row in history]
+    return numbers, {k: v.clone() for k, v in model.state_dict().items()}
+
+
+def objectives(data):
+    return {
+        "glcm": Assimilation.of(data, 0.5, **HOW),
+        "adversarial": AdversarialTraining(4 / 255, 2, 3 / 255),
+    }
+
+
+@pytest.fixture(scope="module")
+def whole(scans, tmp_path_factory):
+    """Uninterrupted runs by objective, and without one."""
+    known = objectives(scans) | {"none": None}
+    return {
+        name: fit(scans, tmp_path_factory.mktemp(name), objective)
+        for name, objective in known.items()
+    }
+
+
+def test_objectives_train_differently_and_repeat_themselves(scans, whole, tmp_path):
+    for one, other in (("glcm", "none"), ("adversarial", "none"), ("glcm", "adversarial")):
+        assert not same(whole[one], whole[other])
+    assert same(whole["glcm"], fit(scans, tmp_path, objectives(scans)["glcm"]))
+    assert whole["glcm"][0][0]["train_loss"] > whole["none"][0][0]["train_loss"]
+
+
+@pytest.mark.parametrize("steps", [1, 3, 4])  # three steps an epoch
+@pytest.mark.parametrize("name", ["glcm", "adversarial"])
+def test_an_interruption_changes_nothing(scans, whole, tmp_path, monkeypatch, name, steps):
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    mend = interrupt(monkeypatch, "_step", steps)
+    with pytest.raises(KeyboardInterrupt):
+        fit(scans, tmp_path, objectives(scans)[name])
+    mend()
+    torch.rand(17)  # the process that resumes has another random state
+    assert same(whole[name], fit(scans, tmp_path, objectives(scans)[name]))
+
+
+def test_training_hands_over_the_numbers_of_the_images(scans, tmp_path):
+    seen = []
+
+    class Spy(CrossEntropy):
+        def __call__(self, model, images, targets, rows, dtype):
+            assert model.training and len(rows) == len(images)
+            assert torch.equal(images, to_float(scans.images[rows]))
+            assert np.array_equal(targets.numpy(), scans.targets[rows])
+            seen.append(rows)
+            return super().__call__(model, images, targets, rows, dtype)
+
+    fit(scans, tmp_path, Spy())
+    train = split_by_group(scans, seed=0).train
+    assert sorted(np.concatenate(seen).tolist()) == sorted([*train, *train])
+    assert not np.array_equal(seen[0], np.sort(seen[0]))
+
+
+def test_a_checkpoint_of_another_objective_is_refused(scans, tmp_path):
+    known = {
+        "none": None, **objectives(scans),
+        "other alpha": Assimilation.of(scans, 0.6, **HOW),
+        "other rows": Assimilation.of(scans, 0.5, **(HOW | {"rows": "orientations"})),
+        "other levels": Assimilation.of(scans, 0.5, **(HOW | {"levels": 5})),
+        "other steps": AdversarialTraining(4 / 255, 3, 3 / 255),
+    }  # fmt: skip
+    once = SETTINGS | {"epochs": 1}
+    for name in ("none", "glcm", "adversarial"):
+        fit(scans, tmp_path / name, known[name], once)
+        for other, objective in known.items():
+            if other != name:
+                with pytest.raises(RunError, match="belongs to other settings"):
+                    fit(scans, tmp_path / name, objective, once)
+
+
+def test_the_names_of_objectives_stay_what_checkpoints_know_them_by(scans):
+    assert Assimilation.of(scans, 0.9, **HOW).identity == (
+        "Assimilation(alpha=0.9, levels=8, softness=1.0, rows='areas')"
+    )
+    assert AdversarialTraining(4 / 255, 2, 0.75 * 4 / 255).identity == (
+        "AdversarialTraining(eps=0.01568627450980392, steps=2, step_size=0.011764705882352941)"
+    )
+    assert CrossEntropy().identity == "cross-entropy"
+
+
+def test_only_an_objective_that_was_given_enters_the_identity(scans, tmp_path):
+    once = SETTINGS | {"epochs": 1}
+    objective = AdversarialTraining(4 / 255, 2, 3 / 255)
+    # the five parts of an identity before there were objectives
+    parts = [
+        once, 0, scans.checksum, split_by_group(scans, seed=0).train.tolist(),
+        {k: list(v.shape) for k, v in network().state_dict().items()},
+    ]  # fmt: skip
+    for given, expected in ((None, parts), (objective, [*parts, objective.identity])):
+        folder = tmp_path / str(len(expected))
+        fit(scans, folder, given, once)
+        text = json.dumps(expected, sort_keys=True, default=str)
+        name = hashlib.sha256(text.encode()).hexdigest()[:10]
+        assert read_checkpoint(folder)["identity"] == name
+
+
+# --- learning rates ------------------------------------------------------------------------------
+
+FASTER = SETTINGS | {"new_lr_factor": 10.0, "lr": 0.01, "epochs": 3}
+
+
+def watch(monkeypatch):
+    """The learning rates of every step, as they come."""
+    seen, real = [], training._Job._step
+
+    def watched(job, *args):
+        seen.append([group["lr"] for group in job.optimiser.param_groups])
+        return real(job, *args)
+
+    monkeypatch.setattr(training._Job, "_step", watched)
+    return seen
+
+
+def test_new_modules_learn_faster_before_and_after_a_resume(scans, tmp_path, monkeypatch):
+    whole = watch(monkeypatch)
+    expected = fit(scans, tmp_path / "whole", None, FASTER)
+    assert len(whole) == 9 and max(whole)[0] == pytest.approx(0.01)
+    for step, (known, new) in enumerate(whole):
+        assert known == pytest.approx(0.01 * recipes.rate(FASTER | {"schedule": "cosine"}, step, 3))
+        assert new == pytest.approx(10 * known)
+    monkeypatch.undo()
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    interrupt(monkeypatch, "_step", 5)
+    with pytest.raises(KeyboardInterrupt):
+        fit(scans, tmp_path / "killed", None, FASTER)
+    monkeypatch.undo()
+    resumed = watch(monkeypatch)
+    assert same(expected, fit(scans, tmp_path / "killed", None, FASTER))
+    assert resumed == whole[5:]
+
+
+def test_groups_of_parameters_are_the_backbone_and_what_stands_before_it():
+    settings = recipes.complete(FASTER)
+    model = network()
+    known, new = recipes.optimiser(model, settings).param_groups
+    assert {id(p) for p in new["params"]} == {
+        id(p) for part in (model.texture, model.colour) for p in part.parameters()
+    }
+    assert {id(p) for p in known["params"]} == {id(p) for p in model.backbone.parameters()}
+    assert (known["lr"], new["lr"]) == (0.01, pytest.approx(0.1))
+    plain = network(modules=False)
+    (group,) = recipes.optimiser(plain, settings).param_groups
+    assert [id(p) for p in group["params"]] == [id(p) for p in plain.parameters()]
+    assert group["lr"] == 0.01
+
+
+def test_a_factor_of_one_is_no_new_recipe_and_another_is():
+    essences = [recipes.essence(recipes.complete(SETTINGS | {"new_lr_factor": f})) for f in (1, 10)]
+    assert essences == [SETTINGS, SETTINGS | {"new_lr_factor": 10}]
