@@ -269,6 +269,13 @@ def test_impossible_recipes_are_refused():
             recipes.complete(SETTINGS | change)
 
 
+def holding(weight):
+    """A model whose only parameter is ``weight``."""
+    model = models.MedicalModel(torch.nn.Identity(), (0.0,), (1.0,))
+    model.weight = weight
+    return model
+
+
 @pytest.mark.parametrize("decay", [0.0, 0.1])
 @pytest.mark.parametrize("kind", ["adam", "adamw"])
 def test_the_optimiser_is_adam_with_the_epsilon_asked_for(kind, decay):
@@ -276,7 +283,7 @@ def test_the_optimiser_is_adam_with_the_epsilon_asked_for(kind, decay):
         SETTINGS | {"lr": 0.01, "weight_decay": decay, "optimiser": kind, "adam_eps": 0.1}
     )
     weight = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
-    optimiser = recipes.optimiser([weight], settings)
+    optimiser = recipes.optimiser(holding(weight), settings)
     expected, m, v = np.array([1.0, -2.0]), 0.0, 0.0
     for step in range(1, 5):  # Kingma and Ba 2015, algorithm 1
         slope = np.array([0.3, -0.02]) * step
@@ -295,7 +302,9 @@ def test_the_optimiser_is_adam_with_the_epsilon_asked_for(kind, decay):
 def test_epsilon_hat_takes_the_steps_of_keras():
     settings = SETTINGS | {"optimiser": "adam", "adam_eps": 0.1, "epsilon_hat": True, "lr": 0.01}
     weight = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
-    optimiser = recipes.optimiser([weight], recipes.complete(settings | {"weight_decay": 0.0}))
+    optimiser = recipes.optimiser(
+        holding(weight), recipes.complete(settings | {"weight_decay": 0.0})
+    )
     expected, m, v = np.array([1.0, -2.0]), 0.0, 0.0
     for step in range(1, 5):
         slope = np.array([0.3, -0.02]) * step
