@@ -827,7 +827,12 @@ def test_medical_is_compared_with_natural_by_what_was_right(run):
     assert row["against"] == "natural" and row["defence"] == "none"
     kept = only(run, "kept_medical_minus_natural")
     assert kept["value"] == pytest.approx(15 / 20 - 5 / 6) and kept["n"] == 20
-    assert kept["eps_255"] == 1
+    assert kept["eps_255"] == 1 and kept["alive"]
+    run.record["rows"].clear()  # nothing stands on either side: a difference of 0 says nothing
+    fallen = made(arm_of(task), falling(2, [0] * 40), clean=clean)
+    gains.add_natural(run, replace(photos, stands=np.zeros(6, bool)), fallen, made_reasons())
+    assert not only(run, "kept_medical_minus_natural")["alive"]
+    rows.add_photos(run, photos, "resnet50", "imagenet")
     natural = only(run, "attention_area", defence="natural")
     assert natural["value"] == 13 and natural["n"] == 5
     hopeless = made(arm_of(task), right, clean=np.zeros(40, bool))

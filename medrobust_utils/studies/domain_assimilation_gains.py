@@ -136,5 +136,6 @@ def add_natural(run: Run, photos: Natural, robust: Robustness, reasons: Reasons)
             ours - theirs,
             n=int(before.sum()),
             eps_255=1.0,
+            alive=max(ours.value, theirs.value) > LOW,
             **tags,
         )
