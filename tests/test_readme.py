@@ -11,7 +11,11 @@ README = (ROOT / "README.md").read_text()
 
 def test_the_verdicts_are_those_of_the_reference_results():
     runs = results.collect(ROOT / "results" / "reference")
-    assert {run["notebook"] for run in runs} >= {"01_swin_noise", "02_attentive_cnn_pgd"}
+    assert {run["notebook"] for run in runs} >= {
+        "01_swin_noise",
+        "02_attentive_cnn_pgd",
+        "03_domain_assimilation",
+    }
     assert claims.readme_block(runs) in README, (
         "run: python -m medrobust_utils claims --update-readme README.md"
     )
@@ -37,10 +41,12 @@ def test_reference_results_on_real_images_say_so():
         assert not any(data["synthetic"] for data in run["datasets"].values())
         assert run["deviations"] and run["provenance"]["git_commit"]
         assert all(curve for curve in run["history"].values())
-        for data in run["datasets"].values():  # images, not the copies of the paper-style protocol
+        for name, data in run["datasets"].items():  # not the copies of the paper-style protocol
+            if name == "natural-photographs":  # crops, which no publisher listed
+                continue
             assert data["n"] == data["census"]["images_listed"] - (
-                data["census"]["exact_duplicates_removed"]
-                + data["census"]["contradictory_labels_dropped"]
+                data["census"].get("exact_duplicates_removed", 0)  # none where they were kept
+                + data["census"].get("contradictory_labels_dropped", 0)
             )
 
 
@@ -118,3 +124,44 @@ def test_the_table_of_attacked_networks_is_that_of_the_reference_run():
         for eps, shown in zip((0.08, 0.32), attacked, strict=True):
             cell = {"model": "resnet", "scale": "0-255", "eps": eps}
             assert shown == text("accuracy", **cell)[1], name
+
+
+def test_the_table_of_assimilated_networks_is_that_of_the_reference_run():
+    run = results.read(ROOT / "results" / "reference" / "03_domain_assimilation")
+    lines = [
+        line.strip("| \n").split(" | ")
+        for line in README.splitlines()
+        if re.match(r"\| (CT|MRI|X-ray|ultrasound), ", line)
+    ]
+    shown = {
+        (row["role"], row["backbone"], row["defence"])
+        for row in run["rows"]
+        if row.get("step") == "all"
+    }
+    assert len(lines) == len(shown)
+    roles = {"CT": "ct", "MRI": "mri", "X-ray": "xray", "ultrasound": "ultrasound"}
+    names = {
+        "vanilla": "none", "modules": "modules", "assimilated": "glcm", "PGD-trained": "adversarial"
+    }  # fmt: skip
+    for name, *cells in lines:
+        place, backbone, defence = name.split(", ")
+        wanted = {
+            "role": roles[place],
+            "split": "honest",
+            "backbone": backbone.split(" ")[0].lower().replace("-", ""),
+            "defence": names[defence],
+            "start": "scratch" if "scratch" in backbone else "imagenet",
+            "alpha": 0.9 if defence == "assimilated" else 1.0,
+        }
+        columns = [
+            {"metric": "accuracy", "attack": "none"},
+            {"metric": "accuracy_attacked", "attack": "none"},
+            *(
+                {"metric": "accuracy_attacked", "attack": attack, "step": step, "eps_255": eps}
+                for attack, step in (("pgd", "quarter"), ("worst", "all"))
+                for eps in (1, 4)
+            ),
+        ]
+        for tags, cell in zip(columns, cells, strict=True):
+            (row,) = (r for r in run["rows"] if (wanted | tags).items() <= r.items())
+            assert cell == f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]", name
