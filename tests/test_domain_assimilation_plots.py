@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
+from medrobust_utils import glcm_plots
 from medrobust_utils.studies import domain_assimilation_plots as figures
 
 EPS = (1.0, 2.0, 4.0)
@@ -141,7 +142,7 @@ def test_an_area_shows_the_level_of_every_pixel_and_every_count():
     levels = np.array([[0, 1, 1], [3, 3, 0]])
     counts = np.zeros((4, 4))
     counts[0, 1], counts[3, 0] = 5, 7
-    pixels, numbers, matrix = figures.one_area(levels / 3, levels, counts).axes
+    pixels, numbers, matrix = glcm_plots.one_area(levels / 3, levels, counts).axes
     assert [text.get_text() for text in numbers.texts] == ["0", "1", "1", "3", "3", "0"]
     places = {(text.get_position(), text.get_text()) for text in matrix.texts}
     assert {((1, 0), "5"), ((0, 3), "7")} <= places, "rows are the first pixel"
@@ -149,7 +150,7 @@ def test_an_area_shows_the_level_of_every_pixel_and_every_count():
 
 
 def test_matrices_share_one_colour_scale():
-    figure = figures.heat_maps({"a": np.eye(2), "b": 3 * np.eye(2)}, "share")
+    figure = glcm_plots.heat_maps({"a": np.eye(2), "b": 3 * np.eye(2)}, "share")
     images = [axis.images[0] for axis in figure.axes if axis.images]
     assert [image.get_clim() for image in images] == [(0, 3), (0, 3)]
     assert [axis.get_title() for axis in figure.axes if axis.images] == ["a", "b"]
@@ -158,7 +159,7 @@ def test_matrices_share_one_colour_scale():
 def test_every_level_has_its_line_and_its_number():
     values = np.linspace(0, 1, 5)
     shares = np.stack([1 - values, values], 1)
-    (axis,) = figures.memberships(values, {"soft": shares}).axes
+    (axis,) = glcm_plots.memberships(values, {"soft": shares}).axes
     assert [text.get_text() for text in axis.texts] == ["0", "1"]
     assert [text.get_position()[0] for text in axis.texts] == [0, 1]
     assert np.array([line.get_ydata() for line in axis.lines]) == pytest.approx(shares.T)
@@ -166,7 +167,7 @@ def test_every_level_has_its_line_and_its_number():
 
 def test_the_worst_area_is_framed():
     sums = np.array([[1.0, 2.0, 3.0], [9.0, 4.0, 5.0]])
-    axes = figures.row_sums(np.zeros((4, 6)), np.ones((4, 6)), sums).axes
+    axes = glcm_plots.row_sums(np.zeros((4, 6)), np.ones((4, 6)), sums).axes
     (frame,) = axes[2].patches
     assert frame.get_xy() == (-0.5, 0.5)
 
