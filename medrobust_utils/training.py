@@ -83,6 +83,7 @@ def fit(
     if job.best is not None:
         model.load_state_dict(job.best)
     model.eval()
+    model.trained_in = job.dtype
     return job.history
 
 

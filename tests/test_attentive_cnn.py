@@ -251,7 +251,7 @@ def test_foolbox_attacks_in_float32_also_where_ours_is_fast(settings, trained, t
 
 def test_foolbox_is_never_asked_for_mixed_precision(settings, trained, tmp_path, monkeypatch):
     asked = {}
-    monkeypatch.setattr(attack, "precision", lambda settings: torch.bfloat16)
+    monkeypatch.setattr(attack, "precision", lambda settings, model: torch.bfloat16)
     monkeypatch.setattr(attack, "attack_sweep", lambda *a, **how: asked.update(how) or 1 / 0)
     for which, dtype in (("foolbox", torch.float32), ("nested", torch.bfloat16)):
         with pytest.raises(ZeroDivisionError):
@@ -282,6 +282,7 @@ def test_through_the_filter_the_network_is_attacked_on_the_images_before_it(
     arm, model, _, folder = trained[3]
     variant, whole = attack.through_filter(arm, model)
     assert variant.tags["filter"] == "through" and variant.task.data is arm.task.raw
+    assert whole.trained_in == model.trained_in is not None
     raw = to_float(arm.task.raw.images[:3])
     with torch.no_grad():
         assert torch.allclose(whole(raw), model(enhance(raw)), atol=1e-5)

@@ -28,6 +28,7 @@ class MedicalModel(nn.Module):
         start: ``imagenet`` or ``scratch``: where the weights began.
         source: which ImageNet weights those were, or ``random weights``.
         warnings: what a reader of the results must know about the weights.
+        trained_in: the precision of its training (see ``training.fit``); None before that.
         noise_unit: (1, 3, 1, 1); one unit of ImageNet-normalised pixels in this model's own
             normalised units. All ones for a model with ImageNet's standard deviations.
     """
@@ -39,6 +40,7 @@ class MedicalModel(nn.Module):
         self.backbone = backbone
         self.start, self.source = "scratch", "random weights"
         self.warnings: list[str] = []
+        self.trained_in: torch.dtype | None = None
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
         unit = torch.tensor(IMAGENET_DEFAULT_STD).view(1, -1, 1, 1)

@@ -101,7 +101,7 @@ def measure(
     # A profile's steps belong to its own attack; another takes the engine's usual number.
     steps = settings["attack"]["steps"] if attack == settings["attack"]["mode"] else None
     # Foolbox knows no mixed precision.
-    dtype = torch.float32 if attack == "foolbox" else precision(settings)
+    dtype = torch.float32 if attack == "foolbox" else precision(settings, model)
     task = arm.task
     index = some(task.attacked, images, seed)
     logits = kept(
@@ -170,7 +170,7 @@ def flags(
     index = some(task.attacked, settings["attack"]["check"]["images"], seed)
     return kept_flags(
         folder, f"flags-{task.filter}", model, task.data, index, radius, seed=seed,
-        dtype=precision(settings),
+        dtype=precision(settings, model),
     )  # fmt: skip
 
 
@@ -181,4 +181,6 @@ def through_filter(arm: Arm, model: MedicalModel) -> tuple[Arm, nn.Module]:
     attack; the paper's text leaves open where its perturbations were added.
     """
     task = replace(arm.task, filter="through", data=arm.task.raw)
-    return replace(arm, task=task), nn.Sequential(ContrastFilter(), model).eval()
+    behind = nn.Sequential(ContrastFilter(), model).eval()
+    behind.trained_in = model.trained_in
+    return replace(arm, task=task), behind

@@ -92,7 +92,7 @@ def explain(
         STEPS,
         REL_STEP,
         VERSION,
-        str(precision(settings)),
+        str(precision(settings, model)),
     )
     path = folder / f"explained-{name}.npz"
     if not path.exists():
@@ -130,7 +130,7 @@ def _explain(
     fallen, attacked, after, change = [], [], [], None
     rungs = climb(
         model, images, labels, ladder.values, rows=index, mode="independent", steps=STEPS,
-        rel_step=REL_STEP, seed=seed, dtype=precision(settings),
+        rel_step=REL_STEP, seed=seed, dtype=precision(settings, model),
     )  # fmt: skip
     bar = env.progress(rungs, total=len(ladder.values), desc=f"{arm.key}: explaining")
     for place, rung in enumerate(bar):

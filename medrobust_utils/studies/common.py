@@ -64,9 +64,16 @@ def curve_scores(model: MedicalModel, data: ImageSet, chosen: np.ndarray) -> dic
     return {f"val_{name}": round(scores[name].value, 4) for name in names}
 
 
-def precision(settings: Mapping) -> torch.dtype:
-    """Of the gradients: float32, or what a timed probe found fastest. Scores are float32 always."""
-    return env.training_dtype(env.pick_device()) if settings["attack"]["fast"] else torch.float32
+def precision(settings: Mapping, model: nn.Module) -> torch.dtype:
+    """Of an attack's gradients: float32, or, where the profile is ``fast``, that of the training.
+
+    The probe that chose it may choose anew on a busy machine; what was attacked already stays
+    valid only if the attack does not. A model that was not trained here asks the probe. Scores
+    are float32 always.
+    """
+    if not settings["attack"]["fast"]:
+        return torch.float32
+    return getattr(model, "trained_in", None) or env.training_dtype(env.pick_device())
 
 
 def clean_scores(

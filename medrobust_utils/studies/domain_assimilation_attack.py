@@ -108,7 +108,7 @@ def measure(
     task, how = arm.task, settings["attack"]
     epsilons = [eps / 255 for eps in how["eps_255"]]
     logits = kept(folder / "logits.npz", model, task.data, task.split.test, desc=arm.key)
-    common = {"folder": folder, "seed": seed, "dtype": precision(settings)}
+    common = {"folder": folder, "seed": seed, "dtype": precision(settings, model)}
     sweeps = {}
     for name, step in RUN[arm.attacks]:
         plan = dict(attack=name, mode="independent") if name == "fgsm" else dict(
@@ -149,5 +149,12 @@ def flags(
     task, radius = robust.arm.task, robust.half_eps
     index = some(task.attacked, settings["attack"]["check"], seed)
     return kept_flags(
-        folder, "flags", model, task.data, index, radius, seed=seed, dtype=precision(settings)
+        folder,
+        "flags",
+        model,
+        task.data,
+        index,
+        radius,
+        seed=seed,
+        dtype=precision(settings, model),
     )

@@ -97,7 +97,7 @@ def natural(settings: Mapping, backbone: str, start: str, folder: Path, *, seed:
     plan = settings["attack"]["quarter"]
     sweep = attack_sweep(
         model, photos, every, [1 / 255], folder=folder, mode="independent", seed=seed,
-        steps=plan["steps"], rel_step=plan["rel_step"], dtype=precision(settings),
+        steps=plan["steps"], rel_step=plan["rel_step"], dtype=precision(settings, model),
     )  # fmt: skip
     weights = metrics.group_weights(photos.groups, [seed, len(photos)])  # draws of their own
     return Natural(photos, Reasons(values, weights, model.source), sweep.right[0])
