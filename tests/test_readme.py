@@ -152,6 +152,8 @@ def test_the_table_of_assimilated_networks_is_that_of_the_reference_run():
             "defence": names[defence],
             "start": "scratch" if "scratch" in backbone else "imagenet",
             "alpha": 0.9 if defence == "assimilated" else 1.0,
+            "colour": "conv" if defence in ("modules", "assimilated") else "none",
+            "rows": "areas" if defence == "assimilated" else "none",
         }
         columns = [
             {"metric": "accuracy", "attack": "none"},
