@@ -777,7 +777,7 @@ def made_reasons(shift=0.0, texture=None, n=6):
     values["attention_area"] = np.where(np.arange(n) == 0, np.nan, values["attention_area"])
     weights = metrics.group_weights(np.arange(n), 0, draws=60)
     texture = None if texture is None else np.arange(n) + texture
-    return why.Reasons(values, weights, "made", texture)
+    return why.Reasons(values, weights, texture)
 
 
 def test_reasons_leave_out_what_is_not_known(run):

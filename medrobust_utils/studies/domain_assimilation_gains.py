@@ -69,16 +69,15 @@ def add_pair(run: Run, plain: Group, defended: Group) -> None:
     for cell in defended[0].right:
         if cell not in plain[0].right:
             continue
-        gains = [
-            paired(lambda p, d, k=k, cell=cell: d.accuracy(cell)[k] - p.accuracy(cell)[k])
-            for k in range(len(defended[0].epsilons))
-        ]
-        alive = False
+        courses = [[m.accuracy(cell) for m in group] for group in (plain, defended)]
+        gains, alive = [], False
         for k, eps in enumerate(defended[0].epsilons):
-            left = max(m.accuracy(cell)[k].value for m in (*plain, *defended))
+            both = [[course[k] for course in group] for group in courses]
+            gains.append(pooled([d - p for p, d in zip(*both, strict=True)]))
+            left = max(one.value for one in (*both[0], *both[1]))
             where = tags | at(cell, eps) | {"alive": left > LOW}
             alive = alive or where["alive"]
-            add(run, "accuracy_gain", gains[k], n=attacked, **where)
+            add(run, "accuracy_gain", gains[-1], n=attacked, **where)
         where = tags | {"attack": cell[0], "step": cell[1], "alive": alive}
         add(run, "mean_gain", metrics.mean(gains), n=attacked, **where)
     for k, eps in enumerate(defended[0].fine.epsilons):

@@ -35,14 +35,12 @@ class Reasons:
     Attributes:
         values: measure -> float (n,); NaN where it is undefined (a map that says nothing).
         weights: (1 + draws, n), drawn by patient, lesion, cluster or photograph.
-        source: where the network's weights come from.
         texture: (n,) GLCM loss of what the modules made of each image against the image; None
             for networks without modules.
     """
 
     values: dict[str, np.ndarray]
     weights: np.ndarray
-    source: str
     texture: np.ndarray | None = None
 
 
@@ -56,7 +54,7 @@ def explain(
     found = kept_arrays(path, lambda: _measured(model, data, index, settings["glcm"]))
     texture = found.pop("texture", None)
     weights = metrics.group_weights(data.groups[index], seed)
-    return Reasons(found, weights, model.source, texture)
+    return Reasons(found, weights, texture)
 
 
 @dataclass(frozen=True)
@@ -100,7 +98,7 @@ def natural(settings: Mapping, backbone: str, start: str, folder: Path, *, seed:
         steps=plan["steps"], rel_step=plan["rel_step"], dtype=precision(settings, model),
     )  # fmt: skip
     weights = metrics.group_weights(photos.groups, [seed, len(photos)])  # draws of their own
-    return Natural(photos, Reasons(values, weights, model.source), sweep.right[0])
+    return Natural(photos, Reasons(values, weights), sweep.right[0])
 
 
 def _measured(
