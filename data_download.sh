@@ -10,7 +10,8 @@ usage: ./data_download.sh [--list] [--dest DIR] [--dry-run] [DATASET ...]
   --dest DIR  root of the data sets (default: $MEDROBUST_DATA)
   --dry-run   show what would be fetched, and fetch nothing
 
-data sets: ham10000, nih_chestxray14, diabetic_retinopathy, brain_tumor_mri, chest_xray, iq_othnccd, busi.
+data sets: ham10000, nih_chestxray14, diabetic_retinopathy, brain_tumor_mri, chest_xray, iq_othnccd,
+           busi, pannuke, consep.
 A download that broke off goes on when called again.
 TEXT
 }
@@ -20,7 +21,10 @@ fail() {
     exit 1
 }
 
-known=(ham10000 nih_chestxray14 diabetic_retinopathy brain_tumor_mri chest_xray iq_othnccd busi)
+known=(
+    ham10000 nih_chestxray14 diabetic_retinopathy brain_tumor_mri chest_xray iq_othnccd busi
+    pannuke consep
+)
 
 HAM_DOI=doi:10.7910/DVN/DBW86T
 HAM_FILES=https://dataverse.harvard.edu/api/datasets/:persistentId/versions/:latest/files
@@ -134,6 +138,44 @@ busi: Breast Ultrasound Images Dataset (BUSI), 780 images with outlines, three c
   access     a Kaggle account; by hand from that page
   layout     ${dest:-\$MEDROBUST_DATA}/Dataset_BUSI_with_GT/
                {normal,benign,malignant}/*.png, *_mask.png, *_mask_1.png ...
+
+TEXT
+}
+
+describe_pannuke() {
+    cat <<TEXT
+pannuke: PanNuke, 7,901 fields of 19 tissues in three folds, nuclei of five kinds outlined
+  publisher  J. Gamper et al., Tissue Image Analytics Centre, University of Warwick
+             https://warwick.ac.uk/fac/cross_fac/tia/data/pannuke
+  licence    CC BY-NC-SA 4.0; cite Gamper et al., arXiv 2003.10778
+  size       about 37 GB unpacked
+  access     no account; by hand from that page: fold_1.zip to fold_3.zip. The copy on Kaggle
+             (andrewmvd/cancer-inst-segmentation-and-classification, and two more) is read as
+             well, each part in a folder of its own whose name ends in the number of the part:
+               Part 1/Images/*.npy, Part 1/Masks/masks.npy
+  layout     ${dest:-\$MEDROBUST_DATA}/pannuke/
+               Fold 1/images/fold1/images.npy, types.npy      ...  Fold 3/images/fold3/*.npy
+               Fold 1/masks/fold1/masks.npy                   ...  Fold 3/masks/fold3/*.npy
+
+TEXT
+}
+
+describe_consep() {
+    cat <<TEXT
+consep: CoNSeP, 41 fields of colorectal tissue (27 to train on, 14 to test), nuclei of seven kinds
+  publisher  S. Graham et al., Tissue Image Analytics Centre, University of Warwick
+             https://warwick.ac.uk/fac/cross_fac/tia/data/hovernet
+  licence    none stated; cite Graham et al., Medical Image Analysis 2019 (HoVer-Net)
+  size       below 1 GB
+  access     by hand from that page. The kit reads patches of 256 x 256 pixels, 16 from each field
+             of 1000 x 1000: rows and columns begin at pixels 0, 256, 512 and 744, so that the
+             last overlaps its neighbour by 24. A patch is called <part>_<field>_r<row><column>;
+             its label map, a gray PNG, holds the type_map of the publisher's .mat file: 0 for
+             background, 1 other, 2 inflammatory, 3 healthy and 4 malignant epithelium,
+             5 fibroblast, 6 muscle, 7 endothelium.
+  layout     ${dest:-\$MEDROBUST_DATA}/consep_patches/
+               {train,test}/images/train_1_r00.jpg ...        (test_1_r00.jpg ...)
+               {train,test}/labels/train_1_r00.png ...
 
 TEXT
 }

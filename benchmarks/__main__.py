@@ -17,7 +17,10 @@ from .timing import Comparison
 
 
 def table(found: Iterable[Comparison]) -> str:
-    """One line a comparison: both times in seconds, ratio with its range, target and verdict."""
+    """One line a comparison: both times in seconds, ratio with its range, target and verdict.
+
+    Facts follow on a line of their own.
+    """
     lines = [f"{'seconds':>16}  {'ratio':>5} {'[range]':>12}  target"]
     for c in found:
         lines.append(
@@ -25,6 +28,8 @@ def table(found: Iterable[Comparison]) -> str:
             f"{f'[{c.low:.2f}, {c.high:.2f}]':>12}  {c.target:.2f} "
             f"{'reached' if c.reached else 'MISSED'}  {c.name}: {c.base} -> {c.other}"
         )
+        if c.facts:
+            lines.append(" " * 18 + ", ".join(f"{k} {v:.6g}" for k, v in c.facts.items()))
     return "\n".join(lines)
 
 

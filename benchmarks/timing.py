@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from statistics import median
 
 
@@ -20,6 +20,7 @@ class Comparison:
         low, high: the smallest and the largest of those ratios.
         target: the largest ratio that keeps the promise.
         rounds: how many were timed.
+        facts: what else was found, such as how good the quicker answer is.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Comparison:
     high: float
     target: float
     rounds: int
+    facts: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def reached(self) -> bool:
@@ -50,6 +52,7 @@ def compare(
     *,
     target: float,
     rounds: int,
+    facts: Mapping[str, float] | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Comparison:
     """Time two sides in turns; see ``Comparison`` for what comes back.
@@ -61,6 +64,7 @@ def compare(
         base, other: a side's name, and the call to time. The call must not return before its
             work is done (on a GPU: read a result back).
         rounds: after one that warms up and does not count.
+        facts: to be kept with the times.
     """
     seconds: tuple[list[float], list[float]] = ([], [])
     for turn in range(rounds + 1):
@@ -81,4 +85,5 @@ def compare(
         max(ratios),
         target,
         rounds,
+        dict(facts or {}),
     )

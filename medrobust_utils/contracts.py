@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from .errors import ContractError
+from .losses import IGNORED
 
 
 def check_images(images: torch.Tensor) -> None:
@@ -37,10 +38,14 @@ def check_images(images: torch.Tensor) -> None:
 
 
 def check_logits(logits: torch.Tensor, multi_label: bool) -> None:
-    """Raise ContractError if ``logits`` (N, K) has NaN or holds probabilities already."""
-    if logits.ndim != 2:
+    """Raise ContractError if ``logits`` (N, K) has NaN or holds probabilities already.
+
+    Those of a segmentation are (N, K, H, W), with K >= 2.
+    """
+    if logits.ndim not in (2, 4) or (logits.ndim == 4 and logits.shape[1] < 2):
         raise ContractError(
-            f"the model returned shape {tuple(logits.shape)}; expected (N, K) logits."
+            f"the model returned shape {tuple(logits.shape)}; expected logits (N, K), or "
+            "(N, K, H, W) with K >= 2 of a segmentation."
         )
     if not torch.isfinite(logits).all():
         raise ContractError(
@@ -58,7 +63,7 @@ def check_logits(logits: torch.Tensor, multi_label: bool) -> None:
     else:
         # The two logits of one image can add up to 1 by chance, those of several cannot.
         sums = logits.float().sum(1)
-        probabilities = inside and len(sums) > 1 and bool(((sums - 1).abs() < 1e-3).all())
+        probabilities = inside and sums.numel() > 1 and bool(((sums - 1).abs() < 1e-3).all())
     if probabilities:
         raise ContractError(
             "the model returned probabilities, not logits. Remove its last softmax or "
@@ -70,11 +75,14 @@ def check_labels(labels: torch.Tensor, logits: torch.Tensor, extremes: tuple[flo
     """Raise ContractError unless ``labels`` fit a head with ``logits`` (N, K).
 
     Classes int (N,) from 0 to K - 1 for K >= 2, zeros and ones (N,) for K = 1, or zeros and
-    ones (N, K). Looks at shapes, types and ``extremes`` only, so a GPU need not be waited for.
+    ones (N, K); for logits (N, K, H, W) label maps int (N, H, W) of 0 to K - 1 or IGNORED. Looks
+    at shapes, types and ``extremes`` only, so a GPU need not be waited for.
 
     Args:
-        extremes: the smallest and the largest of ``labels``.
+        extremes: the smallest and the largest of ``labels``, without IGNORED pixels.
     """
+    if logits.ndim == 4:
+        return _check_maps(labels, logits, extremes)
     classes = logits.shape[-1]
     whole = not labels.is_floating_point()
     if labels.ndim == 1 and classes > 1 and not whole:
@@ -89,6 +97,24 @@ def check_labels(labels: torch.Tensor, logits: torch.Tensor, extremes: tuple[flo
         raise ContractError(
             f"labels range over {extremes[0]} to {extremes[1]}; this head of {classes} logits "
             f"knows 0 to {largest}. Check the order of the classes and the size of the head."
+        )
+
+
+def _check_maps(labels: torch.Tensor, logits: torch.Tensor, extremes: tuple[float, float]) -> None:
+    """``check_labels`` for a segmentation."""
+    expected = (len(logits), *logits.shape[2:])
+    if tuple(labels.shape) != expected or labels.is_floating_point():
+        raise ContractError(
+            f"labels are {labels.dtype} {tuple(labels.shape)}, logits {tuple(logits.shape)}; "
+            f"expected whole class numbers {expected}, one for every pixel. Bring label maps to "
+            "the size of the images, by the nearest pixel."
+        )
+    classes = logits.shape[1]
+    if not (extremes[0] >= 0 and extremes[1] < classes):
+        raise ContractError(
+            f"label maps hold {extremes[0]:g} to {extremes[1]:g}; this head of {classes} classes "
+            f"knows 0 to {classes - 1}, and {IGNORED} for pixels without a label. Map the values "
+            "of your label files to classes first."
         )
 
 

@@ -147,7 +147,7 @@ def score(
         "top1": weighted_mean(top_k(logits, hot, 1), weights),
         "top5": weighted_mean(top_k(logits, hot, 5), weights),
         "balanced_accuracy": _estimate(_balanced(logits, targets, hot, columns, weights)),
-        "auc_macro": _estimate(_known_mean(averaged) if averaged else undefined),
+        "auc_macro": _estimate(known_mean(averaged) if averaged else undefined),
         "auc_micro": _estimate(auc(_probabilities(logits, targets).ravel(), hot.ravel(), weights)),
     }
 
@@ -188,10 +188,10 @@ def _balanced(
     else:
         guess = logits.argmax(1)
         recalls = [_share(guess == k, hot[:, k], weights) for k in columns if hot[:, k].any()]
-    return _known_mean(recalls) if recalls else np.full(len(weights), np.nan)
+    return known_mean(recalls) if recalls else np.full(len(weights), np.nan)
 
 
-def _known_mean(rows: Sequence[np.ndarray]) -> np.ndarray:
+def known_mean(rows: Sequence[np.ndarray]) -> np.ndarray:
     """Mean over the rows, NaN left out; NaN where nothing is known."""
     known = np.isfinite(rows)
     total, count = np.where(known, rows, 0).sum(0), known.sum(0)

@@ -25,6 +25,7 @@ DEFAULTS = {
     "share": 1.0,
     "new_lr_factor": 1.0,
     "patience": 0,
+    "monitor": "val_top1",
     "min_delta": 0.0,
 }
 OPTIMISERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
@@ -40,7 +41,7 @@ def complete(settings: Mapping) -> dict:
     ``class_weights`` (inverse frequency), ``share`` (of the images seen in one epoch),
     ``new_lr_factor`` (times ``lr`` for modules before the backbone, which begin untrained),
     ``patience`` (epochs without a gain of ``min_delta`` before training stops and the best epoch
-    is taken; 0: no stopping, last epoch).
+    is taken; 0: no stopping, last epoch), ``monitor`` (of the learning curve: what has to gain).
 
     Raises:
         ContractError: for an unknown key, optimiser or schedule, or a share outside (0, 1].

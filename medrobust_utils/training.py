@@ -26,7 +26,6 @@ from .objectives import CrossEntropy, Objective
 from .storage import fingerprint
 
 CHECKPOINT_SECONDS = 60.0
-MONITOR = "val_top1"  # of the learning curve: what early stopping looks at
 
 
 def fit(
@@ -46,7 +45,7 @@ def fit(
 
     Args:
         settings: see ``recipes.complete``. With ``patience``, training stops early and ``model``
-            ends with the weights of the epoch whose ``val_top1`` was best.
+            ends with the weights of the epoch that was best by the recipe's ``monitor``.
         folder: where ``checkpoint.pt`` lies; a finished one is loaded, not trained again.
         validate: called after each epoch with the model in evaluation mode; its numbers join
             the learning curve.
@@ -54,7 +53,7 @@ def fit(
             cross-entropy for multi-hot targets, with the recipe's class weights.
 
     Raises:
-        ContractError: with ``patience``, if ``validate`` does not return ``val_top1``.
+        ContractError: with ``patience``, if ``validate`` does not return the ``monitor``.
         RunError: if ``folder`` holds a checkpoint of other settings, data or architecture.
     """
     settings = recipes.complete(settings)
@@ -134,7 +133,7 @@ class _Job:
         return bool(patience and self.history and self.epoch - 1 - self._best() >= patience)
 
     def _best(self) -> int:
-        scores = [row[MONITOR] for row in self.history]
+        scores = [row[self.settings["monitor"]] for row in self.history]
         return recipes.best_epoch(scores, self.settings["min_delta"])
 
     def run_epoch(self, bar: Any) -> None:
@@ -161,7 +160,10 @@ class _Job:
         images = to_float(self.data.images[index])
         images = flip(images, flipped, self.settings["flips"])
         images = images.to(self.device, memory_format=torch.channels_last)
-        targets = torch.from_numpy(self.data.targets[index]).to(self.device)
+        targets = torch.from_numpy(self.data.targets[index])
+        if self.data.segmentation:  # every pixel's label moves with it
+            targets = flip(targets[:, None], flipped, self.settings["flips"])[:, 0]
+        targets = targets.to(self.device)
         loss = self.objective(self.model, images, targets, index, self.dtype)
         if not torch.isfinite(loss):
             raise RunError(
@@ -179,10 +181,10 @@ class _Job:
 
     def finish_epoch(self, scores: dict[str, float]) -> None:
         """Write the epoch's line of the learning curve and checkpoint."""
-        if self.settings["patience"] and MONITOR not in scores:
+        if self.settings["patience"] and self.settings["monitor"] not in scores:
             raise ContractError(
-                f"early stopping looks at {MONITOR}, which validate does not return. "
-                "Return it, or set patience to 0."
+                f"early stopping looks at {self.settings['monitor']}, which validate does not "
+                "return. Return it, or set patience to 0."
             )
         self.history.append(
             {

@@ -7,10 +7,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import MODULES, __main__, glcm, timing  # noqa: E402
+from benchmarks import MODULES, __main__, glcm, method_two, timing  # noqa: E402
+from medrobust_utils.attacks.selective import combinations  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -121,3 +123,66 @@ def test_both_sides_of_the_glcm_measurement_train(monkeypatch):
         assert "2 images of 40 pixels" in name and target == 1.3
     plain, dear = losses["cross-entropy"], losses["with the GLCM loss"]
     assert plain[0] != plain[1] and dear[0] != dear[1] and dear[0] != plain[0]
+
+
+class Passes:
+    """Notes the largest batch that any convolution got."""
+
+    def __enter__(self):
+        self.largest = 0
+        self.hook = register_module_forward_pre_hook(self.note)
+        return self
+
+    def __exit__(self, *error):
+        self.hook.remove()
+
+    def note(self, module, arguments):
+        if isinstance(module, torch.nn.Conv2d):
+            self.largest = max(self.largest, len(arguments[0]))
+
+
+def test_method_two_is_measured_against_trying_one_by_one(monkeypatch):
+    """Tiny and without a clock: what the sides choose, and what is told of it."""
+    monkeypatch.setattr(method_two, "WIDTHS", (4,))
+    monkeypatch.setattr(method_two, "SIZE", 32)
+    monkeypatch.setattr(method_two, "PHANTOMS", 40)
+    monkeypatch.setattr(method_two, "IMAGES", 2)
+    monkeypatch.setattr(method_two, "RECIPE", method_two.RECIPE | dict(epochs=1))
+    monkeypatch.setattr(method_two.selective, "combinations", lambda k: combinations(k)[::9])
+    passes = []
+
+    def run(name, base, other, **how):
+        for side, choose in (base, other):
+            with Passes() as counted:
+                assert choose().signs.shape == (1, 6)
+            passes.append((side, counted.largest))
+        return name, other[0], how["target"], how["facts"]
+
+    monkeypatch.setattr(method_two, "compare", run)
+    found = method_two.measure()
+    assert [line[1] for line in found[:2]] == ["in batches", "screened"]
+    assert [line[2] for line in found[:2]] == [1, pytest.approx(1 / 3)]
+    assert passes[0] == ("one by one", 6) and passes[1] == ("in batches", 32)  # 6: the gradients
+    for line in found:
+        facts = line[3]
+        assert facts["images"] == 2 and facts["misses"] <= 2 and facts["val_loss"] > 0
+    batched = found[0][3]
+    assert batched["same_signs"] == 2 and batched["misses"] == 0
+
+
+def test_a_miss_is_a_loss_above_the_least():
+    signs = torch.tensor([[0, 1], [1, 1], [-1, 0]], dtype=torch.int8)
+    best = SimpleNamespace(signs=signs, loss=torch.tensor([0.5, 0.5, 0.5]), before=torch.ones(3))
+    chosen = SimpleNamespace(signs=signs.clone(), loss=torch.tensor([0.5, 0.5000005, 0.51]))
+    chosen.signs[2] = 0
+    facts = method_two._facts(best, chosen)
+    assert facts["images"] == 3 and facts["same_signs"] == 2 and facts["misses"] == 1
+    assert facts["largest_gap"] == pytest.approx(0.01) and facts["gain"] == pytest.approx(0.5)
+
+
+def test_facts_are_printed_and_kept():
+    found = timing.compare(
+        "a", ("b", int), ("c", int), target=1, rounds=1, facts={"misses": 0, "gap": 0.25}
+    )
+    assert found.record()["facts"] == {"misses": 0, "gap": 0.25}
+    assert "misses 0, gap 0.25" in __main__.table([found])

@@ -11,17 +11,12 @@ from medrobust_utils.data import (
     split_by_group,
     split_by_image,
     split_like_datta,
+    split_official,
     split_three_ways,
 )
+from medrobust_utils.data.duplicates import drop_duplicates, join_groups, near_duplicates
 from medrobust_utils.data.single_label import copy_per_label
-from medrobust_utils.data.splits import (
-    Split,
-    check_split,
-    drop_duplicates,
-    join_groups,
-    leaks,
-    near_duplicates,
-)
+from medrobust_utils.data.splits import Split, check_split, leaks
 from medrobust_utils.errors import DataError
 
 
@@ -257,3 +252,92 @@ def test_sets_that_cannot_be_split_so_are_refused(skin, ham):
         split_like_datta(rare, seed=0)
     with pytest.raises(DataError, match="fewer than 10 groups"):
         split_three_ways(replace(skin, groups=np.arange(140) // 14), seed=0)
+
+
+CHOICES = "background", "common", "rare"
+
+
+def tiles(parts, per_tile=4, rare=()):
+    """Label maps of 2 x 2 pixels, a tile for each of ``parts``; ``rare`` tiles show class 2."""
+    targets = np.zeros((len(parts) * per_tile, 2, 2), np.uint8)
+    targets[:, 0, 0] = 1
+    for tile in rare:
+        targets[tile * per_tile : tile * per_tile + 2, 1, 1] = 2
+    return ImageSet(
+        "tiles",
+        np.zeros((len(targets), 2, 2, 3), np.uint8),
+        targets,
+        CHOICES,
+        np.arange(len(targets)) // per_tile,
+        tuple(f"patch-{i}" for i in range(len(targets))),
+        synthetic=True,
+        complete=True,
+        checksum="none",
+        parts=tuple(np.repeat(parts, per_tile)),
+    )
+
+
+def tiles_of(data, rows):
+    return sorted({int(group) for group in data.groups[rows]})
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_publishers_test_part_is_the_test_side(seed):
+    data = tiles(["test"] * 3 + ["train"] * 10 + ["test"], rare=(1, 4, 12))
+    split = split_official(data, seed=seed)
+    assert tiles_of(data, split.test) == [0, 1, 2, 13] and len(split.test) == 16
+    assert sorted(np.concatenate(split)) == list(range(len(data)))
+    assert not set(tiles_of(data, split.train)) & set(tiles_of(data, split.val))
+    assert len(tiles_of(data, split.val)) == 2  # one in five
+    # Two of ten tiles show the rare class: one of them chooses the epoch, whatever the seed.
+    assert sum(tile in tiles_of(data, split.val) for tile in (4, 12)) == 1
+    again = split_official(data, seed=seed)
+    assert all((a == b).all() for a, b in zip(split, again, strict=True))
+    halves = split_official(data, seed=seed, val_folds=2)
+    assert len(tiles_of(data, halves.val)) == 5 and (halves.test == split.test).all()
+
+
+def test_the_publishers_folds_are_the_three_sides():
+    data = tiles(["fold1", "fold2", "fold1", "fold3", "fold2"])
+    split = split_official(data, seed=0)
+    assert [tiles_of(data, side) for side in split] == [[0, 2], [1, 4], [3]]
+    joined = replace(data, groups=np.array([0, 1, 2, 0, 2]).repeat(4))
+    with pytest.raises(DataError, match="leaves 0 training"):  # both are near duplicates
+        split_official(joined, seed=0)
+    joined = replace(data, groups=np.array([0, 1, 2, 1, 3]).repeat(4))
+    split = split_official(joined, seed=0)
+    assert split.val.tolist() == list(range(16, 20)) and split.test.tolist() == list(range(12, 16))
+    assert len(split.train) == 8 and leaks(joined, split) == 0
+
+
+def test_training_images_in_a_group_with_test_images_are_left_out():
+    data = tiles(["train"] * 8 + ["test"] * 2)
+    near = data.groups.copy()
+    near[near == 8] = 3  # a near duplicate links the tile 8 with the tile 3
+    split = split_official(replace(data, groups=near), seed=1, val_folds=3)
+    assert split.test.tolist() == list(range(32, 40))
+    assert tiles_of(data, np.concatenate(split[:2])) == [0, 1, 2, 4, 5, 6, 7]
+    assert leaks(replace(data, groups=near), split) == 0
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [None, ["train"] * 9, ["fold1"] * 5 + ["fold2"] * 4, ["train", "val", "test"] * 3],
+    ids=["none", "train", "two", "named"],
+)
+def test_parts_that_are_no_split_are_refused(parts):
+    data = tiles(parts or ["train"] * 9)
+    if parts is None:
+        data = replace(data, parts=None)
+    with pytest.raises(DataError, match="tiles comes in the parts .*or use split_three_ways"):
+        split_official(data, seed=0)
+
+
+def test_label_maps_are_split_three_ways_by_tile_with_every_class():
+    data = tiles(["any"] * 30, rare=(3, 11, 12, 25, 29))
+    for seed in range(4):
+        split = split_three_ways(data, seed=seed, val_folds=4)
+        assert sorted(np.concatenate(split)) == list(range(len(data)))
+        sides = [tiles_of(data, side) for side in split]
+        assert sum(map(len, sides)) == 30 and [len(side) for side in sides] == [18, 6, 6]
+        assert all(all(data.class_counts(side).values()) for side in split)

@@ -12,8 +12,9 @@ from medrobust_utils.data.convert import to_float, to_uint8
 from medrobust_utils.data.imageset import Rows
 from medrobust_utils.data.phantoms import phantom_set
 from medrobust_utils.data.single_label import copy_per_label
-from medrobust_utils.data.views import Enhanced, binary, enhanced, undersample
+from medrobust_utils.data.views import Enhanced, binary, enhanced, label_maps, undersample
 from medrobust_utils.errors import DataError
+from medrobust_utils.losses import IGNORED
 
 SIDES = ("negative", "positive")
 
@@ -205,3 +206,83 @@ def test_impossible_draws_are_refused(skewed, chest):
         undersample(skewed, 5, seed=0)
     with pytest.raises(DataError, match="several labels an image"):
         undersample(chest, 5, seed=0)
+
+
+@pytest.fixture(scope="module")
+def histology():
+    return phantom_set("histology", 24, size=32)
+
+
+def test_masks_of_classes_become_label_maps(histology):
+    view = label_maps(histology)
+    assert view.segmentation and not view.multi_label and not histology.segmentation
+    assert (view.targets == histology.masks).all() and view.masks is None
+    assert view.classes == histology.classes and view.images is histology.images
+    assert view.checksum not in (histology.checksum, enhanced(histology).checksum)
+    for k, name in enumerate(view.classes):
+        assert view.class_counts()[name] == sum(k in np.unique(mask) for mask in histology.masks)
+        share = (histology.masks == k).mean()
+        assert view.census["pixel_shares"][name] == pytest.approx(share)
+    assert view.census["images_per_class"] == view.class_counts()
+    assert "classes" in histology.census and "classes" not in view.census
+    chunk, images, targets = next(batches(view, np.array([5, 2]), 2))
+    assert images.shape == (2, 3, 32, 32) and (targets.numpy() == histology.masks[[5, 2]]).all()
+
+
+def test_masks_that_are_no_label_maps_are_refused(histology, chest):
+    with pytest.raises(DataError, match="phantom-chest has no masks that tell a class.*histology"):
+        label_maps(chest)
+    with pytest.raises(DataError, match="phantom-histology has no masks"):
+        label_maps(replace(histology, masks=None))
+    with pytest.raises(DataError, match="a mask holds 6, but the classes are numbered 0 to 5"):
+        label_maps(replace(histology, masks=histology.masks + 1))
+    one_kind = np.minimum(histology.masks, 1)
+    with pytest.raises(DataError, match="no pixel of class inflammatory, connective.*in 24 images"):
+        label_maps(replace(histology, masks=one_kind))
+
+
+def test_label_maps_count_images_and_ignore_pixels(histology):
+    maps = np.full((24, 32, 32), IGNORED, np.uint8)
+    maps[:5, 0], maps[3:, 1], maps[7, 2, 2] = 0, 2, 5
+    data = replace(histology, targets=maps)
+    assert list(data.class_counts().values()) == [5, 0, 21, 0, 0, 1]
+    assert list(data.class_counts([7, 0]).values()) == [1, 0, 1, 0, 0, 1]
+    assert data.shown([7, 0]).tolist() == [[0, 0, 1, 0, 0, 1], [1, 0, 0, 0, 0, 0]]
+
+
+def test_label_maps_of_another_size_or_type_are_refused(histology):
+    for wrong in (histology.masks[:, ::2], histology.masks.astype(np.int64)):
+        with pytest.raises(DataError, match=r"label maps must be uint8 \(24, 32, 32\)"):
+            replace(histology, targets=wrong)
+
+
+def test_questions_about_images_are_not_asked_of_pixels(histology):
+    view = label_maps(histology)
+    with pytest.raises(DataError, match="a label for every pixel"):
+        binary(view, ["neoplastic"], SIDES)
+    with pytest.raises(DataError, match="several labels an image"):
+        undersample(view, 2, seed=0)
+
+
+def test_parts_follow_their_images(skewed, histology, chest):
+    parts = tuple("train" if i % 3 else "test" for i in range(60))
+    even = undersample(binary(replace(skewed, parts=parts), ["Severe"], SIDES), 7, seed=0)
+    assert even.parts == tuple(parts[skewed.ids.index(name)] for name in even.ids)
+    parted = replace(chest, parts=chest.ids)
+    copies, _ = copy_per_label(parted, split_by_group(parted, seed=0))
+    assert copies.parts == tuple(name.split("#")[0] for name in copies.ids)
+    with pytest.raises(DataError, match="'parts': 2"):
+        replace(histology, parts=("train", "test"))
+
+
+def test_perturbed_images_may_be_floats(histology):
+    floats = np.random.default_rng(0).random((24, 32, 32, 3), np.float32)
+    data = replace(histology, images=floats)
+    _, images, _ = next(batches(data, np.arange(3), 3))
+    assert (
+        images.dtype == torch.float32 and (images.permute(0, 2, 3, 1).numpy() == floats[:3]).all()
+    )
+    to_float(floats).zero_()  # a copy: nobody can write into the set
+    assert floats.any()
+    with pytest.raises(DataError, match="uint8 or float32"):
+        replace(histology, images=floats.astype(np.float64))

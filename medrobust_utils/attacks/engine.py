@@ -6,15 +6,27 @@ logits and gradients) is read before it or after it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from typing import Protocol
+
 import torch
 from torch import nn
 
 from .. import env
 from ..contracts import check_eval, check_images, check_labels, check_logits
 from ..errors import ContractError
-from ..losses import per_image
+from ..losses import IGNORED, per_image
 
 TINY = torch.finfo(torch.float32).tiny
+
+
+class Loss(Protocol):
+    """What to climb: logits, labels and the share of the steps already taken, to (N,)."""
+
+    def __call__(
+        self, logits: torch.Tensor, labels: torch.Tensor, *, done: float
+    ) -> torch.Tensor: ...
 
 
 def ascend(
@@ -27,12 +39,14 @@ def ascend(
     step_size: float,
     start: torch.Tensor | None = None,
     decay: float | None = None,
+    loss: Loss | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> torch.Tensor:
     """Climb the loss from ``start`` by signed steps and return the last point.
 
     Args:
-        model: returns logits (N, K), in evaluation mode; its parameters are left alone.
+        model: returns logits (N, K) or (N, K, H, W), in evaluation mode; its parameters are left
+            alone.
         images: float32 (N, C, H, W) in [0, 1], on the model's device.
         labels: what ``losses.per_image`` takes for the model's head.
         eps: radius of the ball around each image, in [0, 1].
@@ -41,6 +55,7 @@ def ascend(
         decay: share of the gathered gradient that each step keeps, every gradient scaled to
             mean magnitude 1 first (Dong et al. 2018, algorithm 1); None follows the last
             gradient alone.
+        loss: what to climb instead of ``losses.per_image``, each image's own number.
         dtype: bfloat16 computes the gradients in mixed precision.
 
     Returns:
@@ -58,8 +73,9 @@ def ascend(
     moved = images.clone() if start is None else start.detach().clamp(low, high)
     gathered, first = torch.zeros_like(images), None
     finite = torch.ones((), dtype=torch.bool, device=images.device)
-    for _ in range(steps):
-        uphill, logits = gradient(model, moved, labels, span, dtype)
+    for step in range(steps):
+        at_step = None if loss is None else partial(loss, done=step / steps)
+        uphill, logits = gradient(model, moved, labels, span, dtype, at_step)
         first = logits if first is None else first
         finite = finite & uphill.isfinite().all()
         if decay is not None:
@@ -81,11 +97,13 @@ def gradient(
     labels: torch.Tensor,
     span: tuple[float, float],
     dtype: torch.dtype = torch.float32,
+    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Gradient of each image's own loss by its pixels (N, C, H, W), and the logits (N, K).
+    """Gradient of each image's own loss by its pixels (N, C, H, W), and the logits.
 
     Args:
         span: the ``extremes`` of the labels.
+        loss: of logits and labels, (N,); ``losses.per_image`` without one.
     """
     moved = images.detach().clone().requires_grad_()
     with env.full_float32(), torch.enable_grad():
@@ -93,7 +111,7 @@ def gradient(
             logits = model(moved)
         check_labels(labels, logits, span)
         # the sum keeps each image's gradient independent of the batch it comes in
-        (uphill,) = torch.autograd.grad(per_image(logits.float(), labels).sum(), moved)
+        (uphill,) = torch.autograd.grad((loss or per_image)(logits.float(), labels).sum(), moved)
     return uphill, logits.detach()
 
 
@@ -124,7 +142,12 @@ def random_start(
 
 
 def extremes(labels: torch.Tensor) -> tuple[float, float]:
-    """The smallest and the largest label, which is all that has to be read back of them."""
+    """The smallest and the largest label, which is all that has to be read back of them.
+
+    Pixels of label maps (N, H, W) that are IGNORED are no labels.
+    """
+    if labels.ndim == 3:
+        labels = labels[labels != IGNORED]
     if not labels.numel():
         return 0.0, 0.0
     return labels.amin().item(), labels.amax().item()

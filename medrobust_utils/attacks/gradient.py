@@ -3,7 +3,8 @@
 Each returns adversarial images of the shape of ``images``, in [0, 1] and at most ``eps`` away,
 exactly so in float32. Images are float32 (N, C, H, W) on the model's device, the model is in
 evaluation mode and returns logits (N, K); labels are class indices (N,), zeros and ones (N,)
-for a single logit, or multi-hot (N, K). A breach raises ContractError. ``eps`` and
+for a single logit, multi-hot (N, K), or label maps (N, H, W) where the model segments and returns
+(N, K, H, W). A breach raises ContractError. ``eps`` and
 ``step_size`` are in units of the full range: eight gray levels are 8/255.
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from ..losses import labelled, per_image, per_pixel
 from . import engine
 
 PGD_STEPS = 40  # Foolbox 3.3.4, LinfPGD
@@ -107,6 +109,7 @@ def pgd(
     random_start: bool = True,
     generator: torch.Generator | None = None,
     start: torch.Tensor | None = None,
+    targeted: bool = False,
     dtype: torch.dtype = torch.float32,
 ) -> torch.Tensor:
     """Projected gradient descent (Madry et al. 2018), with the defaults of Foolbox 3.3.4.
@@ -116,6 +119,7 @@ def pgd(
         random_start: begin at a uniform point of the ball, else at the image.
         generator: of the random start; torch's own without one.
         start: begin at these images instead, projected into the ball.
+        targeted: ``labels`` are where the answer shall go: walk down their loss, not up.
         dtype: bfloat16 computes gradients in mixed precision. Score the result in float32.
     """
     if start is None and random_start:
@@ -128,5 +132,51 @@ def pgd(
         steps=steps,
         step_size=eps * PGD_STEP if step_size is None else step_size,
         start=start,
+        loss=_towards if targeted else None,
         dtype=dtype,
     )
+
+
+def segpgd(
+    model: nn.Module,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    eps: float,
+    *,
+    steps: int,
+    step_size: float,
+    random_start: bool = False,
+    generator: torch.Generator | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> torch.Tensor:
+    """PGD for segmentation (Gu et al. 2022, "SegPGD", equations 4 and 5).
+
+    At first only pixels that are still right count; the weight of the wrong ones rises with the
+    steps to one half, so that no step is spent on making a wrong pixel more wrong.
+
+    Args:
+        labels: label maps (N, H, W).
+        step_size, random_start, generator: see ``pgd``.
+    """
+    return engine.ascend(
+        model,
+        images,
+        labels,
+        eps,
+        steps=steps,
+        step_size=step_size,
+        start=engine.random_start(images, eps, generator) if random_start else None,
+        loss=_still_right_first,
+        dtype=dtype,
+    )
+
+
+def _towards(logits: torch.Tensor, labels: torch.Tensor, *, done: float) -> torch.Tensor:
+    return -per_image(logits, labels)
+
+
+def _still_right_first(logits: torch.Tensor, labels: torch.Tensor, *, done: float) -> torch.Tensor:
+    weight = done / 2  # (t - 1) / 2T
+    right = logits.argmax(1) == labels
+    weights = torch.where(right, 1 - weight, weight)
+    return (weights * per_pixel(logits, labels)).sum((1, 2)) / labelled(labels)

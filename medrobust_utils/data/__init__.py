@@ -10,7 +10,17 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from .. import env
 from ..errors import DataError
-from . import brain_mri, busi, ham10000, iq_othnccd, kermany, nih, retinopathy
+from . import (
+    brain_mri,
+    busi,
+    consep,
+    ham10000,
+    iq_othnccd,
+    kermany,
+    nih,
+    pannuke,
+    retinopathy,
+)
 from .convert import to_float
 from .imageset import ImageSet
 from .phantoms import phantom_set
@@ -20,12 +30,23 @@ from .splits import (
     split_by_group,
     split_by_image,
     split_like_datta,
+    split_official,
     split_three_ways,
 )
 
 READERS = {
     module.__name__.rpartition(".")[2]: module.read
-    for module in (brain_mri, busi, ham10000, iq_othnccd, kermany, nih, retinopathy)
+    for module in (
+        brain_mri,
+        busi,
+        consep,
+        ham10000,
+        iq_othnccd,
+        kermany,
+        nih,
+        pannuke,
+        retinopathy,
+    )
 }
 
 __all__ = [
@@ -40,6 +61,7 @@ __all__ = [
     "split_by_group",
     "split_by_image",
     "split_like_datta",
+    "split_official",
     "split_three_ways",
     "to_float",
 ]

@@ -9,14 +9,15 @@ change), so that a changed file is decoded again.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from PIL import Image
 
 from .. import env
 from ..errors import DataError
+from ..storage import write_atomic
 
 STALE_SECONDS = 24 * 3600
 CHUNK = 256  # images handed to the threads at a time: bounds memory, keeps the bar moving
@@ -38,18 +40,23 @@ def decode(path: Path, size: int, channels: int) -> tuple[np.ndarray, str]:
     Raises:
         DataError: if the file is missing, truncated or no image.
     """
-    image = open_image(path, "L" if channels == 1 else "RGB")
+    pixels, digest = to_square(open_image(path, "L" if channels == 1 else "RGB"), size)
+    return pixels.reshape(size, size, channels), digest
+
+
+def to_square(image: Image.Image, size: int) -> tuple[np.ndarray, str]:
+    """``decode`` for an image that is open already; gray comes as (size, size)."""
     digest = hashlib.sha256(repr(image.size).encode() + image.tobytes()).hexdigest()
     if image.size != (size, size):
         image = image.resize((size, size), Image.Resampling.BICUBIC, reducing_gap=3.0)
-    return np.asarray(image).reshape(size, size, channels), digest
+    return np.asarray(image), digest
 
 
-def open_image(path: Path, mode: str) -> Image.Image:
-    """One image at its own size, in Pillow's ``mode``; the same errors as ``decode``."""
+def open_image(path: Path, mode: str | None) -> Image.Image:
+    """One image at its own size, in Pillow's ``mode`` or, with None, its own; errors as above."""
     try:
         with Image.open(path) as file:
-            return file.convert(mode)  # decodes; raises if truncated
+            return file.convert(mode) if mode else file.copy()  # decodes; raises if truncated
     except FileNotFoundError as error:
         raise DataError(
             f"{path}: no such image. Download the set again, or correct its label file."
@@ -99,26 +106,84 @@ class MaskFiles:
 def decoded(
     name: str, paths: Sequence[Path], size: int, channels: int
 ) -> tuple[np.ndarray, list[str], Path]:
-    """All images as a read-only uint8 memory map (N, size, size, channels), hashes, and the cache.
-
-    A build that is interrupted leaves nothing that a later run could take for whole: it is
-    made in a folder of its own and renamed when complete.
-    """
-    folder = env.home() / "decoded" / f"{name}-{size}-{_listing_key(paths, size, channels)}"
+    """All images as a read-only uint8 memory map (N, size, size, channels), hashes, cache."""
+    folder = env.home() / "decoded" / f"{name}-{size}-{listing_key(paths, size, channels)}"
     shape = (len(paths), size, size, channels)
     if not folder.exists():
-        _build(folder, name, paths, shape)
+        with building(folder) as partial:
+            _decode_all(partial, name, paths, shape)
+    return *opened(folder, shape), folder
+
+
+def opened(folder: Path, shape: tuple[int, ...]) -> tuple[np.ndarray, list[str]]:
+    """Images and hashes of a cache.
+
+    Raises:
+        DataError: if they do not fit the data set.
+    """
     hashes = json.loads((folder / "hashes.json").read_text())
     images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
-    if images.shape != shape or len(hashes) != len(paths):
+    if images.shape != shape or len(hashes) != len(images):
         raise DataError(
             f"{folder}: the cache does not fit its data set. Delete this folder and run again."
         )
-    return images, hashes, folder
+    return images, hashes
 
 
-def _listing_key(paths: Sequence[Path], size: int, channels: int) -> str:
-    digest = hashlib.sha256(f"{size} {channels}".encode())
+@contextmanager
+def building(folder: Path) -> Iterator[Path]:
+    """A folder to fill. It is called ``folder`` only when complete, and gone if interrupted.
+
+    So nothing is left that a later run could take for whole.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    for stale in folder.parent.glob("*.partial-*"):  # left behind by a kill
+        if time.time() - stale.stat().st_mtime > STALE_SECONDS:
+            shutil.rmtree(stale, ignore_errors=True)
+    partial = Path(tempfile.mkdtemp(prefix=f"{folder.name}.partial-", dir=folder.parent))
+    try:
+        yield partial
+        with suppress(OSError):  # another process may have been quicker
+            partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _decode_all(partial: Path, name: str, paths: Sequence[Path], shape: tuple[int, ...]) -> None:
+    images = np.lib.format.open_memmap(partial / "images.npy", "w+", np.uint8, shape)
+    hashes: list[str] = []
+    with (
+        ThreadPoolExecutor(os.cpu_count()) as pool,
+        env.progress(total=len(paths), desc=f"decoding {name}") as bar,
+    ):
+        for start in range(0, len(paths), CHUNK):
+            chunk = paths[start : start + CHUNK]
+            for offset, (pixels, digest) in enumerate(
+                pool.map(lambda path: decode(path, shape[1], shape[3]), chunk)
+            ):
+                images[start + offset] = pixels
+                hashes.append(digest)
+            bar.update(len(chunk))
+    images.flush()
+    (partial / "hashes.json").write_text(json.dumps(hashes))
+
+
+def remembered(path: Path, compute: Callable[[], np.ndarray]) -> np.ndarray:
+    """An array kept beside the decoded images it was computed from."""
+    if not path.exists():
+        buffer = io.BytesIO()
+        np.save(buffer, compute())
+        write_atomic(path, buffer.getvalue())
+    return np.load(path, allow_pickle=False)
+
+
+def listing_key(paths: Sequence[Path], *made: object) -> str:
+    """Twelve hexadecimal digits that change with the files and with what is ``made`` of them.
+
+    Raises:
+        DataError: if a file is missing.
+    """
+    digest = hashlib.sha256(" ".join(map(str, made)).encode())
     for path in paths:
         try:
             stat = path.stat()
@@ -128,32 +193,3 @@ def _listing_key(paths: Sequence[Path], size: int, channels: int) -> str:
             ) from error
         digest.update(f"{path.name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:12]
-
-
-def _build(folder: Path, name: str, paths: Sequence[Path], shape: tuple[int, ...]) -> None:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    for stale in folder.parent.glob("*.partial-*"):  # left behind by a kill
-        if time.time() - stale.stat().st_mtime > STALE_SECONDS:
-            shutil.rmtree(stale, ignore_errors=True)
-    partial = Path(tempfile.mkdtemp(prefix=f"{folder.name}.partial-", dir=folder.parent))
-    try:
-        images = np.lib.format.open_memmap(partial / "images.npy", "w+", np.uint8, shape)
-        hashes: list[str] = []
-        with (
-            ThreadPoolExecutor(os.cpu_count()) as pool,
-            env.progress(total=len(paths), desc=f"decoding {name}") as bar,
-        ):
-            for start in range(0, len(paths), CHUNK):
-                chunk = paths[start : start + CHUNK]
-                for offset, (pixels, digest) in enumerate(
-                    pool.map(lambda path: decode(path, shape[1], shape[3]), chunk)
-                ):
-                    images[start + offset] = pixels
-                    hashes.append(digest)
-                bar.update(len(chunk))
-        images.flush()
-        (partial / "hashes.json").write_text(json.dumps(hashes))
-        with suppress(OSError):  # another process may have been quicker
-            partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)

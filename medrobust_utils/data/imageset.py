@@ -30,8 +30,11 @@ class ImageSet:
 
     Attributes:
         name: short name, e.g. ``ham10000`` or ``phantom-chest``.
-        images: uint8, (N, H, W, C), C 1 (gray) or 3 (RGB); may be a read-only memory map.
-        targets: int64 (N,) class indices, or uint8 (N, K) multi-hot for multi-label sets.
+        images: uint8, (N, H, W, C), C 1 (gray) or 3 (RGB), or float32 in [0, 1] for perturbed
+            images; may be a read-only memory map.
+        targets: int64 (N,) class indices, uint8 (N, K) multi-hot for multi-label sets, or uint8
+            (N, H, W) label maps for segmentation sets: the class of every pixel, and
+            ``losses.IGNORED`` where nobody can say.
         classes: names of the K classes.
         groups: int64 (N,); images of one patient, one lesion or one near-duplicate cluster
             share a number and must stay on one side of a split.
@@ -43,6 +46,7 @@ class ImageSet:
         masks: uint8 (N, H, W) or None; nonzero where the finding was drawn or outlined.
         subjects: int64 (N,) or None; the publisher's own patients or lesions, before near
             duplicates were joined into ``groups``.
+        parts: the part of the publisher's own split each image came in, e.g. ``train``, or None.
     """
 
     name: str
@@ -57,14 +61,14 @@ class ImageSet:
     census: dict = field(default_factory=dict)
     masks: np.ndarray | None = None  # or an array-like that is decoded when indexed
     subjects: np.ndarray | None = None
+    parts: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         n = len(self.images)
         sizes = {"targets": len(self.targets), "groups": len(self.groups), "ids": len(self.ids)}
-        if self.masks is not None:
-            sizes["masks"] = len(self.masks)
-        if self.subjects is not None:
-            sizes["subjects"] = len(self.subjects)
+        for key in ("masks", "subjects", "parts"):
+            if (value := getattr(self, key)) is not None:
+                sizes[key] = len(value)
         wrong = {key: size for key, size in sizes.items() if size != n}
         if wrong:
             raise DataError(f"{self.name}: {n} images but {wrong}. Each image needs one entry.")
@@ -72,10 +76,16 @@ class ImageSet:
             raise DataError(
                 f"{self.name}: no images. Check the folder, or the filter that was applied."
             )
-        if self.images.dtype != np.uint8 or self.images.ndim != 4:
+        if self.images.dtype not in (np.uint8, np.float32) or self.images.ndim != 4:
             raise DataError(
-                f"{self.name}: images must be uint8 (N, H, W, C), got "
+                f"{self.name}: images must be uint8 or float32 (N, H, W, C), got "
                 f"{self.images.dtype} {self.images.shape}."
+            )
+        maps = self.targets
+        if maps.ndim == 3 and (maps.dtype != np.uint8 or maps.shape != self.images.shape[:3]):
+            raise DataError(
+                f"{self.name}: label maps must be uint8 {self.images.shape[:3]} like the images, "
+                f"got {maps.dtype} {maps.shape}."
             )
 
     def __len__(self) -> int:
@@ -86,11 +96,24 @@ class ImageSet:
         """True when an image can carry several findings at once."""
         return self.targets.ndim == 2
 
-    def class_counts(self, index: Sequence[int] | np.ndarray | None = None) -> dict[str, int]:
-        """Images per class, in all or in the images of ``index``."""
+    @property
+    def segmentation(self) -> bool:
+        """True when every pixel has a label."""
+        return self.targets.ndim == 3
+
+    def shown(self, index: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
+        """Which classes each image shows: uint8 (N, K) of zeros and ones."""
         targets = self.targets if index is None else self.targets[index]
         if self.multi_label:
-            counts = targets.sum(0, dtype=np.int64)
-        else:
-            counts = np.bincount(targets, minlength=len(self.classes))
+            return targets
+        if self.segmentation:
+            found = np.zeros((len(targets), len(self.classes)), np.uint8)
+            for row, label_map in zip(found, targets, strict=True):
+                row[:] = np.bincount(label_map.ravel(), minlength=256)[: len(row)] > 0
+            return found
+        return np.eye(len(self.classes), dtype=np.uint8)[targets]
+
+    def class_counts(self, index: Sequence[int] | np.ndarray | None = None) -> dict[str, int]:
+        """Images that show each class, in all or in the images of ``index``."""
+        counts = self.shown(index).sum(0, dtype=np.int64)
         return {name: int(count) for name, count in zip(self.classes, counts, strict=True)}

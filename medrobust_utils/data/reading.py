@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from ..errors import DataError
-from ..storage import write_atomic
-from .cache import MaskFiles, decoded
-from .imageset import ImageSet, Rows
-from .splits import (
+from .cache import MaskFiles, decoded, remembered
+from .duplicates import (
     NEAR_DUPLICATE,
     THUMBNAIL,
     drop_duplicates,
     join_groups,
     near_duplicates,
 )
+from .imageset import ImageSet, Rows
+from .label_maps import settle
 
 
 def find_folder(root: Path, name: str) -> Path:
@@ -127,25 +126,72 @@ def assemble(
             f"{folder}: {len(unmasked)} images have no outline, the first is {unmasked[0]}. "
             "Unpack the archive of the outlines again, or move its folder away to do without."
         )
-    images, hashes, folder = decoded(name, [paths[image] for image in ids], size, channels)
-    rule = f"near_duplicates-{THUMBNAIL}-{NEAR_DUPLICATE}.npy"  # another rule, another file
-    pairs = _remembered(folder / rule, lambda: near_duplicates(images))
+    images, hashes, cache = decoded(name, [paths[image] for image in ids], size, channels)
+    return combine(
+        name=name,
+        ids=ids,
+        images=images,
+        hashes=hashes,
+        cache=cache,
+        targets=targets,
+        classes=classes,
+        groups=groups,
+        complete=complete,
+        masks=masks and MaskFiles([masks[image] for image in ids], size),
+        duplicates=duplicates,
+    )
+
+
+def combine(
+    *,
+    name: str,
+    ids: Sequence[str],
+    images: np.ndarray,
+    hashes: Sequence[str],
+    cache: Path,
+    targets: np.ndarray,
+    classes: tuple[str, ...],
+    groups: np.ndarray,
+    complete: bool,
+    masks: MaskFiles | None = None,
+    parts: Sequence[str] | None = None,
+    duplicates: bool = False,
+) -> ImageSet:
+    """Remove duplicates among decoded images, join near duplicates, count.
+
+    Args:
+        images: uint8 (N, size, size, C), the memory map in ``cache``.
+        hashes: of the decoded pixels, see ``cache.decode``.
+        targets: classes (N,), multi-hot (N, K), or label maps (N, size, size) as
+            ``label_maps.settle`` takes them.
+        parts: the publisher's part of each image, see ``ImageSet``.
+        duplicates: see ``assemble``.
+    """
+    pairs = _near_duplicates(images, cache)
     joined = join_groups(groups, pairs)
     keep, census = drop_duplicates(hashes, targets)
     if duplicates:
         keep, census = np.arange(len(hashes)), {"duplicates_kept": len(hashes) - len(keep)}
     exact = sum(hashes[a] == hashes[b] for a, b in pairs.T)
-    digest = hashlib.sha256("".join(hashes[i] for i in keep).encode() + targets[keep].tobytes())
     census |= {
         "images_listed": len(ids),
         "near_duplicate_pairs": pairs.shape[1] - exact,
         "groups_before_joining": len(np.unique(groups[keep])),
         "groups": len(np.unique(joined[keep])),
     }
+    targets = targets[keep]
+    if targets.ndim == 3:
+        targets, pixels = settle(name, targets, classes)
+        census |= pixels
+    if parts is not None:
+        parts = tuple(parts[i] for i in keep)
+        census["images_per_part"] = {part: parts.count(part) for part in sorted(set(parts))}
+    digest = hashlib.sha256("".join(hashes[i] for i in keep).encode())
+    digest.update(np.ascontiguousarray(targets))
     data = ImageSet(
         name=name,
         images=Rows(images, keep),
-        targets=targets[keep],
+        targets=targets,
         classes=classes,
         groups=joined[keep],
         ids=tuple(ids[i] for i in keep),
@@ -153,17 +199,14 @@ def assemble(
         complete=complete,
         checksum=digest.hexdigest(),
         census=census,
-        masks=masks and MaskFiles([masks[ids[i]] for i in keep], size),
+        masks=masks and Rows(masks, keep),
         subjects=groups[keep],
+        parts=parts,
     )
     data.census.update(images_per_class=data.class_counts())
     return data
 
 
-def _remembered(path: Path, compute: Callable[[], np.ndarray]) -> np.ndarray:
-    """An array kept beside the decoded images it was computed from."""
-    if not path.exists():
-        buffer = io.BytesIO()
-        np.save(buffer, compute())
-        write_atomic(path, buffer.getvalue())
-    return np.load(path, allow_pickle=False)
+def _near_duplicates(images: np.ndarray, cache: Path) -> np.ndarray:
+    rule = f"near_duplicates-{THUMBNAIL}-{NEAR_DUPLICATE}.npy"  # another rule, another file
+    return remembered(cache / rule, lambda: near_duplicates(images))

@@ -41,6 +41,7 @@ def copy_per_label(data: ImageSet, split: Split) -> tuple[ImageSet, Split]:
         census=data.census | {"copies": len(source)},
         masks=None if data.masks is None else data.masks[source],
         subjects=None if data.subjects is None else data.subjects[source],
+        parts=None if data.parts is None else tuple(data.parts[row] for row in source),
     )
     carried = Split(
         np.flatnonzero(np.isin(source, split.train)), np.flatnonzero(np.isin(source, split.val))

@@ -1,23 +1,14 @@
-"""Honest splits: duplicates out, patients and lesions on one side, nothing counted twice."""
+"""Honest splits: patients, lesions and near duplicates on one side, nothing counted twice."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import torch
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 
-from .. import env
 from ..errors import DataError
-from .imageset import ImageSet, Rows
-
-THUMBNAIL = 48  # side at which pictures are compared
-BLOCK = 2048  # thumbnails compared with all others at a time
-NEAR_DUPLICATE = 0.99  # correlation of two thumbnails above which they count as one picture
+from .imageset import ImageSet
 
 
 class Split(NamedTuple):
@@ -39,73 +30,11 @@ class ThreeWay(NamedTuple):
     test: np.ndarray
 
 
-def drop_duplicates(
-    hashes: Sequence[str], targets: np.ndarray
-) -> tuple[np.ndarray, dict[str, int]]:
-    """Indices to keep, one of each picture, and counts of what was removed.
-
-    Copies with the same label leave one image; copies with contradictory labels are all
-    dropped, since nobody can say which label is right.
-    """
-    _, first, which = np.unique(np.asarray(hashes), return_index=True, return_inverse=True)
-    labels = targets.reshape(len(targets), -1)
-    agrees = (labels == labels[first[which]]).all(1)
-    contradicted = np.zeros(len(first), bool)
-    contradicted[which[~agrees]] = True
-    keep = np.sort(first[~contradicted])
-    dropped = int(contradicted[which].sum())
-    return keep, {
-        "exact_duplicates_removed": len(hashes) - len(keep) - dropped,
-        "contradictory_labels_dropped": dropped,
-    }
-
-
-def near_duplicates(images: np.ndarray | Rows, threshold: float = NEAR_DUPLICATE) -> np.ndarray:
-    """Pairs (2, P) of near-identical pictures among uint8 ``images`` (N, H, W, C).
-
-    Pictures are compared as gray 48x48 thumbnails by correlation, block by block; exact copies
-    are among the pairs.
-    """
-    flat = _thumbnails(images)
-    pairs = []
-    for start in env.progress(range(0, len(flat), BLOCK), desc="near duplicates", leave=False):
-        block = flat[start : start + BLOCK] @ flat[start:].T
-        rows, columns = torch.nonzero(block > threshold, as_tuple=True)
-        later = columns > rows
-        pairs.append(np.stack([rows[later].numpy(), columns[later].numpy()]) + start)
-    return np.concatenate(pairs, axis=1)
-
-
-def join_groups(groups: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-    """Groups (N,) in which the two images of every pair (2, P) share a number.
-
-    Near duplicates are kept, but on one side of a split; whole patients and lesions follow.
-    """
-    _, known = np.unique(groups, return_inverse=True)
-    n, nodes = len(groups), len(groups) + int(known.max()) + 1
-    # An image is joined with its own group's node and with its near duplicates.
-    rows = np.concatenate([np.arange(n), pairs[0]])
-    columns = np.concatenate([n + known, pairs[1]])
-    graph = coo_array((np.ones(len(rows), np.int8), (rows, columns)), shape=(nodes, nodes))
-    return connected_components(graph, directed=False)[1][:n].astype(np.int64)
-
-
-def _thumbnails(images: np.ndarray | Rows) -> torch.Tensor:
-    """Gray thumbnails as unit vectors (N, 48*48); their products are correlations."""
-    flat = []
-    for start in range(0, len(images), 512):
-        batch = torch.from_numpy(np.array(images[start : start + 512])).float().mean(3)
-        small = torch.nn.functional.interpolate(batch[:, None], (THUMBNAIL, THUMBNAIL), mode="area")
-        small = small.flatten(1)
-        flat.append(torch.nn.functional.normalize(small - small.mean(1, keepdim=True)))
-    return torch.cat(flat)
-
-
 def split_by_group(data: ImageSet, *, seed: int, folds: int = 5) -> Split:
     """Stratified split that keeps every group on one side; validation is one fold of ``folds``.
 
-    Multi-label sets are stratified by each image's rarest finding, so that small classes
-    reach both sides.
+    Multi-label and segmentation sets are stratified by the rarest class each image shows, so
+    that small classes reach both sides.
 
     Raises:
         DataError: if there are too few groups, or a side would be empty.
@@ -181,6 +110,44 @@ def split_like_datta(data: ImageSet, *, seed: int, share: float = 0.15) -> Three
     return ThreeWay(np.setdiff1d(np.arange(len(data)), test), test, test)
 
 
+def split_official(data: ImageSet, *, seed: int, val_folds: int = 5) -> ThreeWay:
+    """The publisher's own split; images that share a group with a later side are left out.
+
+    The test images stay. A training image that is a near duplicate of a test image, or shows its
+    patient or tile, is left out, and so is one that validation shows. Count them as the images
+    that lie on no side.
+
+    Args:
+        data: a set with ``parts``: ``train`` and ``test``, of which one fold of the training
+            images, by group and class like ``split_by_group``, chooses the epoch; or three
+            parts in the order train, validation, test (``fold1``, ``fold2``, ``fold3``).
+        val_folds: how many folds ``train`` is cut into; of no effect on three parts.
+
+    Raises:
+        DataError: if the parts are of neither kind, or a side would be empty.
+    """
+    names = sorted(set(data.parts or ()))
+    sides = {name: np.flatnonzero(np.array(data.parts) == name) for name in names}
+
+    def without(rows: np.ndarray, *others: np.ndarray) -> np.ndarray:
+        return rows[~np.isin(data.groups[rows], data.groups[np.concatenate(others)])]
+
+    if names == ["test", "train"]:
+        rest = without(sides["train"], sides["test"])
+        split = ThreeWay(*_one_fold(data, rest, seed, val_folds), sides["test"])
+    elif len(names) == 3 and "train" not in names:
+        train, val, test = sides.values()
+        val = without(val, test)
+        split = ThreeWay(without(train, val, test), val, test)
+    else:
+        raise DataError(
+            f"{data.name} comes in the parts {names}; a split of the publisher needs train and "
+            "test, or three folds. Bring the others, or use split_three_ways."
+        )
+    check_split(data, Split(split.train, split.val))
+    return split
+
+
 def leaks(data: ImageSet, split: ThreeWay) -> int:
     """How many test images show a patient, lesion or near duplicate that training saw."""
     return int(np.isin(data.groups[split.test], data.groups[split.train]).sum())
@@ -188,18 +155,24 @@ def leaks(data: ImageSet, split: ThreeWay) -> int:
 
 def _one_fold(data: ImageSet, among: np.ndarray, seed: int, folds: int) -> Split:
     """Split the images ``among`` so that one fold of ``folds`` is validation."""
-    groups, targets = data.groups[among], data.targets[among]
+    groups, strata = data.groups[among], data.targets[among]
     if len(np.unique(groups)) < folds:
         raise DataError(
             f"{data.name}: fewer than {folds} groups (patients, lesions) to split. "
             "Bring more images."
         )
-    strata = targets
-    if data.multi_label:
-        rarity = targets * (len(targets) - targets.sum(0, dtype=np.int64))
-        strata = np.where(targets.any(1), rarity.argmax(1), targets.shape[1])
+    if data.multi_label or data.segmentation:
+        shown = data.shown(among)
+        rarity = shown * (len(shown) - shown.sum(0, dtype=np.int64))
+        strata = np.where(shown.any(1), rarity.argmax(1), shown.shape[1])
     folder = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-    train, val = next(folder.split(np.zeros(len(among)), strata, groups))
+    found = folder.split(np.zeros(len(among)), strata, groups)
+    if data.segmentation:
+        # A handful of tiles makes a fold, so that one may lack a class: the first that lacks
+        # fewest, on its side or on the other.
+        train, val = max(found, key=lambda sides: sum(shown[rows].any(0).sum() for rows in sides))
+    else:
+        train, val = next(found)
     split = Split(np.sort(among[train]), np.sort(among[val]))
     check_split(data, split)
     if not 0.5 < len(val) * folds / len(among) < 2:

@@ -1,4 +1,4 @@
-"""Other questions to the same images: two classes of many, as many of each, filtered pixels."""
+"""Other questions to the same images: two classes, as many of each, every pixel, filtered."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from ..errors import DataError
 from .contrast import enhance
 from .convert import to_float, to_uint8
 from .imageset import ImageSet, Rows
+from .label_maps import settle
 
 
 def binary(data: ImageSet, positive: Sequence[str], names: tuple[str, str]) -> ImageSet:
@@ -23,8 +24,10 @@ def binary(data: ImageSet, positive: Sequence[str], names: tuple[str, str]) -> I
         names: what classes 0 and 1 are called.
 
     Raises:
-        DataError: if a class is unknown or a side would be empty.
+        DataError: for label maps, or if a class is unknown or a side would be empty.
     """
+    if data.segmentation:
+        raise DataError(f"{data.name} has a label for every pixel; ask this of a set of images.")
     unknown = [name for name in positive if name not in data.classes]
     if unknown:
         raise DataError(f"{data.name} has no class {unknown}. Known: {', '.join(data.classes)}.")
@@ -57,14 +60,15 @@ def undersample(data: ImageSet, per_class: int, *, seed: int) -> ImageSet:
         per_class: images of each class; as many as the smallest class has, where that is fewer.
 
     Raises:
-        DataError: for a multi-label set, or if a class would be empty.
+        DataError: for a multi-label or segmentation set, or if a class would be empty.
     """
     counts = data.class_counts()
     size = min(per_class, *counts.values())
-    if data.multi_label or size < 1:
+    several = data.multi_label or data.segmentation
+    if several or size < 1:
         raise DataError(
             f"{data.name}: {size} images a class cannot be drawn from {counts}"
-            f"{' (several labels an image)' if data.multi_label else ''}. "
+            f"{' (several labels an image)' if several else ''}. "
             "Ask for at least one, and make two classes with `binary` first."
         )
     order = np.random.default_rng(seed).permutation(len(data))
@@ -80,9 +84,36 @@ def undersample(data: ImageSet, per_class: int, *, seed: int) -> ImageSet:
         census=dict(data.census),
         masks=None if data.masks is None else Rows(data.masks, rows),
         subjects=None if data.subjects is None else data.subjects[rows],
+        parts=None if data.parts is None else tuple(data.parts[row] for row in rows),
     )
     left_out = {name: count - size for name, count in counts.items()}
     view.census.update(left_out_per_class=left_out, images_per_class=view.class_counts())
+    return view
+
+
+def label_maps(data: ImageSet) -> ImageSet:
+    """``data`` with its masks as targets: the class of every pixel in place of one an image.
+
+    Raises:
+        DataError: if the masks do not hold the numbers of the set's classes, of which the first is
+            the background, or a class has no pixel.
+    """
+    if data.masks is None or data.classes[0] != "background":
+        raise DataError(
+            f"{data.name} has no masks that tell a class from the background. Use "
+            "phantom-histology or a set with label maps, such as consep."
+        )
+    maps = np.array(data.masks[:])
+    if maps.max() >= len(data.classes):
+        raise DataError(
+            f"{data.name}: a mask holds {maps.max()}, but the classes are numbered 0 to "
+            f"{len(data.classes) - 1}. Correct the masks."
+        )
+    targets, pixels = settle(data.name, maps, data.classes)
+    census = {key: value for key, value in data.census.items() if key != "classes"} | pixels
+    checksum = _checksum(data, "label maps")
+    view = replace(data, targets=targets, masks=None, checksum=checksum, census=census)
+    view.census["images_per_class"] = view.class_counts()
     return view
 
 

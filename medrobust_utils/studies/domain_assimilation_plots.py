@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
+from .. import plots
 from ..glcm_plots import HEAT
 from ..plots import PALETTE, grid, without_empty
 
@@ -153,43 +154,9 @@ def dots(
     line: float | None = None,
     columns: int = 3,
 ) -> Figure:
-    """Estimates with their intervals; a panel a table, a line a label, a marker a defence.
-
-    Args:
-        panels: title -> rows with label, defence, value, low, high. Labels keep their order.
-        xlabel: of all panels, or one for each.
-        line: what to compare with, drawn from top to bottom.
-    """
-    columns = min(columns, len(panels))
-    labels = {title: list(dict.fromkeys(rows["label"])) for title, rows in panels.items()}
-    markers = max(rows["defence"].nunique() for rows in panels.values())
-    tall = 1.4 + max(0.4, 0.18 * markers) * max(map(len, labels.values()))
-    figure, axes = grid(-(-len(panels) // columns), columns, 4.8, tall)
-    shown: dict[str, object] = {}
-    for number, (axis, title) in enumerate(zip(axes.flat, panels, strict=False)):
-        rows, names = panels[title], labels[title]
-        present = [name for name in NAMES if rows["defence"].eq(name).any()]
-        for place, defence in enumerate(present):
-            some = rows[rows["defence"].eq(defence)]
-            value = some["value"].to_numpy(float)
-            spans = [value - some["low"].to_numpy(float), some["high"].to_numpy(float) - value]
-            # a row without an interval is exact
-            spans = np.nan_to_num(np.array(spans).clip(0))
-            shift = 0.7 * ((place + 0.5) / len(present) - 0.5) if len(present) > 1 else 0.0
-            marker, _, colour = LOOKS[defence]
-            shown[NAMES[defence]] = axis.errorbar(
-                value, [names.index(label) + shift for label in some["label"]], xerr=spans,
-                fmt=marker, color=colour, capsize=2, markersize=6,
-            )  # fmt: skip
-        if line is not None:
-            axis.axvline(line, color="k", linewidth=1)
-        axis.set_yticks(range(len(names)), names, fontsize=8)
-        axis.set(title=title, ylim=(len(names) - 0.4, -0.6))
-        axis.set_xlabel(xlabel if isinstance(xlabel, str) else xlabel[number])
-    order = [name for name in NAMES.values() if name in shown]
-    handles = [shown[name] for name in order]
-    figure.legend(handles, order, fontsize=8, loc="outside lower center", ncols=3)
-    return without_empty(figure, axes, len(panels))
+    """Estimates with their intervals, a marker a defence (see ``plots.dots``)."""
+    how = dict(by="defence", names=NAMES, looks=LOOKS, line=line, columns=columns)
+    return plots.dots(panels, xlabel, **how)
 
 
 def pull(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:

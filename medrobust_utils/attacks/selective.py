@@ -1,0 +1,243 @@
+"""Method two of paper 4: single-step perturbations added, removed or left out, class by class.
+
+Avramidis et al. (draft), section 2 and equations 3 to 5. a_k is the FGSM perturbation against the
+map that shows class k everywhere. Of all x + sum_k s_k a_k with signs s_k in {-1, 0, 1} the one
+with the least loss against the true label map is kept, so that the image *helps* the network.
+Adding a_k makes class k less likely, subtracting it more. There are 3^K candidates.
+
+The gradients are taken once for each class; the candidates need no gradient.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import torch
+from torch import fx, nn
+from torch.fx.experimental.optimization import fuse
+
+from .. import env
+from ..contracts import check_eval, check_images, check_labels, check_logits
+from ..errors import ContractError
+from ..losses import per_image
+from .engine import ball, check_eps, extremes, gradient
+from .layered import full_area
+
+SEARCHES = ("exhaustive", "screened", "greedy")
+BATCH = 32  # candidates evaluated at a time; larger ones fall out of a CPU's caches
+TIE = 1e-5  # losses this close (relative, floor 1) may be rounding of the batch, not a difference
+FINALISTS = 64  # of the screening, scored again in float32
+MOST = 10  # classes whose combinations are all tried: 59,049 forward passes an image
+
+Score = Callable[[torch.Tensor], torch.Tensor]  # signs (M, K) to losses (M,)
+
+
+@dataclass(frozen=True)
+class Selected:
+    """What was chosen for each image.
+
+    Attributes:
+        images: float32 (N, C, H, W) in [0, 1].
+        signs: int8 (N, K), the s_k: 1 pushed away from class k, -1 pulled towards it, 0 left out.
+        loss: float32 (N,) in nats, of the chosen images.
+        before: the same of the images as they came.
+        evaluations: forward passes an image.
+    """
+
+    images: torch.Tensor
+    signs: torch.Tensor
+    loss: torch.Tensor
+    before: torch.Tensor
+    evaluations: torch.Tensor
+
+
+def selective_fgsm(
+    model: nn.Module,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    *,
+    step_size: float,
+    bound: float,
+    search: str = "exhaustive",
+    classes: Sequence[int] | None = None,
+) -> Selected:
+    """The best combination of signs for each image.
+
+    Args:
+        model: returns logits (N, K, H, W), in evaluation mode.
+        images: float32 (N, C, H, W) in [0, 1], on the model's device.
+        labels: the true label maps (N, H, W).
+        step_size: length of each a_k, in [0, 1].
+        bound: how far the sum may lead from the image; K * step_size is no bound.
+        search: ``exhaustive`` evaluates all 3^K in float32 and chooses what trying them one by
+            one chooses; ``screened`` evaluates them in bfloat16 with batch norm folded away and
+            scores the best 64 again in float32; ``greedy`` begins at zeros and gives one class
+            after another its best sign, 2K + 1 evaluations. Of equal losses the one with more
+            zeros wins, and among those the first.
+        classes: whose perturbations are tried, the columns of ``signs``; all K without them.
+
+    Raises:
+        ContractError: for an unknown search, a breach of the contract, or more than 10
+            classes to combine, unless greedily.
+    """
+    _check(model, images, labels, step_size, bound, search)
+    labels = labels.to(images.device)
+    quick = _screening_copy(model, images[:1]) if search == "screened" else None
+    found = []
+    for image, label in zip(images, labels, strict=True):
+        steps = _class_steps(model, image[None], label, step_size, classes)
+        try_signs = _Trial(model, image, label, steps, bound)
+        if search == "greedy":
+            signs, count = _greedy(try_signs.score, len(steps))
+        else:
+            every = combinations(len(steps))
+            shortlist, count = every, len(every)
+            if quick is not None:
+                screen = _Trial(quick, image, label, steps, bound, torch.bfloat16)
+                order = screen.score(every).argsort(stable=True)[:FINALISTS]
+                shortlist, count = every[order.sort().values], count + len(order)
+            signs = _best(try_signs.score, shortlist)
+        pair = torch.stack([torch.zeros_like(signs), signs])
+        before, after = (try_signs.score(row[None])[0] for row in pair)
+        found.append((try_signs.images(signs[None])[0], signs, after, before, count))
+    parts = list(zip(*found, strict=True))
+    stacked = [torch.stack(part) for part in parts[:4]]
+    return Selected(*stacked, evaluations=torch.tensor(parts[4]))
+
+
+def combinations(classes: int) -> torch.Tensor:
+    """All sign vectors, int8 (3^K, K), by rising number of non-zero signs.
+
+    Raises:
+        ContractError: for more than 10 classes.
+    """
+    if classes > MOST:
+        raise ContractError(
+            f"3^{classes} combinations are too many to try. Take search='greedy', or name up to "
+            f"{MOST} classes in `classes`."
+        )
+    every = torch.tensor(list(product((0, -1, 1), repeat=classes)), dtype=torch.int8)
+    return every[every.abs().sum(1).argsort(stable=True)]
+
+
+class _Trial:
+    """Losses of sign vectors for one image."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        image: torch.Tensor,
+        label: torch.Tensor,
+        steps: torch.Tensor,
+        bound: float,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.model, self.image, self.label, self.steps = model, image, label, steps
+        self.low, self.high = (edge[0] for edge in ball(image[None], bound))
+        self.dtype = dtype
+
+    def images(self, signs: torch.Tensor) -> torch.Tensor:
+        """Candidates (M, C, H, W) in [0, 1] and within the bound."""
+        moves = signs.to(self.steps.device, self.steps.dtype) @ self.steps.flatten(1)
+        moved = self.image + moves.view(-1, *self.image.shape)
+        return moved.clamp(self.low, self.high)
+
+    def score(self, signs: torch.Tensor) -> torch.Tensor:
+        """Loss (M,) of each candidate against the true map, in nats, on the CPU."""
+        losses = []
+        with torch.inference_mode(), env.full_float32():
+            for part in signs.split(BATCH):
+                candidates = self.images(part).to(memory_format=torch.channels_last)
+                with env.autocast(candidates.device, self.dtype):
+                    logits = self.model(candidates).float()
+                labels = self.label.expand(len(part), -1, -1)
+                losses.append(per_image(logits, labels))
+        return torch.cat(losses).cpu()
+
+
+def _best(score: Score, signs: torch.Tensor) -> torch.Tensor:
+    """The first of ``signs`` (M, K) with the least loss, as trying them one by one finds it.
+
+    The last digits of a loss depend on the batch it was computed in. So those that come close to
+    the least are tried again, each alone.
+    """
+    losses = score(signs)
+    least = losses.min()
+    close = (losses <= least + TIE * max(1.0, least.item())).nonzero()[:, 0]
+    alone = torch.cat([score(signs[place][None]) for place in close])
+    return signs[close[alone.argmin()]]
+
+
+def _greedy(score: Score, classes: int) -> tuple[torch.Tensor, int]:
+    """One pass over the classes, each given the sign with the least loss; 0 where none gains."""
+    signs = torch.zeros(classes, dtype=torch.int8)
+    least, count = score(signs[None])[0], 1
+    for place in range(classes):
+        tried = signs.repeat(2, 1)
+        tried[0, place], tried[1, place] = -1, 1
+        losses = torch.cat([score(row[None]) for row in tried])
+        count += 2
+        if losses.min() < least:
+            signs, least = tried[losses.argmin()], losses.min()
+    return signs, count
+
+
+def _class_steps(
+    model: nn.Module,
+    image: torch.Tensor,
+    label: torch.Tensor,
+    step_size: float,
+    classes: Sequence[int] | None,
+) -> torch.Tensor:
+    """The a_k (len(classes), C, H, W) of one image (1, C, H, W): equation 4 for every class."""
+    with torch.no_grad():
+        logits = model(image)
+    check_logits(logits, multi_label=False)
+    check_labels(label[None], logits, extremes(label[None]))
+    chosen = range(logits.shape[1]) if classes is None else classes
+    targets = torch.cat([full_area(image, kind) for kind in chosen])
+    copies = image.expand(len(targets), -1, -1, -1)
+    uphill, _ = gradient(model, copies, targets, extremes(targets))
+    if not uphill.isfinite().all():
+        raise ContractError("the gradient of the loss has NaN or infinity. Train the model anew.")
+    return step_size * uphill.sign()
+
+
+def _screening_copy(model: nn.Module, images: torch.Tensor) -> nn.Module:
+    """A copy with batch norm folded into the convolutions before it, where that can be done.
+
+    It cannot where control flow depends on values, nor where one convolution serves two batch
+    norms, which shows on ``images``. The plain copy is slower, and as right.
+    """
+    chosen = plain = copy.deepcopy(model)
+    try:
+        folded = fuse(plain).eval()
+        with torch.no_grad(), env.full_float32():
+            if torch.allclose(folded(images), model(images), rtol=0.01, atol=0.01):
+                chosen = folded
+    except (fx.proxy.TraceError, NotImplementedError, TypeError, RuntimeError):
+        pass
+    return chosen.to(memory_format=torch.channels_last)
+
+
+def _check(
+    model: nn.Module,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    step_size: float,
+    bound: float,
+    search: str,
+) -> None:
+    check_eps(step_size)
+    check_eps(bound)
+    check_eval(model)
+    check_images(images)
+    if not len(images):
+        raise ContractError("no image to perturb. Give at least one.")
+    if len(labels) != len(images):
+        raise ContractError(f"{len(images)} images but {len(labels)} labels. Give one an image.")
+    if search not in SEARCHES:
+        raise ContractError(f"search={search!r}: choose {', '.join(SEARCHES)}.")

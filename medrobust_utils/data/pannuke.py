@@ -1,0 +1,193 @@
+"""PanNuke nuclei of 19 tissues (Gamper et al. 2020), in the layouts of its publisher and of Kaggle.
+
+Below ``MEDROBUST_DATA``, ``pannuke`` holds a folder for each fold, whose name ends in the fold's
+number: ``Fold 1/images/fold1/{images,types}.npy`` and ``Fold 1/masks/fold1/masks.npy`` as
+published, ``Part 1/Images/{images,types}.npy`` and ``Part 1/Masks/masks.npy`` as copied to Kaggle.
+A fold is 12 GB of float64, which is never in memory at once.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from .. import env
+from ..errors import DataError
+from ..losses import IGNORED
+from .cache import building, listing_key, opened, to_square
+from .imageset import ImageSet
+from .label_maps import OVERLAPPING, nearest
+from .reading import combine, find_folder
+
+CLASSES = ("background", "neoplastic", "inflammatory", "connective", "epithelial", "dead")
+CHANNELS = ("neoplastic", "inflammatory", "connective", "dead", "epithelial", "background")
+COMPLETE = (2656, 2523, 2722)
+FILES = ("images.npy", "masks.npy", "types.npy")
+CHUNK = 16  # images converted at a time: 75 MB of float64
+
+
+class Fold(NamedTuple):
+    """One fold: its name, its three files, and how many images of which side it holds."""
+
+    name: str
+    images: Path
+    masks: Path
+    types: Path
+    count: int
+    side: int
+
+
+def read(root: Path, size: int, *, duplicates: bool = False) -> ImageSet:
+    """All images as RGB at ``size`` x ``size`` with label maps of six classes.
+
+    A pixel with several labels, or with none, is ignored and counted. Which slide an image comes
+    from is not known: each is a group of its own, but for near duplicates.
+
+    Args:
+        root: folder that holds ``pannuke``.
+        duplicates: whether exact copies stay in, see ``assemble``.
+
+    Raises:
+        DataError: naming the file, if one is missing, unreadable, of another shape or out of range.
+    """
+    folds = _folds(find_folder(root, "pannuke"))
+    files = [path for fold in folds for path in (fold.images, fold.masks)]
+    key = listing_key(files, size, *CHANNELS, *CLASSES)
+    cache = env.home() / "decoded" / f"pannuke-{size}-{key}"
+    n = sum(fold.count for fold in folds)
+    if not cache.exists():
+        with building(cache) as partial:
+            _convert(partial, folds, n, size)
+    images, hashes = opened(cache, (n, size, size, 3))
+    ids = [f"{fold.name}_{row:04d}" for fold in folds for row in range(fold.count)]
+    tissues = [str(tissue) for fold in folds for tissue in _types(fold)]
+    data = combine(
+        name="pannuke",
+        ids=ids,
+        images=images,
+        hashes=hashes,
+        cache=cache,
+        targets=np.load(cache / "labels.npy", mmap_mode="r", allow_pickle=False),
+        classes=CLASSES,
+        groups=np.arange(n),
+        complete=tuple(fold.count for fold in folds) == COMPLETE,
+        parts=[name.partition("_")[0] for name in ids],
+        duplicates=duplicates,
+    )
+    kept = set(data.ids)
+    found = Counter(tissue for name, tissue in zip(ids, tissues, strict=True) if name in kept)
+    data.census["images_per_tissue"] = dict(sorted(found.items()))
+    return replace(data, subjects=None)
+
+
+def _folds(folder: Path) -> list[Fold]:
+    """The folds below ``folder``, by number, with their arrays held against each other."""
+    folds: dict[str, Fold] = {}
+    for place in sorted(folder.iterdir()):
+        if not place.is_dir() or place.name.startswith((".", "__")):
+            continue
+        number = re.search(r"(\d+)$", place.name)
+        if not number:
+            raise DataError(f"{place}: its name does not end in the fold's number. Rename it.")
+        name = f"fold{int(number[1])}"
+        if name in folds:
+            raise DataError(
+                f"{place}: {folds[name].images} is of the same fold. Remove or rename one."
+            )
+        folds[name] = _fold(name, [_only(place, file) for file in FILES])
+    if not folds:
+        raise DataError(f"{folder}: no fold in it. Unpack the archives there, a folder for each.")
+    return [folds[name] for name in sorted(folds, key=lambda name: int(name[4:]))]
+
+
+def _only(place: Path, file: str) -> Path:
+    found = sorted(place.rglob(file))
+    if len(found) != 1:
+        raise DataError(
+            f"{place}: holds {len(found)} files {file}, and needs one. Unpack the archive of this "
+            "fold again, and no other in the same folder."
+        )
+    return found[0]
+
+
+def _fold(name: str, files: Sequence[Path]) -> Fold:
+    images, masks, types = (_array(path) for path in files)
+    n, side = images.shape[0] if images.ndim else 0, images.shape[1] if images.ndim > 1 else 0
+    expected = ((n, side, side, 3), (n, side, side, len(CHANNELS)), (n,))
+    for path, array, shape in zip(files, (images, masks, types), expected, strict=True):
+        if array.shape != shape or not array.size:
+            raise DataError(
+                f"{path}: has the shape {array.shape}, but for {n} images of {side} pixels a side "
+                f"{shape} is needed. Download this fold again."
+            )
+    if types.dtype.kind not in "US":
+        raise DataError(f"{files[2]}: holds {types.dtype}, no names of tissues. Download it again.")
+    return Fold(name, *files, n, side)
+
+
+def _array(path: Path) -> np.ndarray:
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise DataError(
+            f"{path}: cannot be read as a plain array ({error}). Download it again; Python objects "
+            "in it, which could run code, are not loaded: save them as numbers or text."
+        ) from error
+
+
+def _types(fold: Fold) -> np.ndarray:
+    return _array(fold.types).astype(str)
+
+
+def _convert(partial: Path, folds: Sequence[Fold], n: int, size: int) -> None:
+    """Write images, labels and hashes into ``partial``, a few images in memory at a time."""
+    create = np.lib.format.open_memmap
+    images = create(partial / "images.npy", "w+", np.uint8, (n, size, size, 3))
+    labels = create(partial / "labels.npy", "w+", np.uint8, (n, size, size))
+    hashes: list[str] = []
+    with env.progress(total=n, desc="decoding pannuke") as bar:
+        for fold in folds:
+            pixels, masks = _array(fold.images), _array(fold.masks)
+            for start in range(0, fold.count, CHUNK):
+                rows = slice(start, start + CHUNK)
+                maps = _classes(_checked(masks[rows], fold.masks, start, np.inf))
+                shown = np.rint(_checked(pixels[rows], fold.images, start, 255)).astype(np.uint8)
+                for image, label_map in zip(shown, maps, strict=True):
+                    images[len(hashes)], digest = to_square(Image.fromarray(image), size)
+                    labels[len(hashes)] = nearest(label_map, size)
+                    hashes.append(digest)
+                bar.update(len(maps))
+    images.flush()
+    labels.flush()
+    (partial / "hashes.json").write_text(json.dumps(hashes))
+
+
+def _checked(values: np.ndarray, path: Path, start: int, limit: float) -> np.ndarray:
+    """``values`` if all lie in [0, ``limit``]; NaN does not."""
+    low, high = values.min(), values.max()
+    if not (low >= 0 and high <= limit) or not np.isfinite(high):
+        raise DataError(
+            f"{path}: images {start} to {start + len(values) - 1} hold values from {low} to "
+            f"{high}; 0 to {limit:g} are expected. Download this fold again."
+        )
+    if limit == 255 and values.dtype.kind == "f" and 0 < high <= 1:
+        raise DataError(f"{path}: values end at {high}, as if divided by 255. Undo that.")
+    return values
+
+
+def _classes(masks: np.ndarray) -> np.ndarray:
+    """Instance masks (N, H, W, 6) as label maps; nonzero is a label, whatever the number."""
+    present = masks != 0
+    numbers = np.array([CLASSES.index(channel) for channel in CHANNELS], np.uint8)
+    maps, labels = numbers[present.argmax(-1)], present.sum(-1)
+    maps[labels > 1] = OVERLAPPING
+    maps[labels == 0] = IGNORED
+    return maps

@@ -1,0 +1,224 @@
+"""Paper 4: four U-Nets, trained clean, on two kinds of perturbed images, and on all three.
+
+An *arm* is one network. Perturbed images are made against the clean network of the same seed,
+which is therefore trained first, whichever arm is asked for. ``train`` may be killed and called
+again; finished work is read back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from .. import env, segmentation
+from ..attacks import AdversarialTraining
+from ..data import ImageSet, ThreeWay, load, split_official, split_three_ways
+from ..data.views import label_maps
+from ..errors import ProtocolError
+from ..models import MedicalModel, build_unet
+from ..segmentation import Layered, Selective
+from ..storage import fingerprint
+from .common import precision, select, some
+
+# Models 1 to 4 of the paper, and one it does not have: plain adversarial training.
+SCHEMES = ("clean", "layered", "selective", "union", "adversarial")
+CLASSES = ("all", "present")
+MAIN = ("stage", "all")  # ball and classes of the reading of method one that models 2 and 4 take
+
+
+@dataclass(frozen=True)
+class Task:
+    """The label maps, their split, and the test images under attack."""
+
+    role: str
+    data: ImageSet
+    split: ThreeWay
+    attacked: np.ndarray
+
+    @property
+    def size(self) -> int:
+        """Side of the images in pixels."""
+        return self.data.images.shape[1]
+
+    @property
+    def key(self) -> str:
+        return f"{self.role}-{self.data.name}-{self.size}"
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One network, with one training seed.
+
+    Attributes:
+        scheme: one of SCHEMES.
+        ball, classes: of method one (see ``attacks.layered``), ``none`` where it has no part.
+    """
+
+    task: Task = field(repr=False)
+    scheme: str
+    ball: str
+    classes: str
+    seed: int
+
+    @property
+    def key(self) -> str:
+        parts = [self.task.key, self.scheme]
+        if self.ball != "none":
+            parts += [self.ball, self.classes]
+        return "-".join([*parts, str(self.seed)])
+
+    @property
+    def group(self) -> str:
+        """What arms share that differ in their training seed only."""
+        return self.key.rpartition("-")[0]
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """What every result row of this arm carries."""
+        return {
+            "role": self.task.role,
+            "dataset": self.task.data.name,
+            "scheme": self.scheme,
+            "ball": self.ball,
+            "classes": self.classes,
+            "variant": self.variant,
+        }
+
+    @property
+    def variant(self) -> str:
+        """``main``, or the reading of method one that this arm takes in its place."""
+        how = self.ball, self.classes
+        return "main" if how in (("none", "none"), MAIN) else ", ".join(how)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished arm.
+
+    Attributes:
+        folder: keeps its work.
+        sets: what it was trained on beside the clean images: ``layered``, ``selective``.
+        signs: int8 (train, K) of method two, or None.
+    """
+
+    arm: Arm
+    model: MedicalModel
+    history: list[dict]
+    folder: Path
+    sets: Mapping[str, ImageSet]
+    signs: np.ndarray | None
+
+
+def arms(settings: Mapping, *, seed: int, role: str = "", model: str = "") -> Iterator[Arm]:
+    """Every arm of the profile; ``role`` and ``model`` (a scheme) pick some by name.
+
+    Raises:
+        ProtocolError: for a name that is not known, or a negative seed.
+    """
+    groups = select(settings["arms"], seed=seed, role=role, model=model, key="scheme")
+    task = make_task(settings, groups[0]["role"], seed=seed)
+    known: set[str] = set()  # an override may make two groups name one arm; the first stands
+    for group in groups:
+        how = _method_one(group)
+        for number in range(seed, seed + group.get("seeds", settings["seeds"])):
+            arm = Arm(task, group["scheme"], *how, number)
+            if arm.key not in known:
+                known.add(arm.key)
+                yield arm
+
+
+def _method_one(group: Mapping) -> tuple[str, str]:
+    """Ball and classes of a group's method one, or ``none``."""
+    if group["scheme"] not in SCHEMES:
+        raise ProtocolError(f"scheme {group['scheme']!r}: choose among {', '.join(SCHEMES)}.")
+    if group["scheme"] not in ("layered", "union"):
+        return "none", "none"
+    if group["classes"] not in CLASSES:
+        raise ProtocolError(f"classes {group['classes']!r}: choose {' or '.join(CLASSES)}.")
+    return group["ball"], group["classes"]
+
+
+def make_task(settings: Mapping, role: str, *, seed: int) -> Task:
+    """The data set of a role, split by its publisher's parts, or by group where it has none."""
+    data = load(
+        settings["datasets"][role], size=settings["size"], phantoms=settings["phantoms"], seed=seed
+    )
+    if data.segmentation:
+        split = split_official(data, seed=seed)
+    else:
+        data = label_maps(data)
+        split = split_three_ways(data, seed=seed)
+    return Task(role, data, split, some(split.test, settings["attack"]["images"], seed))
+
+
+def build(arm: Arm, settings: Mapping) -> MedicalModel:
+    """The untrained network; the same seed begins alike in every scheme."""
+    env.seed_everything(arm.seed)
+    how = settings["unet"]
+    classes = len(arm.task.data.classes)
+    return build_unet(classes, width=how["width"], depth=how["depth"], size=arm.task.size)
+
+
+def methods(arm: Arm, settings: Mapping) -> dict[str, Layered | Selective]:
+    """The perturbations an arm is trained on."""
+    one, two, found = settings["method_one"], settings["method_two"], {}
+    if arm.scheme in ("layered", "union"):
+        present = arm.classes == "present"
+        found["layered"] = Layered(one["eps"], one["steps"], arm.ball, present)
+    if arm.scheme in ("selective", "union"):
+        found["selective"] = Selective(two["step_size"], two["bound"], two["search"])
+    return found
+
+
+def recipe_of(arm: Arm, settings: Mapping) -> dict:
+    """How an arm is trained (see ``recipes.complete``)."""
+    recipe = dict(settings["training"])
+    if arm.scheme == "union":  # "we reduce the epochs by two thirds"
+        recipe["epochs"] = max(1, round(recipe["epochs"] / 3))
+    if arm.scheme == "adversarial":
+        recipe["patience"] = 0  # the epoch of best clean scores is not the most robust one
+    return recipe
+
+
+def train(arm: Arm, settings: Mapping, checkpoints: Path) -> Trained:
+    """Train an arm, or read back what was trained."""
+    task, model = arm.task, build(arm, settings)
+    recipe, objective, origin = recipe_of(arm, settings), None, ""
+    sets, signs = {}, None
+    data, split = task.data, task.split
+    if arm.scheme == "adversarial":
+        how = settings["adversarial"]
+        objective = AdversarialTraining(how["eps"], how["steps"], how["rel_step"] * how["eps"])
+        origin = objective.identity
+    if perturbing := methods(arm, settings):
+        source = replace(arm, scheme="clean", ball="none", classes="none")
+        clean = train(source, settings, checkpoints)
+        dtype = precision(settings, clean.model)
+        for name, method in perturbing.items():
+            sets[name], told = segmentation.harden(
+                clean.model, task.data, task.split.train, method, clean.folder, dtype=dtype
+            )
+            signs = told.get("signs", signs)
+        data, split = _training_set(arm, sets)
+    identity = fingerprint(recipe, origin, settings["unet"], arm.seed, data.checksum,
+                           split.train.tolist(), task.split.val.tolist())  # fmt: skip
+    folder = checkpoints / f"{arm.key}-{identity}"
+    history = segmentation.fit(
+        model, data, split, recipe, folder, seed=arm.seed,
+        clean=(task.data, task.split.val), objective=objective,
+    )  # fmt: skip
+    return Trained(arm, model, history, folder, sets, signs)
+
+
+def _training_set(arm: Arm, sets: Mapping[str, ImageSet]) -> tuple[ImageSet, ThreeWay]:
+    """What an arm is trained on: perturbed images alone, or the clean ones too in the union."""
+    task = arm.task
+    parts = list(sets.values())
+    if arm.scheme == "union":
+        parts.insert(0, segmentation.rows_of(task.data, task.split.train))
+    data = segmentation.union(*parts)
+    nobody = np.zeros(0, np.int64)
+    return data, ThreeWay(np.arange(len(data)), nobody, nobody)

@@ -1,0 +1,246 @@
+"""Label maps from files: the class of every pixel, damage by name, patches kept by tile."""
+
+import os
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from medrobust_utils.data import cache, consep, label_maps, load, split_official
+from medrobust_utils.data.label_maps import OVERLAPPING, pixel_shares, read_label_maps, settle
+from medrobust_utils.data.splits import leaks
+from medrobust_utils.errors import DataError
+from medrobust_utils.losses import IGNORED
+
+SIDE = 40
+# What the publisher's numbers 0 to 7 are called here.
+MEANING = ("background", "other", "inflammatory", "epithelial", "neoplastic") + ("connective",) * 3
+
+
+def values(number):
+    """A label map of its own for each number, in the publisher's values, with all of them."""
+    squares = np.random.default_rng(number).permutation(np.arange(64) % 8).astype(np.uint8)
+    return np.kron(squares.reshape(8, 8), np.ones((5, 5), np.uint8))
+
+
+def picture(number):
+    pixels = np.random.default_rng(1000 + number).integers(0, 256, (20, 20, 3), np.uint8)
+    return Image.fromarray(pixels).resize((SIDE, SIDE), Image.Resampling.NEAREST)
+
+
+@pytest.fixture
+def root(tmp_path):
+    """CoNSeP's layout: five training and two test tiles of two patches each."""
+    number = 0
+    for part, tiles in (("train", 5), ("test", 2)):
+        for kind in ("images", "labels"):
+            (tmp_path / "consep_patches" / part / kind).mkdir(parents=True)
+        for tile in range(1, tiles + 1):
+            for column in range(2):
+                name = f"{part}_{tile}_r0{column}"
+                picture(number).save(tmp_path / f"consep_patches/{part}/images/{name}.jpg")
+                save(tmp_path, name, values(number))
+                number += 1
+    return tmp_path
+
+
+def label_path(root, name):
+    return root / f"consep_patches/{name.split('_')[0]}/labels/{name}.png"
+
+
+def save(root, name, array, mode="L"):
+    image = Image.fromarray(array)
+    if mode == "P":
+        image.putpalette(np.random.default_rng(0).integers(0, 256, 768, np.uint8).tobytes())
+    image.save(label_path(root, name))
+
+
+def test_consep_is_a_segmentation_set_by_tile(root):
+    data = consep.read(root, SIDE)
+    assert data.segmentation and not data.multi_label and not data.synthetic and not data.complete
+    assert data.images.shape == (14, SIDE, SIDE, 3) and data.targets.shape == (14, SIDE, SIDE)
+    assert data.targets.dtype == np.uint8
+    assert data.ids[:3] == ("train_1_r00", "train_1_r01", "train_2_r00")
+    assert data.parts == ("train",) * 10 + ("test",) * 4
+    tiles = [name[:-4] for name in data.ids]
+    for i in range(14):
+        for j in range(14):
+            assert (data.groups[i] == data.groups[j]) == (tiles[i] == tiles[j])
+    assert (data.subjects == np.repeat(np.arange(7), 2)).all()
+    assert data.census["images_per_part"] == {"test": 4, "train": 10}
+    assert data.census["images_per_class"] == dict.fromkeys(consep.CLASSES, 14)
+
+
+def test_every_value_of_the_publisher_gets_its_class(root):
+    data = consep.read(root, SIDE)
+    for row in (0, 13):
+        names = np.array(MEANING)[values(row)]
+        assert (np.array(data.classes)[data.targets[row]] == names).all()
+    shares = data.census["pixel_shares"]
+    assert shares == {name: (3 if name == "connective" else 1) / 8 for name in consep.CLASSES}
+    assert data.census["pixels_overlapping"] == data.census["pixels_unlabelled"] == 0
+
+
+def test_labels_are_resized_by_the_nearest_pixel(root):
+    data = consep.read(root, 24)
+    at = ((np.arange(24) + 0.5) * SIDE / 24).astype(int)
+    names = np.array(MEANING)[values(3)[at][:, at]]
+    assert (np.array(data.classes)[data.targets[3]] == names).all()
+
+
+def test_a_palette_gives_numbers_and_no_colours(root):
+    before = consep.read(root, SIDE)
+    save(root, "train_1_r00", values(0), mode="P")
+    after = consep.read(root, SIDE)
+    assert Image.open(label_path(root, "train_1_r00")).mode == "P"
+    assert (after.targets == before.targets).all()
+
+
+def test_label_maps_are_read_once_and_again_when_changed(root, monkeypatch):
+    first = consep.read(root, SIDE)
+    monkeypatch.setattr(cache, "decode", lambda *a: pytest.fail("decoded the images again"))
+    with monkeypatch.context() as patch:
+        patch.setattr(label_maps, "_classes", lambda *a: pytest.fail("read the labels again"))
+        assert consep.read(root, SIDE).checksum == first.checksum
+    save(root, "test_2_r01", np.roll(values(13), 7, 0))
+    changed = consep.read(root, SIDE)
+    assert changed.checksum != first.checksum
+    assert (changed.targets[:13] == first.targets[:13]).all()
+    assert (changed.targets[13] == np.roll(first.targets[13], 7, 0)).all()
+    swapped = {**consep.MEANING, 0: 5, 1: 0}
+    monkeypatch.setattr(consep, "MEANING", swapped)  # another mapping, other maps
+    again = consep.read(root, SIDE)
+    assert ((again.targets == 0) == (changed.targets == 5)).all()
+    assert again.checksum != changed.checksum
+
+
+def test_copies_go_and_contradicting_maps_go_altogether(root):
+    for first, second in (("train_1_r00", "train_2_r00"), ("train_3_r00", "train_4_r01")):
+        folder = root / "consep_patches/train/images"
+        shutil.copy(folder / f"{first}.jpg", folder / f"{second}.jpg")
+    shutil.copy(label_path(root, "train_1_r00"), label_path(root, "train_2_r00"))
+    data = consep.read(root, SIDE)
+    assert data.census["exact_duplicates_removed"] == 1
+    assert data.census["contradictory_labels_dropped"] == 2
+    gone = {"train_2_r00", "train_3_r00", "train_4_r01"}
+    assert not gone & set(data.ids) and len(data) == len(data.parts) == len(data.targets) == 11
+    assert (np.array(MEANING)[values(13)] == np.array(data.classes)[data.targets[-1]]).all()
+    assert data.parts == tuple(name.partition("_")[0] for name in data.ids)
+    ids = list(data.ids)  # the copies' tiles became one
+    assert data.groups[ids.index("train_1_r01")] == data.groups[ids.index("train_2_r01")]
+    assert data.census["groups_before_joining"] == 7 and data.census["groups"] == 5
+
+
+def test_a_near_duplicate_of_a_test_patch_takes_its_tile_out_of_training(root):
+    folder = root / "consep_patches"
+    pixels = np.asarray(Image.open(folder / "test/images/test_1_r00.jpg")).astype(int)
+    brighter = Image.fromarray(np.clip(pixels + 9, 0, 255).astype(np.uint8))
+    brighter.save(folder / "train/images/train_2_r01.jpg", quality=95)
+    data = consep.read(root, SIDE)
+    assert data.census["near_duplicate_pairs"] == 1
+    split = split_official(data, seed=0, val_folds=2)
+    assert [data.ids[i] for i in split.test] == [name for name in data.ids if "test" in name]
+    used = {data.ids[i] for side in split for i in side}
+    assert set(data.ids) - used == {"train_2_r00", "train_2_r01"} and leaks(data, split) == 0
+
+
+def unknown_value(root):
+    pixels = values(4)
+    pixels[3, 5], pixels[9, 9] = 8, 255
+    save(root, "train_3_r00", pixels)
+
+
+def no_label(root):
+    label_path(root, "train_3_r00").unlink()
+
+
+def no_image(root):
+    (root / "consep_patches/train/images/train_3_r00.jpg").unlink()
+
+
+def other_size(root):
+    save(root, "train_3_r00", values(4)[:30])
+
+
+def colours(root):
+    Image.new("RGB", (SIDE, SIDE)).save(label_path(root, "train_3_r00"))
+
+
+def truncated(root):
+    path = label_path(root, "train_3_r00")
+    path.write_bytes(path.read_bytes()[:60])
+
+
+def no_tile(root):
+    for kind in ("images", "labels"):
+        (path,) = (root / f"consep_patches/train/{kind}").glob("train_3_r00.*")
+        path.rename(path.with_stem("test_3_r00"))
+
+
+def no_class(root):
+    for path in (root / "consep_patches").glob("*/labels/*.png"):
+        pixels = np.array(Image.open(path))
+        pixels[np.isin(pixels, (5, 6, 7, 1))] = 0
+        Image.fromarray(pixels).save(path)
+
+
+def no_part(root):
+    shutil.rmtree(root / "consep_patches/test")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (unknown_value, r"train_3_r00.png: holds the label values \[8, 255\]; known are \[0, 1, 2"),
+        (no_label, "train_3_r00.jpg: its label map is missing.*Unpack"),
+        (no_image, "train_3_r00.png: its image is missing.*Unpack"),
+        (other_size, "train_3_r00.png: 40 x 30 pixels, but its image .* has 40 x 40"),
+        (colours, "train_3_r00.png: is of mode RGB.*numbers of the classes"),
+        (truncated, "train_3_r00.png.*download it again"),
+        (no_tile, "test_3_r00.jpg: not of the form train_<tile>_r<row><column>"),
+        (no_class, "no pixel of class connective, other in 14 images.*bring more"),
+        (no_part, "no image in test/images"),
+        (lambda root: shutil.rmtree(root / "consep_patches"), "consep_patches is missing"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_damage_is_named_with_a_remedy(root, damage, message):
+    damage(root)
+    with pytest.raises(DataError, match=message):
+        consep.read(root, SIDE)
+
+
+def test_a_value_can_mean_that_nobody_knows(root, tmp_path):
+    images = {"a": root / "consep_patches/train/images/train_1_r00.jpg"}
+    labels = {"a": label_path(root, "train_1_r00")}
+    meaning = {value: IGNORED if value == 7 else value % 2 for value in range(8)}
+    maps = read_label_maps(tmp_path, images, labels, meaning, SIDE)
+    assert ((maps[0] == IGNORED) == (values(0) == 7)).all()
+    targets, census = settle("set", maps, ("even", "odd"))
+    assert census["pixels_unlabelled"] == SIDE * SIDE // 8 and census["pixels_overlapping"] == 0
+    assert census["pixel_shares"] == {"even": 4 / 7, "odd": 3 / 7}
+    assert pixel_shares(targets, ("even", "odd")) == census["pixel_shares"]
+
+
+def test_overlapping_pixels_are_counted_and_ignored():
+    maps = np.array([[[0, 1, OVERLAPPING]], [[IGNORED, OVERLAPPING, 0]]], np.uint8)
+    targets, census = settle("set", maps, ("a", "b"))
+    assert targets.tolist() == [[[0, 1, IGNORED]], [[IGNORED, IGNORED, 0]]]
+    assert (census["pixels_overlapping"], census["pixels_unlabelled"]) == (2, 1)
+    assert census["pixel_shares"] == {"a": 2 / 3, "b": 1 / 3}
+
+
+# Where the real images are at hand, their census is held to what is known of them.
+if os.environ.get("MEDROBUST_DATA"):
+
+    def test_the_real_consep():
+        data = load("consep", size=32)
+        assert data.complete and len(data) == 656 and len(np.unique(data.groups)) == 41
+        assert data.census["images_per_part"] == {"test": 224, "train": 432}
+        assert data.census["pixel_shares"]["background"] == pytest.approx(0.8253, abs=0.002)
+        for seed in range(3):
+            split = split_official(data, seed=seed)
+            assert len(split.test) == 224 and leaks(data, split) == 0
+            assert sum(map(len, split)) == 656
+            assert all(data.class_counts(split.val).values())

@@ -1,0 +1,554 @@
+"""Segmentation in four calls: trained, predicted, attacked, hardened; kept, and resumed."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torchvision.models.segmentation import lraspp_mobilenet_v3_large
+
+from medrobust_utils import attacks, models, segmentation, training
+from medrobust_utils.attacks.layered import layered_pgd
+from medrobust_utils.attacks.selective import selective_fgsm
+from medrobust_utils.data import ImageSet, ThreeWay, to_float
+from medrobust_utils.data.phantoms import phantom_set
+from medrobust_utils.data.views import label_maps
+from medrobust_utils.errors import ContractError, RunError
+from medrobust_utils.losses import IGNORED
+from medrobust_utils.metrics import Estimate
+from medrobust_utils.segmentation import Attack, Layered, Selective
+from medrobust_utils.segmentation_metrics import per_image, score
+
+K = 6
+RECIPE = {
+    "epochs": 2,
+    "batch": 4,
+    "lr": 2e-2,
+    "weight_decay": 0.01,
+    "warmup_epochs": 0.5,
+    "clip": 1.0,
+    "flips": "both",
+}
+QUICK = Attack("segpgd", 0.02, 3)
+BOTH = [Layered(0.02, 2), Selective(0.02, 0.03, "greedy")]
+
+
+@pytest.fixture(scope="module")
+def cells():
+    """48 histology phantoms with a label for every pixel, some of them IGNORED."""
+    data = label_maps(phantom_set("histology", 48, size=32))
+    data.targets[:, :2] = IGNORED
+    return data
+
+
+@pytest.fixture(scope="module")
+def split():
+    return ThreeWay(np.arange(32), np.arange(32, 40), np.arange(40, 48))
+
+
+def unet(seed=0):
+    torch.manual_seed(seed)
+    return models.build_unet(K, width=4, depth=2, size=32)
+
+
+def fit(data, split, folder, recipe=RECIPE, **how):
+    """Learning curve without times, and weights, of a training."""
+    model = unet()
+    history = segmentation.fit(model, data, split, recipe, folder, **{"seed": 0, **how})
+    numbers = [{k: v for k, v in row.items() if k != "seconds"} for row in history]
+    return numbers, {k: v.clone() for k, v in model.state_dict().items()}
+
+
+def same(a, b):
+    return a[0] == b[0] and all(torch.equal(a[1][k], b[1][k]) for k in a[1])
+
+
+@pytest.fixture(scope="module")
+def whole(cells, split, tmp_path_factory):
+    """An uninterrupted training."""
+    return fit(cells, split, tmp_path_factory.mktemp("whole"))
+
+
+@pytest.fixture(scope="module")
+def model(whole):
+    """A trained network."""
+    net = unet()
+    net.load_state_dict(whole[1])
+    return net.eval()
+
+
+@pytest.fixture
+def small_parts(monkeypatch):
+    monkeypatch.setattr(segmentation, "PART", 2)
+
+
+def hand_logits(model, data, index):
+    with torch.no_grad():
+        return model(to_float(data.images[index])).numpy()
+
+
+# Training
+
+
+def test_training_learns_to_segment(cells, split, whole, model):
+    losses = [row["train_loss"] for row in whole[0]]
+    assert losses[-1] < 0.9 * losses[0]
+    last = whole[0][-1]
+    found = segmentation.tallied(model, cells, split.val)
+    expected = score(found, np.ones((1, len(found))), cells.classes)
+    assert last["val_loss"] == pytest.approx(expected["loss"].value, abs=1e-5)
+    assert last["val_pixel_accuracy"] == pytest.approx(expected["pixel_accuracy"].value, abs=1e-5)
+    assert last["val_mean_iou"] == pytest.approx(expected["mean_iou"].value, abs=1e-5)
+
+
+@pytest.mark.parametrize("steps", [1, 8, 15], ids="after {} steps".format)
+def test_an_interruption_changes_nothing(cells, split, whole, tmp_path, monkeypatch, steps):
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    real, done = training._Job._step, []
+
+    def interrupted(job, *args):
+        if len(done) == steps:
+            raise KeyboardInterrupt
+        done.append(1)
+        return real(job, *args)
+
+    monkeypatch.setattr(training._Job, "_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fit(cells, split, tmp_path)
+    monkeypatch.setattr(training._Job, "_step", real)
+    torch.rand(17)
+    assert same(whole, fit(cells, split, tmp_path))
+
+
+class Watching:
+    """An objective that keeps what it was shown."""
+
+    identity = "watching"
+
+    def __init__(self):
+        self.images, self.targets, self.rows = [], [], []
+
+    def __call__(self, model, images, targets, rows, dtype):
+        self.images.append(images.clone())
+        self.targets.append(targets.clone())
+        self.rows.append(rows)
+        return model(images).square().mean()
+
+
+def painted():
+    """16 images whose pixels say their own label, no two alike when mirrored."""
+    targets = np.random.default_rng(0).integers(0, K, (16, 32, 32)).astype(np.uint8)
+    targets[:, 3:5, 7] = IGNORED
+    return ImageSet(
+        name="painted",
+        images=np.repeat(targets[..., None], 3, axis=3),
+        targets=targets,
+        classes=tuple("abcdef"),
+        groups=np.arange(16),
+        ids=tuple(map(str, range(16))),
+        synthetic=True,
+        complete=True,
+        checksum="painted",
+    )
+
+
+@pytest.mark.parametrize(
+    ("flips", "mirrored"),
+    [("none", {()}), ("horizontal", {(), (2,)}), ("both", {(), (1,), (2,), (1, 2)})],
+)
+def test_labels_are_mirrored_with_their_images(tmp_path, flips, mirrored):
+    data, watching = painted(), Watching()
+    split = ThreeWay(np.arange(16), np.arange(2), np.arange(2))
+    recipe = RECIPE | {"epochs": 2, "flips": flips}
+    fit(data, split, tmp_path, recipe, objective=watching)
+    seen = [torch.cat(parts) for parts in (watching.images, watching.targets)]
+    rows = np.concatenate(watching.rows)
+    assert len(rows) == 32
+    for channel in range(3):
+        assert torch.equal((seen[0][:, channel] * 255).round().byte(), seen[1])
+    found = set()
+    for label, row in zip(seen[1], rows, strict=True):
+        own = torch.from_numpy(data.targets[row])[None]
+        (how,) = [
+            axes for axes in [(), (1,), (2,), (1, 2)] if torch.equal(own.flip(axes)[0], label)
+        ]
+        found.add(how)
+    assert found == mirrored
+
+
+def test_early_stopping_looks_at_the_monitor(cells, split, tmp_path, monkeypatch):
+    script = {"loss": [9, 8, 7, 6], "mean_iou": [0.1, 0.5, 0.2, 0.3], "pixel_accuracy": [0.5] * 4}
+    states = []
+
+    def scripted(counts, weights, classes):
+        step = len(states)
+        states.append({k: v.clone() for k, v in seen[-1].state_dict().items()})
+        return {k: Estimate(v[step], np.zeros(0)) for k, v in script.items()}
+
+    seen, real = [], segmentation.tallied
+    monkeypatch.setattr(segmentation, "score", scripted)
+    monkeypatch.setattr(
+        segmentation, "tallied", lambda model, *rest: seen.append(model) or real(model, *rest)
+    )
+    recipe = RECIPE | {"epochs": 4, "patience": 2, "monitor": "val_mean_iou"}
+    numbers, weights = fit(cells, split, tmp_path, recipe)
+    assert [row["val_mean_iou"] for row in numbers] == [0.1, 0.5, 0.2, 0.3]
+    assert all(torch.equal(weights[k], states[1][k]) for k in weights)
+    assert not all(torch.equal(weights[k], states[3][k]) for k in weights)
+    with pytest.raises(ContractError, match="val_top1, which validate does not return"):
+        states.clear()
+        fit(cells, split, tmp_path / "other", RECIPE | {"patience": 2})
+
+
+def test_validation_may_look_at_other_images(cells, split, tmp_path):
+    hardened = segmentation.attack(unet().eval(), cells, split.train[:8], QUICK)
+    nobody = np.zeros(0, int)
+    everyone = ThreeWay(np.arange(8), nobody, nobody)
+    recipe = RECIPE | {"epochs": 1}
+    numbers, weights = fit(hardened, everyone, tmp_path, recipe, clean=(cells, split.val))
+    net = unet()
+    net.load_state_dict(weights)
+    found = segmentation.tallied(net.eval(), cells, split.val)
+    assert numbers[0]["val_loss"] == pytest.approx(found.loss.mean(), abs=1e-5)
+    with pytest.raises(ContractError, match="the index is empty"):  # it has none of its own
+        fit(hardened, everyone, tmp_path / "own", recipe)
+
+
+def test_adversarial_training_takes_label_maps(cells, split, tmp_path, whole):
+    recipe = RECIPE | {"epochs": 1}
+    moved = fit(cells, split, tmp_path / "a", recipe,
+                objective=attacks.AdversarialTraining(0.05, 2, 0.03))  # fmt: skip
+    still = fit(cells, split, tmp_path / "b", recipe,
+                objective=attacks.AdversarialTraining(0.0, 1, 0.0))  # fmt: skip
+    assert moved[0][0]["train_loss"] > still[0][0]["train_loss"]
+    plain = fit(cells, split, tmp_path / "c", recipe)
+    assert still[0][0]["train_loss"] == pytest.approx(plain[0][0]["train_loss"], rel=1e-3)
+
+
+def test_class_weights_are_of_images(cells, split, tmp_path):
+    with pytest.raises(ContractError, match="one class an image"):
+        fit(cells, split, tmp_path, RECIPE | {"class_weights": True})
+
+
+# Predicting and scoring
+
+
+def test_predictions_are_the_largest_logits(cells, model, small_parts):
+    index = np.array([9, 0, 33, 2, 17, 5])
+    logits = hand_logits(model, cells, index)
+    maps = segmentation.predict(model, cells, index)
+    assert maps.dtype == np.uint8 and np.array_equal(maps, logits.argmax(1))
+    found, truth = segmentation.tallied(model, cells, index), cells.targets[index]
+    right = [(a == b)[b != IGNORED].mean() for a, b in zip(maps, truth, strict=True)]
+    assert per_image(found)["pixel_accuracy"] == pytest.approx(np.array(right))
+
+
+class Foreign(nn.Module):
+    """A network of another library, which answers with a dictionary."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.net = lraspp_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=K)
+
+    def forward(self, images):
+        return self.net(images)["out"]
+
+
+def plain_convolution():
+    torch.manual_seed(0)
+    return nn.Conv2d(3, K, 3, padding=1)
+
+
+@pytest.mark.parametrize("build", [Foreign, plain_convolution])
+def test_any_module_with_logits_of_pixels_will_do(cells, tmp_path, build):
+    net, index = build().eval(), np.array([4])
+    logits = hand_logits(net, cells, index)
+    assert np.array_equal(segmentation.predict(net, cells, index), logits.argmax(1))
+    before = segmentation.tallied(net, cells, index).loss
+    attacked = segmentation.attack(net, cells, index, QUICK)
+    assert (segmentation.tallied(net, attacked, np.arange(1)).loss > before).all()
+    for how in BOTH:
+        hardened, _ = segmentation.harden(net, cells, index, how, tmp_path)
+        assert not np.array_equal(hardened.images, attacked.images)
+        assert len(hardened) == 1
+
+
+# Attacking and hardening
+
+
+@pytest.mark.parametrize("kind", segmentation.ATTACKS)
+def test_attacked_images_come_back_as_a_set(cells, model, kind, small_parts):
+    index, how = np.array([30, 3, 21, 8, 40]), Attack(kind, 0.02, 4)
+    attacked = segmentation.attack(model, cells, index, how)
+    images, labels = to_float(cells.images[index]), torch.from_numpy(cells.targets[index])
+    length = dict(steps=4, step_size=2.5 * 0.02 / 4, random_start=False)
+    if kind == "background":
+        expected = attacks.pgd(
+            model, images, torch.zeros_like(labels), 0.02, targeted=True, **length
+        )
+    else:
+        expected = getattr(attacks, kind)(model, images, labels, 0.02, **length)
+    found = to_float(attacked.images)
+    # a gradient near zero may change its sign with the batch; all else is equal
+    assert ((found - expected).abs() < 1e-6).float().mean() > 0.999
+    assert attacked.images.dtype == np.float32 and attacked.segmentation
+    assert ((found - images).abs() <= 0.02).all() and found.min() >= 0 and found.max() <= 1
+    assert np.array_equal(attacked.targets, cells.targets[index])
+    assert np.array_equal(attacked.groups, cells.groups[index])
+    assert attacked.ids == tuple(cells.ids[row] for row in index)
+    assert attacked.classes == cells.classes and attacked.name == cells.name
+    if kind == "background":  # that is where it leads; the others away from the truth
+        cells = replace(cells, targets=np.zeros_like(cells.targets))
+        attacked = replace(attacked, targets=np.zeros_like(attacked.targets))
+    change = (
+        segmentation.tallied(model, attacked, np.arange(5)).loss
+        - segmentation.tallied(model, cells, index).loss
+    )
+    assert (change < 0).all() if kind == "background" else (change > 0).all()
+
+
+def test_an_attack_goes_as_far_as_it_is_told(cells, model):
+    index = np.arange(3)
+    images = to_float(cells.images[index])
+    far = segmentation.attack(model, cells, index, Attack("pgd", 1.0, 2, 0.01))
+    assert 0.01 < (to_float(far.images) - images).abs().max() <= 0.02 + 1e-6
+    near = segmentation.attack(model, cells, index, Attack("pgd", 0.008, 2))
+    assert (to_float(near.images) - images).abs().max().item() == pytest.approx(0.008, rel=1e-4)
+
+
+@pytest.mark.parametrize("how", BOTH, ids=lambda how: type(how).__name__)
+def test_hardened_images_are_those_of_the_method(cells, model, tmp_path, small_parts, how):
+    index = np.array([12, 2, 44, 7, 19, 3])
+    hardened, told = segmentation.harden(model, cells, index, how, tmp_path)
+    images, labels = to_float(cells.images[index]), torch.from_numpy(cells.targets[index])
+    if isinstance(how, Layered):
+        expected = layered_pgd(
+            model, images, labels, 0.02, classes=range(K), steps=2, step_size=0.025
+        )
+        assert told == {}
+    else:
+        selected = selective_fgsm(
+            model, images, labels, step_size=0.02, bound=0.03, search="greedy"
+        )
+        expected = selected.images
+        assert set(told) == {"signs", "loss", "before", "evaluations"}
+        assert np.array_equal(told["signs"], selected.signs)
+        assert told["signs"].shape == (6, K) and told["loss"].shape == (6,)
+        assert (told["loss"] <= told["before"]).all()
+        scored = segmentation.tallied(model, hardened, np.arange(6))
+        assert scored.loss == pytest.approx(told["loss"], abs=1e-5)
+    close = (to_float(hardened.images) - expected).abs() < 1e-6
+    assert close.float().mean() > 0.99
+    assert hardened.ids == tuple(cells.ids[row] for row in index)
+
+
+def test_layered_takes_its_ball_and_classes(cells, model, tmp_path):
+    index = np.arange(4)
+    images = to_float(cells.images[index])
+    change = {}
+    for ball in ("stage", "image"):
+        for present in (False, True):
+            how = Layered(0.02, 2, ball, present)
+            found, _ = segmentation.harden(model, cells, index, how, tmp_path)
+            change[ball, present] = (to_float(found.images) - images).abs().amax().item()
+            change[found.checksum] = 0
+    assert len(change) == 8  # four different sets
+    assert change["image", False] <= 0.02 < 0.05 < change["stage", False] <= K * 0.02
+
+
+def perturbed(model, data, index, how, folder, **dtype):
+    """What ``attack`` or ``harden`` returns, whichever it takes."""
+    if isinstance(how, Attack):
+        return segmentation.attack(model, data, index, how, folder=folder, **dtype), {}
+    return segmentation.harden(model, data, index, how, folder, **dtype)
+
+
+def files(folder):
+    return sorted(folder.rglob("*.npz"))
+
+
+@pytest.mark.parametrize("how", [QUICK, *BOTH], ids=lambda how: type(how).__name__)
+def test_a_killed_run_goes_on_and_a_second_reads_back(
+    cells, model, tmp_path, small_parts, monkeypatch, how
+):
+    index = np.array([1, 5, 9, 13, 17])
+
+    def equal(a, b):
+        arrays = [(a[0].images, b[0].images), *((a[1][k], b[1][k]) for k in a[1])]
+        return a[0].checksum == b[0].checksum and all(np.array_equal(*pair) for pair in arrays)
+
+    whole = perturbed(model, cells, index, how, tmp_path / "whole")
+    batches, calls = segmentation._batches, []
+
+    def counting(*args):
+        calls.append(args[2].tolist())
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return batches(*args)
+
+    monkeypatch.setattr(segmentation, "_batches", counting)
+    with pytest.raises(KeyboardInterrupt):
+        perturbed(model, cells, index, how, tmp_path / "cut")
+    assert len(files(tmp_path / "cut")) == 2
+    assert equal(perturbed(model, cells, index, how, tmp_path / "cut"), whole)
+    assert calls[3:] == [[17]]  # only what was missing
+    assert len(files(tmp_path / "cut")) == 3
+    files(tmp_path / "cut")[1].unlink()
+    assert equal(perturbed(model, cells, index, how, tmp_path / "cut"), whole)
+    assert calls[4:] == [[9, 13]]
+    assert equal(perturbed(model, cells, index, how, tmp_path / "cut"), whole) and len(calls) == 5
+
+
+@pytest.mark.parametrize("damage", [lambda data: b"", lambda data: data[: len(data) // 2],
+                                    lambda data: data.replace(b"\x93NUMPY", b"\x93NOMPY")],
+                         ids=["empty", "half", "altered"])  # fmt: skip
+def test_a_damaged_part_is_named(cells, model, tmp_path, small_parts, damage):
+    how, index = BOTH[1], np.arange(6)
+    segmentation.harden(model, cells, index, how, tmp_path)
+    last = files(tmp_path)[-1]
+    last.write_bytes(damage(last.read_bytes()))
+    with pytest.raises(RunError, match=f"{last.name}: cannot be read.*Delete it"):
+        segmentation.harden(model, cells, index, how, tmp_path)
+
+
+def test_without_a_folder_nothing_is_kept(cells, model, tmp_path, monkeypatch, home):
+    monkeypatch.chdir(tmp_path)
+    segmentation.attack(model, cells, np.arange(2), QUICK)
+    assert not list(tmp_path.rglob("*")) and not list(home.rglob("*"))
+
+
+def test_what_is_kept_depends_on_all_it_was_made_of(cells, model, tmp_path):
+    """Another seed's network, setting, image or precision is never read back."""
+    other = unet(1).eval()
+    moved = unet()
+    moved.load_state_dict(model.state_dict())
+    moved.eval()
+    with torch.no_grad():
+        moved.backbone.down[0][1].running_mean[0] += 0.1  # a buffer is content too
+    index = np.arange(2)
+    once = Attack("pgd", 0.02, 1)
+    runs = [
+        (model, cells, index, once),
+        (other, cells, index, once),
+        (moved, cells, index, once),
+        (model, replace(cells, checksum="another"), index, once),
+        (model, cells, index[::-1], once),
+        *[(model, cells, index, Attack(*how)) for how in (("pgd", 0.01, 1), ("pgd", 0.02, 2),
+                                                          ("background", 0.02, 1))],
+        *[(model, cells, index, Layered(*how)) for how in ((0.02, 1), (0.02, 1, "image"),
+                                                           (0.02, 1, "stage", True))],
+        *[(model, cells, index, Selective(*how, "greedy")) for how in ((0.02, 0.02), (0.02, 0.03),
+                                                                       (0.01, 0.03))],
+    ]  # fmt: skip
+    found = [perturbed(*run, tmp_path)[0] for run in runs]
+    found.append(perturbed(*runs[0], tmp_path, dtype=torch.bfloat16)[0])
+    checksums = {one.checksum for one in found}
+    assert len(files(tmp_path)) == len(checksums) == len(runs) + 1
+    assert cells.checksum not in checksums
+    copy = unet(5)
+    copy.load_state_dict(model.state_dict())
+    perturbed(copy.eval(), *runs[0][1:], tmp_path)  # weights count, not objects
+    assert len(files(tmp_path)) == len(runs) + 1
+
+
+def test_a_digest_changes_with_any_weight(model):
+    found = segmentation.digest(model)
+    assert len(found) == 16 and int(found, 16) >= 0
+    for name in model.state_dict():
+        changed = unet()
+        state = {k: v.clone() for k, v in model.state_dict().items()}
+        state[name].view(-1)[-1] += 1
+        changed.load_state_dict(state)
+        assert segmentation.digest(changed) != found, name
+    layouts = unet()
+    layouts.load_state_dict(model.state_dict())
+    assert segmentation.digest(layouts.to(memory_format=torch.channels_last)) == found
+
+
+# Sets of rows, and unions
+
+
+def test_rows_are_a_set_of_their_own(cells):
+    index = np.array([8, 3])
+    some = segmentation.rows_of(replace(cells, parts=("train",) * 48), index)
+    assert np.array_equal(some.images, cells.images[index]) and some.images.dtype == np.uint8
+    assert np.array_equal(some.targets, cells.targets[index])
+    assert some.groups.tolist() == cells.groups[index].tolist()
+    assert some.ids == (cells.ids[8], cells.ids[3]) and some.parts is None
+    others = [segmentation.rows_of(cells, index[::-1]), cells]
+    assert some.checksum not in {other.checksum for other in others}
+
+
+def test_a_union_keeps_images_labels_and_groups(cells, model):
+    index = np.array([4, 30, 11])
+    clean = segmentation.rows_of(cells, index)
+    attacked = segmentation.attack(model, cells, index, QUICK)
+    both = segmentation.union(clean, attacked)
+    assert len(both) == 6 and both.images.dtype == np.float32 and both.classes == cells.classes
+    expected = torch.cat([to_float(clean.images), to_float(attacked.images)])
+    assert torch.equal(to_float(both.images), expected)
+    assert np.array_equal(both.targets, np.concatenate([clean.targets] * 2))
+    assert both.groups.tolist() == [*clean.groups, *clean.groups]  # on one side of a split
+    assert len(set(both.ids)) == 6 and both.ids[1] == f"0/{cells.ids[30]}"
+    assert both.checksum != segmentation.union(attacked, clean).checksum
+    found = segmentation.tallied(model, both, np.arange(6)).loss
+    assert found[:3] == pytest.approx(segmentation.tallied(model, cells, index).loss, rel=1e-5)
+
+
+# Contracts
+
+
+def every_call(model, data, index, folder):
+    return [
+        lambda: segmentation.predict(model, data, index),
+        lambda: segmentation.tallied(model, data, index),
+        lambda: segmentation.attack(model, data, index, QUICK),
+        lambda: segmentation.harden(model, data, index, BOTH[0], folder),
+        lambda: segmentation.harden(model, data, index, BOTH[1], folder),
+    ]
+
+
+def test_labels_of_images_are_refused(model, skin, tmp_path):
+    for call in every_call(model, skin, np.arange(2), tmp_path):
+        with pytest.raises(ContractError, match="classes of images, not of pixels.*label_maps"):
+            call()
+
+
+def test_a_network_in_training_mode_is_refused(cells, tmp_path):
+    for call in every_call(unet().train(), cells, np.arange(2), tmp_path):
+        with pytest.raises(ContractError, match=r"Call model.eval\(\)"):
+            call()
+
+
+def test_a_head_that_is_too_small_is_refused(cells, tmp_path):
+    small = nn.Conv2d(3, 3, 1).eval()
+    _, tallied, attack, layered, selective = every_call(small, cells, np.arange(4), tmp_path)
+    for call in (tallied, attack, selective):  # method one does not look at the labels
+        with pytest.raises(ContractError, match="label maps hold 0 to 5; this head of 3 classes"):
+            call()
+
+
+def test_pictures_out_of_range_are_refused(cells, model):
+    wild = replace(cells, images=cells.images.astype(np.float32))
+    with pytest.raises(ContractError, match="expected.*0, 1"):
+        segmentation.predict(model, wild, np.arange(2))
+
+
+def test_unknown_settings_are_refused(cells, model, tmp_path):
+    with pytest.raises(ContractError, match="attack 'fgsm': choose background, pgd, segpgd"):
+        Attack("fgsm", 0.1, 1)
+    with pytest.raises(ContractError, match="ball='round'"):
+        segmentation.harden(model, cells, np.arange(1), Layered(0.1, 1, "round"), tmp_path)
+    with pytest.raises(ContractError, match="search='random'"):
+        segmentation.harden(model, cells, np.arange(1), Selective(0.1, 0.1, "random"), tmp_path)
+    with pytest.raises(ContractError, match="eps=8"):
+        segmentation.attack(model, cells, np.arange(1), Attack("pgd", 8, 1))
+    assert not files(tmp_path)
+
+
+def test_no_image_is_refused(cells, model, tmp_path):
+    for call in every_call(model, cells, np.zeros(0, int), tmp_path):
+        with pytest.raises(ContractError, match="the index is empty"):
+            call()
