@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+BACKGROUND = 0  # its class number in every label map of this kit
 IGNORED = 255  # in a label map: a pixel whose class nobody can say
 
 

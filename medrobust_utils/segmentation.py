@@ -12,9 +12,7 @@ images come back as data sets, so that they can be shown, scored and trained on 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,90 +20,20 @@ import torch
 from torch import nn
 
 from . import env, training
+from .attacks import Attack, Layered, Selective
 from .attacks.engine import extremes
-from .attacks.gradient import pgd, segpgd
-from .attacks.layered import full_area, layered_pgd
-from .attacks.selective import selective_fgsm
 from .contracts import check_eval, check_images, check_labels, check_logits
-from .data import ImageSet, Split, ThreeWay, batches, to_float
+from .data import ImageSet, Split, ThreeWay, batches
+from .data.label_maps import pixel_counts
+from .data.subsets import with_images
 from .errors import ContractError
-from .models import MedicalModel
+from .losses import IGNORED
+from .models import MedicalModel, digest
 from .objectives import Objective
-from .segmentation_metrics import BACKGROUND, Tally, join, score, tally
+from .segmentation_metrics import Tally, join, score, tally
 from .storage import fingerprint, kept_arrays
 
-ATTACKS = ("background", "pgd", "segpgd")
 PART = 32  # images computed, and kept, at a time
-
-
-@dataclass(frozen=True)
-class Attack:
-    """An attack on a segmentation.
-
-    Attributes:
-        kind: ``background`` pushes the whole prediction to the background (PGD; Avramidis et al.,
-            section 3), ``pgd`` away from the truth, ``segpgd`` likewise, right pixels first.
-        eps: radius, in units of the full range. 1 bounds nothing.
-        steps: number of steps.
-        step_size: in the units of ``eps``; 2.5 * eps / steps unless given (Madry et al. 2018).
-    """
-
-    kind: str
-    eps: float
-    steps: int
-    step_size: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.kind not in ATTACKS:
-            raise ContractError(f"attack {self.kind!r}: choose {', '.join(ATTACKS)}.")
-
-    def __call__(
-        self, model: nn.Module, images: torch.Tensor, labels: torch.Tensor, dtype: torch.dtype
-    ) -> dict[str, torch.Tensor]:
-        """``images`` (N, C, H, W), attacked."""
-        length = 2.5 * self.eps / self.steps if self.step_size is None else self.step_size
-        how = dict(steps=self.steps, step_size=length, random_start=False, dtype=dtype)
-        if self.kind == "background":
-            labels = full_area(images, BACKGROUND)
-            how["targeted"] = True
-        climb = segpgd if self.kind == "segpgd" else pgd
-        return {"images": climb(model, images, labels, self.eps, **how)}
-
-
-@dataclass(frozen=True)
-class Layered:
-    """Method one of paper 4; see ``attacks.layered``. ``step_size``: 2.5 * eps / steps."""
-
-    eps: float
-    steps: int
-    ball: str = "stage"
-    present: bool = False
-
-    def __call__(
-        self, model: nn.Module, images: torch.Tensor, labels: torch.Tensor, dtype: torch.dtype
-    ) -> dict[str, torch.Tensor]:
-        """``images`` (N, C, H, W), layered."""
-        with torch.no_grad():
-            classes = range(model(images[:1]).shape[1])
-        how = dict(ball=self.ball, present=self.present, dtype=dtype)
-        how |= dict(steps=self.steps, step_size=2.5 * self.eps / self.steps)
-        return {"images": layered_pgd(model, images, labels, self.eps, classes=classes, **how)}
-
-
-@dataclass(frozen=True)
-class Selective:
-    """Method two of paper 4; see ``attacks.selective``, whose arguments these are."""
-
-    step_size: float
-    bound: float
-    search: str = "exhaustive"
-
-    def __call__(
-        self, model: nn.Module, images: torch.Tensor, labels: torch.Tensor, dtype: torch.dtype
-    ) -> dict[str, torch.Tensor]:
-        """``images`` (N, C, H, W), ``signs`` (N, K), ``loss``, ``before``, ``evaluations`` (N,)."""
-        how = dict(step_size=self.step_size, bound=self.bound, search=self.search)
-        return vars(selective_fgsm(model, images, labels, **how))
 
 
 def fit(
@@ -121,12 +49,19 @@ def fit(
 ) -> list[dict]:
     """Train ``model`` in place; see ``training.fit`` for what is kept, resumed and raised.
 
-    The learning curve holds ``val_loss`` (nats), ``val_pixel_accuracy`` and ``val_mean_iou``.
+    The learning curve holds ``val_loss`` (nats), ``val_pixel_accuracy`` and ``val_mean_iou``, of
+    which the last chooses the epoch, unless the recipe's ``monitor`` says otherwise.
 
     Args:
-        clean: images to validate on, where ``data`` holds none: a set and its rows.
+        clean: images to validate on, where ``data`` holds none: a set and its rows. Other images
+            need another ``folder``.
+
+    Raises:
+        ContractError: for label maps that the model's classes do not cover.
     """
+    recipe = {"monitor": "val_mean_iou", **recipe}
     shown, rows = clean or (data, split.val)
+    _check_head(model, data, split.train)
     one = np.ones((1, len(rows)))
 
     def validate(model: MedicalModel) -> dict[str, float]:
@@ -139,15 +74,35 @@ def fit(
     )
 
 
-def predict(model: nn.Module, data: ImageSet, index: np.ndarray, *, desc: str = "") -> np.ndarray:
-    """Label maps uint8 (len(index), H, W): the class with the largest logit at each pixel."""
-    maps = [logits.argmax(1).byte().cpu() for logits, _ in _forward(model, data, index, desc)]
+def _check_head(model: nn.Module, data: ImageSet, index: np.ndarray) -> None:
+    """Hold all label maps against the model's classes: an index out of bounds kills a GPU."""
+    training = model.training
+    ((images, _),) = _batches(model.eval(), data, index[:1], "")
+    with torch.no_grad():
+        logits = model(images)
+    model.train(training)
+    values = np.flatnonzero(pixel_counts(data.targets[index])[:IGNORED])
+    span = (float(values.min(initial=0)), float(values.max(initial=0)))
+    label = torch.from_numpy(data.targets[index[:1]])
+    check_labels(label, logits, span)
+
+
+def predict(model: nn.Module, data: ImageSet, index: np.ndarray) -> np.ndarray:
+    """Label maps uint8 (len(index), H, W): the class with the largest logit at each pixel.
+
+    The set's own label maps are not looked at.
+    """
+    maps = [logits.argmax(1).byte().cpu() for logits, _ in _forward(model, data, index, "predict")]
     return torch.cat(maps).numpy()
 
 
 def tallied(model: nn.Module, data: ImageSet, index: np.ndarray, *, desc: str = "") -> Tally:
     """Tally of the images of ``index``, from float32 logits."""
-    return join([tally(*pair) for pair in _forward(model, data, index, desc)])
+    parts = []
+    for logits, labels in _forward(model, data, index, desc):
+        check_labels(labels, logits, extremes(labels))
+        parts.append(tally(logits, labels))
+    return join(parts)
 
 
 def attack(
@@ -217,50 +172,7 @@ def _perturbed(
             bar.update(len(rows))
     arrays = {k: np.concatenate([part[k] for part in found]) for k in found[0]}
     images = torch.from_numpy(arrays.pop("images"))
-    return _copy(data, index, images, *origin), arrays
-
-
-def digest(model: nn.Module) -> str:
-    """Sixteen hex digits that change with any weight or buffer of ``model``.
-
-    Not with what has none: two networks of equal weights and other strides have one digest.
-    """
-    found = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
-        raw = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)  # of any type
-        found.update(name.encode() + raw.numpy().tobytes())
-    return found.hexdigest()[:16]
-
-
-def rows_of(data: ImageSet, index: np.ndarray) -> ImageSet:
-    """Some images of a set as a set of their own, in the order of ``index``."""
-    return replace(
-        data,
-        images=data.images[index],
-        targets=data.targets[index],
-        groups=data.groups[index],
-        ids=tuple(data.ids[row] for row in index),
-        checksum=fingerprint(data.checksum, np.asarray(index).tolist()),
-        masks=None, subjects=None, parts=None, census={},
-    )  # fmt: skip
-
-
-def union(*sets: ImageSet) -> ImageSet:
-    """Several sets of the same classes as one; an image keeps its group in all of them."""
-    first = sets[0]
-    return replace(
-        first,
-        images=np.concatenate([_rows_of_floats(one) for one in sets]),
-        targets=np.concatenate([one.targets[:] for one in sets]),
-        groups=np.concatenate([one.groups for one in sets]),
-        ids=tuple(f"{place}/{name}" for place, one in enumerate(sets) for name in one.ids),
-        checksum=fingerprint([one.checksum for one in sets]),
-        masks=None, subjects=None, parts=None, census={},
-    )  # fmt: skip
-
-
-def _rows_of_floats(data: ImageSet) -> np.ndarray:
-    return to_float(data.images[:]).permute(0, 2, 3, 1).numpy()
+    return with_images(data, index, images, *origin), arrays
 
 
 def _batches(
@@ -292,12 +204,4 @@ def _forward(
         with torch.inference_mode(), env.full_float32():
             logits = model(images).float()
         check_logits(logits, multi_label=False)
-        check_labels(labels, logits, extremes(labels))
         yield logits, labels
-
-
-def _copy(data: ImageSet, index: np.ndarray, images: torch.Tensor, *how: str) -> ImageSet:
-    """The rows ``index`` of ``data`` with other ``images`` (N, C, H, W)."""
-    plain = rows_of(data, index)
-    pixels = np.ascontiguousarray(images.permute(0, 2, 3, 1).numpy())
-    return replace(plain, images=pixels, checksum=fingerprint(plain.checksum, *how))

@@ -14,11 +14,10 @@ import numpy as np
 import torch
 
 from .errors import ContractError
-from .losses import IGNORED, labelled, per_pixel
+from .losses import BACKGROUND, IGNORED, labelled, per_pixel
 from .metrics import Estimate, known_mean
 
 BINS = 15  # of the confidence, for the calibration error (Guo et al. 2017)
-BACKGROUND = 0  # its class number in every set of this kit
 
 
 @dataclass(frozen=True)
@@ -94,9 +93,11 @@ def score(counts: Tally, weights: np.ndarray, classes: Sequence[str]) -> dict[st
     """All scores of one set of images.
 
     ``loss``, ``pixel_accuracy``, ``foreground_accuracy`` (of the pixels that are not background,
-    the share given their class), ``mean_iou`` and ``mean_dice`` (over the classes that occur in
-    truth or prediction), ``dice_<class>``, and ``calibration_error`` (expected calibration error
-    of the pixels: mean distance of confidence and accuracy, weighted by pixels).
+    the share given their class), ``mean_iou`` and ``mean_dice`` (over the classes that the label
+    maps show; in a draw of tiles that lacks a class, one stray pixel of it would otherwise cost a
+    class's share), ``dice_<class>`` (NaN for a class not shown), and ``calibration_error``
+    (expected calibration error of the pixels: mean distance of confidence and accuracy, weighted
+    by pixels).
 
     Args:
         weights: (1 + draws, N), see ``metrics.group_weights``.
@@ -114,7 +115,8 @@ def score(counts: Tally, weights: np.ndarray, classes: Sequence[str]) -> dict[st
     matrix = (weights @ counts.confusion.reshape(n, -1)).reshape(-1, k, k)
     hit = np.diagonal(matrix, axis1=1, axis2=2)
     truth, found = matrix.sum(2), matrix.sum(1)
-    dice = _ratio(2 * hit, truth + found)
+    shown = np.where(truth > 0, 1.0, np.nan)
+    dice = shown * _ratio(2 * hit, truth + found)
     bins = (weights @ counts.bins.reshape(n, -1)).reshape(len(weights), -1, 3)
     gap = np.abs(bins[:, :, 1] - bins[:, :, 2]).sum(1)
     real = np.arange(k) != BACKGROUND
@@ -123,7 +125,7 @@ def score(counts: Tally, weights: np.ndarray, classes: Sequence[str]) -> dict[st
         "loss": _ratio(weights[:, seen] @ counts.loss[seen], weights[:, seen].sum(1)),
         "pixel_accuracy": _ratio(hit.sum(1), truth.sum(1)),
         "foreground_accuracy": _ratio(hit[:, real].sum(1), truth[:, real].sum(1)),
-        "mean_iou": known_mean(_ratio(hit, truth + found - hit).T),
+        "mean_iou": known_mean((shown * _ratio(hit, truth + found - hit)).T),
         "mean_dice": known_mean(dice.T),
         "calibration_error": _ratio(gap, bins[:, :, 0].sum(1)),
     }
@@ -134,8 +136,8 @@ def score(counts: Tally, weights: np.ndarray, classes: Sequence[str]) -> dict[st
 def per_image(counts: Tally) -> dict[str, np.ndarray]:
     """``loss``, ``pixel_accuracy``, ``foreground_accuracy`` and ``mean_iou`` (N,) of each image.
 
-    Mean IoU over the classes that the image shows in truth or prediction. NaN: foreground accuracy
-    of an image without foreground, everything of one without a labelled pixel.
+    Mean IoU over the classes that the image's label map shows. NaN: foreground accuracy of an image
+    without foreground, everything of one without a labelled pixel.
     """
     matrix = counts.confusion.astype(float)
     hit = np.diagonal(matrix, axis1=1, axis2=2)
@@ -145,22 +147,40 @@ def per_image(counts: Tally) -> dict[str, np.ndarray]:
         "loss": counts.loss,
         "pixel_accuracy": _ratio(hit.sum(1), truth.sum(1)),
         "foreground_accuracy": _ratio(hit[:, real].sum(1), truth[:, real].sum(1)),
-        "mean_iou": known_mean(_ratio(hit, truth + found - hit).T),
+        "mean_iou": known_mean(np.where(truth > 0, _ratio(hit, truth + found - hit), np.nan).T),
     }
 
 
-def worst(tallies: Sequence[Tally]) -> tuple[Tally, np.ndarray]:
-    """For each image the tally with the lowest mean IoU of the image, and which one it was (N,).
+def worst(tallies: Sequence[Tally], by: str = "mean_iou") -> tuple[Tally, np.ndarray]:
+    """For each image the tally with the worst score of the image, and which one it was (N,).
 
     The clean tally belongs among them: an attacker may do nothing. Of equals the first.
+
+    Args:
+        by: a score of ``per_image``; the highest ``loss``, the lowest of the others.
     """
-    scores = np.stack([per_image(one)["mean_iou"] for one in tallies])
+    scores = np.stack([per_image(one)[by] for one in tallies])
+    scores = np.nan_to_num(-scores if by == "loss" else scores, nan=np.inf)
     which = scores.argmin(0)
     picked = {
         name: np.stack([getattr(one, name) for one in tallies])[which, np.arange(len(which))]
         for name in tallies[0].arrays()
     }
     return Tally(**picked), which
+
+
+def score_worst(
+    tallies: Sequence[Tally], weights: np.ndarray, classes: Sequence[str]
+) -> dict[str, Estimate]:
+    """``score`` where the attacker takes, image by image, what hurts that very score most.
+
+    An attack that renames nuclei and one that erases them hurt different scores. Dice and
+    calibration error are those of the worst mean IoU.
+    """
+    found = score(worst(tallies)[0], weights, classes)
+    for by in ("loss", "pixel_accuracy", "foreground_accuracy"):
+        found[by] = score(worst(tallies, by)[0], weights, classes)[by]
+    return found
 
 
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:

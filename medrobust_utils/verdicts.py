@@ -23,7 +23,7 @@ _SHORTFALLS = {
     ("complete", False): "only part of the data set",
     ("start", "scratch"): "trained from scratch",
     ("alive", False): "both networks have lost nearly everything at this radius",
-    ("beats_prior", False): "balanced accuracy is no better than that of one constant answer",
+    ("beats_prior", False): "the network does no better than one constant answer",
     ("competent", False): "the model has learnt no more than the label frequencies",
     ("beats_majority", False): "accuracy is no better than naming the commonest class",
 }

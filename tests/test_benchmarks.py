@@ -145,7 +145,7 @@ def test_method_two_is_measured_against_trying_one_by_one(monkeypatch):
     """Tiny and without a clock: what the sides choose, and what is told of it."""
     monkeypatch.setattr(method_two, "WIDTHS", (4,))
     monkeypatch.setattr(method_two, "SIZE", 32)
-    monkeypatch.setattr(method_two, "PHANTOMS", 40)
+    monkeypatch.setattr(method_two, "PHANTOMS", 80)
     monkeypatch.setattr(method_two, "IMAGES", 2)
     monkeypatch.setattr(method_two, "RECIPE", method_two.RECIPE | dict(epochs=1))
     monkeypatch.setattr(method_two.selective, "combinations", lambda k: combinations(k)[::9])
@@ -162,7 +162,10 @@ def test_method_two_is_measured_against_trying_one_by_one(monkeypatch):
     found = method_two.measure()
     assert [line[1] for line in found[:2]] == ["in batches", "screened"]
     assert [line[2] for line in found[:2]] == [1, pytest.approx(1 / 3)]
-    assert passes[0] == ("one by one", 6) and passes[1] == ("in batches", 32)  # 6: the gradients
+    assert passes[0] == ("one by one", 6) and passes[1] == (
+        "in batches",
+        method_two.selective.BATCH,
+    )  # 6: the gradients
     for line in found:
         facts = line[3]
         assert facts["images"] == 2 and facts["misses"] <= 2 and facts["val_loss"] > 0

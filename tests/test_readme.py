@@ -15,6 +15,7 @@ def test_the_verdicts_are_those_of_the_reference_results():
         "01_swin_noise",
         "02_attentive_cnn_pgd",
         "03_domain_assimilation",
+        "04_unet_adversarial_training",
     }
     assert claims.readme_block(runs) in README, (
         "run: python -m medrobust_utils claims --update-readme README.md"
@@ -166,4 +167,34 @@ def test_the_table_of_assimilated_networks_is_that_of_the_reference_run():
         ]
         for tags, cell in zip(columns, cells, strict=True):
             (row,) = (r for r in run["rows"] if (wanted | tags).items() <= r.items())
+            assert cell == f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]", name
+
+
+def test_the_table_of_unets_is_that_of_the_reference_run():
+    run = results.read(ROOT / "results" / "reference" / "04_unet_adversarial_training")
+    schemes = {
+        "1, clean": "clean", "2, layered": "layered", "3, selective": "selective",
+        "4, union": "union", "PGD-trained": "adversarial",
+    }  # fmt: skip
+    lines = [
+        line.strip("| \n").split(" | ")
+        for line in README.splitlines()
+        if re.match(r"\| (\d, (clean|layered|selective|union)|PGD-trained) \|", line)
+    ]
+    assert {line[0] for line in lines} == {
+        name for name, scheme in schemes.items()
+        if any(row.get("scheme") == scheme for row in run["rows"])
+    }  # fmt: skip
+    scores = ("pixel_accuracy", "mean_iou", "foreground_accuracy")
+    columns = [
+        {"metric": score, "attack": attack, "variant": "main"} | how
+        for attack, how in (
+            ("none", {}), ("background", {"reading": "total", "made_for": "own"}), ("worst", {})
+        )
+        for score in scores[attack == "worst" :]
+    ]  # fmt: skip
+    for name, *cells in lines:
+        for tags, cell in zip(columns, cells, strict=True):
+            wanted = tags | {"scheme": schemes[name]}
+            (row,) = (r for r in run["rows"] if wanted.items() <= r.items())
             assert cell == f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]", name

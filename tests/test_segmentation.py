@@ -13,10 +13,12 @@ from medrobust_utils.attacks.layered import layered_pgd
 from medrobust_utils.attacks.selective import selective_fgsm
 from medrobust_utils.data import ImageSet, ThreeWay, to_float
 from medrobust_utils.data.phantoms import phantom_set
+from medrobust_utils.data.subsets import rows_of, union
 from medrobust_utils.data.views import label_maps
 from medrobust_utils.errors import ContractError, RunError
 from medrobust_utils.losses import IGNORED
 from medrobust_utils.metrics import Estimate
+from medrobust_utils.models import digest
 from medrobust_utils.segmentation import Attack, Layered, Selective
 from medrobust_utils.segmentation_metrics import per_image, score
 
@@ -191,14 +193,14 @@ def test_early_stopping_looks_at_the_monitor(cells, split, tmp_path, monkeypatch
     monkeypatch.setattr(
         segmentation, "tallied", lambda model, *rest: seen.append(model) or real(model, *rest)
     )
-    recipe = RECIPE | {"epochs": 4, "patience": 2, "monitor": "val_mean_iou"}
+    recipe = RECIPE | {"epochs": 4, "patience": 2}  # mean IoU chooses, unless told otherwise
     numbers, weights = fit(cells, split, tmp_path, recipe)
     assert [row["val_mean_iou"] for row in numbers] == [0.1, 0.5, 0.2, 0.3]
     assert all(torch.equal(weights[k], states[1][k]) for k in weights)
     assert not all(torch.equal(weights[k], states[3][k]) for k in weights)
     with pytest.raises(ContractError, match="val_top1, which validate does not return"):
         states.clear()
-        fit(cells, split, tmp_path / "other", RECIPE | {"patience": 2})
+        fit(cells, split, tmp_path / "other", RECIPE | {"patience": 2, "monitor": "val_top1"})
 
 
 def test_validation_may_look_at_other_images(cells, split, tmp_path):
@@ -278,18 +280,18 @@ def test_any_module_with_logits_of_pixels_will_do(cells, tmp_path, build):
 # Attacking and hardening
 
 
-@pytest.mark.parametrize("kind", segmentation.ATTACKS)
+@pytest.mark.parametrize("kind", attacks.segmenting.ATTACKS)
 def test_attacked_images_come_back_as_a_set(cells, model, kind, small_parts):
     index, how = np.array([30, 3, 21, 8, 40]), Attack(kind, 0.02, 4)
     attacked = segmentation.attack(model, cells, index, how)
     images, labels = to_float(cells.images[index]), torch.from_numpy(cells.targets[index])
-    length = dict(steps=4, step_size=2.5 * 0.02 / 4, random_start=False)
-    if kind == "background":
-        expected = attacks.pgd(
-            model, images, torch.zeros_like(labels), 0.02, targeted=True, **length
-        )
+    length = dict(steps=4, step_size=2.5 * 0.02 / 4)
+    goal = torch.zeros_like(labels) if kind == "background" else labels
+    if kind == "segpgd":
+        expected = attacks.segpgd(model, images, goal, 0.02, **length)
     else:
-        expected = getattr(attacks, kind)(model, images, labels, 0.02, **length)
+        length |= dict(random_start=False, targeted=kind == "background")
+        expected = attacks.pgd(model, images, goal, 0.02, **length)
     found = to_float(attacked.images)
     # a gradient near zero may change its sign with the batch; all else is equal
     assert ((found - expected).abs() < 1e-6).float().mean() > 0.999
@@ -454,17 +456,17 @@ def test_what_is_kept_depends_on_all_it_was_made_of(cells, model, tmp_path):
 
 
 def test_a_digest_changes_with_any_weight(model):
-    found = segmentation.digest(model)
+    found = digest(model)
     assert len(found) == 16 and int(found, 16) >= 0
     for name in model.state_dict():
         changed = unet()
         state = {k: v.clone() for k, v in model.state_dict().items()}
         state[name].view(-1)[-1] += 1
         changed.load_state_dict(state)
-        assert segmentation.digest(changed) != found, name
+        assert digest(changed) != found, name
     layouts = unet()
     layouts.load_state_dict(model.state_dict())
-    assert segmentation.digest(layouts.to(memory_format=torch.channels_last)) == found
+    assert digest(layouts.to(memory_format=torch.channels_last)) == found
 
 
 # Sets of rows, and unions
@@ -472,27 +474,27 @@ def test_a_digest_changes_with_any_weight(model):
 
 def test_rows_are_a_set_of_their_own(cells):
     index = np.array([8, 3])
-    some = segmentation.rows_of(replace(cells, parts=("train",) * 48), index)
+    some = rows_of(replace(cells, parts=("train",) * 48), index)
     assert np.array_equal(some.images, cells.images[index]) and some.images.dtype == np.uint8
     assert np.array_equal(some.targets, cells.targets[index])
     assert some.groups.tolist() == cells.groups[index].tolist()
     assert some.ids == (cells.ids[8], cells.ids[3]) and some.parts is None
-    others = [segmentation.rows_of(cells, index[::-1]), cells]
+    others = [rows_of(cells, index[::-1]), cells]
     assert some.checksum not in {other.checksum for other in others}
 
 
 def test_a_union_keeps_images_labels_and_groups(cells, model):
     index = np.array([4, 30, 11])
-    clean = segmentation.rows_of(cells, index)
+    clean = rows_of(cells, index)
     attacked = segmentation.attack(model, cells, index, QUICK)
-    both = segmentation.union(clean, attacked)
+    both = union(clean, attacked)
     assert len(both) == 6 and both.images.dtype == np.float32 and both.classes == cells.classes
     expected = torch.cat([to_float(clean.images), to_float(attacked.images)])
     assert torch.equal(to_float(both.images), expected)
     assert np.array_equal(both.targets, np.concatenate([clean.targets] * 2))
     assert both.groups.tolist() == [*clean.groups, *clean.groups]  # on one side of a split
     assert len(set(both.ids)) == 6 and both.ids[1] == f"0/{cells.ids[30]}"
-    assert both.checksum != segmentation.union(attacked, clean).checksum
+    assert both.checksum != union(attacked, clean).checksum
     found = segmentation.tallied(model, both, np.arange(6)).loss
     assert found[:3] == pytest.approx(segmentation.tallied(model, cells, index).loss, rel=1e-5)
 
@@ -522,12 +524,21 @@ def test_a_network_in_training_mode_is_refused(cells, tmp_path):
             call()
 
 
-def test_a_head_that_is_too_small_is_refused(cells, tmp_path):
+def test_a_head_that_is_too_small_is_refused(cells, split, tmp_path):
     small = nn.Conv2d(3, 3, 1).eval()
     _, tallied, attack, layered, selective = every_call(small, cells, np.arange(4), tmp_path)
     for call in (tallied, attack, selective):  # method one does not look at the labels
         with pytest.raises(ContractError, match="label maps hold 0 to 5; this head of 3 classes"):
             call()
+    small = models.build_unet(3, width=2, depth=1, size=cells.images.shape[1])
+    with pytest.raises(ContractError, match="label maps hold 0 to 5; this head of 3 classes"):
+        segmentation.fit(small, cells, split, RECIPE, tmp_path, seed=0)
+
+
+@pytest.mark.parametrize("how", [lambda: Attack("pgd", 0.01, 0), lambda: Layered(0.01, 0)])
+def test_no_steps_are_refused(how):
+    with pytest.raises(ContractError, match="steps=0: take 1 step or more"):
+        how()
 
 
 def test_pictures_out_of_range_are_refused(cells, model):

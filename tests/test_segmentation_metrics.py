@@ -155,7 +155,7 @@ def test_batches_join_to_the_tally_of_all(counted):
     )
 
 
-def test_a_class_counts_where_it_is_seen_or_said():
+def test_a_class_counts_where_the_label_maps_show_it():
     truth = np.zeros((1, 2, 4), np.uint8)
     truth[0, 0] = 1
     logits = np.zeros((1, 4, 2, 4), np.float32)
@@ -163,9 +163,13 @@ def test_a_class_counts_where_it_is_seen_or_said():
     logits[0, 1, 0, :2] = logits[0, 2, 1, 3] = 2.0  # class 2 is said once and never true
     scores = values(scoring.score(tally(logits, truth), np.ones((1, 1)), "abcd"))
     # a: 3 right, 2 too many, 1 missed; b: 2 right, 2 missed; c: 1 too many; d: not there at all
-    assert scores["mean_iou"] == pytest.approx((3 / 6 + 2 / 4 + 0) / 3)
-    assert scores["mean_dice"] == pytest.approx((6 / 9 + 4 / 6 + 0) / 3)
-    assert scores["dice_c"] == 0 and np.isnan(scores["dice_d"])
+    assert scores["mean_iou"] == pytest.approx((3 / 6 + 2 / 4) / 2)
+    assert scores["mean_dice"] == pytest.approx((6 / 9 + 4 / 6) / 2)
+    assert np.isnan(scores["dice_c"]) and np.isnan(scores["dice_d"])
+    # so that one stray pixel costs that pixel, and not a class's share of the mean
+    logits[0, 2, 1, 3] = 0.0
+    clean = values(scoring.score(tally(logits, truth), np.ones((1, 1)), "abcd"))
+    assert 0 < clean["mean_iou"] - scores["mean_iou"] < 0.1
     assert scores["foreground_accuracy"] == 0.5
 
 
@@ -257,6 +261,34 @@ def test_the_worst_is_chosen_image_by_image(counted):
     assert np.array_equal(scoring.per_image(worst)["mean_iou"], ious.min(0))
     kept, which = scoring.worst([counted, counted])
     assert same(kept, counted) and not which.any()  # of equals the first
+
+
+@pytest.mark.parametrize("by", ["loss", "pixel_accuracy", "foreground_accuracy"])
+def test_the_worst_is_by_the_score_that_is_asked_for(counted, by):
+    random = np.random.default_rng(5)
+    others = [tally(LOGITS + random.normal(size=LOGITS.shape).astype("f4"), TARGETS)
+              for _ in range(3)]  # fmt: skip
+    everyone = [counted, *others]
+    values = np.array([scoring.per_image(one)[by] for one in everyone])
+    worst, _ = scoring.worst(everyone, by)
+    extreme = values.max(0) if by == "loss" else values.min(0)
+    assert scoring.per_image(worst)[by] == pytest.approx(extreme)
+
+
+def test_no_single_attack_is_worse_than_the_worst_in_any_score_of_the_pixels():
+    """One attack erases the nuclei, the other renames half of them and paints a stray pixel."""
+    truth = np.zeros((1, 8, 8), np.uint8)
+    truth[0, :2] = 1
+    erased, renamed = np.zeros_like(truth), truth.copy()
+    renamed[0, 0], renamed[0, 7, :3] = 2, 2
+    pair = [tally(10.0 * np.moveaxis(np.eye(3, dtype="f4")[one], 3, 1), truth)
+            for one in (erased, renamed)]  # fmt: skip
+    found = values(scoring.score_worst(pair, np.ones((1, 1)), "abc"))
+    alone = [values(scoring.score(one, np.ones((1, 1)), "abc")) for one in pair]
+    for name in ("pixel_accuracy", "foreground_accuracy", "mean_iou"):
+        assert found[name] == min(one[name] for one in alone), name
+    assert found["loss"] == max(one["loss"] for one in alone)
+    assert found["foreground_accuracy"] == 0
 
 
 def test_an_image_without_a_label_has_no_worst():

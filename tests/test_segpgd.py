@@ -155,16 +155,6 @@ def test_segpgd_begins_with_pixels_that_are_right():
     assert torch.equal(first, images) and differ(second, images) == 1
 
 
-def test_a_random_start_of_segpgd_is_drawn_by_its_generator(pair):
-    def run(seed):
-        draw = torch.Generator().manual_seed(seed)
-        how = dict(**STEPS, random_start=True, generator=draw)
-        return segpgd(trained(3), *pair, EPS, **how)
-
-    assert torch.equal(run(1), run(1)) and differ(run(1), run(2)) > 0.05
-    assert ((run(1) - pair[0]).abs() <= torch.tensor(EPS)).all()
-
-
 def test_the_engine_climbs_any_loss_and_tells_how_far_it_is(pair):
     images, labels = pair
     told = []

@@ -138,24 +138,19 @@ def test_shares_have_a_bar_a_class_and_side_told_by_hatch_too():
     assert len({bars[0].get_hatch() for bars in axis.containers}) == 2
 
 
-def test_the_ring_marks_the_epoch_that_is_kept_not_the_lowest_loss():
-    def history(losses, scores):
-        return [
-            dict(epoch=1 + k, val_loss=loss, val_mean_iou=score)
-            for k, (loss, score) in enumerate(zip(losses, scores, strict=True))
-        ]
+def test_a_ring_marks_the_epoch_that_was_kept():
+    def history(*losses):
+        return [dict(epoch=1 + k, val_loss=loss) for k, loss in enumerate(losses)]
 
-    runs = {
-        "clean": [history([3, 1, 2], [0.1, 0.2, 0.4]), history([2, 2, 1], [0.3, 0.1, 0.2])],
-        "union": [history([5], [0.5])],
-    }
-    figure = figures.curves(runs, "val_mean_iou")
+    runs = {"clean": [history(3, 1, 2), history(2, 2, 1)], "union": [history(5)]}
+    figure = figures.curves(runs, {"clean": [3, 1], "union": [1]})
     first, second = figure.axes
     assert [axis.get_title() for axis in figure.axes] == [
         figures.NAMES["clean"],
         figures.NAMES["union"],
     ]
     curve, ring, other, other_ring = first.lines
+    assert list(curve.get_xdata()) == [1, 2, 3]
     assert list(curve.get_ydata()) == [3, 1, 2] and list(other.get_ydata()) == [2, 2, 1]
     assert curve.get_linestyle() != other.get_linestyle()
     assert (ring.get_xdata()[0], ring.get_ydata()[0]) == (3, 2)

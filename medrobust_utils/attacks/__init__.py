@@ -2,19 +2,23 @@
 
 from .adversarial import AdversarialTraining
 from .flags import Flag, red_flags
-from .gradient import bim, fgsm, mifgsm, pgd, segpgd
+from .gradient import bim, fgsm, madry_step, mifgsm, pgd, segpgd
 from .ladder import Plan, climb
 from .layered import layered_pgd
 from .noise import gaussian, noise_std, noisy_logits
 from .reference import foolbox_fgsm, foolbox_pgd
+from .segmenting import Attack, Layered, Selective
 from .selective import Selected, selective_fgsm
 from .sweep import SweepResult, attack_sweep
 
 __all__ = [
     "AdversarialTraining",
+    "Attack",
     "Flag",
+    "Layered",
     "Plan",
     "Selected",
+    "Selective",
     "SweepResult",
     "attack_sweep",
     "bim",
@@ -24,6 +28,7 @@ __all__ = [
     "foolbox_pgd",
     "gaussian",
     "layered_pgd",
+    "madry_step",
     "mifgsm",
     "noise_std",
     "noisy_logits",

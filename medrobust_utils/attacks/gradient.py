@@ -4,8 +4,8 @@ Each returns adversarial images of the shape of ``images``, in [0, 1] and at mos
 exactly so in float32. Images are float32 (N, C, H, W) on the model's device, the model is in
 evaluation mode and returns logits (N, K); labels are class indices (N,), zeros and ones (N,)
 for a single logit, multi-hot (N, K), or label maps (N, H, W) where the model segments and returns
-(N, K, H, W). A breach raises ContractError. ``eps`` and
-``step_size`` are in units of the full range: eight gray levels are 8/255.
+(N, K, H, W). A breach raises ContractError. ``eps`` and ``step_size`` are in units of the full
+range: eight gray levels are 8/255.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from ..errors import ContractError
 from ..losses import labelled, per_image, per_pixel
 from . import engine
 
@@ -21,6 +22,13 @@ PGD_STEP = 0.01 / 0.3  # share of eps; likewise
 BIM_STEPS = 10  # Foolbox 3.3.4, LinfBasicIterativeAttack, and Dong et al. 2018
 BIM_STEP = 0.2  # share of eps; Foolbox likewise
 MIFGSM_DECAY = 1.0  # Dong et al. 2018
+
+
+def madry_step(eps: float, steps: int) -> float:
+    """Length of a step that can cross the ball two and a half times (Madry et al. 2018)."""
+    if steps < 1:
+        raise ContractError(f"steps={steps}: take 1 step or more.")
+    return 2.5 * eps / steps
 
 
 def fgsm(
@@ -145,18 +153,17 @@ def segpgd(
     *,
     steps: int,
     step_size: float,
-    random_start: bool = False,
-    generator: torch.Generator | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> torch.Tensor:
     """PGD for segmentation (Gu et al. 2022, "SegPGD", equations 4 and 5).
 
     At first only pixels that are still right count; the weight of the wrong ones rises with the
-    steps to one half, so that no step is spent on making a wrong pixel more wrong.
+    steps to one half, so that no step is spent on making a wrong pixel more wrong. Begins at the
+    images themselves.
 
     Args:
         labels: label maps (N, H, W).
-        step_size, random_start, generator: see ``pgd``.
+        steps, step_size: see ``pgd``.
     """
     return engine.ascend(
         model,
@@ -165,7 +172,6 @@ def segpgd(
         eps,
         steps=steps,
         step_size=step_size,
-        start=engine.random_start(images, eps, generator) if random_start else None,
         loss=_still_right_first,
         dtype=dtype,
     )

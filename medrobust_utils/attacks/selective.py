@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from itertools import product
 
 import torch
-from torch import fx, nn
+from torch import nn
 from torch.fx.experimental.optimization import fuse
 
 from .. import env
@@ -27,7 +27,7 @@ from .engine import ball, check_eps, extremes, gradient
 from .layered import full_area
 
 SEARCHES = ("exhaustive", "screened", "greedy")
-BATCH = 32  # candidates evaluated at a time; larger ones fall out of a CPU's caches
+BATCH = 16  # candidates evaluated at a time; larger ones fall out of a CPU's caches
 TIE = 1e-5  # losses this close (relative, floor 1) may be rounding of the batch, not a difference
 FINALISTS = 64  # of the screening, scored again in float32
 MOST = 10  # classes whose combinations are all tried: 59,049 forward passes an image
@@ -44,7 +44,7 @@ class Selected:
         signs: int8 (N, K), the s_k: 1 pushed away from class k, -1 pulled towards it, 0 left out.
         loss: float32 (N,) in nats, of the chosen images.
         before: the same of the images as they came.
-        evaluations: forward passes an image.
+        evaluations: candidates scored an image, the second scoring of ``screened`` included.
     """
 
     images: torch.Tensor
@@ -73,8 +73,9 @@ def selective_fgsm(
         step_size: length of each a_k, in [0, 1].
         bound: how far the sum may lead from the image; K * step_size is no bound.
         search: ``exhaustive`` evaluates all 3^K in float32 and chooses what trying them one by
-            one chooses; ``screened`` evaluates them in bfloat16 with batch norm folded away and
-            scores the best 64 again in float32; ``greedy`` begins at zeros and gives one class
+            one chooses; ``screened`` evaluates them in bfloat16, where a timed probe finds that
+            quicker (``env.training_dtype``), with batch norm folded away, and scores the best 64
+            again in float32; ``greedy`` begins at zeros and gives one class
             after another its best sign, 2K + 1 evaluations. Of equal losses the one with more
             zeros wins, and among those the first.
         classes: whose perturbations are tried, the columns of ``signs``; all K without them.
@@ -83,7 +84,7 @@ def selective_fgsm(
         ContractError: for an unknown search, a breach of the contract, or more than 10
             classes to combine, unless greedily.
     """
-    _check(model, images, labels, step_size, bound, search)
+    _check(model, images, labels, step_size, bound, search, classes)
     labels = labels.to(images.device)
     quick = _screening_copy(model, images[:1]) if search == "screened" else None
     found = []
@@ -96,7 +97,8 @@ def selective_fgsm(
             every = combinations(len(steps))
             shortlist, count = every, len(every)
             if quick is not None:
-                screen = _Trial(quick, image, label, steps, bound, torch.bfloat16)
+                dtype = env.training_dtype(image.device)
+                screen = _Trial(quick, image, label, steps, bound, dtype)
                 order = screen.score(every).argsort(stable=True)[:FINALISTS]
                 shortlist, count = every[order.sort().values], count + len(order)
             signs = _best(try_signs.score, shortlist)
@@ -141,7 +143,8 @@ class _Trial:
 
     def images(self, signs: torch.Tensor) -> torch.Tensor:
         """Candidates (M, C, H, W) in [0, 1] and within the bound."""
-        moves = signs.to(self.steps.device, self.steps.dtype) @ self.steps.flatten(1)
+        with env.full_float32():  # the image that is kept is the one that was scored
+            moves = signs.to(self.steps.device, self.steps.dtype) @ self.steps.flatten(1)
         moved = self.image + moves.view(-1, *self.image.shape)
         return moved.clamp(self.low, self.high)
 
@@ -218,8 +221,8 @@ def _screening_copy(model: nn.Module, images: torch.Tensor) -> nn.Module:
         with torch.no_grad(), env.full_float32():
             if torch.allclose(folded(images), model(images), rtol=0.01, atol=0.01):
                 chosen = folded
-    except (fx.proxy.TraceError, NotImplementedError, TypeError, RuntimeError):
-        pass
+    except Exception:  # whatever tracing somebody's module raises, the plain copy will do
+        return plain.to(memory_format=torch.channels_last)
     return chosen.to(memory_format=torch.channels_last)
 
 
@@ -230,6 +233,7 @@ def _check(
     step_size: float,
     bound: float,
     search: str,
+    classes: Sequence[int] | None,
 ) -> None:
     check_eps(step_size)
     check_eps(bound)
@@ -239,5 +243,7 @@ def _check(
         raise ContractError("no image to perturb. Give at least one.")
     if len(labels) != len(images):
         raise ContractError(f"{len(images)} images but {len(labels)} labels. Give one an image.")
+    if classes is not None and not len(classes):
+        raise ContractError("classes=[]: name at least one class, or leave it out for all.")
     if search not in SEARCHES:
         raise ContractError(f"search={search!r}: choose {', '.join(SEARCHES)}.")

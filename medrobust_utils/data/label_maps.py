@@ -103,7 +103,7 @@ def settle(name: str, maps: np.ndarray, classes: Sequence[str]) -> tuple[np.ndar
     Raises:
         DataError: if a class has no pixel in any map.
     """
-    counts = _counts(maps)
+    counts = pixel_counts(maps)
     missing = [label for label, count in zip(classes, counts, strict=False) if not count]
     if missing:
         raise DataError(
@@ -121,10 +121,10 @@ def settle(name: str, maps: np.ndarray, classes: Sequence[str]) -> tuple[np.ndar
 
 def pixel_shares(targets: np.ndarray, classes: Sequence[str]) -> dict[str, float]:
     """Class -> its share of the labelled pixels of ``targets`` (N, H, W)."""
-    counts = _counts(targets)[: len(classes)]
+    counts = pixel_counts(targets)[: len(classes)]
     return dict(zip(classes, (counts / max(counts.sum(), 1)).tolist(), strict=True))
 
 
-def _counts(maps: np.ndarray) -> np.ndarray:
+def pixel_counts(maps: np.ndarray) -> np.ndarray:
     """How often each of the 256 values occurs; map by map, since bincount needs eight-fold."""
     return sum((np.bincount(m.ravel(), minlength=256) for m in maps), np.zeros(256, np.int64))

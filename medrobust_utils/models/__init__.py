@@ -2,6 +2,7 @@
 
 from .assimilation import AssimilatedModel, build_assimilated
 from .attentive import AttentiveCNN, build_attentive
+from .digest import digest
 from .medical import MedicalModel, build, use_v1_strides
 from .soft_attention import SoftAttention
 from .unet import UNet, build_unet
@@ -16,5 +17,6 @@ __all__ = [
     "build_assimilated",
     "build_attentive",
     "build_unet",
+    "digest",
     "use_v1_strides",
 ]

@@ -16,6 +16,7 @@ import numpy as np
 from .. import env, segmentation
 from ..attacks import AdversarialTraining
 from ..data import ImageSet, ThreeWay, load, split_official, split_three_ways
+from ..data.subsets import rows_of, union
 from ..data.views import label_maps
 from ..errors import ProtocolError
 from ..models import MedicalModel, build_unet
@@ -218,7 +219,7 @@ def _training_set(arm: Arm, sets: Mapping[str, ImageSet]) -> tuple[ImageSet, Thr
     task = arm.task
     parts = list(sets.values())
     if arm.scheme == "union":
-        parts.insert(0, segmentation.rows_of(task.data, task.split.train))
-    data = segmentation.union(*parts)
+        parts.insert(0, rows_of(task.data, task.split.train))
+    data = union(*parts)
     nobody = np.zeros(0, np.int64)
     return data, ThreeWay(np.arange(len(data)), nobody, nobody)

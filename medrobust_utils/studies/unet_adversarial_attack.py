@@ -14,7 +14,9 @@ import torch
 from .. import metrics, segmentation
 from .. import segmentation_metrics as scoring
 from ..data import ImageSet, to_float
+from ..data.subsets import rows_of
 from ..metrics import Estimate
+from ..models import digest
 from ..segmentation import Attack
 from ..segmentation_metrics import Tally
 from ..storage import fingerprint, kept_arrays
@@ -26,7 +28,7 @@ class Cell(NamedTuple):
     """One way of being tested.
 
     Attributes:
-        attack: ``none``, one of ``segmentation.ATTACKS``, or ``worst`` (see ``INSIDE``).
+        attack: ``none``, one of ``attacks.segmenting.ATTACKS``, or ``worst`` (see ``INSIDE``).
         reading: of "an epsilon of 1 %": the ``total``, or each ``step`` with no bound on the sum.
         made_for: whose gradients were followed: the network's ``own``, or those of the ``clean``
             one of the same seed, as if one attacked test set had been shown to all four.
@@ -54,7 +56,7 @@ class Robustness:
         tallies: a cell -> what was counted on the attacked test images.
         moved: a cell -> largest and mean change of a pixel, of each image (2, N).
         weights: (1 + draws, N); equal for all arms of a task.
-        worst_by: place in ``INSIDE`` of the attack that hurt each image most, (N,).
+        worst_by: place in ``INSIDE`` of the attack that left each image the lowest mean IoU, (N,).
     """
 
     arm: Arm
@@ -65,12 +67,18 @@ class Robustness:
 
     @cached_property
     def scores(self) -> dict[Cell, dict[str, Estimate]]:
-        """Every score of every cell (see ``segmentation_metrics.score``)."""
+        """Every score of every cell (see ``segmentation_metrics``).
+
+        Under ``WORST`` each score is that of the attacks that hurt it most, image by image.
+        """
         classes = self.arm.task.data.classes
-        return {
+        found = {
             cell: scoring.score(counts, self.weights, classes)
             for cell, counts in self.tallies.items()
         }
+        inside = [self.tallies[cell] for cell in INSIDE]
+        found[WORST] = scoring.score_worst(inside, self.weights, classes)
+        return found
 
     @cached_property
     def majority(self) -> dict[str, Estimate]:
@@ -128,15 +136,15 @@ def _kept(
     task, model = trained.arm.task, trained.model
     dtype = precision(settings, source.model)
     key = fingerprint(task.data.checksum, task.attacked.tolist(), repr(how), str(dtype),
-                      segmentation.digest(model), segmentation.digest(source.model))  # fmt: skip
+                      digest(model), digest(source.model))  # fmt: skip
 
     def compute() -> dict[str, np.ndarray]:
-        shown = segmentation.rows_of(task.data, task.attacked)
+        shown = rows_of(task.data, task.attacked)
         before = to_float(shown.images)
         if how is not None:
             shown = attacked(source, how, settings)
         change = (to_float(shown.images) - before).abs().flatten(1)
-        counts = segmentation.tallied(model, shown, np.arange(len(shown)))
+        counts = segmentation.tallied(model, shown, np.arange(len(shown)), desc="score")
         moved = torch.stack([change.amax(1), change.mean(1)])
         return counts.arrays() | {"moved": moved.numpy()}
 
@@ -154,18 +162,28 @@ def attacked(source: Trained, how: Attack, settings: Mapping) -> ImageSet:
     )
 
 
-def precision_differs(trained: Trained, settings: Mapping, index: np.ndarray) -> dict[str, float]:
+def precision_differs(
+    trained: Trained, settings: Mapping, index: np.ndarray
+) -> dict[str, np.ndarray]:
     """What gradients in the training's precision cost an attack, on the images of ``index``.
 
+    A network can look robust because its gradients vanish in bfloat16.
+
     Returns:
-        ``loss`` (nats) and ``pixel_accuracy`` under SegPGD with float32 gradients, less the same
-        with the profile's; near 0 where the quick gradients are as good.
+        ``loss`` (nats) and ``foreground_accuracy`` (N,) of each image under SegPGD with float32
+        gradients, less the same with the profile's; near 0 where the quick gradients are as good.
     """
     data, how = trained.arm.task.data, attacks(settings)[INSIDE[-1]]
-    values = []
-    for dtype in (torch.float32, precision(settings, trained.model)):
-        shown = segmentation.attack(trained.model, data, index, how, dtype=dtype)
-        counts = segmentation.tallied(trained.model, shown, np.arange(len(index)))
-        weights = np.ones((1, len(index)))
-        values.append(scoring.score(counts, weights, data.classes))
-    return {k: values[0][k].value - values[1][k].value for k in ("loss", "pixel_accuracy")}
+    dtype = precision(settings, trained.model)
+    key = fingerprint(digest(trained.model), data.checksum, index.tolist(), repr(how), str(dtype))
+
+    def compute() -> dict[str, np.ndarray]:
+        found = []
+        for kind in (torch.float32, dtype):
+            shown = segmentation.attack(trained.model, data, index, how, dtype=kind)
+            counts = segmentation.tallied(trained.model, shown, np.arange(len(index)))
+            found.append(scoring.per_image(counts))
+        names = ("loss", "foreground_accuracy")
+        return {name: found[0][name] - found[1][name] for name in names}
+
+    return kept_arrays(trained.folder / f"precision-{key}.npz", compute)

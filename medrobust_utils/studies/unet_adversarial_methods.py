@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import numpy as np
 import torch
@@ -11,11 +12,12 @@ from scipy import ndimage
 from skimage.metrics import structural_similarity
 
 from .. import env, segmentation
-from ..attacks import layered_pgd, pgd, selective_fgsm
+from ..attacks import layered_pgd, madry_step, pgd, selective_fgsm
 from ..attacks.layered import BALLS, full_area
 from ..attacks.selective import SEARCHES
 from ..data import ImageSet, to_float
 from ..errors import RunError
+from ..models import digest
 from ..segmentation import PART, Layered
 from ..storage import fingerprint, kept_arrays
 from .common import precision, some
@@ -35,22 +37,27 @@ def shapes(clean: Trained, settings: Mapping) -> dict[str, dict[str, np.ndarray]
 
     Returns:
         Keys ``clean``; ``plain`` (PGD from the image to one class, mean over the K classes);
-        ``plain, K times`` (to the background, with the steps and the radius that the layers have
+        ``plain, K times`` (to the last class, with the steps and the radius that the layers have
         together); ``layered, <ball>, <classes>``. Each a dict of per-image values (N,):
-        ``target_area``, the share of the image given the (last) class it was pushed to;
-        ``largest_area``, that of the largest class; ``regions``, connected areas of one
-        class; ``classes``, how many occur; and ``moved``, mean change of a pixel.
+        ``target_area``, the share of the image given the (last) class it was pushed to, NaN where
+        that differs from image to image; ``largest_area``, that of the largest class;
+        ``regions``, connected areas of one class; ``classes``, how many occur; and ``moved``, mean
+        change of a pixel.
     """
     task, one = clean.arm.task, settings["method_one"]
     rows, dtype = probed(clean, settings), precision(settings, clean.model)
-    key = fingerprint(
-        segmentation.digest(clean.model), task.data.checksum, rows.tolist(), one, str(dtype)
-    )
-    found = kept_arrays(
-        clean.folder / f"shapes-{key}.npz", lambda: _shapes(clean, settings, rows, dtype)
-    )
+    weights = digest(clean.model)
+    key = fingerprint(weights, task.data.checksum, rows.tolist(), one, str(dtype), SHAPES)
+
+    def compute() -> dict[str, np.ndarray]:
+        parts = [
+            _shapes(clean, settings, rows[start : start + PART], dtype)
+            for start in range(0, len(rows), PART)
+        ]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
     table: dict[str, dict[str, np.ndarray]] = {}
-    for name, values in found.items():
+    for name, values in kept_arrays(clean.folder / f"shapes-{key}.npz", compute).items():
         what, _, measure = name.rpartition("/")
         table.setdefault(what, {})[measure] = values
     return table
@@ -59,18 +66,19 @@ def shapes(clean: Trained, settings: Mapping) -> dict[str, dict[str, np.ndarray]
 def _shapes(
     clean: Trained, settings: Mapping, rows: np.ndarray, dtype: torch.dtype
 ) -> dict[str, np.ndarray]:
+    """The values of ``shapes`` for some images, under ``<key>/<measure>``."""
     data, one = clean.arm.task.data, settings["method_one"]
     eps, steps, kinds = one["eps"], one["steps"], range(len(data.classes))
     images = to_float(data.images[rows]).to(env.pick_device())
     labels = torch.from_numpy(data.targets[rows])
     measured: dict[str, np.ndarray] = {}
 
-    def note(name: str, moved: torch.Tensor, target: int) -> None:
+    def note(name: str, moved: torch.Tensor, target: int | None) -> None:
         for measure, values in _shape(clean.model, images, moved, target).items():
             measured[f"{name}/{measure}"] = measured.get(f"{name}/{measure}", 0) + values
 
     def plain(kind: int, times: int) -> torch.Tensor:
-        how = dict(steps=times * steps, step_size=2.5 * eps / steps, random_start=False)
+        how = dict(steps=times * steps, step_size=madry_step(eps, steps), random_start=False)
         target = full_area(images, kind)
         return pgd(clean.model, images, target, times * eps, targeted=True, dtype=dtype, **how)
 
@@ -79,25 +87,26 @@ def _shapes(
         note("plain", plain(kind, 1), kind)
     for name in [name for name in measured if name.startswith("plain/")]:
         measured[name] = measured[name] / len(kinds)
-    note("plain, K times", plain(0, len(kinds)), 0)
+    note("plain, K times", plain(kinds[-1], len(kinds)), kinds[-1])
     ways = [(ball, which) for ball in BALLS for which in CLASSES]
     for ball, which in env.progress(ways, desc="layered PGD"):
         how = Layered(eps, steps, ball, which == "present")
         moved = how(clean.model, images, labels, dtype)["images"]
-        note(f"layered, {ball}, {which}", moved, kinds[-1])
+        note(f"layered, {ball}, {which}", moved, kinds[-1] if which == "all" else None)
     return measured
 
 
 def _shape(
-    model: torch.nn.Module, images: torch.Tensor, moved: torch.Tensor, target: int
+    model: torch.nn.Module, images: torch.Tensor, moved: torch.Tensor, target: int | None
 ) -> dict[str, np.ndarray]:
-    """The measures of ``shapes`` for one perturbation."""
-    with torch.inference_mode():
-        maps = torch.cat([model(part).argmax(1) for part in moved.split(PART)]).cpu().numpy()
-    counts = [np.bincount(one.ravel(), minlength=target + 1) for one in maps]
+    """The measures of ``shapes`` for one perturbation; ``target``: None if images differ in it."""
+    with torch.inference_mode(), env.full_float32():
+        maps = model(moved).argmax(1).cpu().numpy()
+    counts = [np.bincount(one.ravel(), minlength=(target or 0) + 1) for one in maps]
     pixels = maps[0].size
+    area = [np.nan if target is None else count[target] / pixels for count in counts]
     return {
-        "target_area": np.array([count[target] / pixels for count in counts]),
+        "target_area": np.array(area),
         "largest_area": np.array([count.max() / pixels for count in counts]),
         "regions": np.array([regions(one) for one in maps], float),
         "classes": np.array([np.count_nonzero(count) for count in counts], float),
@@ -123,38 +132,48 @@ def searches(clean: Trained, settings: Mapping) -> dict[str, dict[str, np.ndarra
 
 
 def costs(clean: Trained, settings: Mapping) -> list[dict]:
-    """What both methods cost with the first 1, 2, ..., K classes; seconds on this machine, now.
+    """What both methods cost with the first 1, 2, ..., K classes, counted and timed here and now.
+
+    Method two searches exhaustively, whatever the profile trains with.
 
     Returns:
-        One dict a method and number of classes: ``method``, ``classes``, ``gradients`` and
-        ``evaluations`` (forward passes without gradient) an image, and ``seconds`` an image.
+        One dict a method and number of classes: ``method``, ``classes``, and an image's
+        ``gradients`` (forward and backward passes), ``evaluations`` (forward passes alone, those
+        that only check or score the outcome included) and ``seconds``.
     """
     task, one, two = clean.arm.task, settings["method_one"], settings["method_two"]
-    rows, dtype = probed(clean, settings)[:TIMED], precision(settings, clean.model)
+    rows = probed(clean, settings)[:TIMED]
     images = to_float(task.data.images[rows]).to(env.pick_device())
     labels, table = torch.from_numpy(task.data.targets[rows]), []
-    length = 2.5 * one["eps"] / one["steps"]
-    for count in range(1, len(task.data.classes) + 1):
-        start = time.perf_counter()
-        layered_pgd(
-            clean.model, images, labels, one["eps"],
-            classes=range(count), steps=one["steps"], step_size=length, dtype=dtype,
-        )  # fmt: skip
-        between = time.perf_counter()
-        chosen = selective_fgsm(
-            clean.model, images, labels,
-            step_size=two["step_size"], bound=two["bound"], search=two["search"],
-            classes=range(count),
-        )  # fmt: skip
-        evaluations = int(chosen.evaluations[0])
-        lines = (
-            ("layered", one["steps"] * count, 0, between - start),
-            ("selective", count, evaluations, time.perf_counter() - between),
-        )
-        for method, gradients, forward, seconds in lines:
-            table.append({"method": method, "classes": count, "gradients": gradients,
-                          "evaluations": forward, "seconds": seconds / len(rows)})  # fmt: skip
-    return table
+    first = dict(steps=one["steps"], step_size=madry_step(one["eps"], one["steps"]))
+    first["dtype"] = precision(settings, clean.model)
+    second = dict(step_size=two["step_size"], bound=two["bound"])
+    for count in [1, *range(1, len(task.data.classes) + 1)]:  # the first warms up
+        kinds = range(count)
+        for method, call in (
+            ("layered", partial(layered_pgd, eps=one["eps"], classes=kinds, **first)),
+            ("selective", partial(selective_fgsm, classes=kinds, **second)),
+        ):
+            passes = _passes(clean.model, partial(call, clean.model, images, labels))
+            shares = {name: value / len(rows) for name, value in passes.items()}
+            table.append({"method": method, "classes": count, **shares})
+    return table[2:]
+
+
+def _passes(model: torch.nn.Module, call: Callable[[], object]) -> dict[str, float]:
+    """How many images went through ``model`` during a call, by kind, and how long it took."""
+    found = {"gradients": 0, "evaluations": 0}
+
+    def count(_: torch.nn.Module, given: tuple[torch.Tensor]) -> None:
+        found["gradients" if given[0].requires_grad else "evaluations"] += len(given[0])
+
+    hook = model.register_forward_pre_hook(count)
+    start = time.perf_counter()
+    try:
+        call()
+    finally:
+        hook.remove()
+    return found | {"seconds": time.perf_counter() - start}
 
 
 def likeness(data: ImageSet, rows: np.ndarray, perturbed: ImageSet) -> dict[str, np.ndarray]:

@@ -72,11 +72,15 @@ def tested(rows: pd.DataFrame) -> pd.DataFrame:
 def without_images(
     rows: Sequence[Sequence[np.ndarray | None]], titles: Sequence[str], labels: Sequence[str] = ()
 ) -> tuple[list[list[np.ndarray | None]], list[str], list[str]]:
-    """What ``pictures`` takes, less every image, and every row and column that held nothing else.
+    """What ``pictures`` takes, less every image, every column "truth", and what is then empty.
 
-    Real images are looked at, not published; label maps show none of their pixels.
+    Real images and the outlines that people drew on them are looked at, not published; what a
+    network answers shows neither.
     """
-    kept = [[None if p is None or p.ndim == 3 else p for p in row] for row in rows]
+    kept = [
+        [None if p is None or p.ndim == 3 or title == "truth" else p for p, title in pairs]
+        for pairs in (list(zip(row, titles, strict=True)) for row in rows)
+    ]
     lines = [place for place, row in enumerate(kept) if any(p is not None for p in row)]
     columns = [place for place in range(len(titles)) if any(row[place] is not None for row in kept)]
     return (
@@ -99,7 +103,7 @@ def pictures(
         titles: of the columns.
         labels: what to write before each row.
     """
-    figure, axes = grid(len(rows), len(titles), 1.75, 1.8)
+    figure, axes = grid(len(rows), len(titles), 1.6, 1.65)
     for line, row in zip(axes, rows, strict=True):
         for axis, picture in zip(line, row, strict=True):
             axis.set(xticks=[], yticks=[])
@@ -181,23 +185,23 @@ def beside(panels: Mapping[str, pd.DataFrame], xlabel: Sequence[str]) -> Figure:
     return plots.dots(panels, xlabel, by="side", names=SIDES, looks=SIDE_LOOKS, columns=2)
 
 
-def curves(histories: Mapping[str, Sequence[Sequence[Mapping]]], monitor: str) -> Figure:
+def curves(
+    histories: Mapping[str, Sequence[Sequence[Mapping]]], kept: Mapping[str, Sequence[int]]
+) -> Figure:
     """Figure 4: validation loss over the epochs, a panel a scheme, a line a training seed.
 
     Args:
         histories: scheme -> one learning curve a seed.
-        monitor: the score that chooses the epoch; a ring marks the one it is highest in.
+        kept: scheme -> the epoch that was kept for each seed, marked by a ring.
     """
     figure, axes = grid(1, len(histories), 3.3, 3.0, sharey=True)
     for axis, (scheme, runs) in zip(axes[0], histories.items(), strict=True):
-        for number, history in enumerate(runs):
-            epochs = [row["epoch"] for row in history]
-            losses = [row["val_loss"] for row in history]
-            best = int(np.argmax([row[monitor] for row in history]))
+        for number, (history, best) in enumerate(zip(runs, kept[scheme], strict=True)):
+            losses = {row["epoch"]: row["val_loss"] for row in history}
             line, colour = STYLES[number % len(STYLES)][1], PALETTE[number % len(PALETTE)]
-            axis.plot(epochs, losses, linestyle=line, color=colour, linewidth=1.2,
-                      label=f"training seed {number + 1}")  # fmt: skip
-            axis.plot(epochs[best], losses[best], "o", color=colour, fillstyle="none")
+            axis.plot(list(losses), list(losses.values()), linestyle=line, color=colour,
+                      linewidth=1.2, label=f"training {number + 1}")  # fmt: skip
+            axis.plot(best, losses[best], "o", color=colour, fillstyle="none")
         axis.set_title(NAMES[scheme], fontsize=9)
         axis.set_xlabel("epoch")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))

@@ -17,13 +17,16 @@ def describe(trained: Trained, settings: Mapping) -> dict[str, object]:
     if recipe_of(arm, settings)["patience"]:
         scores = [row[settings["training"]["monitor"]] for row in history]
         best = recipes.best_epoch(scores, 0.0)
+    sets = list(trained.sets)
+    if arm.scheme == "union" or not sets:
+        sets.insert(0, "clean")
     return {
         **arm.tags,
         "seed": arm.seed,
         "start": trained.model.start,
         "parameters": parameters(trained.model),
-        "trained_on": ["clean", *trained.sets] if arm.scheme == "union" else list(trained.sets),
-        "images": len(arm.task.split.train) * max(1, len(trained.sets) + (arm.scheme == "union")),
+        "trained_on": sets,
+        "images": len(arm.task.split.train) * len(sets),
         "epochs": len(history),
         "best_epoch": history[best]["epoch"],
         "training_seconds": round(sum(row["seconds"] for row in history)),

@@ -14,6 +14,7 @@ import pandas as pd
 
 from .. import metrics
 from .. import segmentation_metrics as scoring
+from ..data.label_maps import pixel_counts
 from ..data.splits import leaks
 from ..losses import IGNORED
 from ..results import Run
@@ -32,7 +33,7 @@ def add_task(run: Run, task: Task) -> None:
     run.dataset(data)
     sides = {**task.split._asdict(), "attacked": task.attacked, "all": np.arange(len(data))}
     for side, rows in sides.items():
-        counts = np.bincount(data.targets[rows].ravel(), minlength=IGNORED + 1)
+        counts = pixel_counts(data.targets[rows])
         run.add("images", len(rows), side=side, **tags)
         run.add("groups", len(np.unique(data.groups[rows])), side=side, **tags)
         run.add("pixels_ignored", int(counts[IGNORED]), side=side, **tags)
@@ -61,10 +62,12 @@ def add_arm(run: Run, group: Group) -> None:
     """Rows of one network: every score clean and under every attack, and what each attack takes.
 
     ``<score>_drop`` is the clean score less the attacked one, of the same network on the same
-    images.
+    images; ``by_seed`` holds it for each training seed, and ``alive`` says whether every network
+    had foreground to lose.
     """
     tags = group[0].arm.tags | gates(group) | {"seeds": len(group)}
     n = len(group[0].weights[0])
+    alive = min(one.scores[CLEAN]["foreground_accuracy"].value for one in group) > LOW
     for cell, names in group[0].scores.items():
         for name in names:
             metric, kind = split_name(name)
@@ -73,12 +76,13 @@ def add_arm(run: Run, group: Group) -> None:
             before = [member.scores[CLEAN][name] for member in group]
             add(run, metric, pooled(own), n=n, **where)
             if cell != CLEAN:
-                drop = pooled([b - a for b, a in zip(before, own, strict=True)])
-                add(run, f"{metric}_drop", drop, n=n, **where)
+                drops = [b - a for b, a in zip(before, own, strict=True)]
+                where["by_seed"] = [round(drop.value, 4) for drop in drops]
+                add(run, f"{metric}_drop", pooled(drops), n=n, alive=alive, **where)
         if cell in group[0].moved:
-            largest, mean = np.mean([member.moved[cell].mean(1) for member in group], axis=0)
-            run.add("largest_change", largest, **tags, **cell._asdict())
-            run.add("mean_change", mean, **tags, **cell._asdict())
+            moved = np.concatenate([member.moved[cell] for member in group], axis=1)
+            run.add("largest_change", moved[0].max(), **tags, **cell._asdict())
+            run.add("mean_change", moved[1].mean(), **tags, **cell._asdict())
     for place, cell in enumerate(INSIDE):
         share = np.mean([(member.worst_by == place).mean() for member in group])
         run.add("worst_of_all", share, n=n, **tags, **cell._asdict())
@@ -100,7 +104,8 @@ def add_pair(run: Run, plain: Group, defended: Group) -> None:
     """Rows ``<score>_gain``: the second network's score less the first's, image by image.
 
     They carry the tags of the second, and the first's scheme and variant as ``against`` and
-    ``against_variant``. Where the seeds differ in number, those that both have.
+    ``against_variant``. Where the seeds differ in number, those that both have; ``by_seed`` holds
+    the gain of each.
     """
     common = min(len(plain), len(defended))
     plain, defended = plain[:common], defended[:common]
@@ -114,9 +119,10 @@ def add_pair(run: Run, plain: Group, defended: Group) -> None:
         left = [side["foreground_accuracy"].value for pair in sides for side in pair]
         for name in names:
             metric, kind = split_name(name)
-            gain = pooled([b[name] - a[name] for a, b in sides])
+            gains = [b[name] - a[name] for a, b in sides]
             where = tags | cell._asdict() | kind | {"alive": max(left) > LOW}
-            add(run, f"{metric}_gain", gain, n=len(plain[0].weights[0]), **where)
+            where["by_seed"] = [round(gain.value, 4) for gain in gains]
+            add(run, f"{metric}_gain", pooled(gains), n=len(plain[0].weights[0]), **where)
 
 
 def add_shapes(
@@ -124,16 +130,19 @@ def add_shapes(
 ) -> None:
     """Rows on what predictions look like after plain and layered PGD, and their differences.
 
-    ``<measure>_above_plain`` is paired, layered less plain.
+    ``<measure>_above_plain`` is paired, layered less plain; ``<measure>_above_strong`` less
+    plain with the radius and steps that all layers have together.
     """
+    rivals = {"plain": shapes["plain"], "strong": shapes["plain, K times"]}
     for name, values in shapes.items():
         for measure in (*SHAPES, "moved"):
+            if np.isnan(values[measure]).any():  # a target that differs from image to image
+                continue
             value = metrics.weighted_mean(values[measure], weights)
             add(run, measure, value, perturbed=name, n=len(weights[0]), **tags)
-            if name.startswith("layered"):
-                change = values[measure] - shapes["plain"][measure]
-                value = metrics.weighted_mean(change, weights)
-                add(run, f"{measure}_above_plain", value, perturbed=name, **tags)
+            for rival, theirs in rivals.items() if name.startswith("layered") else ():
+                change = metrics.weighted_mean(values[measure] - theirs[measure], weights)
+                add(run, f"{measure}_above_{rival}", change, perturbed=name, **tags)
 
 
 def add_likeness(
@@ -191,16 +200,25 @@ def add_curves(
 ) -> None:
     """Rows on how much the validation loss fluctuates; ``histories``: scheme -> one a seed.
 
-    ``val_loss_rises``: share of the epochs with a higher validation loss than the one before.
-    ``best_epoch_share``: place of the lowest, as a share of all epochs.
+    ``val_loss_spread``: standard deviation over the last half of the epochs, as a share of their
+    mean. ``val_loss_rises``: share of the epochs with a higher validation loss than the one before.
+    ``best_epoch_share``: place of the lowest, as a share of all epochs. Intervals reach from the
+    lowest to the highest of the seeds.
     """
     for scheme, curves in histories.items():
-        losses = [np.array([row["val_loss"] for row in curve]) for curve in curves]
-        rises = [float((np.diff(loss) > 0).mean()) for loss in losses if len(loss) > 1]
-        best = [float((loss.argmin() + 1) / len(loss)) for loss in losses]
-        where = {**tags, "scheme": scheme, "seeds": len(curves)}
-        run.add("val_loss_rises", float(np.mean(rises or [np.nan])), **where)
-        run.add("best_epoch_share", float(np.mean(best)), **where)
+        found: dict[str, list[float]] = {}
+        for curve in curves:
+            loss = np.array([row["val_loss"] for row in curve])
+            half = loss[len(loss) // 2 :]
+            for name, value in (
+                ("val_loss_spread", half.std() / half.mean()),
+                ("val_loss_rises", (np.diff(loss) > 0).mean() if len(loss) > 1 else np.nan),
+                ("best_epoch_share", (loss.argmin() + 1) / len(loss)),
+            ):
+                found.setdefault(name, []).append(float(value))
+        for name, values in found.items():
+            ends = min(values), max(values)
+            run.add(name, float(np.mean(values)), *ends, scheme=scheme, seeds=len(curves), **tags)
 
 
 def per_image_table(groups: Mapping[str, Group]) -> pd.DataFrame:
