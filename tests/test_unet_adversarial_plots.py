@@ -121,6 +121,8 @@ def test_images_are_left_out_with_the_rows_and_columns_they_filled():
         [0, None],
     ]
     assert figures.without_images([[IMAGE]], ["a"]) == ([], [], [])
+    kept, titles, _ = figures.without_images([[one, two]], ["truth", "clean"])
+    assert titles == ["clean"] and kept[0][0] is two, "outlines that people drew are no answer"
     assert figures.without_images(rows, ["a", "b", "c"])[2] == []
 
 

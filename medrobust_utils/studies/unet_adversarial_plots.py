@@ -38,11 +38,7 @@ LOOKS = {  # marker, line, colour
     "adversarial": ("v", ":", PALETTE[4]),
 }
 SIDES = {"ours": "ours", "paper": "paper", "majority": "background everywhere"}
-SIDE_LOOKS = {
-    "ours": ("o", "-", PALETTE[0]),
-    "paper": ("X", "", "k"),
-    "majority": ("|", "", "0.5"),
-}
+SIDE_LOOKS = {"ours": ("o", "-", PALETTE[0]), "paper": ("X", "", "k"), "majority": ("|", "", "0.5")}
 CELLS = {  # in the order of the paper, the attacks that it does not have after its own
     CLEAN: "clean",
     BACKGROUND: "to background, 1 % in all",
@@ -242,14 +238,12 @@ def costs(table: pd.DataFrame) -> Figure:
     """
     passes = table.assign(passes=table["gradients"] + table["evaluations"])
     figure, axes = grid(1, 2, 4.4, 3.2)
-    for axis, (column, label) in zip(
-        axes[0], {"passes": "passes an image", "seconds": "seconds an image"}.items(), strict=True
-    ):
+    for axis, column in zip(axes[0], ("passes", "seconds"), strict=True):
         for method, rows in passes.groupby("method", sort=False):
             marker, line, colour = LOOKS[method]
             axis.plot(rows["classes"], rows[column], marker=marker, linestyle=line, color=colour,
                       label=NAMES[method].partition(": ")[2])  # fmt: skip
-        axis.set(yscale="log", xlabel="classes taken", ylabel=label)
+        axis.set(yscale="log", xlabel="classes taken", ylabel=f"{column} an image")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes[0][0].legend(fontsize=8)
     return figure
