@@ -26,6 +26,7 @@ from .objectives import CrossEntropy, Objective
 from .storage import fingerprint
 
 CHECKPOINT_SECONDS = 60.0
+STALE_SECONDS = 3600.0  # no checkpoint takes so long to write
 
 
 def fit(
@@ -218,8 +219,9 @@ class _Job:
             "device": self.device.type,
             "device_random": _device_random(self.device),
         }
-        # One name: what a kill leaves behind is overwritten by the next save, not piled up.
-        partial = self.path.with_suffix(".partial")
+        # A name for each process: two may train the same network (every arm of a study needs the
+        # clean one), and each then moves a whole file into place.
+        partial = self.path.with_suffix(f".{os.getpid()}.partial")
         with partial.open("wb") as file:
             torch.save(state, file)
             file.flush()
@@ -228,6 +230,9 @@ class _Job:
 
     def resume(self) -> None:
         """Continue from the checkpoint, if there is one."""
+        for left in self.path.parent.glob(f"{self.path.stem}.*partial"):  # by a kill
+            if time.time() - left.stat().st_mtime > STALE_SECONDS:
+                left.unlink(missing_ok=True)
         if not self.path.exists():
             return
         try:

@@ -17,6 +17,7 @@ from medrobust_utils.data import (
 from medrobust_utils.data.duplicates import drop_duplicates, join_groups, near_duplicates
 from medrobust_utils.data.single_label import copy_per_label
 from medrobust_utils.data.splits import Split, check_split, leaks
+from medrobust_utils.data.subsets import rows_of
 from medrobust_utils.errors import DataError
 
 
@@ -341,3 +342,10 @@ def test_label_maps_are_split_three_ways_by_tile_with_every_class():
         sides = [tiles_of(data, side) for side in split]
         assert sum(map(len, sides)) == 30 and [len(side) for side in sides] == [18, 6, 6]
         assert all(all(data.class_counts(side).values()) for side in split)
+
+
+def test_classes_that_are_all_smaller_than_the_folds_are_refused(skin):
+    one_each = [int(np.flatnonzero(skin.targets == k)[0]) for k in range(len(skin.classes))]
+    few = rows_of(skin, np.array(one_each))
+    with pytest.raises(DataError, match="are too few for 5 folds"):
+        split_by_group(few, seed=0)

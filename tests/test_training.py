@@ -488,3 +488,14 @@ def test_an_interruption_does_not_change_the_best(
     mend()
     torch.rand(17)
     assert same(whole, fit(skin, tmp_path, STOPPING, validate))
+
+
+def test_what_a_kill_left_of_a_checkpoint_is_swept_up_when_it_is_old(tmp_path, skin):
+    old, new = (tmp_path / f"checkpoint.{number}.partial" for number in (1, 2))
+    for path in (old, new):
+        path.write_bytes(b"half a checkpoint")
+    os.utime(old, (0, 0))
+    fit(skin, tmp_path, SETTINGS | {"epochs": 1})
+    assert not old.exists() and new.exists()  # another process may be writing the new one
+    new.unlink()
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]

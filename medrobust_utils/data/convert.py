@@ -8,8 +8,8 @@ import torch
 
 def to_float(images: np.ndarray) -> torch.Tensor:
     """uint8, or float32 in [0, 1], (N, H, W, C) as float32 (N, C, H, W) in [0, 1]: a copy."""
-    tensor = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)
-    return tensor.clone() if tensor.is_floating_point() else tensor.float().div_(255)
+    tensor = torch.from_numpy(np.array(images, order="C")).permute(0, 3, 1, 2)
+    return tensor if tensor.is_floating_point() else tensor.float().div_(255)
 
 
 def to_uint8(images: torch.Tensor) -> np.ndarray:

@@ -166,13 +166,18 @@ def _one_fold(data: ImageSet, among: np.ndarray, seed: int, folds: int) -> Split
         rarity = shown * (len(shown) - shown.sum(0, dtype=np.int64))
         strata = np.where(shown.any(1), rarity.argmax(1), shown.shape[1])
     folder = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-    found = folder.split(np.zeros(len(among)), strata, groups)
+    try:
+        found = list(folder.split(np.zeros(len(among)), strata, groups))
+    except ValueError as error:  # every class has fewer images than there are folds
+        raise DataError(
+            f"{data.name}: {len(among)} images are too few for {folds} folds ({error}). Bring more "
+            "images."
+        ) from error
+    train, val = found[0]
     if data.segmentation:
         # A handful of tiles makes a fold, so that one may lack a class: the first that lacks
         # fewest, on its side or on the other.
         train, val = max(found, key=lambda sides: sum(shown[rows].any(0).sum() for rows in sides))
-    else:
-        train, val = next(found)
     split = Split(np.sort(among[train]), np.sort(among[val]))
     check_split(data, split)
     if not 0.5 < len(val) * folds / len(among) < 2:
