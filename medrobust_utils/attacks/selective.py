@@ -29,7 +29,7 @@ from .layered import full_area
 SEARCHES = ("exhaustive", "screened", "greedy")
 BATCH = 16  # candidates evaluated at a time; larger ones fall out of a CPU's caches
 TIE = 1e-5  # losses this close (relative, floor 1) may be rounding of the batch, not a difference
-FINALISTS = 64  # of the screening, scored again in float32
+FINALISTS = 64  # of the screening, at most, scored again in float32
 MOST = 10  # classes whose combinations are all tried: 59,049 forward passes an image
 
 Score = Callable[[torch.Tensor], torch.Tensor]  # signs (M, K) to losses (M,)
@@ -74,10 +74,10 @@ def selective_fgsm(
         bound: how far the sum may lead from the image; K * step_size is no bound.
         search: ``exhaustive`` evaluates all 3^K in float32 and chooses what trying them one by
             one chooses; ``screened`` evaluates them in bfloat16, where a timed probe finds that
-            quicker (``env.training_dtype``), with batch norm folded away, and scores the best 64
-            again in float32; ``greedy`` begins at zeros and gives one class
-            after another its best sign, 2K + 1 evaluations. Of equal losses the one with more
-            zeros wins, and among those the first.
+            quicker (``env.training_dtype``), with batch norm folded away, and scores the best, 64
+            at most, again in float32; ``greedy`` begins at zeros and gives one class after
+            another its best sign, 2K + 1 evaluations. Of equal losses the one with more zeros
+            wins, and among those the first.
         classes: whose perturbations are tried, the columns of ``signs``; all K without them.
 
     Raises:
@@ -94,14 +94,16 @@ def selective_fgsm(
         if search == "greedy":
             signs, count = _greedy(try_signs.score, len(steps))
         else:
-            every = combinations(len(steps))
-            shortlist, count = every, len(every)
-            if quick is not None:
+            shortlist = every = combinations(len(steps))
+            count = len(every)
+            if quick is None:
+                losses = try_signs.score(every)
+            else:
                 dtype = env.training_dtype(image.device)
-                screen = _Trial(quick, image, label, steps, bound, dtype)
-                order = screen.score(every).argsort(stable=True)[:FINALISTS]
-                shortlist, count = every[order.sort().values], count + len(order)
-            signs = _best(try_signs.score, shortlist)
+                rough = _Trial(quick, image, label, steps, bound, dtype).score(every)
+                places, losses = _finalists(try_signs.score, every, rough)
+                shortlist, count = every[places], count + len(places)
+            signs = _best(try_signs.score, shortlist, losses)
         pair = torch.stack([torch.zeros_like(signs), signs])
         before, after = (try_signs.score(row[None])[0] for row in pair)
         found.append((try_signs.images(signs[None])[0], signs, after, before, count))
@@ -161,13 +163,31 @@ class _Trial:
         return torch.cat(losses).cpu()
 
 
-def _best(score: Score, signs: torch.Tensor) -> torch.Tensor:
+def _finalists(
+    score: Score, signs: torch.Tensor, rough: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Places and exact losses of the best of ``signs`` by their ``rough`` losses, in order.
+
+    No more than FINALISTS, and fewer where twice the largest error seen so far could not bring
+    the next one to the top.
+    """
+    order = rough.argsort(stable=True)[:FINALISTS]
+    exact = torch.empty(0)
+    for part in order.split(BATCH):
+        exact = torch.cat([exact, score(signs[part])])
+        slack = 2 * (exact - rough[order[: len(exact)]]).abs().max()
+        if len(exact) < len(order) and rough[order[len(exact)]] - slack > exact.min():
+            break
+    places, way = order[: len(exact)].sort()
+    return places, exact[way]
+
+
+def _best(score: Score, signs: torch.Tensor, losses: torch.Tensor) -> torch.Tensor:
     """The first of ``signs`` (M, K) with the least loss, as trying them one by one finds it.
 
-    The last digits of a loss depend on the batch it was computed in. So those that come close to
-    the least are tried again, each alone.
+    The last digits of a loss depend on the batch it was computed in. So those whose ``losses``
+    come close to the least are tried again, each alone.
     """
-    losses = score(signs)
     least = losses.min()
     close = (losses <= least + TIE * max(1.0, least.item())).nonzero()[:, 0]
     alone = torch.cat([score(signs[place][None]) for place in close])
