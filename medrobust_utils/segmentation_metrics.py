@@ -42,10 +42,6 @@ class Tally:
         """For an npz file; ``Tally(**arrays)`` is the way back."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
-    def rows(self, index: np.ndarray) -> Tally:
-        """The tally of some of the images."""
-        return Tally(**{name: array[index] for name, array in self.arrays().items()})
-
 
 def tally(logits: torch.Tensor, targets: torch.Tensor) -> Tally:
     """Tally of logits float32 (N, K, H, W) against label maps (N, H, W)."""

@@ -19,6 +19,11 @@ WEIGHTS = metrics.group_weights(GROUPS)
 ONE = np.ones((1, N))
 
 
+def some(counts, index):
+    """The tally of some of the images."""
+    return scoring.Tally(**{name: array[index] for name, array in counts.arrays().items()})
+
+
 def example():
     """Logits and label maps with IGNORED pixels; images differ in the classes they show."""
     random = np.random.default_rng(0)
@@ -151,7 +156,7 @@ def test_batches_join_to_the_tally_of_all(counted):
     assert joined.bins == pytest.approx(counted.bins, rel=1e-6)
     assert same(scoring.Tally(**counted.arrays()), counted)
     assert same(
-        counted.rows(np.array([7, 2])), scoring.join([counted.rows([7]), counted.rows([2])])
+        some(counted, np.array([7, 2])), scoring.join([some(counted, [7]), some(counted, [2])])
     )
 
 
@@ -183,7 +188,7 @@ def test_scores_of_the_set_are_no_means_of_images(counted):
 def test_scores_of_an_image_are_those_of_a_set_of_one(counted):
     alone = scoring.per_image(counted)
     for n in range(N):
-        one = values(scoring.score(counted.rows([n]), np.ones((1, 1)), CLASSES))
+        one = values(scoring.score(some(counted, [n]), np.ones((1, 1)), CLASSES))
         assert {k: v[n] for k, v in alone.items()} == pytest.approx({k: one[k] for k in alone})
 
 
@@ -199,7 +204,7 @@ def test_what_cannot_be_said_is_nan():
     for name in ("loss", "pixel_accuracy", "mean_iou"):
         assert np.isnan(found[name]).tolist() == [False, False, True]
     # beside others such an image weighs nothing, alone it has no score, and nothing warns
-    assert same(counts.rows([0, 1]), tally(logits[:2], targets[:2]))
+    assert same(some(counts, [0, 1]), tally(logits[:2], targets[:2]))
     weights = np.array([[1, 1, 1], [1, 1, 0], [0, 0, 1]])
     for name, score in scoring.score(counts, weights, "ab").items():
         assert score.replicates[0] == score.value, name
@@ -210,7 +215,7 @@ def test_intervals_are_those_of_sets_drawn_tile_by_tile(counted):
     scores = scoring.score(counted, WEIGHTS, CLASSES)
     for draw in (1, 77, 1000):
         rows = np.repeat(np.arange(N), WEIGHTS[draw].astype(int))
-        drawn = values(scoring.score(counted.rows(rows), np.ones((1, len(rows))), CLASSES))
+        drawn = values(scoring.score(some(counted, rows), np.ones((1, len(rows))), CLASSES))
         assert drawn == pytest.approx({k: v.replicates[draw - 1] for k, v in scores.items()})
     assert scores["mean_iou"].low < scores["mean_iou"].value < scores["mean_iou"].high
 
@@ -257,7 +262,7 @@ def test_the_worst_is_chosen_image_by_image(counted):
     assert len(set(which)) > 1
     for n in range(N):
         assert ious[which[n], n] == ious[:, n].min()
-        assert same(worst.rows([n]), everyone[which[n]].rows([n]))
+        assert same(some(worst, [n]), some(everyone[which[n]], [n]))
     assert np.array_equal(scoring.per_image(worst)["mean_iou"], ious.min(0))
     kept, which = scoring.worst([counted, counted])
     assert same(kept, counted) and not which.any()  # of equals the first

@@ -294,8 +294,6 @@ def test_the_publishers_test_part_is_the_test_side(seed):
     assert sum(tile in tiles_of(data, split.val) for tile in (4, 12)) == 1
     again = split_official(data, seed=seed)
     assert all((a == b).all() for a, b in zip(split, again, strict=True))
-    halves = split_official(data, seed=seed, val_folds=2)
-    assert len(tiles_of(data, halves.val)) == 5 and (halves.test == split.test).all()
 
 
 def test_the_publishers_folds_are_the_three_sides():
@@ -315,7 +313,7 @@ def test_training_images_in_a_group_with_test_images_are_left_out():
     data = tiles(["train"] * 8 + ["test"] * 2)
     near = data.groups.copy()
     near[near == 8] = 3  # a near duplicate links the tile 8 with the tile 3
-    split = split_official(replace(data, groups=near), seed=1, val_folds=3)
+    split = split_official(replace(data, groups=near), seed=1)
     assert split.test.tolist() == list(range(32, 40))
     assert tiles_of(data, np.concatenate(split[:2])) == [0, 1, 2, 4, 5, 6, 7]
     assert leaks(replace(data, groups=near), split) == 0

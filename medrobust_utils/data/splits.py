@@ -110,7 +110,7 @@ def split_like_datta(data: ImageSet, *, seed: int, share: float = 0.15) -> Three
     return ThreeWay(np.setdiff1d(np.arange(len(data)), test), test, test)
 
 
-def split_official(data: ImageSet, *, seed: int, val_folds: int = 5) -> ThreeWay:
+def split_official(data: ImageSet, *, seed: int) -> ThreeWay:
     """The publisher's own split; images that share a group with a later side are left out.
 
     The test images stay. A training image that is a near duplicate of a test image, or shows its
@@ -118,10 +118,9 @@ def split_official(data: ImageSet, *, seed: int, val_folds: int = 5) -> ThreeWay
     that lie on no side.
 
     Args:
-        data: a set with ``parts``: ``train`` and ``test``, of which one fold of the training
+        data: a set with ``parts``: ``train`` and ``test``, of which a fifth of the training
             images, by group and class like ``split_by_group``, chooses the epoch; or three
             parts in the order train, validation, test (``fold1``, ``fold2``, ``fold3``).
-        val_folds: how many folds ``train`` is cut into; of no effect on three parts.
 
     Raises:
         DataError: if the parts are of neither kind, or a side would be empty.
@@ -134,7 +133,7 @@ def split_official(data: ImageSet, *, seed: int, val_folds: int = 5) -> ThreeWay
 
     if names == ["test", "train"]:
         rest = without(sides["train"], sides["test"])
-        split = ThreeWay(*_one_fold(data, rest, seed, val_folds), sides["test"])
+        split = ThreeWay(*_one_fold(data, rest, seed, 5), sides["test"])
     elif len(names) == 3 and "train" not in names:
         train, val, test = sides.values()
         val = without(val, test)
