@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -22,6 +23,7 @@ from tqdm.std import tqdm as text_bar
 
 from .errors import DataError
 
+_SHOWN_BY: ContextVar[type[text_bar] | None] = ContextVar("shown_by", default=None)
 ROUNDS = 8  # of the probe that chooses the training precision; the first warms up
 RECORDED = (
     "torch",
@@ -89,10 +91,21 @@ def seed_everything(seed: int) -> None:
 
 
 def headless() -> bool:
-    """True where nobody can click: outside a notebook, or under papermill and CI."""
-    if os.environ.get("MEDROBUST_HEADLESS") or os.environ.get("CI"):
+    """True where nobody can click: scripts, CI, and notebooks that a program executes.
+
+    Papermill, nbconvert and all else that is built on nbclient tell the kernel with each request
+    that nobody would answer ``input()``; JupyterLab, Jupyter Notebook, VS Code and Colab tell it
+    that somebody would. Voila executes with nbclient too, but shows the page to somebody.
+    ``MEDROBUST_HEADLESS`` set to anything makes it True everywhere.
+    """
+    ipython = sys.modules.get("IPython")
+    kernel = getattr(ipython and ipython.get_ipython(), "kernel", None)
+    if os.environ.get("MEDROBUST_HEADLESS") or kernel is None:
         return True
-    return "ipykernel" not in sys.modules
+    if "VOILA_KERNEL_ID" in os.environ:  # set before the first cell, in preheated kernels too
+        return False
+    # What the request in hand said, or the last one; other kernels than ipykernel do not tell.
+    return bool(os.environ.get("CI")) or not getattr(kernel, "_allow_stdin", True)
 
 
 def progress(*args: Any, **kwargs: Any) -> text_bar:
@@ -100,8 +113,18 @@ def progress(*args: Any, **kwargs: Any) -> text_bar:
 
     A widget bar freezes at 0 % in a notebook that papermill executed.
     """
-    bar = text_bar if headless() else notebook_bar
+    bar = _SHOWN_BY.get() or (text_bar if headless() else notebook_bar)
     return bar(*args, mininterval=2, **kwargs)
+
+
+@contextmanager
+def shown_by(bar: type[text_bar]) -> Iterator[None]:
+    """Inside the block, and in this thread, bars are of the class ``bar``."""
+    token = _SHOWN_BY.set(bar)
+    try:
+        yield
+    finally:
+        _SHOWN_BY.reset(token)
 
 
 @cache

@@ -207,10 +207,10 @@ def test_a_publishers_split_is_kept(monkeypatch):
 
 
 def test_all_schemes_of_a_seed_begin_with_the_same_network(settings, arms):
-    first, *others = (study.build(arm, settings).state_dict() for arm in arms)
+    first, *others = (study.build_arm(arm, settings).state_dict() for arm in arms)
     for other in others:
         assert all(torch.equal(first[name], other[name]) for name in first)
-    elsewhere = study.build(replace(arms[0], seed=1), settings).state_dict()
+    elsewhere = study.build_arm(replace(arms[0], seed=1), settings).state_dict()
     assert not all(torch.equal(first[name], elsewhere[name]) for name in first)
 
 
@@ -257,6 +257,7 @@ def test_each_network_is_trained_on_its_own_images(settings, arms, checkpoints, 
 
     def remember(model, given, split, recipe, folder, *, seed, clean=None, objective=None):
         asked[folder.name.rpartition("-")[0]] = given, split, clean, objective
+        folder.mkdir(parents=True, exist_ok=True)  # where the card is left
         return []
 
     monkeypatch.setattr(segmentation, "fit", remember)
@@ -296,7 +297,13 @@ def test_a_trained_arm_is_read_back(settings, trained, checkpoints, monkeypatch)
 
 def test_another_recipe_network_or_split_is_trained_elsewhere(settings, trained, monkeypatch):
     folders = []
-    monkeypatch.setattr(segmentation, "fit", lambda *args, **how: folders.append(args[4]) or [])
+
+    def remember(model, data, split, recipe, folder, **how):
+        folders.append(folder)
+        folder.mkdir(parents=True, exist_ok=True)  # where the card is left
+        return []
+
+    monkeypatch.setattr(segmentation, "fit", remember)
     arm, origin = trained["clean"].arm, trained["clean"].folder
     other = study.Task(**vars(arm.task) | {"split": arm.task.split._replace(train=np.arange(9))})
     for changed, theirs in (

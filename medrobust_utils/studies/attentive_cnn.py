@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .. import env
+from .. import cards, env
 from ..data import (
     ImageSet,
     ThreeWay,
@@ -42,6 +42,7 @@ class Task:
         chosen: images that choose the epoch, ``settings["validation_images"]`` of ``split.val``.
         attacked: test images under attack, ``settings["attack"]["images"]`` of ``split.test``.
         finding: what makes an image positive; empty for the skin, which has seven classes.
+        seed: of the split and of phantoms.
     """
 
     role: str
@@ -53,6 +54,7 @@ class Task:
     chosen: np.ndarray
     attacked: np.ndarray
     finding: str = ""
+    seed: int = 0
 
     @property
     def size(self) -> int:
@@ -78,6 +80,12 @@ class Arm:
     @property
     def key(self) -> str:
         return f"{self.task.key}-{self.model}-{self.attention}-{self.start}-{self.seed}"
+
+    @property
+    def title(self) -> str:
+        """What a reader calls it."""
+        kind = "vanilla" if self.attention == "none" else f"soft attention, {self.attention}"
+        return f"{kind} ({self.model}, {self.start}, seed {self.seed})"
 
     @property
     def tags(self) -> dict[str, str | bool | int]:
@@ -128,7 +136,17 @@ def _task(
     chosen = some(split.val, settings["validation_images"], seed)
     data = enhanced(raw) if filter == "contrast" else raw
     finding = " or ".join(positive)
-    return Task(role, split_name, filter, data, raw, split, chosen, attacked, finding)
+    return Task(role, split_name, filter, data, raw, split, chosen, attacked, finding, seed)
+
+
+def build_arm(arm: Arm, settings: Mapping) -> MedicalModel:
+    """The untrained network of an arm."""
+    env.seed_everything(arm.seed)
+    task, spec = arm.task, settings["models"][arm.model]
+    return build_attentive(
+        spec["backbone"], len(task.data.classes), attention=arm.attention, start=arm.start,
+        size=task.size, gamma=settings["gamma"], options=spec["options"],
+    )  # fmt: skip
 
 
 def train(
@@ -140,12 +158,8 @@ def train(
         The arm as it was really run (``start`` is ``scratch`` where no ImageNet weights were to
         be had), its model, its learning curve, and the folder that keeps its work.
     """
-    task, spec = arm.task, settings["models"][arm.model]
-    env.seed_everything(arm.seed)
-    model = build_attentive(
-        spec["backbone"], len(task.data.classes), attention=arm.attention, start=arm.start,
-        size=task.size, gamma=settings["gamma"], options=spec["options"],
-    )  # fmt: skip
+    task, spec, planned = arm.task, settings["models"][arm.model], arm.key
+    model = build_arm(arm, settings)
     arm = replace(arm, start=model.start)
     recipe = {**settings["training"]}
     for name in ("epochs", "share", "flips"):
@@ -159,4 +173,9 @@ def train(
         model, task.data, task.split, recipe, folder, seed=arm.seed,
         validate=lambda model: curve_scores(model, task.data, task.chosen),
     )  # fmt: skip
+    card = cards.Card(
+        "2_attentive_cnn", task.key, planned, task.role, task.seed, settings, model.source,
+        task.data.checksum,
+    )  # fmt: skip
+    cards.leave(folder, card)
     return arm, model, history, folder

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .. import env
+from .. import cards, env
 from ..attacks import AdversarialTraining
 from ..data import ImageSet, ThreeWay, load, split_by_image, split_three_ways, to_float
 from ..data.views import binary, undersample
@@ -29,6 +29,13 @@ ROLES = ("ct", "mri", "xray", "ultrasound")  # each played by a data set of the 
 # What stands between the attacker and the vanilla network: nothing, the modules alone, the
 # modules and the GLCM loss (domain assimilation proper), or adversarial training.
 DEFENCES = ("none", "modules", "glcm", "adversarial")
+TITLES = dict(
+    zip(
+        DEFENCES,
+        ("vanilla", "modules alone", "domain assimilation", "adversarial training"),
+        strict=True,
+    )
+)
 SPLITS = ("honest", "by image")
 # What an arm is attacked with: everything; all attacks, stepping by eps / 4 only; PGD so alone.
 REGIMES = ("all", "quarter", "pgd")
@@ -45,6 +52,7 @@ class Task:
         raw: all images the reader gave, in the publisher's classes.
         listed: images a class with every duplicate kept, as the slides count them.
         attacked: test images under attack, ``settings["attack"]["images"]`` of ``split.test``.
+        seed: of the split and of phantoms.
     """
 
     role: str
@@ -54,6 +62,7 @@ class Task:
     split: ThreeWay
     listed: int
     attacked: np.ndarray
+    seed: int = 0
 
     @property
     def size(self) -> int:
@@ -94,6 +103,16 @@ class Arm:
         if self.defence == "glcm":
             parts += [f"{self.alpha:g}", self.rows]
         return "-".join([*parts, str(self.seed)])
+
+    @property
+    def title(self) -> str:
+        """What a reader calls it."""
+        kind, details = TITLES[self.defence], [self.backbone, self.start]
+        if self.defence == "glcm":
+            details += [f"alpha {self.alpha:g}", self.rows]
+        if self.colour not in ("none", "conv"):
+            details.append(self.colour)
+        return f"{kind} ({', '.join(details)}, seed {self.seed})"
 
     @property
     def group(self) -> str:
@@ -179,7 +198,7 @@ def _task(settings: Mapping, role: str, split_name: str, *, seed: int) -> Task:
         split = split_by_image(data, seed=seed)
     listed = min(sets[False][1].class_counts().values())
     attacked = some(split.test, settings["attack"]["images"][role], seed)
-    return Task(role, split_name, data, raw, split, listed, attacked)
+    return Task(role, split_name, data, raw, split, listed, attacked, seed)
 
 
 def build_arm(arm: Arm, settings: Mapping) -> MedicalModel:
@@ -206,7 +225,7 @@ def train(
         The arm as it was really run (``start`` is ``scratch`` where no ImageNet weights were to
         be had), its model, its learning curve, and the folder that keeps its work.
     """
-    task, model = arm.task, build_arm(arm, settings)
+    task, model, planned = arm.task, build_arm(arm, settings), arm.key
     arm = replace(arm, start=model.start)
     recipe = {**settings["training"], "epochs": epochs(arm, settings)}
     objective = None
@@ -232,6 +251,11 @@ def train(
         model, task.data, task.split, recipe, folder, seed=arm.seed, objective=objective,
         validate=lambda model: _validate(model, task, objective),
     )  # fmt: skip
+    card = cards.Card(
+        "3_domain_assimilation", task.key, planned, task.role, task.seed, settings, model.source,
+        task.data.checksum,
+    )  # fmt: skip
+    cards.leave(folder, card)
     return arm, model, history, folder
 
 

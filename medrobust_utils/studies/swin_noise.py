@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .. import env, metrics
+from .. import cards, env, metrics
 from ..data import ImageSet, Split, load, split_by_group
 from ..data.nih import CLASSES, official_split
 from ..data.single_label import copy_per_label
@@ -63,6 +63,11 @@ class Arm:
     @property
     def key(self) -> str:
         return f"{self.task.key}-{self.model}-{self.start}"
+
+    @property
+    def title(self) -> str:
+        """What a reader calls it."""
+        return f"{self.model}, {self.start}"
 
     @property
     def tags(self) -> dict[str, str | bool]:
@@ -130,6 +135,13 @@ def arms(settings: Mapping, tasks: list[Task], model: str = "") -> Iterator[Arm]
                 yield Arm(task, arm["model"], arm["start"])
 
 
+def build_arm(arm: Arm, settings: Mapping, *, seed: int) -> MedicalModel:
+    """The untrained network of an arm."""
+    env.seed_everything(seed)
+    spec, classes = settings["models"][arm.model], len(arm.task.data.classes)
+    return build(spec["backbone"], classes, start=arm.start, options=spec["options"])
+
+
 def train(
     arm: Arm, settings: Mapping, checkpoints: Path, *, seed: int
 ) -> tuple[Arm, MedicalModel, list[dict], Path]:
@@ -139,10 +151,8 @@ def train(
         The arm as it was really run (``start`` is ``scratch`` where no ImageNet weights were to
         be had), its model, its learning curve, and the folder that keeps its work.
     """
-    task, spec = arm.task, settings["models"][arm.model]
-    env.seed_everything(seed)
-    classes = len(task.data.classes)
-    model = build(spec["backbone"], classes, start=arm.start, options=spec["options"])
+    task, spec, planned = arm.task, settings["models"][arm.model], arm.key
+    model = build_arm(arm, settings, seed=seed)
     arm = replace(arm, start=model.start)
     recipe = dict(settings["training"])
     recipe |= {
@@ -164,6 +174,11 @@ def train(
         seed=seed,
         validate=lambda model: curve_scores(model, task),
     )
+    card = cards.Card(
+        "1_swin_noise", task.key, planned, task.role, seed, settings, model.source,
+        task.data.checksum,
+    )  # fmt: skip
+    cards.leave(folder, card)
     return arm, model, history, folder
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .. import env, segmentation
+from .. import cards, env, segmentation
 from ..attacks import AdversarialTraining
 from ..data import ImageSet, ThreeWay, load, split_official, split_three_ways
 from ..data.subsets import rows_of, union
@@ -26,18 +26,30 @@ from .common import precision, select, some
 
 # Models 1 to 4 of the paper, and one it does not have: plain adversarial training.
 SCHEMES = ("clean", "layered", "selective", "union", "adversarial")
+TITLES = dict(
+    zip(
+        SCHEMES,
+        ("vanilla", "method one", "method two", "both methods", "adversarial training"),
+        strict=True,
+    )
+)
 CLASSES = ("all", "present")
 MAIN = ("stage", "all")  # ball and classes of the reading of method one that models 2 and 4 take
 
 
 @dataclass(frozen=True)
 class Task:
-    """The label maps, their split, and the test images under attack."""
+    """The label maps, their split, and the test images under attack.
+
+    Attributes:
+        seed: of the split and of phantoms.
+    """
 
     role: str
     data: ImageSet
     split: ThreeWay
     attacked: np.ndarray
+    seed: int = 0
 
     @property
     def size(self) -> int:
@@ -70,6 +82,12 @@ class Arm:
         if self.ball != "none":
             parts += [self.ball, self.classes]
         return "-".join([*parts, str(self.seed)])
+
+    @property
+    def title(self) -> str:
+        """What a reader calls it."""
+        reading = "" if self.variant == "main" else f"{self.variant}, "
+        return f"{TITLES[self.scheme]} ({reading}seed {self.seed})"
 
     @property
     def group(self) -> str:
@@ -152,10 +170,10 @@ def make_task(settings: Mapping, role: str, *, seed: int) -> Task:
     else:
         data = label_maps(data)
         split = split_three_ways(data, seed=seed)
-    return Task(role, data, split, some(split.test, settings["attack"]["images"], seed))
+    return Task(role, data, split, some(split.test, settings["attack"]["images"], seed), seed)
 
 
-def build(arm: Arm, settings: Mapping) -> MedicalModel:
+def build_arm(arm: Arm, settings: Mapping) -> MedicalModel:
     """The untrained network; the same seed begins alike in every scheme."""
     env.seed_everything(arm.seed)
     how = settings["unet"]
@@ -186,7 +204,7 @@ def recipe_of(arm: Arm, settings: Mapping) -> dict:
 
 def train(arm: Arm, settings: Mapping, checkpoints: Path) -> Trained:
     """Train an arm, or read back what was trained."""
-    task, model = arm.task, build(arm, settings)
+    task, model = arm.task, build_arm(arm, settings)
     recipe, objective, origin = recipe_of(arm, settings), None, ""
     sets, signs = {}, None
     data, split = task.data, task.split
@@ -211,6 +229,11 @@ def train(arm: Arm, settings: Mapping, checkpoints: Path) -> Trained:
         model, data, split, recipe, folder, seed=arm.seed,
         clean=(task.data, task.split.val), objective=objective,
     )  # fmt: skip
+    card = cards.Card(
+        "4_unet_adversarial_training", task.key, arm.key, task.role, task.seed, settings,
+        model.source, task.data.checksum,
+    )  # fmt: skip
+    cards.leave(folder, card)
     return Trained(arm, model, history, folder, sets, signs)
 
 

@@ -1,0 +1,1 @@
+"""Look at what networks see: pure functions, a widget over them, and its static twin."""

@@ -1,0 +1,90 @@
+"""What the explorer looks at: networks that answer the same question, and images to ask them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import torch
+
+from ..data import ImageSet, to_float
+from ..models import MedicalModel
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """A trained network in evaluation mode.
+
+    Attributes:
+        name: what a reader calls it, e.g. ``vanilla`` or ``adversarial training``.
+        identity: digest of its weights: names what was computed with them.
+        facts: where it comes from, for the record (JSON).
+    """
+
+    name: str
+    model: MedicalModel = field(repr=False)
+    identity: str
+    facts: dict = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """One image to look at.
+
+    Attributes:
+        name: the publisher's name of it, or that of an uploaded file.
+        image: float32 (1, C, H, H) in [0, 1], on the CPU.
+        label: class index (1,), zeros and ones (1, K), or a label map (1, H, H); None where nobody
+            knows: an uploaded image.
+        mask: bool (H, H), where the finding was outlined or drawn; None without one.
+        notes: what was done to the image to make it fit.
+    """
+
+    name: str
+    image: torch.Tensor
+    label: torch.Tensor | None = None
+    mask: np.ndarray | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """Networks of one paper for one task, and images that none of them was trained on.
+
+    Attributes:
+        paper: name of the protocol, e.g. ``2_attentive_cnn``.
+        key: the task, as the names of its networks' folders begin.
+        data: the images as the networks see them.
+        rows: test images on offer.
+        networks: the undefended one first.
+        warnings: what a reader must know, e.g. that weights were not at hand.
+    """
+
+    paper: str
+    key: str
+    data: ImageSet
+    rows: np.ndarray
+    networks: tuple[Network, ...]
+    warnings: tuple[str, ...] = ()
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """A line for each image on offer: its number, what it shows, its name."""
+        shown = self.data.shown(self.rows).astype(bool)
+        wanted = np.array(self.data.classes)
+        return tuple(
+            f"{number}: {', '.join(wanted[row]) or 'nothing'} ({self.data.ids[place]})"
+            for number, (place, row) in enumerate(zip(self.rows, shown, strict=True))
+        )
+
+    def sample(self, number: int) -> Sample:
+        """The image in place ``number`` of ``rows``."""
+        row = self.rows[number : number + 1]
+        target = torch.from_numpy(np.ascontiguousarray(self.data.targets[row]))
+        masks = self.data.masks
+        mask = np.asarray(masks[row])[0] > 0 if masks is not None else None
+        if mask is not None and not mask.any():
+            mask = None
+        name = self.data.ids[int(row[0])]
+        return Sample(name, to_float(self.data.images[row]), target, mask)

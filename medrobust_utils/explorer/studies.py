@@ -1,0 +1,115 @@
+"""The four studies under one set of names, for those who open networks of any of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..models import MedicalModel
+from ..studies import attentive_cnn, domain_assimilation, swin_noise, unet_adversarial
+
+Arm = Any  # each study has a class of its own, with ``key``, ``title`` and ``task``
+
+
+@dataclass(frozen=True)
+class Study:
+    """How a study's networks are planned, built and trained.
+
+    Attributes:
+        paper: name of its protocol.
+        arms: (settings, seed, role) -> every arm.
+        build: (arm, settings, seed) -> the untrained network.
+        train: (arm, settings, checkpoints, seed) -> the trained network and its folder.
+        tested: task -> test images, those under attack where there are such.
+        kind: attribute of an arm that tells apart what the paper compares.
+        pair: the undefended kind, and the one to set beside it.
+        alike: arm -> what two networks that differ in ``kind`` alone have in common.
+        role: whose phantoms a small pair is trained on.
+    """
+
+    paper: str
+    arms: Callable[[Mapping, int, str], Iterable[Arm]]
+    build: Callable[[Arm, Mapping, int], MedicalModel]
+    train: Callable[[Arm, Mapping, Path, int], tuple[MedicalModel, Path]]
+    tested: Callable[[Any], np.ndarray]
+    kind: str
+    pair: tuple[str, str]
+    alike: Callable[[Arm], tuple]
+    role: str
+
+
+def _swin_arms(settings: Mapping, seed: int, role: str) -> Iterable[Arm]:
+    return swin_noise.arms(settings, swin_noise.tasks(settings, seed=seed, role=role))
+
+
+def _swin_train(
+    arm: Arm, settings: Mapping, checkpoints: Path, seed: int
+) -> tuple[MedicalModel, Path]:
+    _, model, _, folder = swin_noise.train(arm, settings, checkpoints, seed=seed)
+    return model, folder
+
+
+def _unet_train(
+    arm: Arm, settings: Mapping, checkpoints: Path, seed: int
+) -> tuple[MedicalModel, Path]:
+    trained = unet_adversarial.train(arm, settings, checkpoints)
+    return trained.model, trained.folder
+
+
+def _usual(module: Any) -> dict[str, Callable]:
+    """Arms, building and training of the studies of papers 2 and 3."""
+
+    def train(arm: Arm, settings: Mapping, checkpoints: Path, seed: int) -> tuple:
+        _, model, _, folder = module.train(arm, settings, checkpoints)
+        return model, folder
+
+    return {
+        "arms": lambda settings, seed, role: module.arms(settings, seed=seed, role=role),
+        "build": lambda arm, settings, seed: module.build_arm(arm, settings),
+        "train": train,
+        "tested": lambda task: task.attacked,
+    }
+
+
+_ALL = (
+    Study(
+        "1_swin_noise",
+        arms=_swin_arms,
+        build=lambda arm, settings, seed: swin_noise.build_arm(arm, settings, seed=seed),
+        train=_swin_train,
+        tested=lambda task: task.noisy,
+        kind="model",
+        pair=("resnet", "swin"),
+        alike=lambda arm: (arm.start,),
+        role="isic",
+    ),
+    Study(
+        "2_attentive_cnn",
+        **_usual(attentive_cnn),
+        kind="attention",
+        pair=("none", "released"),
+        alike=lambda arm: (arm.model, arm.start, arm.seed),
+        role="skin",
+    ),
+    Study(
+        "3_domain_assimilation",
+        **_usual(domain_assimilation),
+        kind="defence",
+        pair=("none", "adversarial"),
+        alike=lambda arm: (arm.backbone, arm.start, arm.seed),
+        role="ct",
+    ),
+    Study(
+        "4_unet_adversarial_training",
+        **_usual(unet_adversarial) | {"train": _unet_train},
+        kind="scheme",
+        pair=("clean", "selective"),
+        alike=lambda arm: (arm.seed,),
+        role="histology",
+    ),
+)
+STUDIES = {study.paper: study for study in _ALL}
