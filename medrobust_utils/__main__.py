@@ -1,4 +1,4 @@
-"""The command line: ``python -m medrobust_utils run | claims | report | weights``."""
+"""The command line: ``python -m medrobust_utils run | explore | claims | report | weights``."""
 
 import argparse
 import os
@@ -34,17 +34,18 @@ def _parser() -> argparse.ArgumentParser:
         help="name (01_swin_noise), its beginning (01) or path; none: all of notebooks/",
     )
     run.add_argument("--profile", metavar="P", help="smoke, small or paper")
-    run.add_argument(
-        "-p",
-        dest="given",
-        nargs=2,
-        action="append",
-        default=[],
-        metavar=("NAME", "VALUE[,VALUE...]"),
-        help="set a parameter of the notebooks; several values make a grid",
-    )
+    text = "set a parameter of the notebooks; several values make a grid"
+    _add_given(run, "VALUE[,VALUE...]", text)
     run.add_argument("--jobs", type=_positive, default=1, metavar="N", help="runs at a time")
     _add_results_folder(run, "--out", "folder that receives <notebook>/<run id>/")
+    explore = commands.add_parser("explore", help="open the Grad-CAM explorer in the browser")
+    explore.set_defaults(command=_explore)
+    explore.add_argument("--port", type=_port, default=8866, metavar="N", help="0: any free one")
+    text = "only print the page's address"
+    explore.add_argument("--no-browser", dest="browser", action="store_false", help=text)
+    _add_given(explore, "VALUE", "set a parameter of the notebook")
+    text = "folder for saved views (default: results/05_gradcam_explorer/app)"
+    explore.add_argument("--out", type=Path, metavar="DIR", help=text)
     text = "what the papers say, and what the runs say to it"
     commands.add_parser("claims", help=text, add_help=False).set_defaults(command=_claims)
     report = commands.add_parser("report", help="write report.html about all runs")
@@ -64,6 +65,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_given(parser: argparse.ArgumentParser, value: str, text: str) -> None:
+    options = {"dest": "given", "nargs": 2, "action": "append", "default": []}
+    parser.add_argument("-p", metavar=("NAME", value), help=text, **options)
+
+
 def _add_results_folder(parser: argparse.ArgumentParser, name: str, text: str) -> None:
     text = f"{text} (default: results/ of the project)"
     parser.add_argument(name, type=Path, metavar="DIR", help=text, dest="results")
@@ -72,6 +78,12 @@ def _add_results_folder(parser: argparse.ArgumentParser, name: str, text: str) -
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
+    return int(text)
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port: 0 to 65535")
     return int(text)
 
 
@@ -94,6 +106,14 @@ def _run(options: argparse.Namespace) -> int:
         print("Stopped. The same command goes on where it was; finished runs are kept.")
         return 130
     return 1 if counts["failed"] else 0
+
+
+def _explore(options: argparse.Namespace) -> int:
+    from . import serving
+
+    given = [tuple(pair) for pair in options.given]
+    serving.serve(given, out=options.out, port=options.port, browser=options.browser)
+    return 0
 
 
 def _claims(arguments: list[str]) -> int:

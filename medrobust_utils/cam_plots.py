@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import Normal, Stroke
 
@@ -44,57 +45,62 @@ def explanations(
     if wrong or not len(images):
         raise ContractError(f"{len(images)} images, but columns {wrong}. Give each image a cell.")
     figure, axes = grid(len(images), 1 + len(columns), 1.7, 1.7)
-    heat = None
+    shown = None
     for row, image in enumerate(images):
-        _picture(axes[row][0], image)
+        picture(axes[row][0], image)
         if masks is not None:
-            _outline(axes[row][0], masks[row], "--")
+            outline(axes[row][0], masks[row], "--")
         if labels is not None:
             axes[row][0].set_ylabel(textwrap.fill(labels[row], 18), fontsize=8)
         for axis, column in zip(axes[row][1:], columns.values(), strict=True):
             if not isinstance(column, Maps):
-                _picture(axis, column[row])
+                picture(axis, column[row])
             elif column.valid[row]:
-                heat = _map(axis, image, column.maps[row])
+                shown = heat(axis, image, column.maps[row])
             else:
-                _no_map(axis, column.reasons[row])
+                no_map(axis, column.reasons[row])
     for axis, title in zip(axes[0], ("image", *columns), strict=True):
         axis.set_title(textwrap.fill(title, 18), fontsize=8)
-    if heat is not None:
-        bar = figure.colorbar(heat, ax=axes, location="right", shrink=min(1, 3 / len(images)))
+    if shown is not None:
+        bar = figure.colorbar(shown, ax=axes, location="right", shrink=min(1, 3 / len(images)))
         bar.set_label("activation, largest = 1", fontsize=8)
         bar.ax.tick_params(labelsize=7)
     return figure
 
 
-def _bare(axis: Axes) -> None:
+def bare(axis: Axes) -> None:
+    """Neither ticks nor grid."""
     axis.set(xticks=[], yticks=[])
     axis.grid(False)
 
 
-def _picture(axis: Axes, image: np.ndarray) -> None:
+def picture(axis: Axes, image: np.ndarray) -> None:
+    """An image (C, H, W) in [0, 1], gray or RGB."""
     gray = len(image) == 1
     axis.imshow(image[0] if gray else image.transpose(1, 2, 0), cmap="gray", vmin=0, vmax=1)
-    _bare(axis)
+    bare(axis)
 
 
-def _map(axis: Axes, image: np.ndarray, values: np.ndarray) -> object:
+def heat(axis: Axes, image: np.ndarray, values: np.ndarray) -> AxesImage:
+    """An activation map (H, W) over its image in gray, lined at half of its largest value."""
     axis.imshow(image.mean(0), cmap="gray", vmin=0, vmax=1)
-    heat = axis.imshow(values, cmap=HEAT, vmin=0, vmax=1, alpha=0.6)
-    _outline(axis, values > values.max() / 2, "-")
-    _bare(axis)
-    return heat
+    shown = axis.imshow(values, cmap=HEAT, vmin=0, vmax=1, alpha=0.6)
+    outline(axis, values > values.max() / 2, "-")
+    bare(axis)
+    return shown
 
 
-def _outline(axis: Axes, mask: np.ndarray, line: str) -> None:
+def outline(axis: Axes, mask: np.ndarray, line: str) -> None:
+    """The rim of a mask (H, W), white with a black seam; nothing if it is empty or all there is."""
     mask = np.asarray(mask).astype(bool)
     if mask.any() and not mask.all():
         drawn = axis.contour(mask, levels=[0.5], colors="w", linestyles=line, linewidths=1.2)
         drawn.set_path_effects([Stroke(linewidth=2.4, foreground="k"), Normal()])  # on any ground
 
 
-def _no_map(axis: Axes, reason: str) -> None:
-    _bare(axis)
+def no_map(axis: Axes, reason: str) -> None:
+    """A hatched cell that says why there is no map."""
+    bare(axis)
     axis.set_box_aspect(1)
     axis.add_patch(
         Rectangle((0, 0), 1, 1, transform=axis.transAxes, hatch="///", fill=False, edgecolor="0.7")
@@ -106,6 +112,6 @@ def _no_map(axis: Axes, reason: str) -> None:
         transform=axis.transAxes,
         ha="center",
         va="center",
-        fontsize=7,
+        fontsize=8,
         bbox={"facecolor": "w", "edgecolor": "none", "pad": 2},
     )

@@ -1,28 +1,32 @@
-"""Grad-CAM (Selvaraju et al. 2017) for any classifier of the kit: what speaks for a class, where.
+"""Class activation maps for any network of the kit: what speaks for a class, and where.
 
-The map is the last one that still has a place for every part of the image. Which module makes it
-is found by running the model once, so that residual, dense, inception, Swin and plain vision
-transformer networks need no list of names. A map that says nothing (constant, empty, not finite)
-is marked invalid with a reason, and its pixels are NaN so that nothing can take it for a map.
+A map weighs what a layer holds by the gradient of the class's logit; the methods differ in how. A
+map that says nothing (constant, empty, not finite) is marked invalid with a reason, and its
+pixels are NaN so that nothing can take it for a map.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from functools import cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import nn
 
 from . import env
+from .cam_layers import frozen, spatial, target_layer
+from .cam_scores import Score
 from .contracts import check_eval, check_images, check_logits
 from .errors import ContractError
 
-SMALLEST = 3  # a 2 x 2 map cannot tell the centre of an image from its rim
+if TYPE_CHECKING:
+    from pytorch_grad_cam.base_cam import BaseCAM
+
+METHODS = ("grad-cam", "grad-cam++", "hirescam", "layercam")
 FLAT = 1e-6  # range of a map, as a share of its largest value, below which it is constant
 
 
@@ -53,7 +57,9 @@ def grad_cam(
     images: torch.Tensor,
     classes: Sequence[int] | np.ndarray | torch.Tensor | None = None,
     *,
+    method: str = "grad-cam",
     layer: str | None = None,
+    regions: np.ndarray | torch.Tensor | None = None,
     batch: int = 16,
 ) -> Maps:
     """Where in each image ``model`` finds what speaks for a class.
@@ -63,65 +69,96 @@ def grad_cam(
     predicted on it: what most published figures show, but a successful attack then changes the
     question together with the image, and the map may differ for that reason alone.
 
-    The model is left as it was: parameters, their gradients and hooks.
+    A segmentation is explained by the sum of the class's logits over a region of the image
+    (Vinogradova et al. 2020, "Seg-Grad-CAM"). The same holds there: give both twins one region.
+
+    Negative values are cut off, whatever the method. The model is left as it was: parameters,
+    their gradients and hooks.
 
     Args:
-        model: in eval mode; takes images and returns logits (N, K), or (N, 1) for two classes.
+        model: in eval mode; takes images and returns logits (N, K), or (N, 1) for two classes, or
+            (N, K, H, W) of a segmentation.
         images: float32 (N, C, H, H) in [0, 1].
         classes: (N,) class indices; 0 or 1 for a single logit, where 0 explains its opposite.
-        layer: name of the module to explain, by default ``target_layer``'s choice.
+            With None a segmentation is explained for the class it gives to most pixels, other
+            than the background wherever there is another.
+        method: ``grad-cam`` (Selvaraju et al. 2017) weighs a channel by its mean gradient,
+            ``grad-cam++`` (Chattopadhay et al. 2018) by a weighted mean of the positive ones.
+            ``hirescam`` (Draelos and Carin 2020) and ``layercam`` (Jiang et al. 2021, positive
+            gradients only) multiply place by place, which also suits the larger maps of earlier
+            layers.
+        layer: name of the module to explain, by default ``cam_layers.target_layer``'s choice.
+        regions: bool (N, H, W), of a segmentation only; by default the pixels that the model
+            itself gives to the class.
         batch: images at a time.
 
     Raises:
-        ContractError: for images, a model, classes or a layer that do not fit.
+        ContractError: for images, a model, classes, a method, a layer or regions that do not fit.
     """
-    from pytorch_grad_cam import GradCAM  # slow to import, and few runs explain anything
-
     check_eval(model)
     check_images(images)
-    if classes is not None and len(classes) != len(images):
-        raise ContractError(f"{len(classes)} classes for {len(images)} images. Give one each.")
+    _check_questions(len(images), classes, method, regions)
     layer = layer or target_layer(model, tuple(images.shape[1:]))
-    wanted = [None] * len(images) if classes is None else [int(k) for k in classes]
-    found: list[tuple[np.ndarray, list[str], list[int]]] = []
-    with env.full_float32(), torch.enable_grad(), _frozen(model), ExitStack() as stack:
+    scores = [
+        Score(None if classes is None else int(classes[n]), None if regions is None else regions[n])
+        for n in range(len(images))
+    ]
+    found: list[tuple[np.ndarray, list[str]]] = []
+    with env.full_float32(), torch.enable_grad(), frozen(model), ExitStack() as stack:
+        stack.enter_context(np.errstate(over="ignore", invalid="ignore"))  # has a reason instead
         module = _module(model, layer)
         # From here on only what lies behind the layer needs a graph: one forward pass and the head.
         hook = module.register_forward_hook(lambda _m, _i, out: _restart(out, layer))
         stack.callback(hook.remove)
-        cam = GradCAM(model, [module], reshape_transform=lambda out: spatial(out).clone())
+        cam = _library(method)(model, [module], reshape_transform=lambda out: spatial(out).clone())
         stack.callback(cam.activations_and_grads.release)
         for start in range(0, len(images), batch):
-            targets = [_Score(k) for k in wanted[start : start + batch]]
+            targets = scores[start : start + batch]
             maps = cam(images[start : start + batch].detach(), targets)
-            reasons = _reasons(cam, module, targets, layer)
-            found.append((maps, reasons, [target.wanted for target in targets]))
-    if not found:
-        raise ContractError("no image to explain: the batch is empty.")
+            found.append((maps, _reasons(cam, module, targets, layer)))
     reasons = tuple(reason for part in found for reason in part[1])
     valid = np.array([not reason for reason in reasons])
     maps = np.concatenate([part[0] for part in found]).clip(0, 1)
     maps[~valid] = np.nan
-    return Maps(maps, valid, reasons, np.concatenate([part[2] for part in found]), layer)
+    return Maps(maps, valid, reasons, np.array([one.wanted for one in scores]), layer)
 
 
-class _Score:
-    """What pytorch-grad-cam differentiates: one image's logit of a class."""
+def _check_questions(count: int, classes: object, method: str, regions: object) -> None:
+    if not count:
+        raise ContractError("no image to explain: the batch is empty.")
+    if classes is not None and len(classes) != count:
+        raise ContractError(f"{len(classes)} classes for {count} images. Give one each.")
+    if method not in METHODS:
+        raise ContractError(f"method {method!r}: choose {', '.join(METHODS)}.")
+    if regions is None:
+        return
+    if len(regions) != count or regions.dtype not in (np.bool_, torch.bool):
+        raise ContractError(
+            f"regions are {regions.dtype} {tuple(regions.shape)} for {count} images; expected "
+            "bool (N, H, W), one for each."
+        )
 
-    def __init__(self, wanted: int | None) -> None:
-        self.wanted = wanted
 
-    def __call__(self, logits: torch.Tensor) -> torch.Tensor:
-        if logits.ndim != 1:
-            raise ContractError(f"the model returned {logits.ndim + 1} dimensions, not (N, K).")
-        single = len(logits) == 1
-        if self.wanted is None:
-            self.wanted = int(logits[0] > 0) if single else int(logits.argmax())
-        if not 0 <= self.wanted < (2 if single else len(logits)):
-            raise ContractError(
-                f"class {self.wanted} of a model with {len(logits)} logit(s). Classes count from 0."
-            )
-        return logits[0] * (2 * self.wanted - 1) if single else logits[self.wanted]
+@cache  # a class that is made anew in each call would have to wait for the garbage collector
+def _library(method: str) -> type[BaseCAM]:
+    """The class of the grad-cam library, with Grad-CAM++ as published."""
+    # Slow to import, and few runs explain anything.
+    from pytorch_grad_cam import GradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM
+
+    class PlusPlus(GradCAMPlusPlus):
+        """Equation 19, without the 1e-6 that the library adds to its denominator.
+
+        Behind an average over places gradients g are near 1e-4. Their squares vanish beside 1e-6,
+        and channels would be weighed by g to the third power.
+        """
+
+        def get_cam_weights(self, _input, _layer, _targets, activations, grads):
+            # The paper's maps come out of a ReLU. Others could sum to the pole at -2 / g.
+            total = np.maximum(activations, 0).sum((2, 3), keepdims=True)
+            positive = np.maximum(grads, 0)
+            return (positive / (2 + total * positive)).sum((2, 3))
+
+    return dict(zip(METHODS, (GradCAM, PlusPlus, HiResCAM, LayerCAM), strict=True))[method]
 
 
 def _restart(output: object, layer: str) -> torch.Tensor:
@@ -135,7 +172,7 @@ def _restart(output: object, layer: str) -> torch.Tensor:
     return output.detach().requires_grad_().clone()
 
 
-def _reasons(cam: Any, module: nn.Module, targets: list[_Score], layer: str) -> list[str]:
+def _reasons(cam: BaseCAM, module: nn.Module, targets: list[Score], layer: str) -> list[str]:
     """Why each map of the last batch is invalid, judged before scaling; empty for valid ones."""
     kept = cam.activations_and_grads
     if len(kept.activations) != 1 or len(kept.gradients) != 1:
@@ -144,15 +181,21 @@ def _reasons(cam: Any, module: nn.Module, targets: list[_Score], layer: str) -> 
             "not depend on it. Name another layer."
         )
     logits = cam.outputs.detach()
-    check_logits(logits[logits.isfinite().all(1)], multi_label=False)
+    finite = logits.isfinite().flatten(1).all(1)
+    check_logits(logits[finite], multi_label=False)
     activations, gradients = kept.activations[0].numpy(), kept.gradients[0].numpy()
-    raw = cam.get_cam_image(None, module, targets, activations, gradients)
-    return [_reason(map_, gradient) for map_, gradient in zip(raw, gradients, strict=True)]
+    raw = cam.get_cam_image(None, module, targets, activations, gradients, False)
+    finite = finite.cpu().numpy() & np.isfinite(raw).all((1, 2))
+    finite &= np.isfinite(gradients).all((1, 2, 3))
+    return [
+        (target.empty or _reason(map_, gradient))
+        if ok
+        else "not finite: the model overflows on this image"
+        for ok, target, map_, gradient in zip(finite, targets, raw, gradients, strict=True)
+    ]
 
 
 def _reason(raw: np.ndarray, gradient: np.ndarray) -> str:
-    if not (np.isfinite(raw).all() and np.isfinite(gradient).all()):
-        return "not finite: the model overflows on this image"
     if not gradient.any():
         return "no gradient reaches the layer"
     positive = np.maximum(raw, 0)
@@ -163,19 +206,6 @@ def _reason(raw: np.ndarray, gradient: np.ndarray) -> str:
     return ""
 
 
-@contextmanager
-def _frozen(model: nn.Module) -> Iterator[None]:
-    """Neither gradients nor ``requires_grad`` of the parameters change for good."""
-    before = [(p, p.requires_grad, p.grad) for p in model.parameters()]
-    model.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter, required, gradient in before:
-            parameter.requires_grad_(required)
-            parameter.grad = gradient
-
-
 def _module(model: nn.Module, name: str) -> nn.Module:
     try:
         return model.get_submodule(name)
@@ -183,96 +213,3 @@ def _module(model: nn.Module, name: str) -> nn.Module:
         raise ContractError(
             f"the model has no layer {name!r}. See model.named_modules() for those it has."
         ) from error
-
-
-def spatial(output: torch.Tensor) -> torch.Tensor | None:
-    """A layer's output as maps (N, C, h, h); None if it has no place for each part of an image.
-
-    Known are (N, C, h, h), (N, h, h, C) and (N, tokens, C) with h * h tokens, or one more where
-    a class token goes first.
-    """
-    if output.ndim == 4 and output.shape[2] == output.shape[3]:
-        return output
-    if output.ndim == 4 and output.shape[1] == output.shape[2]:
-        return output.permute(0, 3, 1, 2)
-    if output.ndim == 3:
-        tokens = output.shape[1]
-        side = math.isqrt(tokens)
-        if tokens - side**2 in (0, 1):
-            patches = output[:, tokens - side**2 :]
-            return patches.transpose(1, 2).unflatten(2, (side, side))
-    return None
-
-
-class _Candidate(NamedTuple):
-    name: str
-    output: torch.Tensor
-    side: int
-    channels: int
-
-
-def target_layer(model: nn.Module, shape: tuple[int, int, int]) -> str:
-    """Name of the module whose output Grad-CAM explains, for images of ``shape`` (C, H, H).
-
-    A model's ``backbone`` can point at the module itself with an attribute ``cam_layer``. Else it
-    is the last module whose output (see ``spatial``) has at least 3 x 3 places and a gradient
-    at them: behind the last attention of a transformer only the class token has one. A network
-    that shrinks the image below 3 x 3 is explained at its last larger map; 2 x 2 serves where
-    there is none. The choice depends on the model and the shape, never on the images.
-
-    Raises:
-        ContractError: if no module fits, or the images are not square.
-    """
-    check_eval(model)
-    if (own := getattr(getattr(model, "backbone", model), "cam_layer", None)) is not None:
-        return next(name for name, module in model.named_modules() if module is own)
-    if shape[1] != shape[2]:
-        raise ContractError(f"images are {shape[1]} x {shape[2]}; only square ones are explained.")
-    with torch.enable_grad(), _frozen(model):
-        candidates, flowing = _probe(model, shape)
-    for smallest in (SMALLEST, 2):
-        large = [one for one in candidates if one.side >= smallest]
-        # Queries, keys and hidden layers have other widths than the stream they belong to.
-        width = large[-1].channels if large else 0
-        side = large[-1].side if large else 0
-        for one in reversed(large):
-            if one.side == side and one.channels == width and one.name in flowing:
-                return one.name
-    raise ContractError(
-        "no layer of this model returns a map that its logits depend on. Name one: layer=..."
-    )
-
-
-def _probe(model: nn.Module, shape: tuple[int, int, int]) -> tuple[list[_Candidate], set[str]]:
-    """Modules that return maps, in the order they finish, and those that a gradient reaches."""
-    noise = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0))
-    noise = noise.to(next(model.parameters()).device).requires_grad_()
-    candidates: list[_Candidate] = []
-    smallest = math.inf
-
-    def look(name: str, output: object) -> None:
-        nonlocal smallest
-        maps = spatial(output) if isinstance(output, torch.Tensor) else None
-        # Two images: windows that were cut out of them come in other numbers.
-        if maps is None or len(maps) != 2 or maps.shape[2] < 2:
-            return
-        # Attention weights (N, heads, tokens, tokens) look like maps, but larger than those before.
-        if maps.shape[2] <= smallest:
-            smallest = maps.shape[2]
-            candidates.append(_Candidate(name, output, maps.shape[2], maps.shape[1]))
-
-    with ExitStack() as stack:
-        for name, module in model.named_modules():
-            if name:
-                hook = module.register_forward_hook(lambda _m, _i, out, name=name: look(name, out))
-                stack.callback(hook.remove)
-        score = model(noise).max(1).values.sum()
-    alive = [one for one in candidates if one.output.requires_grad]
-    if not alive:
-        return [], set()
-    gradients = torch.autograd.grad(score, [one.output for one in alive], allow_unused=True)
-    return candidates, {
-        one.name
-        for one, gradient in zip(alive, gradients, strict=True)
-        if gradient is not None and spatial(gradient).any()
-    }

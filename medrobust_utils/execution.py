@@ -37,7 +37,7 @@ def main() -> None:
     error = None
     with tempfile.TemporaryDirectory(prefix="medrobust-") as private:
         threading.Thread(target=_die_with_the_runner, args=(private,), daemon=True).start()
-        _own_kernel(Path(private))
+        own_kernel(Path(private))
         try:
             _execute(job, engine)
         except Exception as caught:  # whatever it was, the runner must hear of it
@@ -89,11 +89,11 @@ def _engine(report) -> str:
     return "reporting"
 
 
-def _own_kernel(folder: Path) -> None:
+def own_kernel(folder: Path) -> None:
     """Make `python3` mean this interpreter, whatever kernels and settings the user has.
 
-    The kernel's files, history and profile go to ``folder`` too, so that parallel kernels do not
-    wait for one history database.
+    What Jupyter and the kernel write goes to ``folder`` too, so that parallel kernels do not wait
+    for one history database. The process's environment is changed for good.
     """
     spec = folder / "kernels" / "python3"
     spec.mkdir(parents=True)
@@ -102,6 +102,7 @@ def _own_kernel(folder: Path) -> None:
     content = {"argv": command, "display_name": "Python 3", "language": "python"}
     (spec / "kernel.json").write_text(json.dumps(content))
     os.environ["JUPYTER_PATH"] = str(folder)
+    os.environ["JUPYTER_DATA_DIR"] = str(folder / "data")
     os.environ["JUPYTER_CONFIG_DIR"] = str(folder / "config")
     os.environ["JUPYTER_RUNTIME_DIR"] = str(folder / "runtime")
     os.environ["IPYTHONDIR"] = str(folder / "ipython")

@@ -4,17 +4,16 @@ import gc
 
 import numpy as np
 import pytest
-import timm
 import torch
 import torch.nn.functional as F
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from networks import noise, small, swin, traces, vit
 from torch import nn
 
 from medrobust_utils import cam_plots
+from medrobust_utils.cam_layers import target_layer
 from medrobust_utils.cam_measures import energy_inside, pointing
-from medrobust_utils.cams import Maps, grad_cam, target_layer
+from medrobust_utils.cams import METHODS, Maps, grad_cam
 from medrobust_utils.errors import ContractError
-from medrobust_utils.models import MedicalModel
 from medrobust_utils.models.attentive import build_attentive
 
 
@@ -47,34 +46,11 @@ def patches():
     return images, masks
 
 
-def small(name, **options):
-    torch.manual_seed(0)
-    backbone = timm.create_model(name, num_classes=7, **options)
-    return MedicalModel(backbone, IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD).eval()
-
-
-def noise(size, count=3, channels=3):
-    return torch.rand(count, channels, size, size, generator=torch.Generator().manual_seed(1))
-
-
-def swin():
-    return small(
-        "swin_tiny_patch4_window7_224",
-        img_size=64,
-        embed_dim=24,
-        depths=(2, 2, 2, 2),
-        num_heads=(2, 2, 2, 2),
-    )
-
-
-def vit(**options):
-    return small("vit_tiny_patch16_224", img_size=64, embed_dim=48, depth=2, num_heads=2, **options)
-
-
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("colour", [0, 1])
-def test_the_planted_patch_is_found_for_its_own_class(patches, colour):
+def test_the_planted_patch_is_found_for_its_own_class(patches, colour, method):
     images, masks = patches
-    found = grad_cam(Colours(), images, [colour] * 2)
+    found = grad_cam(Colours(), images, [colour] * 2, method=method)
     assert found.valid.all() and found.layer == "look"
     assert found.maps.dtype == np.float32 and found.maps.shape == (2, 64, 64)
     assert (pointing(found.maps, masks[colour]) == 1).all()
@@ -194,21 +170,19 @@ class Faulty(Colours):
         return self.head((out / (images[:, :1, :1, :1] < 1)).mean((2, 3)))
 
 
-def test_maps_that_say_nothing_are_reported_and_not_kept(patches):
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("method", METHODS)
+def test_maps_that_say_nothing_are_reported_and_not_kept(patches, method):
     images, _ = patches
     images = torch.cat([images, torch.full((1, 3, 64, 64), 0.5)])
     images[1, 0, 0, 0] = 1
-    found = grad_cam(Faulty(), images, [0, 0, 0])
+    found = grad_cam(Faulty(), images, [0, 0, 0], method=method)
     assert found.valid.tolist() == [True, False, False]
     assert [reason.split(":")[0] for reason in found.reasons] == ["", "not finite", "constant"]
     assert np.isnan(found.maps[1:]).all() and np.isfinite(found.maps[0]).all()
-    against = grad_cam(Colours(head=((-1.0, 0.0), (0.0, 1.0))), images[:1], [0])
+    contrary = Colours(head=((-1.0, 0.0), (0.0, 1.0)))
+    against = grad_cam(contrary, images[:1], [0], method=method)
     assert against.reasons[0].startswith("empty")
-
-
-def traces(model):
-    hooks = sum(len(m._forward_hooks) + len(m._backward_hooks) for m in model.modules())
-    return hooks, [(p.requires_grad, id(p.grad), p.grad.sum()) for p in model.parameters()]
 
 
 def test_the_model_is_left_as_it_was_even_after_an_error():
@@ -234,10 +208,11 @@ def test_explaining_in_a_loop_needs_no_more_memory():
         gc.collect()
         return sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects())
 
-    grad_cam(model, noise(64))
+    for method in METHODS:
+        grad_cam(model, noise(64), method=method)
     before = alive()
-    for _ in range(3):
-        grad_cam(model, noise(64), batch=1)
+    for method in METHODS:
+        grad_cam(model, noise(64), batch=1, method=method)
     assert alive() == before
 
 
@@ -247,11 +222,13 @@ def test_explaining_in_a_loop_needs_no_more_memory():
         (dict(classes=[0]), "1 classes for 2 images"),
         (dict(classes=[0, 2]), "class 2 of a model with 2 logit"),
         (dict(classes=[0, -1]), "Classes count from 0"),
+        (dict(method="scorecam"), "'scorecam': choose grad-cam, grad-cam\\+\\+, hirescam"),
         (dict(layer="eyes"), "no layer 'eyes'"),
         (dict(layer="head"), "no square map"),
         (dict(images=torch.rand(2, 3, 64, 32)), "64 x 32; only square"),
         (dict(images=torch.rand(0, 3, 64, 64)), "empty"),
         (dict(images=torch.rand(2, 3, 64, 64) * 255), "expected \\[0, 1\\]"),
+        (dict(regions=np.ones((2, 64, 64), bool)), "2 dimensions, not \\(N, K\\) or, for reg"),
         (dict(model=Colours().train()), "training mode"),
         (dict(model=nn.Sequential(Colours(), nn.Softmax(1)).eval()), "probabilities"),
         (dict(model=nn.Sequential(nn.Flatten(), nn.Linear(12288, 2)).eval()), "no layer of this"),

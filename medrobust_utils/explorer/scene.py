@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 import torch
 
 from ..data import ImageSet, to_float
+from ..errors import ContractError
 from ..models import MedicalModel
 
 
@@ -78,8 +79,22 @@ class Scene:
             for number, (place, row) in enumerate(zip(self.rows, shown, strict=True))
         )
 
+    @property
+    def pair(self) -> Scene:
+        """The same with its first two networks alone."""
+        return replace(self, networks=self.networks[:2])
+
     def sample(self, number: int) -> Sample:
-        """The image in place ``number`` of ``rows``."""
+        """The image in place ``number`` of ``rows``.
+
+        Raises:
+            ContractError: if there is no such place.
+        """
+        if not 0 <= number < len(self.rows):
+            raise ContractError(
+                f"image {number}: {self.key} offers {len(self.rows)}. Choose 0 to "
+                f"{len(self.rows) - 1}."
+            )
         row = self.rows[number : number + 1]
         target = torch.from_numpy(np.ascontiguousarray(self.data.targets[row]))
         masks = self.data.masks

@@ -7,6 +7,7 @@ it was never trained on.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -56,13 +57,19 @@ class Shelf:
     def __init__(self, checkpoints: Path, *, seed: int = 0, synthetic: bool = False) -> None:
         self.checkpoints, self.seed, self.synthetic = checkpoints, seed, synthetic
         self._open: dict[Place, Scene] = {}
+        self._opening = threading.Lock()  # a panel opens in a thread, the cells below it as well
 
     def papers(self) -> dict[str, str]:
         """Name and title of every paper."""
         return {paper: protocol.load(paper).title for paper in STUDIES}
 
     def places(self, paper: str) -> list[Place]:
-        """What there is to open for a paper: earlier runs, the newest first, and the small pair."""
+        """What there is to open for a paper: earlier runs, the newest first, and the small pair.
+
+        Raises:
+            ProtocolError: for a paper that the kit does not know.
+        """
+        protocol.load(paper)  # refuses what is no paper
         groups: dict[tuple, list] = {}
         for folder, card in cards.find(self.checkpoints):
             if card.paper == paper:
@@ -89,17 +96,18 @@ class Shelf:
         return next(p for p in places if not p.finished and p.paper == wanted)
 
     def open(self, place: Place) -> Scene:
-        """Read the networks and images of a place, or train its pair; kept when open.
+        """Read the networks and images of a place, or train its pair; the last one is kept.
 
         Raises:
             MedrobustError: if the images or weights are missing or have changed.
         """
-        if place not in self._open:
-            self._open.clear()  # one at a time: networks and images are large
-            study = STUDIES[place.paper]
-            found = self._read(study, place) if place.finished else self._train(study)
-            self._open[place] = _scene(place, study, found)
-        return self._open[place]
+        with self._opening:
+            if place not in self._open:
+                self._open.clear()  # one at a time: networks and images are large
+                study = STUDIES[place.paper]
+                found = self._read(study, place) if place.finished else self._train(study)
+                self._open[place] = _scene(place, study, found)
+            return self._open[place]
 
     def _read(self, study: Study, place: Place) -> list[tuple[Arm, Network]]:
         planned, found = {}, {}

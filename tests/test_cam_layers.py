@@ -1,0 +1,136 @@
+"""What can be explained is found by looking at what each module returns."""
+
+import pytest
+import torch
+from networks import Out, small, swin, vit
+from segmenters import Plain, untrained
+from torch import nn
+
+from medrobust_utils.cam_layers import layers, spatial, target_layer
+from medrobust_utils.errors import ContractError
+from medrobust_utils.models import build_unet
+from medrobust_utils.models.assimilation import build_assimilated
+from medrobust_utils.models.attentive import build_attentive
+
+
+def named(**sides):
+    return {f"backbone.{name.replace('_', '.')}": side for name, side in sides.items()}
+
+
+def attentive(attention):
+    return build_attentive("resnet10t", 7, attention=attention, start="scratch", size=96).eval()
+
+
+UNET = {
+    "backbone.down.2": 8,
+    "backbone.down.1": 16,
+    "backbone.merge.0": 16,
+    "backbone.down.0": 32,
+    "backbone.merge.1": 32,
+}
+OFFERED = {
+    "resnet": (
+        lambda: small("resnet10t"),
+        (3, 96, 96),
+        named(layer4=3, layer3=6, layer2=12, layer1=24, act1=48),
+    ),
+    "resnet at 64": (  # its last map is 2 x 2
+        lambda: small("resnet10t"),
+        (3, 64, 64),
+        named(layer3=4, layer2=8, layer1=16, act1=32),
+    ),
+    # The next stage starts with a convolution at the size of the one before.
+    "bottlenecks": (
+        lambda: small("resnet14t", zero_init_last=False),
+        (3, 96, 96),
+        named(layer4=3, layer3=6, layer2=12, layer1=24, act1=48),
+    ),
+    "swin": (swin, (3, 64, 64), named(layers_2=4, layers_1=8, layers_0=16)),
+    "vit": (vit, (3, 64, 64), named(blocks_1_norm1=4)),
+    "attentive": (
+        lambda: attentive("intended"),
+        (3, 96, 96),
+        named(trunk=3, trunk_layer3=6, trunk_layer2=12, trunk_layer1=24, trunk_act1=48),
+    ),
+    "assimilated": (
+        lambda: build_assimilated("resnet10t", 2, colour="conv", start="scratch").eval(),
+        (1, 64, 64),
+        named(layer3=4, layer2=8, layer1=16, act1=32) | {"colour": 64},
+    ),
+    "u-net": (lambda: untrained(3), (3, 32, 32), UNET),
+    "deep u-net": (  # down to 2 x 2 and 1 x 1, which are too small
+        lambda: build_unet(3, width=2, depth=5, size=32).eval(),
+        (3, 32, 32),
+        named(down_3=4, down_2=8, merge_2=8, down_1=16, merge_3=16, down_0=32, merge_4=32),
+    ),
+}
+
+
+@pytest.mark.parametrize(("build", "shape", "wanted"), OFFERED.values(), ids=OFFERED)
+def test_one_layer_of_every_size_is_offered_the_usual_one_first(build, shape, wanted):
+    torch.manual_seed(0)
+    model = build()
+    found = layers(model, shape)
+    assert list(found.items()) == list(wanted.items())
+    assert next(iter(found)) == target_layer(model, shape)
+    sides = {}
+    for name in found:
+        model.get_submodule(name).register_forward_hook(
+            lambda _m, _i, out, name=name: sides.update({name: spatial(out).shape[2:]})
+        )
+    model(torch.rand(1, *shape))
+    assert sides == {name: (side, side) for name, side in found.items()}
+
+
+def test_what_lies_behind_the_layer_of_a_models_own_choice_is_not_offered():
+    """Attention pools the map and hands it to dropout: 12 x 12 at this size, 6 x 6 behind."""
+    model = attentive("released")
+    shape = (3, 384, 384)
+    assert layers(model, shape)["backbone.trunk"] == 12
+    assert min(layers(model, shape).values()) == 12
+
+
+def test_attention_weights_are_not_offered():
+    model = swin()
+    before = layers(model, (3, 64, 64))
+    for module in model.modules():
+        if hasattr(module, "fused_attn"):
+            module.fused_attn = False  # the weights then pass through a module
+    assert layers(model, (3, 64, 64)) == before
+
+
+def test_a_foreign_segmentation_net_is_looked_through():
+    found = layers(Plain(Out(untrained(3))).eval(), (3, 32, 32))
+    assert found == {f"net.net.{name}": side for name, side in UNET.items()}
+
+
+def test_two_by_two_serves_where_there_is_nothing_larger():
+    model = nn.Sequential(nn.Conv2d(3, 4, 8, 8), nn.ReLU(), nn.Flatten(), nn.Linear(16, 2)).eval()
+    assert layers(model, (3, 16, 16)) == {"1": 2}
+
+
+@pytest.mark.parametrize("find", [layers, target_layer])
+@pytest.mark.parametrize(
+    ("build", "shape", "message"),
+    [
+        (lambda: small("resnet10t"), (3, 64, 32), "64 x 32; only square"),
+        (lambda: small("resnet10t").train(), (3, 64, 64), "training mode"),
+        (lambda: nn.Sequential(nn.Flatten(), nn.Linear(768, 2)).eval(), (3, 16, 16), "no layer of"),
+    ],
+)
+def test_misuse_is_explained(find, build, shape, message):
+    with pytest.raises(ContractError, match=message):
+        find(build(), shape)
+
+
+def test_looking_leaves_no_trace():
+    model = small("resnet10t")
+    model.backbone.conv1.requires_grad_(False)
+    before = [(p.requires_grad, p.grad) for p in model.parameters()]
+    torch.manual_seed(5)
+    drawn = torch.rand(3)
+    torch.manual_seed(5)
+    layers(model, (3, 64, 64))
+    assert torch.equal(torch.rand(3), drawn)
+    assert [(p.requires_grad, p.grad) for p in model.parameters()] == before
+    assert not any(module._forward_hooks for module in model.modules())

@@ -1,0 +1,256 @@
+"""The explorer's figures: readable, complete, and safe to draw whatever a file is called."""
+
+import io
+import itertools
+import warnings
+from dataclasses import replace
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import scenes
+import torch
+from matplotlib.image import AxesImage
+from matplotlib.text import Text
+from PIL import Image
+
+from medrobust_utils.errors import ContractError
+from medrobust_utils.explorer import picture, twin
+from medrobust_utils.explorer.look import Choice, Memory, Seen, look
+from medrobust_utils.explorer.scene import Network
+from medrobust_utils.models import digest
+from medrobust_utils.perturbations import to_be_seen
+
+HOSTILE = (
+    "$\\frac{$ 100$ %s {0}",
+    "<script>alert('x')</script>.png",
+    "\u540d\u524d \U0001f600 \u202egnp.exe",
+    "line\nbreak\ttab\x00\x07.png",
+    "x" * 500,
+)
+every_scene = pytest.mark.parametrize("make", scenes.SCENES)
+MEMORY = Memory()
+
+
+def seen(make, eps=4.0, number=0, sample=None, **choice):
+    scene = make()
+    choice = Choice(**({"attack": "pgd", "eps_255": eps} | choice))
+    sample = sample or scene.sample(number)
+    return [look(scene, network, sample, choice, memory=MEMORY) for network in scene.networks]
+
+
+def words(figure):
+    return [one for one in figure.findobj(Text) if one.get_visible() and one.get_text().strip()]
+
+
+def told(figure):
+    return "\n".join(one.get_text() for one in words(figure))
+
+
+def check_readable(figure):
+    """No text is small, leaves the figure or lies on another."""
+    renderer = figure.canvas.get_renderer()
+    figure.draw(renderer)
+    whole = figure.bbox.padded(0.5)
+    boxes = [(one, one.get_window_extent(renderer)) for one in words(figure)]
+    for one, box in boxes:
+        assert one.get_fontsize() >= 8, one.get_text()
+        assert whole.x0 <= box.x0 and box.x1 <= whole.x1, one.get_text()
+        assert whole.y0 <= box.y0 and box.y1 <= whole.y1, one.get_text()
+    for (one, a), (two, b) in itertools.combinations(boxes, 2):
+        wide = min(a.x1, b.x1) - max(a.x0, b.x0)
+        high = min(a.y1, b.y1) - max(a.y0, b.y0)
+        assert wide <= 1 or high <= 2, (one.get_text(), two.get_text())
+
+
+@every_scene
+@pytest.mark.parametrize("eps", [0, 0.0625, 16])
+def test_a_picture_is_readable(make, eps):
+    check_readable(picture.draw(seen(make, eps)))
+
+
+@every_scene
+def test_one_block_a_network(make):
+    both = seen(make)
+    for shown in (both, both[:1]):
+        png = picture.encode(picture.draw(shown))
+        found = Image.open(io.BytesIO(png))
+        assert found.format == "PNG" and found.size == (620 * len(shown), 510)
+        pixels = np.asarray(found.convert("L"))
+        for place in range(len(shown)):
+            assert pixels[:, 620 * place : 620 * place + 620].std() > 20, "an empty block"
+    names = [one.record["network"] for one in both]
+    text = told(picture.draw(both))
+    assert all(name in text for name in names)
+
+
+def test_the_picture_says_what_happened():
+    (one, _) = seen(scenes.single_label, 4)
+    numbers, text = one.record, told(picture.draw([one]))
+    values = [numbers[f"probabilities_{k}"] for k in ("before", "after")]
+    first, second = numbers["answer_before"], numbers["answer_after"]
+    assert first != second
+    assert f"vanilla says {first} {values[0][first]:.2f} → {second} {values[1][second]:.2f}" in text
+    assert "PGD, 10 steps, eps 4/255" in text and "attacked, eps 4/255" in text
+    assert "the change, × 32" in text
+    assert f"SSIM {numbers['similarity']:.2f}, correlation {numbers['correlation']:.2f}" in text
+    assert f"{numbers['inside_after']:.2f} of it on the finding" in text
+    assert f"dashed: the finding, {numbers['mask_share']:.2f} of the image" in text
+    assert f"a phantom, label: {numbers['label']}" in text
+    assert f"grad-cam at {numbers['layer']}" in text
+
+
+def test_without_an_attack_nothing_is_said_to_have_changed():
+    text = told(picture.draw(seen(scenes.single_label, 0)))
+    assert "→" not in text and "no change" in text and "no attack" in text
+
+
+def test_findings_are_found_and_pixels_are_given():
+    assert "vanilla finds " in told(picture.draw(seen(scenes.multi_label)))
+    one, _ = seen(scenes.segmentation, target="neoplastic")
+    text, numbers = told(picture.draw([one])), one.record
+    shares = [numbers[f"probabilities_{k}"]["neoplastic"] for k in ("before", "after")]
+    assert f"vanilla gives {shares[0]:.2f} → {shares[1]:.2f} of the pixels to neoplastic" in text
+    assert f"image: Dice {numbers['dice_before']:.2f}" in text
+    assert f"attacked: Dice {numbers['dice_after']:.2f}" in text
+
+
+def test_the_pictures_are_those_that_were_looked_at():
+    (one, _) = seen(scenes.single_label, 4)
+    shown = [axis.findobj(AxesImage) for axis in picture.draw([one]).axes]
+    shown = [[np.asarray(image.get_array()) for image in images] for images in shown if images]
+    assert len(shown) == 5
+    expected = (one.image, one.attacked, to_be_seen(one.change[None])[0])
+    for found, wanted in zip(shown, expected, strict=False):
+        assert np.allclose(found[0], wanted.transpose(1, 2, 0))
+    for found, maps in zip(shown[3:], (one.before, one.after), strict=True):
+        assert np.array_equal(found[1], maps.maps[0])
+
+
+def lengths(figure):
+    return [bar.get_width() for bar in figure.axes[-1].patches]
+
+
+def test_bars_are_the_largest_probabilities_and_the_explained_one():
+    (one, _) = seen(scenes.multi_label)
+    values = one.record["probabilities_before"]
+    rare = min(values, key=lambda name: max(values[name], one.record["probabilities_after"][name]))
+    (asked, _) = seen(scenes.multi_label, target=rare)
+    figure = picture.draw([asked])
+    labels = [text.get_text() for text in figure.axes[-1].texts[::2]]
+    assert len(labels) == 8 and f"▸ {rare}" in labels
+    order = [label.removeprefix("▸ ") for label in labels]
+    assert order == [name for name in values if name in order], "in the order of the classes"
+    after = asked.record["probabilities_after"]
+    expected = [v for name in order for v in (values[name], after[name])]
+    assert lengths(figure) == pytest.approx(expected)
+    left_out = [max(values[k], after[k]) for k in values if k not in order]
+    assert max(left_out) <= min(max(values[k], after[k]) for k in order if k != rare)
+
+
+def test_before_and_after_are_told_apart_in_gray_and_by_hatching():
+    (one, _) = seen(scenes.single_label)
+    before, after = picture.draw([one]).axes[-1].patches[:2]
+    light = [np.dot(bar.get_facecolor()[:3], [0.21, 0.72, 0.07]) for bar in (before, after)]
+    assert light[0] - light[1] > 0.3
+    assert before.get_hatch() and not after.get_hatch()
+
+
+def test_a_missing_map_is_a_reason():
+    scene = scenes.single_label()
+    model = scenes.plain_net(7).eval()
+    torch.nn.init.constant_(model.backbone[-1].weight, -1)
+    gloomy = replace(scene, networks=(Network("gloomy", model, digest(model)),))
+    figure = picture.draw(seen(lambda: gloomy))
+    assert told(figure).replace("\n", " ").count("no map: empty: nothing speaks for the class") == 2
+    assert "SSIM" not in told(figure)
+    check_readable(figure)
+    figure, _ = twin.grid(gloomy, gloomy.sample(0), Choice(), (0, 2), MEMORY)
+    check_readable(figure)
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_file_may_be_called_anything(name):
+    make = scenes.multi_label
+    scene = make()
+    sample = replace(scene.sample(0), name=name, label=None, mask=None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        shown = seen(make, 2, sample=sample)
+        figure = picture.draw(shown)
+        picture.encode(figure)
+        static, records = twin.grid(scene, sample, Choice(), (2,), MEMORY)
+        picture.encode(static)
+    for one in (figure, static):
+        check_readable(one)
+        assert "no label" in told(one) and "a phantom" not in told(one), "an upload is no phantom"
+        assert "the network knows phantoms only" in told(one)
+    assert records[0]["image"] == name
+
+
+def test_long_names_of_networks_and_layers_are_cut():
+    one, two = seen(scenes.single_label)
+    long = {"network": "network " * 30, "layer": "backbone.layer." * 20, "label": "finding " * 40}
+    figure = picture.draw([Seen(**(vars(x) | {"record": x.record | long})) for x in (one, two)])
+    check_readable(figure)
+
+
+def test_many_findings_leave_room_for_what_came_of_them():
+    (one, _) = seen(scenes.multi_label)
+    many = {"answer_before": "finding, " * 20, "answer_after": "another, " * 20}
+    found = picture.heading(one.record | many, 64)
+    assert len(found) <= 64 and "finds finding," in found and "… → another," in found
+
+
+def test_notebooks_settings_change_neither_size_nor_list_of_figures():
+    before, shown = plt.get_fignums(), seen(scenes.single_label)
+    plain = picture.encode(picture.draw(shown))
+    with plt.rc_context({"savefig.bbox": "tight", "savefig.dpi": 40, "figure.dpi": 50}):
+        assert Image.open(io.BytesIO(picture.encode(picture.draw(shown)))).size == (1240, 510)
+    assert picture.encode(picture.draw(shown)) == plain
+    assert plt.get_fignums() == before
+
+
+def test_nothing_to_draw_is_refused():
+    with pytest.raises(ContractError, match="choose a network"):
+        picture.draw([])
+    scene = scenes.single_label()
+    with pytest.raises(ContractError, match="no eps"):
+        twin.grid(scene, scene.sample(0), Choice(), (), MEMORY)
+
+
+@pytest.mark.parametrize(
+    ("make", "radii"),
+    [
+        (scenes.single_label, (0,)),
+        (scenes.segmentation, (0, 2)),
+        (scenes.multi_label, (0, 0.5, 1, 2, 4, 8)),
+        (scenes.segmentation, (0.5, 1, 2, 4, 8, 16)),
+    ],
+)
+def test_the_twin_has_a_column_an_eps_and_two_rows_a_network(make, radii):
+    scene = make()
+    figure, records = twin.grid(scene, scene.sample(1), Choice(), radii, MEMORY)
+    assert len(figure.axes) == 2 * len(scene.networks) * len(radii)
+    expected = [(network.name, eps) for network in scene.networks for eps in radii]
+    assert [(one["network"], one["eps_255"]) for one in records] == expected
+    assert [a.get_title() for a in figure.axes if a.get_title()] == [
+        f"eps {eps:g}/255" for eps in radii
+    ]
+    check_readable(figure)
+    png = Image.open(io.BytesIO(picture.encode(figure)))
+    assert png.width == 1000
+    assert "a phantom" in told(figure)
+
+
+def test_the_twin_shows_what_the_picture_shows():
+    scene = scenes.single_label()
+    figure, records = twin.grid(scene, scene.sample(0), Choice(eps_255=1), (0, 4), MEMORY)
+    (one, _) = seen(scenes.single_label, 4)
+    assert records[1] == one.record
+    above, below = figure.axes[2:4]
+    assert np.allclose(above.images[0].get_array(), one.attacked.transpose(1, 2, 0))
+    assert np.array_equal(below.images[1].get_array(), one.after.maps[0])
+    said, values = one.record["answer_after"], one.record["probabilities_after"]
+    assert above.get_xlabel() == f"{said} {values[said]:.2f}"
+    assert f"correlation {one.record['correlation']:.2f}" in below.get_xlabel()

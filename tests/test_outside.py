@@ -1,0 +1,331 @@
+"""Pictures that somebody uploads: what is taken, what is made of it, and what is refused."""
+
+import contextlib
+import io
+import os
+import struct
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from medrobust_utils.data import cache, outside
+from medrobust_utils.data.outside import picture
+from medrobust_utils.errors import DataError
+
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
+RNG = np.random.default_rng(5)
+COLOUR = RNG.integers(0, 256, (24, 24, 3), dtype=np.uint8)
+GRAY = COLOUR[:, :, 0]
+DEEP = GRAY.astype(np.uint16) * 17 + 300  # as a 12-bit radiograph may come
+
+
+def saved(image: np.ndarray | Image.Image, kind: str = "PNG", **options) -> bytes:
+    buffer = io.BytesIO()
+    image = image if isinstance(image, Image.Image) else Image.fromarray(image)
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def png(*chunks: tuple[bytes, bytes]) -> bytes:
+    """A PNG of chunks that Pillow would not write."""
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        for kind, body in chunks
+    )
+
+
+def shown(content: bytes, channels: int = 3, size: int = 24) -> np.ndarray:
+    return picture("a.png", content, size=size, channels=channels)[0]
+
+
+def words(content: bytes, channels: int = 3, size: int = 24) -> tuple[str, ...]:
+    return picture("a.png", content, size=size, channels=channels)[1]
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", [24, 16, 33])
+def test_an_upload_is_decoded_as_the_readers_decode_a_file(tmp_path, kind, channels, size):
+    image = Image.fromarray(COLOUR).resize((40, 24))
+    path = tmp_path / "a"
+    path.write_bytes(saved(image, kind))
+    found = picture("x.txt", path.read_bytes(), size=size, channels=channels)[0]
+    np.testing.assert_array_equal(found, cache.decode(path, size, channels)[0])
+    assert found.dtype == np.uint8 and found.flags.writeable
+
+
+def test_nothing_is_said_where_nothing_is_done():
+    assert words(saved(COLOUR)) == () and words(saved(GRAY), channels=1) == ()
+    np.testing.assert_array_equal(shown(saved(COLOUR)), COLOUR)
+
+
+def test_a_widgets_memoryview_is_taken():
+    np.testing.assert_array_equal(shown(memoryview(saved(COLOUR))), COLOUR)
+
+
+def test_resizing_is_said():
+    assert words(saved(COLOUR), size=16) == ("resized from 24 x 24 to 16 x 16 pixels",)
+    wide = words(saved(COLOUR[:12]), size=16)
+    assert wide == ("squeezed from 24 x 12 to 16 x 16 pixels, as in the papers",)
+
+
+def test_colours_and_grays_change_places():
+    assert words(saved(COLOUR), channels=1) == ("made gray",)
+    np.testing.assert_array_equal(
+        shown(saved(COLOUR), channels=1)[..., 0], np.asarray(Image.fromarray(COLOUR).convert("L"))
+    )
+    assert words(saved(GRAY)) == ("gray, so all three colours are alike",)
+    np.testing.assert_array_equal(shown(saved(GRAY)), np.dstack([GRAY] * 3))
+
+
+@pytest.mark.parametrize(
+    ("pixels", "kind"),
+    [
+        (DEEP, "PNG"),
+        (DEEP, "TIFF"),
+        (DEEP.astype(">u2"), "TIFF"),
+        (DEEP.astype(np.int32) - 3000, "TIFF"),  # as computed tomography counts
+        (DEEP.astype(np.int32) + 2**30, "TIFF"),  # float32 would round these
+        (DEEP.astype(np.float32) / 999, "TIFF"),
+    ],
+)
+def test_deep_grays_are_stretched_from_the_darkest_to_the_brightest(pixels, kind):
+    exact = (pixels.astype(np.float64) - pixels.min()) / (int(pixels.max()) - int(pixels.min()))
+    if pixels.dtype == np.float32:
+        exact = (pixels.astype(np.float64) - pixels.min()) / np.ptp(pixels.astype(np.float64))
+    content = saved(pixels, kind)
+    np.testing.assert_allclose(shown(content, 1)[..., 0], 255 * exact, atol=0.5001)
+    assert any("stretched" in word and f"{pixels.min():g}" in word for word in words(content, 1))
+
+
+def test_numbers_that_are_none_are_the_darkest():
+    pixels = DEEP.astype(np.float32)
+    pixels[0, 0], pixels[0, 1] = np.nan, np.inf
+    found = shown(saved(pixels, "TIFF"), 1)[..., 0]
+    assert (found[0, :2] == 0).all() and found.max() == 255
+    assert "pixels without a number taken for the darkest" in words(saved(pixels, "TIFF"), 1)
+
+
+def test_numbers_at_the_ends_of_their_type_are_stretched():
+    ends = np.finfo(np.float32)
+    pixels = np.full((24, 24), ends.min, np.float32)
+    pixels[0, 0], pixels[0, 1] = ends.max, 0
+    assert shown(saved(pixels, "TIFF"), 1)[0, :3, 0].tolist() == [255, 128, 0]
+    large = np.linspace(0, 65535, 1500 * 1000).reshape(1500, 1000).astype(np.uint16)
+    found = shown(saved(large), 1, size=1000)[..., 0].astype(int)
+    assert np.abs(found - np.linspace(0, 255, 1000)[:, None]).max() < 2  # no seam anywhere
+
+
+def test_a_deep_negative_is_shown_as_a_positive():
+    for pixels in (DEEP, DEEP.astype(np.float32)):
+        normal, negative = (saved(pixels, "TIFF", tiffinfo={262: kind}) for kind in (1, 0))
+        np.testing.assert_array_equal(shown(negative, 1), 255 - shown(normal, 1))
+
+
+def test_sixteen_bits_a_colour_are_shortened_and_it_is_said():
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in COLOUR.astype(np.uint16) * 256)
+    size = struct.pack(">IIBBBBB", 24, 24, 16, 2, 0, 0, 0)
+    content = png((b"IHDR", size), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    np.testing.assert_array_equal(shown(content), COLOUR)
+    assert words(content) == ("16 bits a colour shortened to 8",)
+
+
+def test_transparent_parts_are_laid_on_white():
+    alpha = np.full((24, 24), 255, np.uint8)
+    assert words(saved(np.dstack([COLOUR, alpha]))) == ()
+    alpha[:12] = 0
+    content = saved(np.dstack([COLOUR, alpha]))
+    assert words(content) == ("transparent parts laid on white",)
+    found = shown(content)
+    assert (found[:12] == 255).all()
+    np.testing.assert_array_equal(found[12:], COLOUR[12:])
+    half = shown(saved(np.dstack([GRAY, alpha // 2])), 1)[..., 0]  # gray with transparency
+    assert (half[:12] == 255).all() and (half[12:] >= 127).all()
+
+
+def test_a_transparent_colour_of_a_palette_is_laid_on_white():
+    image = Image.fromarray((np.indices((24, 24))[0] // 12).astype(np.uint8))
+    image.putpalette([200, 0, 0, 0, 90, 0])
+    assert shown(saved(image))[0, 0].tolist() == [200, 0, 0] and words(saved(image)) == ()
+    content = saved(image, transparency=0)
+    assert shown(content)[0, 0].tolist() == [255, 255, 255]
+    assert shown(content)[-1, 0].tolist() == [0, 90, 0]
+    assert words(content) == ("transparent parts laid on white",)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
+def test_inks_become_colours(kind):
+    flat = Image.new("CMYK", (24, 24), (0, 255, 255, 0))
+    found = shown(saved(flat, kind))
+    assert found[..., 0].min() > 220 and found[..., 1:].max() < 60  # red
+    assert words(saved(flat, kind)) == ("turned from CMYK into RGB",)
+
+
+def test_one_bit_a_pixel_is_said():
+    found = picture("a", saved(GRAY > 127, "TIFF"), size=24, channels=1)
+    assert set(np.unique(found[0])) == {0, 255}
+    assert found[1] == ("black and white only, without grays",)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_a_photograph_is_turned_as_its_camera_noted(kind):
+    image = np.zeros((24, 24, 3), np.uint8)
+    image[:12, :12] = 255  # bright in the upper left
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned a quarter clockwise
+    options = {"tiffinfo": {0x0112: 6}} if kind == "TIFF" else {"exif": exif}
+    content = saved(image, kind, **options)
+    found = shown(content)
+    assert found[4, 20].min() > 200 and found[4, 4].max() < 50
+    assert words(content) == ("turned upright, as its camera noted",)
+
+
+@pytest.mark.parametrize("notes", [b"Exif\0\0nonsense", b"Exif\0\0II*\0\xff\xff\xff\xff"])
+def test_damaged_notes_of_a_camera_do_no_harm(notes):
+    np.testing.assert_array_equal(shown(saved(COLOUR, exif=notes)), COLOUR)
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "PNG", "WEBP"])
+def test_the_first_of_several_pictures_is_taken(kind):
+    more = [Image.fromarray(255 - COLOUR)] * 2
+    options = {"lossless": True} if kind == "WEBP" else {}
+    content = saved(COLOUR, kind, save_all=True, append_images=more, **options)
+    np.testing.assert_array_equal(shown(content), COLOUR)
+    assert words(content) == ("the first of several pictures in the file",)
+
+
+def header(width: int, height: int) -> bytes:
+    """A PNG that announces a size and holds one pixel."""
+    size = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return png((b"IHDR", size), (b"IDAT", zlib.compress(b"\0\0")), (b"IEND", b""))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "empty"),
+        (b"just a few words\n", "not a PNG, JPEG, TIFF, BMP or WEBP picture"),
+        (b"%PDF-1.7\n%...", "not a PNG"),
+        (saved(COLOUR, "GIF"), "not a PNG"),
+        (saved(COLOUR)[:20], "truncated or damaged"),
+        (bytes(4) + saved(COLOUR)[4:], "damaged at its beginning"),
+        (saved(COLOUR)[:-200], "truncated or damaged"),
+        (saved(COLOUR, "JPEG", quality=95)[:-500], "truncated or damaged"),
+        (saved(COLOUR, "TIFF")[:400], "damaged"),
+        (bytes(128) + b"DICM" + bytes(99), "DICOM"),
+        (header(8000, 7000), "8000 x 7000 pixels, more than the 50 million"),
+        (header(60_000, 60_000), "more than the 50 million"),  # for Pillow, a bomb
+        (bytes(50_000_001), "50 MB"),
+        (saved(GRAY[:7]), "too small"),
+        (saved(GRAY[:, :7], "BMP"), "too small"),
+        (saved(np.full((9, 9), 700, np.uint16)), "the same value everywhere"),
+        (saved(np.full((9, 9), np.nan, np.float32), "TIFF"), "the same value everywhere"),
+        (saved(Image.new("LAB", (9, 9)), "TIFF"), "its colours are kept as LAB"),
+    ],
+)
+def test_what_is_refused_is_named_with_a_remedy(content, said):
+    with pytest.raises(DataError, match=said) as caught:
+        picture("mine.png", content, size=24, channels=3)
+    message = str(caught.value)
+    assert message.startswith("mine.png: ")
+    assert any(word in message for word in ("save ", "Save ", "Choose ", "Export "))
+
+
+def test_dicom_is_told_by_its_name_too():
+    with pytest.raises(DataError, match="DICOM"):
+        picture("scan.DCM", b"no preamble", size=24, channels=1)
+    assert picture("a.dcm", saved(GRAY), size=24, channels=1)[1] == ()  # but never against them
+
+
+def test_large_pictures_are_taken_without_a_warning(recwarn, capfd):
+    content = saved(Image.new("1", (7000, 7000)))
+    assert shown(content, 1).shape == (24, 24, 1)
+    with pytest.raises(DataError):
+        shown(saved(Image.new("1", (10_000, 10_000))), 1)  # Pillow warns of these
+    assert not recwarn.list and capfd.readouterr() == ("", "")
+
+
+def test_what_libtiff_says_is_not_printed_and_others_still_are(capfd):
+    tiff = bytearray(saved(COLOUR, "TIFF", compression="tiff_adobe_deflate"))
+    start = struct.unpack_from("<I", tiff, 4)[0]  # the table of tags: each has twelve bytes
+    place = next(p for p in range(start + 2, len(tiff), 12) if tiff[p : p + 2] == b"\x11\x01")
+    struct.pack_into("<H", tiff, place, 0x1100)  # no longer where the pixels lie
+    content = bytes(tiff)
+    with Image.open(io.BytesIO(content)) as image, contextlib.suppress(OSError):
+        image.load()
+    assert "StripOffsets" in capfd.readouterr().err  # so it would be printed
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: pytest.raises(DataError, shown, content), range(20)))
+    os.write(2, b"seen")
+    assert capfd.readouterr().err == "seen"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["<img src=x onerror=alert(1)>", "a\0b\r\n\x1b[31m", "x" * 500, "", "\u202egnp.exe", "\ud800"],
+)
+def test_hostile_names_are_harmless_in_messages(name):
+    safe = outside.readable(name)
+    assert 0 < len(safe) <= 60 and safe.isprintable() and not set("<>&\"'\\`") & set(safe)
+    with pytest.raises(DataError) as caught:
+        picture(name, b"text", size=24, channels=3)
+    assert str(caught.value).startswith(f"{safe}: ")
+
+
+def test_ordinary_names_stay_as_they_are():
+    for name in ("chest x-ray (2).png", "Läsion_3.jpg", "皮膚.webp"):
+        assert outside.readable(name) == name
+
+
+SEEDS = [
+    saved(COLOUR),
+    saved(DEEP),
+    saved(Image.fromarray(COLOUR).convert("P"), transparency=3),
+    saved(COLOUR, save_all=True, append_images=[Image.fromarray(255 - COLOUR)]),
+    saved(COLOUR, "JPEG"),
+    saved(COLOUR, "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0"),
+    saved(COLOUR, "JPEG", progressive=True),
+    saved(COLOUR, "TIFF"),
+    saved(DEEP, "TIFF", compression="tiff_lzw"),
+    saved(COLOUR, "TIFF", compression="jpeg"),
+    saved(GRAY.astype(np.float32), "TIFF", compression="tiff_adobe_deflate"),
+    saved(COLOUR, "TIFF", save_all=True, append_images=[Image.fromarray(GRAY)]),
+    saved(COLOUR, "WEBP"),
+    saved(GRAY, "BMP"),
+]
+
+
+@st.composite
+def damaged(draw) -> bytes:
+    """A picture of which some bytes are others, missing, or twice there."""
+    content = bytearray(draw(st.sampled_from(SEEDS)))
+    for _ in range(draw(st.integers(1, 4))):
+        # Often near an end: there lie the fields that steer the decoders.
+        least, most = draw(st.sampled_from([(0, 100), (len(content) - 200, len(content))]))
+        place = draw(st.integers(max(0, least), most) | st.integers(0, len(content)))
+        bits = draw(st.binary(max_size=6))
+        gone = draw(st.sampled_from([len(bits)] * 3 + [0, 5]))
+        content[place : place + gone] = bits
+    if draw(st.booleans()):
+        return bytes(content[: draw(st.integers(0, len(content)))])
+    return bytes(content)
+
+
+@settings(
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(content=damaged(), channels=st.sampled_from([1, 3]))
+def test_damaged_bytes_give_a_picture_or_a_refusal(content, channels, recwarn, capfd):
+    try:
+        pixels, notes = picture("a.png", content, size=16, channels=channels)
+    except DataError as error:
+        assert str(error).startswith("a.png: ")
+    else:
+        assert pixels.shape == (16, 16, channels) and pixels.dtype == np.uint8
+        assert all(isinstance(word, str) for word in notes)
+    assert not recwarn.list and capfd.readouterr() == ("", "")
