@@ -14,11 +14,11 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 # The stamp carries the lock's checksum: a changed lock is installed, an unchanged one is not.
 STAMP := $(VENV)/.installed-$(shell cat requirements-lock.txt pyproject.toml | cksum | tr ' ' -)
 
-.PHONY: help venv reproduce test bench lint test-colab set-url clean
+.PHONY: help venv reproduce explore test test-browser bench lint test-colab set-url clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1#/p' $(MAKEFILE_LIST) | \
-		while IFS='#' read -r name text; do printf '  %-12s %s\n' "$$name" "$$text"; done
+		while IFS='#' read -r name text; do printf '  %-13s %s\n' "$$name" "$$text"; done
 
 venv: $(STAMP)  ## make .venv from requirements-lock.txt (PYTHON=... chooses the interpreter)
 
@@ -36,8 +36,14 @@ reproduce: $(STAMP)  ## run every notebook on embedded data and write results/re
 	@status=0; $(BIN)/python -m medrobust_utils run --profile smoke --jobs $(JOBS) || status=$$?; \
 		$(BIN)/python -m medrobust_utils report || status=$$?; exit $$status
 
+explore: $(STAMP)  ## open the Grad-CAM explorer in the browser; Ctrl-C ends it
+	@$(BIN)/python -m medrobust_utils explore
+
 test: $(STAMP)  ## run the whole test suite, every notebook in the smoke profile included
 	$(BIN)/python -m pytest
+
+test-browser: $(STAMP)  ## try the explorer in Chromium or Chrome; fails where there is none
+	$(BIN)/python -m pytest tests/test_browser.py
 
 bench: $(STAMP)  ## measure what the kit promises about speed and write results/bench.json
 	$(BIN)/python -m benchmarks

@@ -40,7 +40,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_results_folder(run, "--out", "folder that receives <notebook>/<run id>/")
     explore = commands.add_parser("explore", help="open the Grad-CAM explorer in the browser")
     explore.set_defaults(command=_explore)
-    explore.add_argument("--port", type=_port, default=8866, metavar="N", help="0: any free one")
+    text = "where to listen (default: 8866, or one nearby; 0: any that is free)"
+    explore.add_argument("--port", type=_port, default=8866, metavar="N", help=text)
     text = "only print the page's address"
     explore.add_argument("--no-browser", dest="browser", action="store_false", help=text)
     _add_given(explore, "VALUE", "set a parameter of the notebook")
@@ -112,7 +113,7 @@ def _explore(options: argparse.Namespace) -> int:
     from . import serving
 
     given = [tuple(pair) for pair in options.given]
-    serving.serve(given, out=options.out, port=options.port, browser=options.browser)
+    serving.serve(given, port=options.port, out=options.out, browser=options.browser)
     return 0
 
 

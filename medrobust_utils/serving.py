@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 NAME = "05_gradcam_explorer"
 TITLE = "What does the network look at?"
-PORT = 8866
 HERE = "127.0.0.1"  # patients' images are nobody else's business
 KEPT = {"parameters", "injected-parameters", "app"}  # tags of the cells that are served
 # An upload travels in one message. Tornado's 10 MB would cut the connection without a word; files
@@ -46,16 +45,16 @@ TEMPLATE = """{%- extends 'voila/templates/lab/index.html.j2' -%}
 def serve(
     given: Sequence[tuple[str, str]] = (),
     *,
+    port: int,
     out: Path | None = None,
-    port: int = PORT,
     browser: bool = True,
 ) -> None:
     """Serve the explorer until Ctrl-C, a closed terminal or a termination signal.
 
     Args:
         given: names and values of the notebook's parameters, as typed.
-        out: folder for saved views; the project's ``results/05_gradcam_explorer/app`` if None.
         port: where to listen; if it is taken, one nearby; any free one for 0.
+        out: folder for saved views; the project's ``results/05_gradcam_explorer/app`` if None.
         browser: whether to open the page in the user's browser.
 
     Raises:

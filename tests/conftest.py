@@ -4,6 +4,7 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may wait for a network; read when the hub is imported
 
+import browsing
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,6 +14,27 @@ from PIL import Image
 from medrobust_utils.data.phantoms import phantom_set
 
 torch.set_num_threads(1)  # small tensors: threads only get in each other's way
+
+
+UNSEEN = pytest.StashKey[int]()  # how many tests want a browser that is not there
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leave the browser's tests out where there is none; `pytest_terminal_summary` says so."""
+    unseen = [item for item in items if item.path.name == "test_browser.py"]
+    if unseen and browsing.find() is None:
+        config.stash[UNSEEN] = len(unseen)
+        config.hook.pytest_deselected(items=unseen)
+        items[:] = [item for item in items if item not in unseen]
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_terminal_summary(terminalreporter, config):
+    """Nobody shall take a run without a browser for a complete one."""
+    if UNSEEN in config.stash:
+        terminalreporter.section("NOT RUN", red=True)
+        count = config.stash[UNSEEN]
+        terminalreporter.line(f"{count} tests of tests/test_browser.py. {browsing.REMEDY}")
 
 
 @pytest.fixture(scope="session", autouse=True)

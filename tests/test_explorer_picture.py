@@ -75,7 +75,7 @@ def test_one_block_a_network(make):
     for shown in (both, both[:1]):
         png = picture.encode(picture.draw(shown))
         found = Image.open(io.BytesIO(png))
-        assert found.format == "PNG" and found.size == (620 * len(shown), 510)
+        assert found.format == "PNG" and found.size == (620 * len(shown), 530)
         pixels = np.asarray(found.convert("L"))
         for place in range(len(shown)):
             assert pixels[:, 620 * place : 620 * place + 620].std() > 20, "an empty block"
@@ -90,7 +90,7 @@ def test_the_picture_says_what_happened():
     values = [numbers[f"probabilities_{k}"] for k in ("before", "after")]
     first, second = numbers["answer_before"], numbers["answer_after"]
     assert first != second
-    assert f"vanilla says {first} {values[0][first]:.2f} → {second} {values[1][second]:.2f}" in text
+    assert f"says {first} {values[0][first]:.2f} → {second} {values[1][second]:.2f}" in text
     assert "PGD, 10 steps, eps 4/255" in text and "attacked, eps 4/255" in text
     assert "the change, × 32" in text
     assert f"SSIM {numbers['similarity']:.2f}, correlation {numbers['correlation']:.2f}" in text
@@ -106,11 +106,11 @@ def test_without_an_attack_nothing_is_said_to_have_changed():
 
 
 def test_findings_are_found_and_pixels_are_given():
-    assert "vanilla finds " in told(picture.draw(seen(scenes.multi_label)))
+    assert "finds " in told(picture.draw(seen(scenes.multi_label)))
     one, _ = seen(scenes.segmentation, target="neoplastic")
     text, numbers = told(picture.draw([one])), one.record
     shares = [numbers[f"probabilities_{k}"]["neoplastic"] for k in ("before", "after")]
-    assert f"vanilla gives {shares[0]:.2f} → {shares[1]:.2f} of the pixels to neoplastic" in text
+    assert f"gives {shares[0]:.2f} → {shares[1]:.2f} of the pixels to neoplastic" in text
     assert f"image: Dice {numbers['dice_before']:.2f}" in text
     assert f"attacked: Dice {numbers['dice_after']:.2f}" in text
 
@@ -198,7 +198,7 @@ def test_long_names_of_networks_and_layers_are_cut():
 def test_many_findings_leave_room_for_what_came_of_them():
     (one, _) = seen(scenes.multi_label)
     many = {"answer_before": "finding, " * 20, "answer_after": "another, " * 20}
-    found = picture.heading(one.record | many, 64)
+    found = picture.told(one.record | many, 64)
     assert len(found) <= 64 and "finds finding," in found and "… → another," in found
 
 
@@ -206,7 +206,7 @@ def test_notebooks_settings_change_neither_size_nor_list_of_figures():
     before, shown = plt.get_fignums(), seen(scenes.single_label)
     plain = picture.encode(picture.draw(shown))
     with plt.rc_context({"savefig.bbox": "tight", "savefig.dpi": 40, "figure.dpi": 50}):
-        assert Image.open(io.BytesIO(picture.encode(picture.draw(shown)))).size == (1240, 510)
+        assert Image.open(io.BytesIO(picture.encode(picture.draw(shown)))).size == (1240, 530)
     assert picture.encode(picture.draw(shown)) == plain
     assert plt.get_fignums() == before
 

@@ -16,7 +16,6 @@ from drive import BROKEN, CHEST, SKIN, TISSUE, FakeShelf, click, drop, pictures,
 from PIL import Image
 
 from medrobust_utils import env
-from medrobust_utils.errors import RunError
 from medrobust_utils.explorer import controls, gallery, summary
 from medrobust_utils.explorer.look import Memory, look
 from medrobust_utils.explorer.panel import Explorer
@@ -25,7 +24,7 @@ from medrobust_utils.explorer.picture import draw
 
 @pytest.fixture
 def explorer(tmp_path):
-    return settled(Explorer(FakeShelf(), tmp_path))
+    return settled(Explorer(FakeShelf(), tmp_path, SKIN))
 
 
 @pytest.fixture
@@ -203,13 +202,9 @@ def test_another_paper_brings_its_data_and_attacks(explorer):
     assert "Dice" in explorer.controls.numbers.value
 
 
-def test_paper_and_task_say_what_opens_first(tmp_path):
-    explorer = settled(Explorer(FakeShelf(), tmp_path, paper=SKIN.paper, task="chest"))
+def test_the_place_it_is_given_opens_first(tmp_path):
+    explorer = settled(Explorer(FakeShelf(), tmp_path, CHEST))
     assert explorer.shelf.opened == [CHEST.key] and explorer.controls.data.value == CHEST
-    with pytest.raises(RunError, match="'nine'.*2_attentive_cnn, 4_unet"):
-        Explorer(FakeShelf(), tmp_path, paper="nine")
-    with pytest.raises(RunError, match="'eyes'.*tissue-0-abc"):
-        Explorer(FakeShelf(), tmp_path, paper=TISSUE.paper, task="eyes")
 
 
 def test_data_that_cannot_be_opened_is_a_sentence_and_all_stays(explorer):
@@ -226,7 +221,7 @@ def test_data_that_cannot_be_opened_is_a_sentence_and_all_stays(explorer):
 
 
 def test_where_the_first_data_cannot_be_opened_other_data_can(tmp_path):
-    explorer = Explorer(FakeShelf(), tmp_path, task="broken")
+    explorer = Explorer(FakeShelf(), tmp_path, BROKEN)
     assert explorer.wait(drive.LONG)
     assert said(explorer)[1] == "refused" and not pictures(explorer)
     assert explorer.controls.eps.disabled and not explorer.controls.data.disabled
@@ -325,7 +320,7 @@ def test_an_own_image_is_looked_at_with_a_word_about_it(explorer, content, words
 
 @pytest.mark.parametrize("scene", [CHEST, TISSUE])
 def test_an_own_image_fits_every_kind_of_network(tmp_path, scene):
-    explorer = settled(Explorer(FakeShelf(), tmp_path, paper=scene.paper, task=scene.key))
+    explorer = settled(Explorer(FakeShelf(), tmp_path, scene))
     drop(explorer.controls.upload, "mine.png", drive.a_file("L", (40, 50)))
     settled(explorer)
     click(explorer.controls.target, "the image's label")
@@ -451,7 +446,7 @@ def test_a_click_on_an_entry_that_is_gone_chooses_nothing(explorer):
 
 
 def test_a_hundred_random_clicks_leave_no_trouble(tmp_path):
-    explorer = settled(Explorer(FakeShelf(), tmp_path))
+    explorer = settled(Explorer(FakeShelf(), tmp_path, SKIN))
     one, rng = explorer.controls, np.random.default_rng(0)
     lists = [one.paper, one.data, *one.asked, *one.asked, one.upload, one.save]
     trouble = []
@@ -476,7 +471,7 @@ def test_a_hundred_random_clicks_leave_no_trouble(tmp_path):
 
 def test_memory_does_not_grow_with_looking(tmp_path, monkeypatch):
     monkeypatch.setattr(gallery, "ROOM", 3_500_000)  # those of one image, and some of the next
-    explorer = settled(Explorer(FakeShelf(), tmp_path, task="chest"))
+    explorer = settled(Explorer(FakeShelf(), tmp_path, CHEST))
     one, drawn = explorer.controls, []
     click(one.right, "none")
     click(one.attack, "random noise")

@@ -35,19 +35,15 @@ class Explorer:
     Args:
         shelf: where the networks come from.
         out: folder; views are saved below it.
-        paper: what to open first; the shelf's choice if empty.
-        task: how the key of a place of that paper begins.
-
-    Raises:
-        RunError: for a paper or a task that the shelf does not have.
+        place: what to open first.
     """
 
-    def __init__(self, shelf: Shelf, out: Path, *, paper: str = "", task: str = "") -> None:
+    def __init__(self, shelf: Shelf, out: Path, place: Place) -> None:
         self.shelf, self.out, self.controls = shelf, Path(out), Controls()
         self.widget: widgets.VBox = self.controls.panel()
         self._gallery: Gallery | None = None
         self._opened: Place | None = None  # where the gallery's scene comes from
-        self._wanted = self._first(paper, task)
+        self._wanted = place
         self._layers_of: int | None = None  # the network whose layers are on offer
         self._shown: Sequence[Shown] = ()
         self._word = ""  # what the status line keeps until the next click
@@ -60,20 +56,6 @@ class Explorer:
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until everything that was asked for is on show; False after ``timeout`` seconds."""
         return self._latest.wait(timeout)
-
-    def _first(self, paper: str, task: str) -> Place:
-        papers = self.shelf.papers()
-        if paper and paper not in papers:
-            raise RunError(f"paper {paper!r} is not known. Choose one of {', '.join(papers)}.")
-        place = self.shelf.first(paper)
-        if not task:
-            return place
-        places = self.shelf.places(place.paper)
-        fitting = [one for one in places if one.key.startswith(task)]
-        if not fitting:
-            keys = ", ".join(one.key for one in places)
-            raise RunError(f"{place.paper} has no networks for {task!r}. Choose one of {keys}.")
-        return fitting[0]
 
     def _listen(self) -> None:
         one = self.controls

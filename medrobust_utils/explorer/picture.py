@@ -27,9 +27,9 @@ from .look import Seen
 from .record import FINDINGS, PIXELS
 
 DPI = 100
-WIDTH, HEIGHT = 6.2, 5.1  # inches of a network's block: 620 pixels, readable on half a page
+WIDTH, HEIGHT = 6.2, 5.3  # inches of a network's block: 620 pixels, readable on half a page
 CELL, LEFT, GAP = 1.74, 0.08, 0.1
-TOPS = (0.72, 2.74)  # where the two rows of cells begin, inches from above
+TOPS = (0.92, 2.94)  # where the two rows of cells begin, inches from above
 SMALL = 8  # points; nothing is smaller
 CLASSES = 8  # bars at most
 BEFORE = dict(facecolor="0.85", edgecolor="0.35", hatch="/////", linewidth=0.6)
@@ -77,8 +77,9 @@ def _block(figure: Figure, one: Seen, left: float) -> None:
         look = {"fontsize": SMALL, "va": "top", "parse_math": False} | look
         figure.text(*at, printable(text), **look)
 
-    line(0.06, heading(numbers, 64), fontsize=10, weight="bold")
-    line(0.28, subheading(numbers), color="0.25")
+    line(0.06, cut(numbers["network"], 64), fontsize=10, weight="bold")
+    line(0.27, told(numbers, 78), fontsize=10)
+    line(0.49, subheading(numbers), color="0.25")
     _images(cell, one)
     _change(cell(0, 2, _stretch(one)), one.change)
     under, segments = TOPS[1] + CELL + 0.04, one.region_before is not None
@@ -166,19 +167,16 @@ def bars(axis: Axes, numbers: dict) -> None:
     axis.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1), **how)
 
 
-def heading(numbers: dict, width: int) -> str:
-    """The network, and what it says before and after, in at most ``width`` letters."""
+def told(numbers: dict, width: int) -> str:
+    """What the network says before and after, in at most ``width`` letters."""
     sides = ("before", "after") if numbers["attack"] else ("before",)
-    name = cut(numbers["network"], width // 2)
     if numbers["head"] == PIXELS:
         kind = numbers["explained"]
         said = " → ".join(f"{numbers[f'probabilities_{k}'][kind]:.2f}" for k in sides)
-        told = f"gives {said} of the pixels to {kind}"
-    else:
-        verb = "finds" if numbers["head"] == FINDINGS else "says"
-        room = (width - len(name) - len(f" {verb} → ")) // len(sides)
-        told = f"{verb} {' → '.join(cut(answer(numbers, k), room) for k in sides)}"
-    return cut(f"{name} {told}", width)
+        return cut(f"gives {said} of the pixels to {kind}", width)
+    verb = "finds" if numbers["head"] == FINDINGS else "says"
+    room = (width - len(f"{verb}  → ")) // len(sides)
+    return f"{verb} {' → '.join(cut(answer(numbers, k), room) for k in sides)}"
 
 
 def answer(numbers: dict, when: str) -> str:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from .. import cards, env, protocol
 from ..errors import MedrobustError, RunError
@@ -118,7 +119,7 @@ class Shelf:
         return [(arm, _network(study, arm, folder, card)) for arm, folder, card in found.values()]
 
     def _train(self, study: Study) -> list[tuple[Arm, Network]]:
-        settings = protocol.load(study.paper).settings("smoke")
+        settings = protocol.load(study.paper).settings("smoke", study.longer)
         found = []
         for arm in study.arms(settings, self.seed, study.role):
             if getattr(arm, study.kind) in study.pair:
@@ -172,7 +173,8 @@ def _network(study: Study, arm: Arm, folder: Path, card: cards.Card) -> Network:
             f"{folder}: its weights do not fit its card. Delete the folder, and run the paper's "
             "notebook again."
         ) from error
-    return _described(arm, model.to(env.pick_device()).eval(), folder)
+    model.to(env.pick_device(), memory_format=torch.channels_last)  # as after a training
+    return _described(arm, model.eval(), folder)
 
 
 def _described(arm: Arm, model: MedicalModel, folder: Path) -> Network:

@@ -29,6 +29,8 @@ class Study:
         pair: the undefended kind, and the one to set beside it.
         alike: arm -> what two networks that differ in ``kind`` alone have in common.
         role: whose phantoms a small pair is trained on.
+        longer: overrides of the smoke profile for that pair, where its networks learn too little
+            for their maps to mean anything.
     """
 
     paper: str
@@ -40,6 +42,7 @@ class Study:
     pair: tuple[str, str]
     alike: Callable[[Arm], tuple]
     role: str
+    longer: str = ""
 
 
 def _swin_arms(settings: Mapping, seed: int, role: str) -> Iterable[Arm]:
@@ -102,6 +105,7 @@ _ALL = (
         pair=("none", "adversarial"),
         alike=lambda arm: (arm.backbone, arm.start, arm.seed),
         role="ct",
+        longer="phantoms=320 training.epochs.resnet10t=10",
     ),
     Study(
         "4_unet_adversarial_training",

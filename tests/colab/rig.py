@@ -1,8 +1,8 @@
 """Tries the notebooks against a Colab runtime's package versions: ``make test-colab``.
 
 Builds ``.venv-colab`` with Python 3.13 and the versions of pins.txt, runs the notebooks' Colab
-cell there with the kit taken from this checkout, checks that nothing present has changed, and
-runs every notebook in the smoke profile.
+cell there with the kit taken from this checkout, checks that nothing present has changed, runs
+every notebook in the smoke profile, and drives the explorer's panel with Colab's widgets.
 """
 
 import hashlib
@@ -135,6 +135,8 @@ def main() -> None:
         command = ["-m", "medrobust_utils", "run", *notebooks, "--profile", "smoke", "--jobs", "2"]
         surroundings = os.environ | {"MEDROBUST_HOME": f"{folder}/home"}  # nothing kept from before
         call(PYTHON, *command, "--out", Path(folder) / "results", cwd=folder, env=surroundings)
+        surroundings |= {"PYTHONPATH": str(PINS.parents[1])}  # of the tests' helpers
+        call(PYTHON, PINS.with_name("widgets_check.py"), cwd=folder, env=surroundings)
 
 
 if __name__ == "__main__":
