@@ -4,4 +4,4 @@ Each module named in ``MODULES`` is one measurement: its ``measure()`` builds th
 returns the comparisons. To add one, write a module and name it there.
 """
 
-MODULES = ("glcm", "method_two")
+MODULES = ("glcm", "method_two", "explorer")

@@ -8,12 +8,8 @@ not for the file. What cannot be made right is refused with a sentence.
 from __future__ import annotations
 
 import io
-import os
-import threading
 import unicodedata
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -37,7 +33,6 @@ DICOM = (
     "a DICOM file, not a picture. Export it as PNG from a DICOM viewer, with the window you "
     "would read it in, and without the patient's name."
 )
-_ONE_AT_A_TIME = threading.Lock()
 
 
 def picture(
@@ -66,7 +61,8 @@ def picture(
     file = readable(name)
     _check_bytes(file, content)
     try:
-        with _quiet():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of large pictures and odd metadata
             image, notes = _decode(file, content)
             image = _coloured(file, _opaque(image, notes), channels, notes)
     except DataError:
@@ -108,23 +104,6 @@ def _check_bytes(file: str, content: bytes) -> None:
         )
     if bytes(content[128:132]) == b"DICM":
         raise DataError(f"{file}: {DICOM}")
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Nothing is printed of what is refused or harmless, neither by Pillow nor by libtiff.
-
-    Pillow warns of large pictures and odd metadata; libtiff writes to standard error itself.
-    """
-    with _ONE_AT_A_TIME, warnings.catch_warnings(), open(os.devnull, "wb") as nowhere:
-        warnings.simplefilter("ignore")
-        printed = os.dup(2)
-        os.dup2(nowhere.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.dup2(printed, 2)
-            os.close(printed)
 
 
 def _decode(file: str, content: bytes) -> tuple[Image.Image, list[str]]:
