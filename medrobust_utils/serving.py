@@ -104,7 +104,7 @@ def app_notebook(root: Path, given: Sequence[tuple[str, str]], out: Path) -> nbf
         raise RunError(f"{path} has no cell tagged app. Restore the file from the repository.")
     # relative paths mean what they mean in the notebook itself
     moved = nbformat.v4.new_code_cell(f"import os\nos.chdir({str(path.parent)!r})")
-    book.cells.insert(0, moved)
+    book.cells[:0] = [nbformat.v4.new_markdown_cell(f"# {TITLE}"), moved]
     book.metadata["title"] = TITLE
     return book
 

@@ -26,7 +26,8 @@ FLAGS = (
     "--disable-component-update",
     "--disable-sync",
 )
-SECONDS = 300  # a busy machine is slow; nothing here waits for long where all is well
+SECONDS = 60  # a busy machine is slow; nothing here waits for long where all is well
+TRAINING = 300
 PICTURES = "img.medrobust-picture:visible"
 FETCH = """async images => Promise.all(images.map(async image => {
     const bytes = new Uint8Array(await (await fetch(image.src)).arrayBuffer());
@@ -68,13 +69,13 @@ class Panel:
 
     def __init__(self, page, url):
         self.page, self.faults, self.abroad = page, [], []
-        page.set_default_timeout(1000 * SECONDS)
+        page.set_default_timeout(1000 * TRAINING)
         page.on("pageerror", lambda error: self.faults.append(str(error)))
         page.on("console", self._heard)
         page.on("request", self._asked)
         self._home = re.match(r"http://[^/]+/", url)[0]
         page.goto(url)
-        self.settled()
+        self.settled(seconds=TRAINING)
 
     def _heard(self, message):
         if message.type == "error":
@@ -94,12 +95,12 @@ class Panel:
         found = self.page.locator(PICTURES).evaluate_all(FETCH)
         return [base64.b64decode(text) for text in found]
 
-    def settled(self, changed_from=None):
+    def settled(self, changed_from=None, seconds=SECONDS):
         """Wait until the page is done, with other pictures than ``changed_from``; they come back.
 
         A picture that comes while another is fetched makes the fetch fail: then it is tried again.
         """
-        return wait_for(lambda: self._finished(changed_from), self.status)
+        return wait_for(lambda: self._finished(changed_from), self.status, seconds)
 
     def _finished(self, before):
         try:
@@ -134,12 +135,12 @@ class Panel:
         """What is chosen in a list."""
         return self.options(name)[self.list(name).evaluate("one => one.selectedIndex")]
 
-    def choose(self, name, option):
+    def choose(self, name, option, seconds=SECONDS):
         """Choose by text or place, and wait until that shows; the pictures come back."""
         before = self.pictures()
         place = self.options(name).index(option) if isinstance(option, str) else option
         self.list(name).select_option(index=place)
-        return self.settled(before)
+        return self.settled(before, seconds)
 
     def press(self, key):
         """Press a key on the slider."""
@@ -176,9 +177,9 @@ class Panel:
         return [Image.open(io.BytesIO(shot)).convert("L") for shot in shots]
 
 
-def wait_for(condition, excuse=lambda: ""):
+def wait_for(condition, excuse=lambda: "", seconds=SECONDS):
     """What ``condition`` says as soon as it says something; else how ``excuse`` explains it."""
-    end = time.monotonic() + SECONDS
+    end = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < end, f"waited too long: {excuse()}"
         time.sleep(0.1)

@@ -94,7 +94,6 @@ def test_pictures_stand_side_by_side_where_there_is_room_else_below_one_another(
         ("right", 2, 2),
         ("image", 3, 2),
         ("attack", 1, 2),
-        ("class", 3, 2),
         ("layer", 2, 2),
         ("map", "hirescam", 2),
     ],
@@ -102,6 +101,14 @@ def test_pictures_stand_side_by_side_where_there_is_room_else_below_one_another(
 def test_a_choice_changes_what_is_shown(panel, name, option, blocks):
     assert len(panel.choose(name, option)) == blocks
     assert panel.status()[0] == "done"
+
+
+def test_another_class_changes_what_is_shown(panel):
+    shown = panel.page.locator("tr", has_text="class explained").locator("td").first.inner_text()
+    other = next(name for name in panel.options("class")[2:] if name != shown)
+    panel.choose("class", other)
+    cells = panel.page.locator("tr", has_text="class explained").locator("td").all_inner_texts()
+    assert cells == [other, other]
 
 
 def test_the_slider_changes_what_is_shown(panel):
@@ -175,7 +182,7 @@ def test_another_paper_brings_its_own_networks_images_and_attacks(panel):
     *_, segmentation = papers = panel.options("paper")
     assert len(papers) == 4
     before = {name: panel.options(name) for name in ("left", "image", "attack", "class")}
-    panel.choose("paper", segmentation)
+    panel.choose("paper", segmentation, browsing.TRAINING)
     assert panel.chosen("paper") == segmentation
     assert all(panel.options(name) != options for name, options in before.items())
     assert "Dice" in panel.page.locator("table").inner_text()

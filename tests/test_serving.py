@@ -110,7 +110,7 @@ def test_a_port_that_is_taken_does_not_matter(project):
 def test_the_views_go_beside_the_notebooks_other_results(project):
     book = serving.app_notebook(project, (), project / "results" / serving.NAME / "app")
     assert str(project / "results") in "".join(cell.source for cell in book.cells)
-    assert [cell.metadata.get("tags") for cell in book.cells[1:]] == [
+    assert [cell.metadata.get("tags") for cell in book.cells[2:]] == [
         ["parameters"],
         ["injected-parameters"],
         ["app"],
