@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import scenes
 import torch
+from IPython.core.formatters import DisplayFormatter
 from matplotlib.image import AxesImage
 from matplotlib.text import Text
 from PIL import Image
@@ -200,6 +201,13 @@ def test_many_findings_leave_room_for_what_came_of_them():
     many = {"answer_before": "finding, " * 20, "answer_after": "another, " * 20}
     found = picture.told(one.record | many, 64)
     assert len(found) <= 64 and "finds finding," in found and "… → another," in found
+
+
+def test_a_notebook_shows_the_figure_before_pyplot_has_drawn_any():
+    formats = DisplayFormatter()  # of a notebook in which nobody has asked for a backend
+    figure = picture.draw(seen(scenes.single_label))
+    content, _ = formats.format(figure)
+    assert content["image/png"] == picture.encode(figure)
 
 
 def test_notebooks_settings_change_neither_size_nor_list_of_figures():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,57 +17,9 @@ from . import answers, record
 from .attacking import NAMES, STEPS, Outdated, attack, attacks_for, interruptible
 from .memory import Memory
 from .scene import Network, Sample, Scene
+from .seen import Choice, Seen
 
 __all__ = ["Choice", "Memory", "NAMES", "Outdated", "STEPS", "Seen", "attacks_for", "look"]
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What to look at.
-
-    Attributes:
-        attack: one of ``attacks_for(scene)``.
-        eps_255: how far a pixel may move, in gray levels of 255; 0 attacks nothing.
-        target: which class to explain: ``answer`` (what the network says of the clean image),
-            ``label`` (what the image shows) or the name of a class.
-        layer: a module of the network; empty for the usual one (``cams.target_layer``).
-        method: one of ``cams.METHODS``.
-    """
-
-    attack: str = "pgd"
-    eps_255: float = 0.0
-    target: str = answers.ANSWER
-    layer: str = ""
-    method: str = "grad-cam"
-
-
-@dataclass(frozen=True, eq=False)
-class Seen:
-    """What one look found.
-
-    Attributes:
-        image, attacked: float32 (C, H, H) in [0, 1].
-        before, after: activation maps of the two, one each, for the same class.
-        mask: bool (H, H), what the map should hit: the outlined finding, or where the label map
-            has the class; None without one.
-        region_before, region_after: bool (H, H), the pixels that a segmentation gives to the class;
-            None for other networks.
-        record: all numbers and choices, ready for strict JSON; see ``record.write``.
-    """
-
-    image: np.ndarray
-    attacked: np.ndarray
-    before: cams.Maps
-    after: cams.Maps
-    mask: np.ndarray | None
-    region_before: np.ndarray | None
-    region_after: np.ndarray | None
-    record: dict
-
-    @property
-    def change(self) -> np.ndarray:
-        """``attacked - image``."""
-        return self.attacked - self.image
 
 
 def look(

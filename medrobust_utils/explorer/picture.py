@@ -36,6 +36,17 @@ BEFORE = dict(facecolor="0.85", edgecolor="0.35", hatch="/////", linewidth=0.6)
 AFTER = dict(facecolor=PALETTE[0], edgecolor="0.1", linewidth=0.6)
 
 
+class Picture(Figure):
+    """A figure that pyplot knows nothing of, and that a notebook shows all the same."""
+
+    def __init__(self, width: float, height: float) -> None:
+        super().__init__((width, height), dpi=DPI, facecolor="w")
+        FigureCanvasAgg(self)
+
+    def _repr_png_(self) -> bytes:
+        return encode(self)
+
+
 def draw(seen: Sequence[Seen]) -> Figure:
     """A block for each network, side by side.
 
@@ -48,8 +59,7 @@ def draw(seen: Sequence[Seen]) -> Figure:
     """
     if not seen:
         raise ContractError("nothing was looked at: choose a network.")
-    figure = Figure((WIDTH * len(seen), HEIGHT), dpi=DPI, facecolor="w")
-    FigureCanvasAgg(figure)
+    figure = Picture(WIDTH * len(seen), HEIGHT)
     for place, one in enumerate(seen):
         _block(figure, one, WIDTH * place)
     return figure

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import torch
 
@@ -12,9 +10,7 @@ from ..losses import IGNORED
 from . import answers
 from .attacking import ONE_STEP, STEPS
 from .scene import Network, Sample, Scene
-
-if TYPE_CHECKING:
-    from .look import Choice, Seen
+from .seen import Choice, Seen
 
 CLASSES, FINDINGS, PIXELS = "one class", "findings", "pixels"  # what a network answers with
 

@@ -62,7 +62,11 @@ def _column(record: dict) -> dict[str, str]:
 
 def _lines(records: Sequence[dict]) -> list[str]:
     """What must not be overlooked, each said once."""
-    lines = ["These images are phantoms: drawn by a program."] * records[0]["synthetic"]
+    lines = []
+    if records[0]["synthetic"]:
+        own = records[0]["label"] is None  # brought along by somebody
+        kind = "The networks know phantoms only" if own else "The image is a phantom"
+        lines.append(f"{kind}: drawn by a program.")
     said = [_notes(record) for record in records]
     for record, notes in zip(records, said, strict=True):
         for note in notes:

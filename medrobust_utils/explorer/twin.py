@@ -7,14 +7,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from .. import cam_plots
 from ..errors import ContractError
 from .attacking import NAMES
 from .look import Choice, Memory, Seen, look
-from .picture import DPI, SMALL, about, activation, answer, printable
+from .picture import SMALL, Picture, about, activation, answer, printable
 from .record import PIXELS
 from .scene import Sample, Scene
 
@@ -55,8 +54,7 @@ def _draw(seen: Sequence[Sequence[Seen]]) -> Figure:
     cell = (WIDTH - LEFT - GAP * columns) / max(columns, 4)
     block = 2 * (cell + BELOW) + BETWEEN
     height = TOP + block * len(seen)
-    figure = Figure((WIDTH, height), dpi=DPI, facecolor="w")
-    FigureCanvasAgg(figure)
+    figure = Picture(WIDTH, height)
     strongest = max((one.record for one in seen[0]), key=lambda numbers: numbers["eps_255"])
     how = dict(fontsize=SMALL, va="top", parse_math=False)
     figure.text(0.05 / WIDTH, 1 - 0.06 / height, printable(_title(strongest)), **how)
