@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -39,7 +40,15 @@ def started(project, *arguments, **surroundings):
         command = [sys.executable, "-m", "medrobust_utils", "explore", "--no-browser"]
         command += ["--port", "0", *map(str, arguments)]
         with open(said, "w") as file:
-            process = psutil.Popen(command, cwd=project, env=known, stdout=file, stderr=file)
+            process = psutil.Popen(
+                command,
+                cwd=project,
+                env=known,
+                stdout=file,
+                stderr=file,
+                # what runs in the background may have been told to ignore Ctrl-C
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            )
         try:
             yield Server(process, _address(process, said), temporary, said)
         finally:

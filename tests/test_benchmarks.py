@@ -11,7 +11,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import MODULES, __main__, glcm, method_two, timing  # noqa: E402
+from benchmarks import MODULES, __main__, explorer, glcm, method_two, timing  # noqa: E402
 from medrobust_utils.attacks.selective import combinations  # noqa: E402
 
 
@@ -189,3 +189,33 @@ def test_facts_are_printed_and_kept():
     )
     assert found.record()["facts"] == {"misses": 0, "gap": 0.25}
     assert "misses 0, gap 0.25" in __main__.table([found])
+
+
+def test_the_explorers_slider_finds_a_new_eps_each_time_and_an_old_one_at_once(monkeypatch):
+    monkeypatch.setattr(explorer, "CASES", (("resnet10t", 32, 4.0),))
+    monkeypatch.setattr(explorer, "ROUNDS", 2)
+    looked, sides = [], []
+    monkeypatch.setattr("medrobust_utils.explorer.gallery.look", _counting(looked))
+
+    def run(name, base, other, **how):
+        for side, step in (base, other):
+            before = len(looked)
+            shown = [step(), step()]
+            sides.append((side, len(looked) - before, [one[0].record["eps_255"] for one in shown]))
+        return timing.Comparison(name, base[0], other[0], 3.0, 0.1, 1 / 30, 0, 1, how["target"], 2)
+
+    monkeypatch.setattr(explorer, "compare", run)
+    (found,) = explorer.measure()
+    assert sides[0][1] == 4 and len(set(sides[0][2])) == 2  # two networks, two new steps
+    assert sides[1][1] == 0 and sides[1][2] == [1, 1]
+    assert found.facts == {"seconds_allowed": 4.0, "steps_in_time": 1.0} and not found.reached
+
+
+def _counting(looked):
+    from medrobust_utils.explorer.look import look
+
+    def counted(*args, **how):
+        looked.append(1)
+        return look(*args, **how)
+
+    return counted
