@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -19,7 +21,19 @@ from .memory import Memory
 from .scene import Network, Sample, Scene
 from .seen import Choice, Seen
 
-__all__ = ["Choice", "Memory", "NAMES", "Outdated", "STEPS", "Seen", "attacks_for", "look"]
+WAIT_SECONDS = 0.05  # before one who waits asks again whether to go on
+
+__all__ = [
+    "Choice",
+    "Memory",
+    "NAMES",
+    "Outdated",
+    "STEPS",
+    "Seen",
+    "attacks_for",
+    "layers",
+    "look",
+]
 
 
 def look(
@@ -47,7 +61,7 @@ def look(
     if choice.attack not in attacks_for(scene):
         known = ", ".join(attacks_for(scene))
         raise ContractError(f"attack {choice.attack!r} does not fit {scene.key}: choose {known}.")
-    with interruptible(network.model, go_on):
+    with _alone(go_on), interruptible(network.model, go_on):
         stages = _Stages(scene, network, sample, memory)
         clean = stages.logits(())
         to = (choice.attack, choice.eps_255) if choice.eps_255 else ()
@@ -73,6 +87,28 @@ def look(
     notes = (*sample.notes, *notes, *more, *and_more)
     written = record.write(scene, network, sample, choice, seen, (clean, fooled), kind, notes)
     return replace(seen, record=written)
+
+
+def layers(network: Network, shape: tuple[int, int, int]) -> dict[str, int]:
+    """``cam_layers.layers`` of a network, while nobody else is at it."""
+    with _alone():
+        return cam_layers.layers(network.model, shape)
+
+
+# Attacks and maps hang hooks into a network and freeze its weights for a while. A panel looks in a
+# thread of its own, and the cells below it may look at the same networks meanwhile.
+_LOOKING = threading.RLock()
+
+
+@contextmanager
+def _alone(go_on: Callable[[], bool] = lambda: True) -> Iterator[None]:
+    while not _LOOKING.acquire(timeout=WAIT_SECONDS):
+        if not go_on():
+            raise Outdated
+    try:
+        yield
+    finally:
+        _LOOKING.release()
 
 
 class _Stages:

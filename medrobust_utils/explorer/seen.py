@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from .. import cams
+from ..errors import ContractError
 from . import answers
+from .attacking import NAMES
 
 
 @dataclass(frozen=True)
@@ -15,7 +17,7 @@ class Choice:
     """What to look at.
 
     Attributes:
-        attack: one of ``attacks_for(scene)``.
+        attack: one of ``attacking.NAMES``; which of them a scene takes, ``attacks_for`` tells.
         eps_255: how far a pixel may move, in gray levels of 255; 0 attacks nothing.
         target: which class to explain: ``answer`` (what the network says of the clean image),
             ``label`` (what the image shows) or the name of a class.
@@ -28,6 +30,10 @@ class Choice:
     target: str = answers.ANSWER
     layer: str = ""
     method: str = "grad-cam"
+
+    def __post_init__(self) -> None:
+        if self.attack not in NAMES:
+            raise ContractError(f"attack {self.attack!r}: choose one of {', '.join(NAMES)}.")
 
 
 @dataclass(frozen=True, eq=False)
