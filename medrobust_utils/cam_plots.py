@@ -90,12 +90,19 @@ def heat(axis: Axes, image: np.ndarray, values: np.ndarray) -> AxesImage:
     return shown
 
 
-def outline(axis: Axes, mask: np.ndarray, line: str) -> None:
-    """The rim of a mask (H, W), white with a black seam; nothing if it is empty or all there is."""
+def outline(axis: Axes, mask: np.ndarray, line: str | tuple, colour: str | tuple = "w") -> None:
+    """The rim of a mask (H, W) with a black seam; nothing if it is empty or all there is.
+
+    Args:
+        line: Matplotlib's linestyle.
+        colour: Matplotlib's colour; others than white are drawn broader, to show beside white.
+    """
     mask = np.asarray(mask).astype(bool)
     if mask.any() and not mask.all():
-        drawn = axis.contour(mask, levels=[0.5], colors="w", linestyles=line, linewidths=1.2)
-        drawn.set_path_effects([Stroke(linewidth=2.4, foreground="k"), Normal()])  # on any ground
+        drawn = axis.contour(mask, levels=[0.5], colors=[colour], linestyles=[line])
+        drawn.set_linewidth(width := 1.2 if colour == "w" else 1.8)
+        seam = Stroke(linewidth=width + 0.6, foreground="k")
+        drawn.set_path_effects([seam, Normal()])  # on any ground
 
 
 def no_map(axis: Axes, reason: str) -> None:

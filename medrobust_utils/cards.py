@@ -11,13 +11,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from .errors import RunError
-from .storage import plain, write_atomic
+from .storage import fingerprint, plain, write_atomic
 
 NAME = "card.json"
 SCHEMA = 1
+UNREADABLE = (OSError, ValueError, TypeError, KeyError, AttributeError)  # what a bad card raises
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class Card:
         settings: of the profile, overrides included.
         source: which weights it began with (see ``MedicalModel``).
         checksum: of the images and labels it was trained for.
+        split: which of them it was trained on (see ``split_of``).
     """
 
     paper: str
@@ -43,6 +46,27 @@ class Card:
     settings: Mapping
     source: str
     checksum: str
+    split: str
+
+
+def split_of(train: np.ndarray) -> str:
+    """What tells one split of a data set from another: a fingerprint of its training images."""
+    return fingerprint(train.tolist())
+
+
+def read(folder: Path) -> Card:
+    """The card of the finished training in ``folder``.
+
+    Raises:
+        RunError: if there is none that can be read.
+    """
+    try:
+        return _checked(json.loads((folder / NAME).read_text("utf-8")))
+    except UNREADABLE as error:
+        raise RunError(
+            f"{folder / NAME}: cannot be read ({type(error).__name__}). Run the notebook that "
+            "trained it again."
+        ) from error
 
 
 def leave(folder: Path, card: Card) -> None:
@@ -62,10 +86,9 @@ def find(checkpoints: Path) -> list[tuple[Path, Card]]:
     found = []
     for path in checkpoints.glob(f"*/{NAME}"):
         try:
-            content = json.loads(path.read_text("utf-8"))
-            if content.pop("schema") == SCHEMA and (path.parent / "checkpoint.pt").is_file():
-                found.append((path.parent, _checked(content)))
-        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            if (path.parent / "checkpoint.pt").is_file():
+                found.append((path.parent, _checked(json.loads(path.read_text("utf-8")))))
+        except UNREADABLE:
             continue
     return sorted(found, key=lambda one: finished_at(one[0]), reverse=True)
 
@@ -76,6 +99,8 @@ def finished_at(folder: Path) -> int:
 
 
 def _checked(content: dict) -> Card:
+    if content.pop("schema") != SCHEMA:
+        raise ValueError("schema")
     kinds = {"seed": int, "settings": dict}
     for one in fields(Card):
         if not isinstance(content[one.name], kinds.get(one.name, str)):

@@ -1,6 +1,7 @@
 """Serves the explorer's notebook as a page of its own, through Voila, to this machine alone."""
 
 import json
+import logging
 import os
 import secrets
 import signal
@@ -17,8 +18,8 @@ import nbformat
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
-from . import planning, results
-from .errors import RunError
+from . import planning, protocol, results
+from .errors import ProtocolError, RunError
 from .execution import KERNEL_START_SECONDS, own_kernel
 
 if TYPE_CHECKING:
@@ -31,6 +32,9 @@ KEPT = {"parameters", "injected-parameters", "app"}  # tags of the cells that ar
 # An upload travels in one message. Tornado's 10 MB would cut the connection without a word; files
 # that are too large shall reach the panel, which says so.
 LARGEST_MESSAGE = 256 * 2**20
+# Parameters of the static figures. The page starts as it always does.
+CONTROLS = {"IMAGE", "ATTACK", "EPS_255", "IMAGES"}
+FAILED = "The explorer could not be opened. The terminal in which it was started says why."
 ABANDONED_SECONDS = 900  # a kernel whose page has gone without a farewell is ended after that
 # The two halves of the widgets; what else somebody has put into JupyterLab is not loaded.
 EXTENSIONS = ["@jupyter-widgets/jupyterlab-manager", "@voila-dashboards/widgets-manager8"]
@@ -59,7 +63,8 @@ def serve(
 
     Raises:
         RunError: if Voila is missing, or the notebook is missing or marks no cell as the app's.
-        ProtocolError: for a parameter that the notebook does not have, or of the wrong type.
+        ProtocolError: for a parameter that the notebook does not have, of the wrong type, or that
+            is chosen on the page itself, and for a paper that does not exist.
     """
     _check_voila()
     root = results.project_root()
@@ -94,9 +99,13 @@ def app_notebook(root: Path, given: Sequence[tuple[str, str]], out: Path) -> nbf
     path = root / "notebooks" / f"{NAME}.ipynb"
     if not path.is_file():
         raise RunError(f"{path} is missing. Start the explorer in the project's folder.")
+    for name in CONTROLS & dict(given).keys():
+        raise ProtocolError(f"{name} is chosen on the page itself: leave out -p {name}.")
     runs = planning.plan([path], given=given)
     if len(runs) > 1:
         raise RunError("the explorer takes one value of each parameter, not several with commas.")
+    if paper := runs[0].parameters.get("PAPER"):
+        protocol.load(paper)  # refuses what is no paper
     book = load_notebook_node(str(path))
     book = parameterize_notebook(book, runs[0].parameters | {"OUT": str(out.resolve())})
     book.cells = [cell for cell in book.cells if KEPT.intersection(cell.metadata.tags)]
@@ -145,11 +154,14 @@ def _server(notebook: Path, port: int) -> "Voila":
         "Voila": {"config_file_paths": [], "connection_dir_root": str(private)},
         "VoilaConfiguration": {
             "template": "explorer",
-            "show_tracebacks": True,
+            "show_tracebacks": False,  # the terminal gets them
             "extension_allowlist": EXTENSIONS,
             "file_allowlist": ["nothing"],
         },
-        "VoilaExecutor": {"startup_timeout": KERNEL_START_SECONDS},
+        "VoilaExecutor": {
+            "startup_timeout": KERNEL_START_SECONDS,
+            "cell_error_instruction": FAILED,
+        },
         "MappingKernelManager": {"cull_idle_timeout": ABANDONED_SECONDS},
     }
     app = Voila(
@@ -169,6 +181,9 @@ def _server(notebook: Path, port: int) -> "Voila":
         },
     )
     app.initialize([str(notebook)])
+    said = logging.StreamHandler()  # where Voila reports a failed cell, nobody listens otherwise
+    said.setLevel(logging.ERROR)
+    logging.getLogger("traitlets").addHandler(said)
     return app
 
 

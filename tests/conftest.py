@@ -20,12 +20,26 @@ UNSEEN = pytest.StashKey[int]()  # how many tests want a browser that is not the
 
 
 def pytest_collection_modifyitems(config, items):
-    """Leave the browser's tests out where there is none; `pytest_terminal_summary` says so."""
+    """Leave the browser's tests out where there is none; `pytest_terminal_summary` says so.
+
+    Under ``pytest -n`` each worker collects for itself, and the terminal is its parent's: a worker
+    sends the number along, and `pytest_testnodedown` takes it in.
+    """
     unseen = [item for item in items if item.path.name == "test_browser.py"]
     if unseen and browsing.find() is None:
         config.stash[UNSEEN] = len(unseen)
+        if hasattr(config, "workeroutput"):
+            config.workeroutput["unseen"] = len(unseen)
         config.hook.pytest_deselected(items=unseen)
         items[:] = [item for item in items if item not in unseen]
+
+
+@pytest.hookimpl(optionalhook=True)  # pytest-xdist calls it
+def pytest_testnodedown(node):
+    """What a worker left out; every worker leaves out the same."""
+    count = getattr(node, "workeroutput", {}).get("unseen")
+    if count:
+        node.config.stash[UNSEEN] = count
 
 
 @pytest.hookimpl(trylast=True)

@@ -11,6 +11,7 @@ import torch
 
 from medrobust_utils import attacks, cam_layers, cams
 from medrobust_utils.errors import ContractError
+from medrobust_utils.explorer import record
 from medrobust_utils.explorer.look import Choice, Memory, Outdated, attacks_for, look
 from medrobust_utils.explorer.memory import size
 from medrobust_utils.explorer.scene import Network, Sample
@@ -81,6 +82,7 @@ def test_eps_zero_changes_nothing(make):
     assert np.array_equal(found.before.maps, found.after.maps, equal_nan=True)
     numbers = found.record
     assert numbers["attack"] is None and numbers["steps"] is None and not numbers["changed"]
+    assert (numbers["changed"] is None) == ("pixels_changed" in numbers)
     assert numbers["probabilities_before"] == numbers["probabilities_after"]
 
 
@@ -206,6 +208,18 @@ def test_findings_are_yes_or_no_each():
     assert sorted(numbers["answer_before"].split(", ")) == sorted(found)
 
 
+def test_findings_in_another_order_are_the_same_findings():
+    scene = scenes.multi_label()
+    found, kinds = seen(scene, Choice("pgd", 4)), len(scene.data.classes)
+    logits = torch.full((2, 1, kinds), -3.0)
+    logits[:, 0, :2] = torch.tensor([[1.0, 2.0], [2.0, 1.0]])
+    how = scene, scene.networks[0], scene.sample(0), Choice("pgd", 4), found
+    numbers = record.write(*how, tuple(logits), 0, ())
+    assert numbers["answer_before"] != numbers["answer_after"] and numbers["changed"] is False
+    logits[1, 0, 0] = -1
+    assert record.write(*how, tuple(logits), 0, ())["changed"] is True
+
+
 def test_a_single_logit_is_two_classes():
     scene = scenes.single_label()
     torch.manual_seed(0)
@@ -251,6 +265,11 @@ def test_a_class_the_network_never_gives_is_explained_where_the_label_has_it():
     assert found.mask.any() and not found.region_before.any()
     found = seen(scene, Choice(target=unseen), sample=unlabelled(scene))
     assert not found.before.valid[0] and "no pixel" in found.record["no_map_before"]
+    assert any("no pixel" in note and unseen in note for note in found.record["notes"])
+    other = torch.where(label == scene.data.classes.index(unseen), BACKGROUND, label)
+    other = replace(scene.sample(0), label=other)
+    notes = seen(scene, Choice(target=unseen), sample=other).record["notes"]
+    assert any(note.startswith("Neither the network nor the label") for note in notes)
 
 
 def shares(scene, network):
@@ -273,7 +292,7 @@ def test_segmentation_numbers_are_those_of_a_count_by_hand():
         share = numbers[f"probabilities_{side}"][numbers["explained"]]
         assert share == pytest.approx(region.mean())
     assert sum(numbers["probabilities_after"].values()) == pytest.approx(1)
-    assert 0 < numbers["pixels_changed"] < 1
+    assert 0 < numbers["pixels_changed"] < 1 and numbers["changed"] is None
 
 
 def test_the_hit_on_the_lesion():
@@ -453,6 +472,7 @@ def test_memory_drops_what_was_used_least_recently():
     assert memory.used <= 1000
     value("large", 5000)
     assert "large" not in memory and memory.used <= 1000
+    assert "a" in memory and "c" in memory, "nothing else has to go for what is not kept"
 
 
 def test_memory_counts_what_values_hold():

@@ -11,6 +11,7 @@ import pytest
 import scenes
 import torch
 from IPython.core.formatters import DisplayFormatter
+from matplotlib.contour import ContourSet
 from matplotlib.image import AxesImage
 from matplotlib.text import Text
 from PIL import Image
@@ -96,7 +97,7 @@ def test_the_picture_says_what_happened():
     assert "the change, × 32" in text
     assert f"SSIM {numbers['similarity']:.2f}, correlation {numbers['correlation']:.2f}" in text
     assert f"{numbers['inside_after']:.2f} of it on the finding" in text
-    assert f"dashed: the finding, {numbers['mask_share']:.2f} of the image" in text
+    assert f"white dashes: finding, {numbers['mask_share']:.2f} of the image" in text
     assert f"a phantom, label: {numbers['label']}" in text
     assert f"grad-cam at {numbers['layer']}" in text
 
@@ -114,6 +115,18 @@ def test_findings_are_found_and_pixels_are_given():
     assert f"gives {shares[0]:.2f} → {shares[1]:.2f} of the pixels to neoplastic" in text
     assert f"image: Dice {numbers['dice_before']:.2f}" in text
     assert f"attacked: Dice {numbers['dice_after']:.2f}" in text
+    assert "orange line: the network's area" in text and "white dashes: label" in text
+
+
+def test_areas_of_network_and_label_differ_in_line_colour_and_lightness():
+    one, _ = seen(scenes.segmentation, target="neoplastic")
+    area, truth = picture.draw([one]).axes[0].findobj(ContourSet)
+    light = [np.dot(x.get_edgecolor()[0][:3], [0.21, 0.72, 0.07]) for x in (area, truth)]
+    assert light[1] == pytest.approx(1) and light[0] < 0.7
+    assert area.get_linestyle()[0][1] is None and truth.get_linestyle()[0][1] is not None
+    assert area.get_linewidth()[0] > truth.get_linewidth()[0], "seen where they coincide"
+    heat = picture.draw([one]).axes[3].findobj(ContourSet)
+    assert all(np.allclose(x.get_edgecolor()[0], 1) for x in heat)
 
 
 def test_the_pictures_are_those_that_were_looked_at():
@@ -262,3 +275,7 @@ def test_the_twin_shows_what_the_picture_shows():
     said, values = one.record["answer_after"], one.record["probabilities_after"]
     assert above.get_xlabel() == f"{said} {values[said]:.2f}"
     assert f"correlation {one.record['correlation']:.2f}" in below.get_xlabel()
+    assert f"{one.record['inside_after']:.2f} of it on the finding" in below.get_xlabel()
+    dashed = [x for x in below.findobj(ContourSet) if x.get_linestyle()[0][1] is not None]
+    assert len(dashed) == 1, "the finding, on the map as well"
+    assert "under an image: the answer and its probability" in told(figure)

@@ -1,12 +1,15 @@
 """The explorer's server: what it serves to whom, what it refuses, and what it leaves behind."""
 
 import json
+import os
 import re
 import signal
+import subprocess
 import sys
 import urllib.error
 import urllib.request
 from html import unescape
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import nbformat
@@ -127,6 +130,45 @@ def test_what_cannot_be_served_is_refused_with_the_remedy(project, tmp_path):
     tag(project / "notebooks" / f"{serving.NAME}.ipynb", 3)
     with pytest.raises(RunError, match="tagged app"):
         serving.app_notebook(project, (), tmp_path)
+
+
+def test_parameters_that_the_page_cannot_take_are_refused_before_it_opens(tmp_path):
+    (tmp_path / "notebooks").mkdir()
+    parameters = 'OUT: str = ""  # folder\nPAPER: str = ""  # which\nATTACK: str = "pgd"  # how'
+    path = tiny.notebook(tmp_path / "notebooks", serving.NAME, SHOW, parameters=parameters)
+    tag(path, 2, "app")
+    with pytest.raises(ProtocolError, match="no paper '2_attentive'"):
+        serving.app_notebook(tmp_path, [("PAPER", "2_attentive")], tmp_path)
+    with pytest.raises(ProtocolError, match="ATTACK is chosen on the page"):
+        serving.app_notebook(tmp_path, [("ATTACK", "pgd")], tmp_path)
+    book = serving.app_notebook(tmp_path, [("PAPER", "2_attentive_cnn")], tmp_path)
+    assert "2_attentive_cnn" in "".join(cell.source for cell in book.cells)
+
+
+def test_what_fails_is_a_sentence_on_the_page_and_a_traceback_in_the_terminal(tmp_path):
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "pyproject.toml").touch()
+    path = tiny.notebook(tmp_path / "notebooks", serving.NAME, "raise ValueError('s' + 'ecret')")
+    tag(path, 2, "app")
+    with served.started(tmp_path) as server:
+        text = fetch(server.url)[1]
+        assert "secret" in server.said.read_text()
+        assert fetch(server.url)[0] == 200, "the server goes on"
+    assert serving.FAILED in text
+    assert "secret" not in text and "Traceback" not in text
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_without_a_browser_its_tests_are_said_to_be_missing(workers):
+    command = [sys.executable, "-m", "pytest", "tests/test_browser.py", "-p", "no:cacheprovider"]
+    done = subprocess.run(
+        [*command, "-n", str(workers)],
+        cwd=Path(__file__).parents[1],
+        env={**os.environ, "CHROMIUM": "/no/browser"},
+        capture_output=True,
+        text=True,
+    )
+    assert re.search(r"= NOT RUN =+\n[1-9]\d* tests of tests/test_browser.py", done.stdout)
 
 
 def test_without_voila_the_command_says_how_to_get_it(project, monkeypatch, capsys):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import unicodedata
-import warnings
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -19,7 +18,7 @@ from .cache import to_square
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
 MOST_BYTES = 50_000_000
-MOST_PIXELS = 50_000_000
+MOST_PIXELS = 25_000_000
 LEAST_SIDE = 8  # pixels
 GRAY = ("1", "L", "LA", "La")
 DEEP = ("I", "F")  # modes that begin so have 16 or 32 bits a pixel, all of them gray
@@ -55,16 +54,14 @@ def picture(
 
     Raises:
         DataError: for empty, damaged or truncated content, for what is no such picture, more
-            than 50 MB or 50 million pixels, fewer than 8 pixels a side, and 16 or 32 bits that
+            than 50 MB or 25 million pixels, fewer than 8 pixels a side, and 16 or 32 bits that
             are the same everywhere.
     """
     file = readable(name)
     _check_bytes(file, content)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of large pictures and odd metadata
-            image, notes = _decode(file, content)
-            image = _coloured(file, _opaque(image, notes), channels, notes)
+        image, notes = _decode(file, content)
+        image = _coloured(file, _opaque(image, notes), channels, notes)
     except DataError:
         raise
     except UnidentifiedImageError as error:

@@ -72,6 +72,24 @@ def explained(
     return _main(scene, sample.label, ranks), ()
 
 
+def nowhere(scene: Scene, sample: Sample, kind: int, given: torch.Tensor) -> tuple[str, ...]:
+    """A word where a segmentation has no pixel of the class, so that its maps must be empty.
+
+    Args:
+        kind: the class that is explained.
+        given: the network's answer to the clean image.
+    """
+    if not scene.data.segmentation or (given == kind).any():
+        return ()
+    if sample.label is None:
+        who, pixels = "The network gives", "no pixel"
+    elif (sample.label == kind).any():
+        return ()
+    else:
+        who, pixels = "Neither the network nor the label gives", "any pixel"
+    return (f"{who} {scene.data.classes[kind]} to {pixels} of the image: no map can explain it.",)
+
+
 def _main(scene: Scene, label: torch.Tensor, ranks: dict[str, float]) -> int:
     """The one class that stands for a label or an answer."""
     if scene.data.segmentation:

@@ -75,6 +75,8 @@ class Gallery:
         """
         _, height, _, channels = self.scene.data.images.shape
         pixels, notes = outside.picture(name, content, size=height, channels=channels)
+        if self.scene.prepare is not None:
+            pixels, notes = self.scene.prepare(pixels), (*notes, self.scene.prepared)
         shown, self._turn = outside.readable(name), self._turn + 1
         kept = {key: one for key, one in self.uploads.items() if key[0] != shown}
         key = (shown, self._turn)

@@ -14,8 +14,8 @@ T = TypeVar("T")
 class Memory:
     """Values by key; what was used least recently goes when there is no room.
 
-    A value that alone is larger than all the room is returned and not kept. Threads may share
-    one; two that ask for the same at once may both compute it.
+    A value that alone is larger than all the room is returned, not kept, and drives out none.
+    Threads may share one; two that ask for the same at once may both compute it.
 
     Args:
         room: bytes; see ``size``.
@@ -40,7 +40,7 @@ class Memory:
                 return self._kept[key]
         value = compute()
         with self._lock:
-            if key not in self._kept:
+            if key not in self._kept and size(value) <= self.room:
                 self._kept[key] = value
                 self.used += size(value)
             while self.used > self.room:

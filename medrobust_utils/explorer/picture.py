@@ -34,6 +34,8 @@ SMALL = 8  # points; nothing is smaller
 CLASSES = 8  # bars at most
 BEFORE = dict(facecolor="0.85", edgecolor="0.35", hatch="/////", linewidth=0.6)
 AFTER = dict(facecolor=PALETTE[0], edgecolor="0.1", linewidth=0.6)
+AREA = "-", PALETTE[1]  # a network's area: solid and orange, which is gray in a gray print
+TRUTH = (0, (2.4, 2.4)), "w"  # the finding or the label: white dashes, the other seen in between
 
 
 class Picture(Figure):
@@ -52,7 +54,7 @@ def draw(seen: Sequence[Seen]) -> Figure:
 
     Above: the image, the attacked image, and the change stretched until it can be seen. Below: the
     activation map of each, and the probabilities before and after. Dashed is what the label or a
-    doctor outlined; on a segmented image the network's own area has a solid line.
+    doctor outlined; on a segmented image the network's own area has a solid, orange line.
 
     Raises:
         ContractError: if there is nothing to draw.
@@ -99,7 +101,7 @@ def _block(figure: Figure, one: Seen, left: float) -> None:
         axis = cell(1, column, title)
         activation(axis, (one.image, one.attacked)[column], maps)
         if one.mask is not None and not segments and maps.valid[0]:
-            cam_plots.outline(axis, one.mask, "--")
+            cam_plots.outline(axis, one.mask, *TRUTH)
         hit = numbers[f"inside_{when}"]
         if hit is not None:
             middle = LEFT + column * step + CELL / 2
@@ -108,8 +110,9 @@ def _block(figure: Figure, one: Seen, left: float) -> None:
     axis = cell(1, 2, "", wide)
     bars(axis, numbers)
     if one.mask is not None:
-        whose = "the label's" if segments else "the finding"
-        line(under, f"dashed: {whose}, {numbers['mask_share']:.2f} of the image", LEFT + 2 * step)
+        whose = "label" if segments else "finding"
+        dashes = f"white dashes: {whose}, {numbers['mask_share']:.2f} of the image"
+        line(under, dashes, LEFT + 2 * step)
     line(under + 0.2, _footer(numbers, segments), color="0.25")
 
 
@@ -127,9 +130,9 @@ def _images(cell: object, one: Seen) -> None:
         axis = cell(0, column, title)
         cam_plots.picture(axis, pictures[column])
         if region is not None:
-            cam_plots.outline(axis, region, "-")
+            cam_plots.outline(axis, region, *AREA)
         if one.mask is not None:
-            cam_plots.outline(axis, one.mask, "--")
+            cam_plots.outline(axis, one.mask, *TRUTH)
 
 
 def _change(axis: Axes, change: np.ndarray) -> None:
@@ -207,10 +210,9 @@ def subheading(numbers: dict) -> str:
 
 def _footer(numbers: dict, segments: bool) -> str:
     """How alike the maps are, how they were made, and what the lines are."""
-    solid = "the network's area, and " if segments else ""
-    made = f"{numbers['method']} at {numbers['layer']}"
-    made = cut(made, 50)
-    made += f"; solid line: {solid}half of a map's largest value"
+    made = cut(f"{numbers['method']} at {numbers['layer']}", 38 if segments else 50)
+    made += "; orange line: the network's area" * segments
+    made += "; white line: half of a map's largest value"
     alike = {"SSIM": numbers["similarity"], "correlation": numbers["correlation"]}
     alike = [f"{name} {value:.2f}" for name, value in alike.items() if value is not None]
     return (f"maps before and after: {', '.join(alike)}\n" if alike else "") + made

@@ -31,7 +31,8 @@ def write(
     the share of a map that lies in the mask, to be held against ``mask_share``, and ``pointing``
     whether its brightest place does (see ``cam_measures``). Of a segmentation ``probabilities`` are
     shares of the pixels, ``dice`` is that of the explained class in this image against its label
-    map, and ``pixels_changed`` the share of pixels with another class after the attack.
+    map, and ``pixels_changed`` the share of pixels with another class after the attack; whether
+    the answer ``changed`` is not asked there, since some pixel nearly always does.
 
     Args:
         seen: the look, still without its record.
@@ -41,9 +42,9 @@ def write(
     heads = {scene.data.multi_label: FINDINGS, scene.data.segmentation: PIXELS}
     taken = choice.eps_255 > 0
     probabilities = [answers.probabilities(scene, one) for one in logits]
+    given = [answers.given(scene, one) for one in logits]
     said = [
-        answers.in_words(scene, answers.given(scene, one), ranks)
-        for one, ranks in zip(logits, probabilities, strict=True)
+        answers.in_words(scene, one, ranks) for one, ranks in zip(given, probabilities, strict=True)
     ]
     found = {
         "paper": scene.paper,
@@ -65,7 +66,7 @@ def write(
         "method": choice.method,
         "answer_before": said[0],
         "answer_after": said[1],
-        "changed": said[0] != said[1],
+        "changed": None if scene.data.segmentation else not torch.equal(*given),
         "probabilities_before": probabilities[0],
         "probabilities_after": probabilities[1],
         "no_map_before": seen.before.reasons[0],
@@ -73,7 +74,7 @@ def write(
         **_maps(seen),
         **_pixels(scene, sample, seen, logits),
         "warnings": list(scene.warnings),
-        "notes": list(notes),
+        "notes": [*notes, *answers.nowhere(scene, sample, kind, given[0])],
     }
     return storage.plain(found)[0]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -27,6 +28,35 @@ class Network:
     model: MedicalModel = field(repr=False)
     identity: str
     facts: dict = field(default_factory=dict)
+
+
+class Shelved(Network):
+    """A network that is read when somebody first asks for more than its name.
+
+    Args:
+        read: gives the network; asked for its model again and again, so it keeps what it can.
+    """
+
+    def __init__(self, name: str, read: Callable[[], Network]) -> None:
+        vars(self).update(name=name, _read=read)  # the class is frozen
+
+    def __repr__(self) -> str:
+        return f"Shelved({self.name!r})"
+
+    @property
+    def model(self) -> MedicalModel:
+        """Its model; of many networks not all stay in memory."""
+        return self._read().model
+
+    @cached_property
+    def identity(self) -> str:
+        """See ``Network``."""
+        return self._read().identity
+
+    @cached_property
+    def facts(self) -> dict:
+        """See ``Network``."""
+        return self._read().facts
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +89,10 @@ class Scene:
         data: the images as the networks see them.
         rows: test images on offer.
         networks: the undefended one first.
-        warnings: what a reader must know, e.g. that weights were not at hand.
+        warnings: what a reader must know, e.g. that the split leaks.
+        prepare: what the task does to a raw image, uint8 (H, W, C) both ways, before a network
+            sees it, as it was done to ``data``; None for nothing.
+        prepared: what that is, in a few words.
     """
 
     paper: str
@@ -68,6 +101,8 @@ class Scene:
     rows: np.ndarray
     networks: tuple[Network, ...]
     warnings: tuple[str, ...] = ()
+    prepare: Callable[[np.ndarray], np.ndarray] | None = None
+    prepared: str = ""
 
     @cached_property
     def names(self) -> tuple[str, ...]:

@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from ..data.views import Enhanced
 from ..models import MedicalModel
 from ..studies import attentive_cnn, domain_assimilation, swin_noise, unet_adversarial
 
+Filter = tuple[Callable[[np.ndarray], np.ndarray], str]
 Arm = Any  # each study has a class of its own, with ``key``, ``title`` and ``task``
 
 
@@ -28,6 +30,10 @@ class Study:
         kind: attribute of an arm that tells apart what the paper compares.
         pair: the undefended kind, and the one to set beside it.
         alike: arm -> what two networks that differ in ``kind`` alone have in common.
+        caveat: task -> what a reader of its test images must know, or nothing.
+        backbone: (arm, settings) -> timm's name of the architecture that brings weights along.
+        filter: task -> a filter that its networks see images through, uint8 (H, W, C) both ways,
+            and what to call it; or None.
         role: whose phantoms a small pair is trained on.
         longer: overrides of the smoke profile for that pair, where its networks learn too little
             for their maps to mean anything.
@@ -42,6 +48,9 @@ class Study:
     pair: tuple[str, str]
     alike: Callable[[Arm], tuple]
     role: str
+    caveat: Callable[[Any], str] = lambda task: ""
+    backbone: Callable[[Arm, Mapping], str] = lambda arm, settings: ""
+    filter: Callable[[Any], Filter | None] = lambda task: None
     longer: str = ""
 
 
@@ -78,6 +87,26 @@ def _usual(module: Any) -> dict[str, Callable]:
     }
 
 
+def _of_model(arm: Arm, settings: Mapping) -> str:
+    return settings["models"][arm.model]["backbone"]
+
+
+def _filter(task: attentive_cnn.Task) -> Filter | None:
+    if task.filter == "none":
+        return None
+    return lambda pixels: Enhanced(pixels[None])[0], "seen through the paper's contrast filter"
+
+
+def _chose_the_epoch(task: attentive_cnn.Task) -> str:
+    leaks = "datta split: these test images chose the epoch, and near duplicates of them may have "
+    return f"{leaks}been trained on: too good to be true." * (task.split_name == "datta")
+
+
+def _by_image(task: domain_assimilation.Task) -> str:
+    leaks = "split by image: duplicates, and slices of one patient, lie on both sides: the networks"
+    return f"{leaks} may have been trained on pictures like these." * (task.split_name != "honest")
+
+
 _ALL = (
     Study(
         "1_swin_noise",
@@ -89,6 +118,8 @@ _ALL = (
         pair=("resnet", "swin"),
         alike=lambda arm: (arm.start,),
         role="isic",
+        caveat=lambda task: "validation images: paper 1 has no test set.",
+        backbone=_of_model,
     ),
     Study(
         "2_attentive_cnn",
@@ -97,6 +128,9 @@ _ALL = (
         pair=("none", "released"),
         alike=lambda arm: (arm.model, arm.start, arm.seed),
         role="skin",
+        caveat=_chose_the_epoch,
+        backbone=_of_model,
+        filter=_filter,
     ),
     Study(
         "3_domain_assimilation",
@@ -105,6 +139,8 @@ _ALL = (
         pair=("none", "adversarial"),
         alike=lambda arm: (arm.backbone, arm.start, arm.seed),
         role="ct",
+        caveat=_by_image,
+        backbone=lambda arm, settings: arm.backbone,
         longer="phantoms=320 training.epochs.resnet10t=10",
     ),
     Study(

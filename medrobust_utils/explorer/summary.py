@@ -42,8 +42,9 @@ def _column(record: dict) -> dict[str, str]:
     explained = record["explained"]
     likely = [record[f"probabilities_{side}"].get(explained) for side in ("before", "after")]
     pixels = "pixels_changed" in record  # of a segmentation
+    said = " → ".join((record["answer_before"], record["answer_after"]))
     return {
-        "answer": " → ".join((record["answer_before"], record["answer_after"])),
+        "class of most pixels" if pixels else "answer": said,
         "label": record["label"] or UNKNOWN,
         "class explained": explained,
         "share of the pixels" if pixels else "probability of it": _pair(*likely),

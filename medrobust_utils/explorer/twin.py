@@ -13,13 +13,13 @@ from .. import cam_plots
 from ..errors import ContractError
 from .attacking import NAMES
 from .look import Choice, Memory, Seen, look
-from .picture import SMALL, Picture, about, activation, answer, printable
+from .picture import AREA, SMALL, TRUTH, Picture, about, activation, answer, printable
 from .record import PIXELS
 from .scene import Sample, Scene
 
 EPS = (0, 0.5, 1, 2, 4, 8)  # gray levels of 255: from nothing to what one can see
 WIDTH = 10.0  # inches: a page of 1000 pixels
-LEFT, TOP, GAP, BELOW, BETWEEN = 1.0, 0.62, 0.08, 0.36, 0.1
+LEFT, TOP, GAP, BELOW, BETWEEN = 1.0, 0.76, 0.08, 0.36, 0.1
 
 
 def grid(
@@ -80,21 +80,25 @@ def _cells(above: Axes, below: Axes, one: Seen) -> None:
     """The attacked image with the answer, and the map with what became of it."""
     numbers = one.record
     cam_plots.picture(above, one.attacked)
-    for mask, line in ((one.region_after, "-"), (one.mask, "--")):
+    segments = numbers["head"] == PIXELS
+    for mask, line in ((one.region_after, AREA), (one.mask, TRUTH)):
         if mask is not None:
-            cam_plots.outline(above, mask, line)
+            cam_plots.outline(above, mask, *line)
     said = textwrap.wrap(answer(numbers, "after"), 26, max_lines=2, placeholder=" ...")
     said = "\n".join(said)
-    if numbers["head"] == PIXELS:
+    if segments:
         share = numbers["probabilities_after"][numbers["explained"]]
         said = f"{share:.2f} of the pixels"
         if numbers.get("dice_after") is not None:
             said += f"\nDice {numbers['dice_after']:.2f}"
     activation(below, one.attacked, one.after)
+    if one.mask is not None and not segments and one.after.valid[0]:
+        cam_plots.outline(below, one.mask, *TRUTH)
     alike = numbers["correlation"]
     told = "" if alike is None else f"correlation {alike:.2f}"
     if numbers["inside_after"] is not None:
-        told += f"\n{numbers['inside_after']:.2f} of it in the dashes"
+        what = "class" if segments else "finding"
+        told += f"\n{numbers['inside_after']:.2f} of it on the {what}"
     for axis, text in ((above, said), (below, told.strip())):
         axis.set_xlabel(printable(text), fontsize=SMALL, labelpad=2, parse_math=False)
 
@@ -108,8 +112,10 @@ def _names(numbers: dict) -> tuple[str, str]:
 def _title(numbers: dict) -> str:
     attack = NAMES.get(numbers["attack"], "no attack")
     share = numbers["mask_share"]
-    dashes = "" if share is None else f"; dashed: what to hit, {share:.2f} of the image"
+    lines = "" if share is None else f"; white dashes: the finding, {share:.2f} of the image"
+    under = "under an image: the answer and its probability"
     if numbers["head"] == PIXELS:  # each network may be asked for another class
-        dashes = "; solid on the images: the network's area, dashed: the label's"
-    compared = f"{numbers['method']}, correlation with that of the clean image"
-    return f"{about(numbers, 140)}\n{attack}; {compared}{dashes}"
+        lines = "; orange line: the network's area, white dashes: the label's"
+        under = "under an image: how much of it the network gives to the class"
+    compared = f"under a map: correlation with that of the clean image ({numbers['method']})"
+    return f"{about(numbers, 140)}\n{attack}{lines}\n{under}; {compared}"

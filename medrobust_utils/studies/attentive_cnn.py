@@ -175,7 +175,7 @@ def train(
     )  # fmt: skip
     card = cards.Card(
         "2_attentive_cnn", task.key, planned, task.role, task.seed, settings, model.source,
-        task.data.checksum,
+        task.data.checksum, cards.split_of(task.split.train),
     )  # fmt: skip
     cards.leave(folder, card)
     return arm, model, history, folder

@@ -176,7 +176,7 @@ def train(
     )
     card = cards.Card(
         "1_swin_noise", task.key, planned, task.role, seed, settings, model.source,
-        task.data.checksum,
+        task.data.checksum, cards.split_of(task.split.train),
     )  # fmt: skip
     cards.leave(folder, card)
     return arm, model, history, folder

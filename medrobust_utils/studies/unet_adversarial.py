@@ -231,7 +231,7 @@ def train(arm: Arm, settings: Mapping, checkpoints: Path) -> Trained:
     )  # fmt: skip
     card = cards.Card(
         "4_unet_adversarial_training", task.key, arm.key, task.role, task.seed, settings,
-        model.source, task.data.checksum,
+        model.source, task.data.checksum, cards.split_of(task.split.train),
     )  # fmt: skip
     cards.leave(folder, card)
     return Trained(arm, model, history, folder, sets, signs)
