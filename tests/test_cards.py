@@ -14,7 +14,9 @@ from medrobust_utils.errors import RunError
 def card(**changes):
     settings = protocol.load("3_domain_assimilation").settings("smoke", "alpha=0.7")
     how = dict(paper="3_domain_assimilation", task="ct", arm="ct-a", role="ct", seed=3)
-    return cards.Card(**how | {"settings": settings, "source": "s", "checksum": "c"} | changes)
+    return cards.Card(
+        **how | {"settings": settings, "source": "s", "checksum": "c", "split": "d"} | changes
+    )
 
 
 def finished(root, name, state=None, **changes):

@@ -17,6 +17,7 @@ from drive import BROKEN, CHEST, SKIN, TISSUE, FakeShelf, click, drop, pictures,
 from PIL import Image
 
 from medrobust_utils import env
+from medrobust_utils.errors import RunError
 from medrobust_utils.explorer import controls, gallery, summary
 from medrobust_utils.explorer.look import Memory, look
 from medrobust_utils.explorer.panel import Explorer
@@ -218,6 +219,28 @@ def test_data_that_cannot_be_opened_is_a_sentence_and_all_stays(explorer):
     assert explorer.controls.data.value == SKIN and pictures(explorer) == shown
     explorer.controls.eps.value = 8
     assert records(settled(explorer))[0]["eps_255"] == 8
+
+
+def test_a_view_that_is_not_what_was_chosen_last_is_saved_with_a_word(explorer, monkeypatch):
+    eps = records(explorer)[0]["eps_255"]
+
+    def broken(*args, **how):
+        raise RunError("skin: its weights are gone.")
+
+    monkeypatch.setattr(gallery, "look", broken)
+    explorer.controls.eps.value = 16
+    assert explorer.wait(drive.LONG)
+    assert said(explorer) == (
+        "skin: its weights are gone. The pictures below are of the view before.",
+        "refused",
+    )
+    explorer.controls.save.click()
+    text, kind = said(explorer)
+    assert f"the view on show (eps {eps}/255), not what you chose" in text and kind == "refused"
+    explorer.controls.eps.value = eps
+    explorer.controls.save.click()
+    text, kind = said(settled(explorer))
+    assert "Saved" in text and "not what you chose" not in text and kind == "done"
 
 
 def test_where_the_first_data_cannot_be_opened_other_data_can(tmp_path):
@@ -491,4 +514,4 @@ def test_the_table_says_what_is_unknown_and_says_everything_once(explorer):
     assert "<i>" not in html and "&lt;i&gt;a&lt;/i&gt;: no map after: empty" in html
     assert html.count("Made gray.") == 1 and "<td>-</td>" in html
     assert "mask covers" not in summary.table([first]) and "mask covers" in html
-    assert html.count("phantoms") == 1
+    assert html.count("The image is a phantom: drawn by a program.") == 1

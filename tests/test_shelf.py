@@ -11,7 +11,7 @@ import torch
 
 from medrobust_utils import cards, protocol
 from medrobust_utils.errors import ContractError, MedrobustError, ProtocolError, RunError
-from medrobust_utils.explorer.shelf import OFFERED, Place, Shelf
+from medrobust_utils.explorer.shelf import OFFERED, Place, Shelf, _unseen
 from medrobust_utils.explorer.studies import STUDIES
 from medrobust_utils.models import digest
 
@@ -140,19 +140,29 @@ def test_the_undefended_network_is_first_then_what_it_is_best_compared_with(chec
     assert weights(scene.pair) == weights(scene)[:2]
 
 
-def test_a_run_with_another_split_is_offered_by_itself(checkpoints, tmp_path):
+@pytest.mark.parametrize("values, words", [({"seed": 5}, "seed 5"), ({"split": "abcd"}, "split")])
+def test_a_run_with_another_split_is_offered_by_itself(checkpoints, tmp_path, values, words):
     folder, other = copy(checkpoints, tmp_path)
-    changed(other, seed=5)
+    changed(other, **values)
     titles = [place.title for place in Shelf(tmp_path).places(CT)]
-    assert len(titles) == 3 and sum("1 network" in title for title in titles) == 2
-    assert sum("seed 5" in title for title in titles) == 1
+    assert len(set(titles)) == 3 and sum("1 network" in title for title in titles) == 2
+    assert any(words in title for title in titles)
+
+
+def test_another_split_of_the_same_images_is_told_by_the_card(checkpoints, tmp_path):
+    settings, study = protocol.load("1_swin_noise").settings("smoke"), STUDIES["1_swin_noise"]
+    arm = next(arm for arm in study.arms(settings, 0, "isic") if arm.model == "resnet")
+    half = arm.task.split._replace(train=arm.task.split.train[::2])
+    other = replace(arm, task=replace(arm.task, split=half))
+    for one in (arm, other):
+        study.train(one, settings, tmp_path, 0)
+    assert len(Shelf(tmp_path).places("1_swin_noise")) == 3
 
 
 @pytest.mark.parametrize(
     "values, words",
     [
         ({"checksum": "other"}, "trained on other images"),
-        ({"source": "Keras' weights"}, "began with Keras' weights.*MEDROBUST_WEIGHTS"),
         ({"arm": "no such arm"}, r"card\.json: does not fit this version.*KeyError"),
         ({"settings": {}}, r"card\.json: does not fit this version"),
     ],
@@ -169,11 +179,46 @@ def test_weights_that_do_not_fit_their_card_are_refused(checkpoints, tmp_path):
     folder, _ = copy(checkpoints, tmp_path)
     torch.save({"best": None, "model": {"w": torch.ones(2)}}, folder / "checkpoint.pt")
     shelf = Shelf(tmp_path)
+    vanilla, defended = shelf.open(shelf.places(CT)[0]).networks
+    assert defended.model and defended.identity
     with pytest.raises(RunError, match=f"{folder.name}: its weights do not fit"):
-        shelf.open(shelf.places(CT)[0])
+        vanilla.model  # noqa: B018
     (folder / "checkpoint.pt").write_bytes(b"PK")
     with pytest.raises(RunError, match=r"checkpoint\.pt: cannot be read"):
-        shelf.open(shelf.places(CT)[0])
+        vanilla.identity  # noqa: B018
+
+
+def test_weights_that_a_network_began_with_must_be_there_and_no_hub_is_asked(
+    checkpoints, tmp_path, monkeypatch
+):
+    for folder in copy(checkpoints, tmp_path):
+        changed(folder, source="Keras' weights")
+    monkeypatch.setattr("timm.create_model", lambda *args, **how: pytest.fail("a hub was asked"))
+    shelf = Shelf(tmp_path)
+    network = shelf.open(shelf.places(CT)[0]).networks[0]
+    assert "imagenet" in network.name  # so the card says
+    with pytest.raises(RunError, match="began with Keras' weights.*MEDROBUST_WEIGHTS"):
+        network.model  # noqa: B018
+
+
+def test_weights_from_timms_hub_need_no_hub_again(checkpoints, tmp_path):
+    trained = Shelf(checkpoints).open(Shelf(checkpoints).places(CT)[0])
+    for folder in copy(checkpoints, tmp_path):
+        changed(folder, source="timm resnet10t.c3_in1k")
+    shelf = Shelf(tmp_path)
+    found = shelf.open(shelf.places(CT)[0])
+    assert weights(found) == weights(trained)
+    assert found.networks[0].model.source == "timm resnet10t.c3_in1k"
+
+
+def test_few_networks_are_in_memory_at_a_time(checkpoints, tmp_path, monkeypatch):
+    copy(checkpoints, tmp_path)
+    monkeypatch.setattr("medrobust_utils.explorer.shelf.IN_MEMORY", 1)
+    shelf = Shelf(tmp_path)
+    first, second = shelf.open(shelf.places(CT)[0]).networks
+    model = first.model
+    assert first.model is model
+    assert second.model is not model and first.model is not model  # read again
 
 
 def pretended(root: Path, paper: str, task: str, arms: str, age: int) -> None:
@@ -182,7 +227,7 @@ def pretended(root: Path, paper: str, task: str, arms: str, age: int) -> None:
         folder = root / f"{task}-{arm}"
         folder.mkdir()
         (folder / "checkpoint.pt").touch()
-        cards.leave(folder, cards.Card(paper, task, arm, "ct", 0, {}, "s", "c"))
+        cards.leave(folder, cards.Card(paper, task, arm, "ct", 0, {}, "s", "c", "d"))
         os.utime(folder / cards.NAME, (1e9 - age, 1e9 - age))
 
 
@@ -193,11 +238,43 @@ def test_the_newest_run_on_real_images_opens_first(tmp_path):
     pretended(tmp_path, "2_attentive_cnn", "fundus-retinopathy-224", "a", age=10)
     shelf = Shelf(tmp_path)
     assert shelf.first().key.startswith("skin-ham10000")  # with one network nothing is compared
+    assert shelf.first("4_unet_adversarial_training").key == "pair"
     assert shelf.first(CT).key.startswith("ct-iq_othnccd")
     assert [place.synthetic for place in shelf.places(CT)] == [False, True, True]
     drawn = Shelf(tmp_path, synthetic=True)
     assert (drawn.first().paper, drawn.first().key) == (CT, "pair")
     assert all(place.synthetic for paper in STUDIES for place in drawn.places(paper))
+
+
+def test_without_a_full_run_on_real_images_less_opens(tmp_path):
+    assert Shelf(tmp_path).first().key == "pair"
+    pretended(tmp_path, CT, "ct-phantom-ct-64", "ab", age=10)
+    assert Shelf(tmp_path).first().key.startswith("ct-phantom-ct-64")
+    assert Shelf(tmp_path, synthetic=True).first().key == "pair"  # whatever else was trained
+    pretended(tmp_path, "2_attentive_cnn", "fundus-retinopathy-224", "a", age=20)
+    assert Shelf(tmp_path).first().key.startswith("fundus-retinopathy")
+
+
+def test_what_is_known_of_a_task_is_said(checkpoints):
+    shelf = Shelf(checkpoints)
+    scene = shelf.open(shelf.places("1_swin_noise")[0])
+    assert scene.warnings == ("validation images: paper 1 has no test set.",)
+    leaky = STUDIES[CT].caveat(type("Task", (), {"split_name": "by image"}))
+    assert leaky.startswith("split by image") and not STUDIES[CT].caveat(
+        type("Task", (), {"split_name": "honest"})
+    )
+
+
+def test_copies_of_training_images_are_not_offered(checkpoints):
+    shelf = Shelf(checkpoints)
+    scene = shelf.open(shelf.places(CT)[0])
+    images = scene.data.images[np.arange(6)]
+    images[4] = images[1]
+    data = type("Set", (), {"census": {"duplicates_kept": 1}, "images": images})
+    task = type("Task", (), {"data": data, "split": type("S", (), {"train": np.arange(3)})})
+    assert _unseen(task, np.array([3, 4, 5])).tolist() == [3, 5]
+    data.census = {}
+    assert _unseen(task, np.array([3, 4, 5])).tolist() == [3, 4, 5]
 
 
 def test_a_shelf_keeps_one_place_open(checkpoints):

@@ -60,7 +60,7 @@ class Controls:
         )
         self.upload = widgets.FileUpload(
             description="own image",
-            accept="image/*,.tif,.tiff",
+            accept=".png,.jpg,.jpeg,.tif,.tiff,.bmp,.webp",
             multiple=False,
             layout=widgets.Layout(**ITEM),
         )

@@ -11,11 +11,11 @@ from pathlib import Path
 
 from PIL import Image
 
-from .. import cam_layers, env, storage
+from .. import env, storage
 from ..data import outside, to_float
 from ..errors import RunError
 from . import picture
-from .look import Choice, Memory, Outdated, look
+from .look import Choice, Memory, Outdated, layers, look
 from .scene import Network, Sample, Scene
 
 ROOM = 32_000_000  # bytes of finished pictures
@@ -95,8 +95,8 @@ class Gallery:
     def layers(self, number: int) -> dict[str, int]:
         """Layers of a network that can be explained, and the sides of their maps."""
         shape = tuple(self.scene.sample(0).image.shape[1:])
-        model = self.scene.networks[number].model
-        return self._stages.get(("sides", number), lambda: cam_layers.layers(model, shape))
+        network = self.scene.networks[number]
+        return self._stages.get(("sides", number), lambda: layers(network, shape))
 
     def finished(self, view: View) -> list[Shown] | None:
         """The pictures of a view if all of them are at hand, else None."""

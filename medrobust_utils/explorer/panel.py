@@ -46,6 +46,7 @@ class Explorer:
         self._wanted = place
         self._layers_of: int | None = None  # the network whose layers are on offer
         self._shown: Sequence[Shown] = ()
+        self._shown_view: View | None = None  # what they are the pictures of
         self._word = ""  # what the status line keeps until the next click
         self._lock = threading.RLock()  # of what is on show
         self._latest: Latest[Place | View] = Latest(self._work, self._failed)
@@ -122,7 +123,7 @@ class Explorer:
         if same and (known := self._gallery.finished(view)) is not None:
             self._latest.drop()
             with self._lock:
-                self._show(known, "Seen before.")
+                self._show(known, "Seen before.", view)
         else:
             self._latest.ask(view)
 
@@ -145,11 +146,17 @@ class Explorer:
 
     def _save(self) -> None:
         with self._lock:
-            shown = self._shown
+            shown, view = self._shown, self._shown_view
         if not shown:
             raise RunError("There is no picture yet: wait until one is shown, and save it then.")
-        self._word = f"Saved {gallery.save(shown, self.out)} and its numbers beside it."
-        self.controls.say(self._word)
+        word = f"Saved {gallery.save(shown, self.out)} and its numbers beside it."
+        if self._is_open() and view == self._view():
+            self._word = word
+            self.controls.say(word)
+        else:  # what was chosen last is not ready, or could not be shown
+            eps = f"eps {view.choice.eps_255:g}/255"
+            still = "refused" if self._latest.wait(0) else "busy"
+            self.controls.say(f"{word} It is the view on show ({eps}), not what you chose.", still)
 
     # What takes long: in the background.
 
@@ -174,6 +181,9 @@ class Explorer:
         """Say so; and where nothing could be opened, go back to what is open."""
         with self._lock:
             self._tell(error)
+            if isinstance(request, View) and self._shown:
+                text = f"{self._word} The pictures below are of the view before."
+                self.controls.say(text, "refused")
             if request is self._wanted and self._opened is not None:
                 self._wanted = self._opened
                 self._fill_places(self._opened)
@@ -194,9 +204,10 @@ class Explorer:
         with self._in_time(go_on):
             if self._gallery is not None and self._gallery.uploads:
                 self._word = "Your own images went with the data that they were made to fit."
-            self._gallery, self._opened, self._layers_of = Gallery(scene), place, None
+            self._gallery, self._layers_of = Gallery(scene), None
             self.controls.fill_scene(scene)
             self.controls.fill(self.controls.image, self._gallery.images)
+            self._opened = place  # last: until now a click meant the scene before
             self.controls.ready(True)
 
     def _look(self, view: View, go_on: Callable[[], bool]) -> None:
@@ -212,10 +223,10 @@ class Explorer:
             view = replace(view, choice=replace(view.choice, layer=self.controls.layer.value))
         shown = self._gallery.show(view, go_on)
         with self._in_time(go_on):
-            self._show(shown, f"Done in {time.perf_counter() - start:.1f} s.")
+            self._show(shown, f"Done in {time.perf_counter() - start:.1f} s.", view)
 
-    def _show(self, shown: Sequence[Shown], how: str) -> None:
+    def _show(self, shown: Sequence[Shown], how: str, view: View) -> None:
         records = [one.record for one in shown]
-        self._shown = shown
+        self._shown, self._shown_view = shown, view
         self.controls.show([one.png for one in shown], summary.table(records))
         self.controls.say(" ".join((how, self._word)).strip())

@@ -8,9 +8,11 @@ it was never trained on.
 from __future__ import annotations
 
 import threading
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,10 +20,12 @@ import torch
 from .. import cards, env, protocol
 from ..errors import MedrobustError, RunError
 from ..models import MedicalModel, digest
-from .scene import Network, Scene
+from .scene import Network, Scene, Shelved
 from .studies import STUDIES, Arm, Study
 
 OFFERED = 60  # test images in a list that people scroll
+RANDOM = "random weights"  # the source of a network that began from scratch
+IN_MEMORY = 4  # networks of earlier runs at a time; a place may have dozens
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,8 @@ class Shelf:
     def __init__(self, checkpoints: Path, *, seed: int = 0, synthetic: bool = False) -> None:
         self.checkpoints, self.seed, self.synthetic = checkpoints, seed, synthetic
         self._open: dict[Place, Scene] = {}
+        self._loading = threading.Lock()
+        self._loaded: OrderedDict[Path, Network] = OrderedDict()
         self._opening = threading.Lock()  # a panel opens in a thread, the cells below it as well
 
     def papers(self) -> dict[str, str]:
@@ -74,49 +80,85 @@ class Shelf:
         groups: dict[tuple, list] = {}
         for folder, card in cards.find(self.checkpoints):
             if card.paper == paper:
-                # Another seed is another split: what one network was trained on tests the other.
-                groups.setdefault((card.task, card.seed, card.checksum), []).append((folder, card))
+                # Under another split, what one network was trained on would test the other.
+                key = (card.task, card.seed, card.checksum, card.split)
+                groups.setdefault(key, []).append((folder, card))
         found = [_place(paper, *key, finished) for key, finished in groups.items()]
+        titles = [place.title for place in found]
+        found = [
+            replace(place, title=f"{place.title}, split {place.key[-4:]}")
+            if titles.count(place.title) > 1
+            else place
+            for place in found
+        ]
         found.sort(key=lambda place: place.synthetic)
         pair = Place(paper, "pair", "PHANTOMS, a small pair trained here", True)
         return [place for place in [*found, pair] if place.synthetic or not self.synthetic]
 
     def first(self, paper: str = "") -> Place:
-        """What to open first: an earlier run on real images, or a small pair.
+        """What to open first: an earlier run, on real images if there is one, else a small pair.
+
+        With two networks or more if possible, and of those the newest. A shelf of phantoms alone
+        always opens its own pair, whatever else has been trained meanwhile.
 
         Args:
-            paper: look at this one alone; without one, at the one with the newest run.
+            paper: look at this one alone; without one, at all.
         """
         places = [place for name in [paper] if paper for place in self.places(name)]
         places = places or [place for name in STUDIES for place in self.places(name)]
-        # With a single network there is nothing to compare.
-        real = [place for place in places if not place.synthetic and len(place.arms) > 1]
-        if real:
-            return max(real, key=lambda place: cards.finished_at(place.finished[0][0]))
+        earlier = [place for place in places if place.finished and not self.synthetic]
+        full = [place for place in earlier if len(place.arms) > 1]
+        real = [[one for one in some if not one.synthetic] for some in (full, earlier)]
+        for choice in (*real, full):
+            if choice:
+                return max(choice, key=lambda place: cards.finished_at(place.finished[0][0]))
         wanted = paper or "3_domain_assimilation"  # its pair is trained soonest
         return next(p for p in places if not p.finished and p.paper == wanted)
 
     def open(self, place: Place) -> Scene:
-        """Read the networks and images of a place, or train its pair; the last one is kept.
+        """Plan the networks and read the images of a place, or train its pair; the last is kept.
+
+        The weights of an earlier run's networks are read when somebody looks at them.
 
         Raises:
-            MedrobustError: if the images or weights are missing or have changed.
+            MedrobustError: if the images are missing or have changed.
         """
         with self._opening:
             if place not in self._open:
-                self._open.clear()  # one at a time: networks and images are large
+                self._open.clear()  # one at a time: images are large
                 study = STUDIES[place.paper]
                 found = self._read(study, place) if place.finished else self._train(study)
                 self._open[place] = _scene(place, study, found)
             return self._open[place]
 
     def _read(self, study: Study, place: Place) -> list[tuple[Arm, Network]]:
-        planned, found = {}, {}
+        """In the order in which the study plans its arms."""
+        planned, newest = {}, {}
         for folder, card in place.finished:
             if card.arm not in planned:  # runs of a task may differ in their arms
                 planned |= _plan(study, folder, card)
-            found.setdefault(card.arm, (planned[card.arm], folder, card))
-        return [(arm, _network(study, arm, folder, card)) for arm, folder, card in found.values()]
+            newest.setdefault(card.arm, (folder, card))
+        found = []
+        for key in filter(newest.__contains__, planned):
+            folder, card = newest[key]
+            arm = _as_it_began(planned[key], card)
+            _check_images(arm, folder, card)
+
+            def read(arm: Arm = arm, folder: Path = folder, card: cards.Card = card) -> Network:
+                return self._network(study, arm, folder, card)
+
+            found.append((arm, Shelved(arm.title, read)))
+        return found
+
+    def _network(self, study: Study, arm: Arm, folder: Path, card: cards.Card) -> Network:
+        """A network of an earlier run, with its weights; the last few are kept."""
+        with self._loading:
+            if folder not in self._loaded:
+                self._loaded[folder] = _with_weights(study, arm, folder, card)
+            self._loaded.move_to_end(folder)
+            while len(self._loaded) > IN_MEMORY:
+                self._loaded.popitem(last=False)
+            return self._loaded[folder]
 
     def _train(self, study: Study) -> list[tuple[Arm, Network]]:
         settings = protocol.load(study.paper).settings("smoke", study.longer)
@@ -124,15 +166,17 @@ class Shelf:
         for arm in study.arms(settings, self.seed, study.role):
             if getattr(arm, study.kind) in study.pair:
                 model, folder = study.train(arm, settings, self.checkpoints, self.seed)
+                if hasattr(arm, "start"):  # it may not have been what was planned
+                    arm = replace(arm, start=model.start)
                 found.append((arm, _described(arm, model, folder)))
         return found
 
 
-def _place(paper: str, task: str, seed: int, checksum: str, finished: list) -> Place:
+def _place(paper: str, task: str, seed: int, checksum: str, split: str, finished: list) -> Place:
     number, synthetic = len({card.arm for _, card in finished}), "phantom-" in task
     title = f"{'PHANTOMS: ' if synthetic else ''}{task}, {number} network{'s' * (number > 1)}"
     title += f", seed {seed}" * bool(seed)
-    key = f"{task}-{seed}-{checksum[:6]}"
+    key = f"{task}-{seed}-{checksum[:6]}-{split[:4]}"
     return Place(paper, key, title, synthetic, tuple(finished))
 
 
@@ -153,19 +197,36 @@ def _plan(study: Study, folder: Path, card: cards.Card) -> dict[str, Arm]:
     return planned
 
 
-def _network(study: Study, arm: Arm, folder: Path, card: cards.Card) -> Network:
-    """A network of an earlier run, with its weights."""
-    if arm.task.data.checksum != card.checksum:
+def _as_it_began(arm: Arm, card: cards.Card) -> Arm:
+    """An arm that was to begin with ImageNet weights may have found none."""
+    if not hasattr(arm, "start"):
+        return arm
+    return replace(arm, start="scratch" if card.source == RANDOM else "imagenet")
+
+
+def _check_images(arm: Arm, folder: Path, card: cards.Card) -> None:
+    here = arm.task.data.checksum, cards.split_of(arm.task.split.train)
+    if here != (card.checksum, card.split):
         raise RunError(
             f"{folder.name}: was trained on other images than {arm.task.data.name} has now. "
             "Run the paper's notebook again."
         )
-    model = study.build(arm, protocol.Settings(card.settings), card.seed)
-    if model.source != card.source:  # its normalisation is that of the weights it began with
-        raise RunError(
-            f"{folder.name}: began with {card.source}, and {model.source} is at hand. Set "
-            "MEDROBUST_WEIGHTS as it was for its training."
-        )
+
+
+def _with_weights(study: Study, arm: Arm, folder: Path, card: cards.Card) -> Network:
+    """Without asking a model hub: the checkpoint has all but the normalisation and the strides.
+
+    Those are timm's, unless the network began with a file of weights that has others.
+    """
+    settings = protocol.Settings(card.settings)
+    if card.source.startswith("timm "):
+        model = study.build(replace(arm, start="scratch"), settings, card.seed)
+        model.start, model.source = arm.start, card.source
+    else:
+        _check_weights(study, arm, folder, card, settings)
+        model = study.build(arm, settings, card.seed)
+    if model.source != card.source:
+        raise _other_weights(folder, card, model.source)
     try:
         model.load_state_dict(cards.weights(folder))
     except RuntimeError as error:
@@ -177,9 +238,23 @@ def _network(study: Study, arm: Arm, folder: Path, card: cards.Card) -> Network:
     return _described(arm, model.eval(), folder)
 
 
+def _check_weights(
+    study: Study, arm: Arm, folder: Path, card: cards.Card, settings: protocol.Settings
+) -> None:
+    root = env.weights_root()
+    name = f"{study.backbone(arm, settings)}.safetensors"
+    if card.source != RANDOM and not (root and (root / name).is_file()):
+        raise _other_weights(folder, card, f"no {name}")
+
+
+def _other_weights(folder: Path, card: cards.Card, here: str) -> RunError:
+    return RunError(
+        f"{folder.name}: began with {card.source}, and {here} is at hand. Set MEDROBUST_WEIGHTS as "
+        "it was for its training."
+    )
+
+
 def _described(arm: Arm, model: MedicalModel, folder: Path) -> Network:
-    if hasattr(arm, "start"):  # it may not have been what was planned
-        arm = replace(arm, start=model.start)
     facts = {"folder": folder.name, "source": model.source}
     return Network(arm.title, model, digest(model), facts)
 
@@ -187,15 +262,38 @@ def _described(arm: Arm, model: MedicalModel, folder: Path) -> Network:
 def _scene(place: Place, study: Study, found: Sequence[tuple[Arm, Network]]) -> Scene:
     """The undefended network first, and next to it what it is best compared with."""
     kinds = [getattr(arm, study.kind) for arm, _ in found]
-    plain = kinds.index(study.pair[0]) if study.pair[0] in kinds else 0
-    alike = [study.alike(arm) == study.alike(found[plain][0]) for arm, _ in found]
+    common = [study.alike(arm) for arm, _ in found]
+    partners = {common[i] for i, kind in enumerate(kinds) if kind == study.pair[1]}
+    plain = [i for i, kind in enumerate(kinds) if kind == study.pair[0]]
+    first = next((i for i in plain if common[i] in partners), plain[0] if plain else 0)
 
     def rank(i: int) -> tuple:
-        return i != plain, kinds[i] == study.pair[0], not alike[i], kinds[i] != study.pair[1]
+        return (
+            i != first,
+            kinds[i] == study.pair[0],
+            common[i] != common[first],
+            (kinds[i] != study.pair[1]),
+        )
 
-    task = found[plain][0].task
-    rows = study.tested(task)
+    task = found[first][0].task
+    rows = _unseen(task, study.tested(task))
     rows = rows[np.linspace(0, len(rows) - 1, min(OFFERED, len(rows))).round().astype(int)]
     networks = tuple(found[i][1] for i in sorted(range(len(found)), key=rank))
-    warnings = dict.fromkeys(text for one in networks for text in one.model.warnings)
-    return Scene(place.paper, task.key, task.data, rows, networks, tuple(warnings))
+    warnings = [caveat] if (caveat := study.caveat(task)) else []
+    if not place.finished:
+        warnings += [text for one in networks for text in one.model.warnings]
+    prepare, prepared = study.filter(task) or (None, "")
+    known = tuple(dict.fromkeys(warnings))
+    return Scene(place.paper, task.key, task.data, rows, networks, known, prepare, prepared)
+
+
+def _unseen(task: Any, rows: np.ndarray) -> np.ndarray:
+    """``rows`` without exact copies of training images, where a set keeps its duplicates."""
+    if "duplicates_kept" not in task.data.census:
+        return rows
+
+    def pixels(row: int) -> bytes:
+        return np.ascontiguousarray(task.data.images[row : row + 1]).tobytes()
+
+    trained = {pixels(row) for row in task.split.train}
+    return np.array([row for row in rows if pixels(row) not in trained])
