@@ -19,7 +19,6 @@ from .storage import fingerprint, plain, write_atomic
 
 NAME = "card.json"
 SCHEMA = 1
-UNREADABLE = (OSError, ValueError, TypeError, KeyError, AttributeError)  # what a bad card raises
 
 
 @dataclass(frozen=True)
@@ -54,21 +53,6 @@ def split_of(train: np.ndarray) -> str:
     return fingerprint(train.tolist())
 
 
-def read(folder: Path) -> Card:
-    """The card of the finished training in ``folder``.
-
-    Raises:
-        RunError: if there is none that can be read.
-    """
-    try:
-        return _checked(json.loads((folder / NAME).read_text("utf-8")))
-    except UNREADABLE as error:
-        raise RunError(
-            f"{folder / NAME}: cannot be read ({type(error).__name__}). Run the notebook that "
-            "trained it again."
-        ) from error
-
-
 def leave(folder: Path, card: Card) -> None:
     """Write the card of the finished training in ``folder``; a card that says the same stays."""
     path = folder / NAME
@@ -88,7 +72,7 @@ def find(checkpoints: Path) -> list[tuple[Path, Card]]:
         try:
             if (path.parent / "checkpoint.pt").is_file():
                 found.append((path.parent, _checked(json.loads(path.read_text("utf-8")))))
-        except UNREADABLE:
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
             continue
     return sorted(found, key=lambda one: finished_at(one[0]), reverse=True)
 

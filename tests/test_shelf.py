@@ -270,9 +270,13 @@ def test_copies_of_training_images_are_not_offered(checkpoints):
     scene = shelf.open(shelf.places(CT)[0])
     images = scene.data.images[np.arange(6)]
     images[4] = images[1]
-    data = type("Set", (), {"census": {"duplicates_kept": 1}, "images": images})
-    task = type("Task", (), {"data": data, "split": type("S", (), {"train": np.arange(3)})})
+    groups = np.array([0, 1, 2, 3, 1, 5])  # a copy has its original's
+    data = type("Set", (), {"census": {"duplicates_kept": 1}, "images": images, "groups": groups})
+    split = type("S", (), {"train": np.arange(3)})
+    task = type("Task", (), {"data": data, "split": split, "key": "ct"})
     assert _unseen(task, np.array([3, 4, 5])).tolist() == [3, 5]
+    with pytest.raises(RunError, match="ct: every test image has an exact copy"):
+        _unseen(task, np.array([4]))
     data.census = {}
     assert _unseen(task, np.array([3, 4, 5])).tolist() == [3, 4, 5]
 

@@ -295,5 +295,13 @@ def _unseen(task: Any, rows: np.ndarray) -> np.ndarray:
     def pixels(row: int) -> bytes:
         return np.ascontiguousarray(task.data.images[row : row + 1]).tobytes()
 
-    trained = {pixels(row) for row in task.split.train}
-    return np.array([row for row in rows if pixels(row) not in trained])
+    groups, train = task.data.groups, task.split.train
+    # Copies share a group, so only its training images need be read.
+    trained = {pixels(row) for row in train[np.isin(groups[train], groups[rows])]}
+    unseen = np.array([pixels(row) not in trained for row in rows], bool)
+    if not unseen.any():
+        raise RunError(
+            f"{task.key}: every test image has an exact copy among the training images. Choose a "
+            "run with the honest split."
+        )
+    return rows[unseen]
