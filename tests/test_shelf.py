@@ -1,5 +1,6 @@
 """Networks for the explorer: found by their cards, opened as they were trained, or trained here."""
 
+import io
 import json
 import os
 from dataclasses import replace
@@ -7,10 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scenes
 import torch
+from PIL import Image
 
 from medrobust_utils import cards, protocol
+from medrobust_utils.data import to_float
+from medrobust_utils.data.phantoms import phantom_set
+from medrobust_utils.data.views import enhanced
 from medrobust_utils.errors import ContractError, MedrobustError, ProtocolError, RunError
+from medrobust_utils.explorer.gallery import Gallery
 from medrobust_utils.explorer.shelf import OFFERED, Place, Shelf, _unseen
 from medrobust_utils.explorer.studies import STUDIES
 from medrobust_utils.models import digest
@@ -301,3 +308,22 @@ def test_papers_and_images_that_are_not_there_are_refused(checkpoints):
         with pytest.raises(ContractError, match=f"image {number}: .* Choose 0 to"):
             scene.sample(number)
     assert len(scene.rows) <= OFFERED and np.all(np.diff(scene.rows) > 0)
+
+
+def test_an_own_image_goes_through_the_filter_that_its_networks_see_images_through():
+    data = phantom_set("fundus", 2, size=32)
+    task = type("Task", (), {"filter": "contrast"})
+    prepare, word = STUDIES["2_attentive_cnn"].filter(task)
+    assert (prepare(data.images[1]) == enhanced(data).images[1]).all() and "contrast" in word
+    task.filter = "none"
+    assert STUDIES["2_attentive_cnn"].filter(task) is None
+    scene = scenes.single_label()
+    raw = scene.data.images[scene.rows[0]]
+    buffer = io.BytesIO()
+    Image.fromarray(raw).save(buffer, "png")
+    negative = replace(scene, prepare=lambda pixels: 255 - pixels, prepared="turned negative")
+    for one, image in ((scene, raw), (negative, 255 - raw)):
+        gallery = Gallery(one)
+        sample = gallery.sample(gallery.add("a.png", buffer.getvalue()))
+        assert torch.equal(sample.image, to_float(image[None]))
+        assert ("turned negative" in sample.notes) == (one is negative)
