@@ -15,16 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from .. import cards, env, protocol
-from ..errors import MedrobustError, RunError
-from ..models import MedicalModel, digest
+from .. import cards, protocol
+from ..errors import RunError
+from .opening import as_it_began, check_images, described, plan, with_weights
 from .scene import Network, Scene, Shelved
 from .studies import STUDIES, Arm, Study
 
 OFFERED = 60  # test images in a list that people scroll
-RANDOM = "random weights"  # the source of a network that began from scratch
 IN_MEMORY = 4  # networks of earlier runs at a time; a place may have dozens
 
 
@@ -136,13 +134,13 @@ class Shelf:
         planned, newest = {}, {}
         for folder, card in place.finished:
             if card.arm not in planned:  # runs of a task may differ in their arms
-                planned |= _plan(study, folder, card)
+                planned |= plan(study, folder, card)
             newest.setdefault(card.arm, (folder, card))
         found = []
         for key in filter(newest.__contains__, planned):
             folder, card = newest[key]
-            arm = _as_it_began(planned[key], card)
-            _check_images(arm, folder, card)
+            arm = as_it_began(planned[key], card)
+            check_images(arm, folder, card)
 
             def read(arm: Arm = arm, folder: Path = folder, card: cards.Card = card) -> Network:
                 return self._network(study, arm, folder, card)
@@ -154,7 +152,7 @@ class Shelf:
         """A network of an earlier run, with its weights; the last few are kept."""
         with self._loading:
             if folder not in self._loaded:
-                self._loaded[folder] = _with_weights(study, arm, folder, card)
+                self._loaded[folder] = with_weights(study, arm, folder, card)
             self._loaded.move_to_end(folder)
             while len(self._loaded) > IN_MEMORY:
                 self._loaded.popitem(last=False)
@@ -168,7 +166,7 @@ class Shelf:
                 model, folder = study.train(arm, settings, self.checkpoints, self.seed)
                 if hasattr(arm, "start"):  # it may not have been what was planned
                     arm = replace(arm, start=model.start)
-                found.append((arm, _described(arm, model, folder)))
+                found.append((arm, described(arm, model, folder)))
         return found
 
 
@@ -178,85 +176,6 @@ def _place(paper: str, task: str, seed: int, checksum: str, split: str, finished
     title += f", seed {seed}" * bool(seed)
     key = f"{task}-{seed}-{checksum[:6]}-{split[:4]}"
     return Place(paper, key, title, synthetic, tuple(finished))
-
-
-def _plan(study: Study, folder: Path, card: cards.Card) -> dict[str, Arm]:
-    """The arms of a card's run by key, its own among them."""
-    try:
-        arms = study.arms(protocol.Settings(card.settings), card.seed, card.role)
-        planned = {arm.key: arm for arm in arms}
-        if card.arm not in planned:
-            raise KeyError(card.arm)
-    except MedrobustError:
-        raise
-    except Exception as error:  # settings of another version fail in many ways
-        raise RunError(
-            f"{folder / cards.NAME}: does not fit this version of the kit "
-            f"({type(error).__name__}). Run the paper's notebook again, or delete the folder."
-        ) from error
-    return planned
-
-
-def _as_it_began(arm: Arm, card: cards.Card) -> Arm:
-    """An arm that was to begin with ImageNet weights may have found none."""
-    if not hasattr(arm, "start"):
-        return arm
-    return replace(arm, start="scratch" if card.source == RANDOM else "imagenet")
-
-
-def _check_images(arm: Arm, folder: Path, card: cards.Card) -> None:
-    here = arm.task.data.checksum, cards.split_of(arm.task.split.train)
-    if here != (card.checksum, card.split):
-        raise RunError(
-            f"{folder.name}: was trained on other images than {arm.task.data.name} has now. "
-            "Run the paper's notebook again."
-        )
-
-
-def _with_weights(study: Study, arm: Arm, folder: Path, card: cards.Card) -> Network:
-    """Without asking a model hub: the checkpoint has all but the normalisation and the strides.
-
-    Those are timm's, unless the network began with a file of weights that has others.
-    """
-    settings = protocol.Settings(card.settings)
-    if card.source.startswith("timm "):
-        model = study.build(replace(arm, start="scratch"), settings, card.seed)
-        model.start, model.source = arm.start, card.source
-    else:
-        _check_weights(study, arm, folder, card, settings)
-        model = study.build(arm, settings, card.seed)
-    if model.source != card.source:
-        raise _other_weights(folder, card, model.source)
-    try:
-        model.load_state_dict(cards.weights(folder))
-    except RuntimeError as error:
-        raise RunError(
-            f"{folder}: its weights do not fit its card. Delete the folder, and run the paper's "
-            "notebook again."
-        ) from error
-    model.to(env.pick_device(), memory_format=torch.channels_last)  # as after a training
-    return _described(arm, model.eval(), folder)
-
-
-def _check_weights(
-    study: Study, arm: Arm, folder: Path, card: cards.Card, settings: protocol.Settings
-) -> None:
-    root = env.weights_root()
-    name = f"{study.backbone(arm, settings)}.safetensors"
-    if card.source != RANDOM and not (root and (root / name).is_file()):
-        raise _other_weights(folder, card, f"no {name}")
-
-
-def _other_weights(folder: Path, card: cards.Card, here: str) -> RunError:
-    return RunError(
-        f"{folder.name}: began with {card.source}, and {here} is at hand. Set MEDROBUST_WEIGHTS as "
-        "it was for its training."
-    )
-
-
-def _described(arm: Arm, model: MedicalModel, folder: Path) -> Network:
-    facts = {"folder": folder.name, "source": model.source}
-    return Network(arm.title, model, digest(model), facts)
 
 
 def _scene(place: Place, study: Study, found: Sequence[tuple[Arm, Network]]) -> Scene:
