@@ -11,7 +11,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parents[1]
-NOT_IN_COLAB = {"foolbox", "grad-cam", "papermill"}
+NOT_IN_COLAB = {"foolbox", "grad-cam", "papermill", "pydicom"}
 sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "tests" / "colab")]
 
 import rig  # noqa: E402

@@ -1,9 +1,10 @@
 """CoNSeP nuclei (Graham et al. 2019, HoVer-Net) cut into patches, with label maps.
 
 ``consep_patches/{train,test}`` below ``MEDROBUST_DATA``, the publisher's two parts, each with
-``images/<part>_<tile>_r<row><column>.jpg`` and ``labels/`` of the same names in PNG. The
-publisher's seven kinds are read as PanNuke's: healthy and malignant epithelium apart, and
-fibroblasts, muscle and endothelium as connective tissue.
+``images/<part>_<tile>_r<row><column>.png`` (or ``.jpg``) and ``labels/`` of the same names in PNG;
+``consep_patches.cut`` makes them of the published fields. The publisher's seven kinds are read as
+PanNuke's: healthy and malignant epithelium apart, and fibroblasts, muscle and endothelium as
+connective tissue.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def read(root: Path, size: int, *, duplicates: bool = False) -> ImageSet:
     images: dict[str, Path] = {}
     labels: dict[str, Path] = {}
     for part in ("train", "test"):
-        images |= index_images(folder, f"{part}/images", (".jpg",))
+        images |= index_images(folder, f"{part}/images", (".jpg", ".png"))
         labels |= index_images(folder, f"{part}/labels", (".png",))
     tiles = [_tile(path) for path in images.values()]
     pixels, hashes, cache = decoded("consep", list(images.values()), size, 3)

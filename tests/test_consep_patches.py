@@ -1,0 +1,56 @@
+"""CoNSeP's fields as published become the patches that the reader knows."""
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.io import savemat
+
+from medrobust_utils.data import consep, consep_patches
+from medrobust_utils.data.phantoms import phantom_set
+from medrobust_utils.errors import DataError
+
+
+@pytest.fixture
+def published(tmp_path, monkeypatch):
+    """Two training fields and one to test on, of drawn tissue, in the publisher's layout."""
+    monkeypatch.setattr(consep_patches, "PARTS", {"train": 2, "test": 1})
+    data = phantom_set("histology", 3, size=250)
+    root = tmp_path / "source" / "CoNSeP"
+    for row, (part, number) in enumerate((("train", 1), ("train", 2), ("test", 1))):
+        place = root / part.title()
+        for what in ("Images", "Labels"):
+            (place / what).mkdir(parents=True, exist_ok=True)
+        field = Image.fromarray(data.images[row]).resize((1000, 1000))
+        field.save(place / "Images" / f"{part}_{number}.png")
+        kinds = np.kron(data.masks[row] % 8, np.ones((4, 4)))
+        savemat(place / "Labels" / f"{part}_{number}.mat", {"type_map": kinds.astype(float)})
+    return tmp_path
+
+
+def test_sixteen_patches_a_field_show_its_pixels_and_kinds(published):
+    consep_patches.cut(published / "source", published / "consep_patches")
+    data = consep.read(published, 256)
+    assert len(data) == 48 and data.census["images_per_part"] == {"test": 16, "train": 32}
+    field = np.asarray(Image.open(published / "source/CoNSeP/Train/Images/train_2.png"))
+    row = data.ids.index("train_2_r31")
+    assert (data.images[row] == field[744:, 256:512]).all()
+
+
+def test_a_field_without_labels_leaves_nothing(published):
+    (published / "source/CoNSeP/Test/Labels/test_1.mat").unlink()
+    with pytest.raises(DataError, match=r"test_1\.mat: missing"):
+        consep_patches.cut(published / "source", published / "consep_patches")
+    assert sorted(path.name for path in published.iterdir()) == ["source"]
+
+
+@pytest.mark.parametrize("kinds", [np.full((1000, 1000), 9.0), np.zeros((999, 1000))])
+def test_an_unknown_kind_or_size_is_refused(published, kinds):
+    savemat(published / "source/CoNSeP/Train/Labels/train_1.mat", {"type_map": kinds})
+    with pytest.raises(DataError, match="type_map must be"):
+        consep_patches.cut(published / "source", published / "consep_patches")
+
+
+def test_a_missing_field_is_counted(published):
+    (published / "source/CoNSeP/Train/Images/train_1.png").unlink()
+    with pytest.raises(DataError, match="holds 1 fields"):
+        consep_patches.cut(published / "source", published / "consep_patches")
