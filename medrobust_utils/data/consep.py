@@ -43,8 +43,8 @@ def read(root: Path, size: int, *, duplicates: bool = False) -> ImageSet:
     images: dict[str, Path] = {}
     labels: dict[str, Path] = {}
     for part in ("train", "test"):
-        images |= index_images(folder, f"{part}/images", (".jpg", ".png"))
-        labels |= index_images(folder, f"{part}/labels", (".png",))
+        _add(images, index_images(folder, f"{part}/images", (".jpg", ".png")))
+        _add(labels, index_images(folder, f"{part}/labels", (".png",)))
     tiles = [_tile(path) for path in images.values()]
     pixels, hashes, cache = decoded("consep", list(images.values()), size, 3)
     return combine(
@@ -60,6 +60,13 @@ def read(root: Path, size: int, *, duplicates: bool = False) -> ImageSet:
         parts=[tile.partition("_")[0] for tile in tiles],
         duplicates=duplicates,
     )
+
+
+def _add(all_paths: dict[str, Path], paths: dict[str, Path]) -> None:
+    """Take in the files of a part; no name comes in both."""
+    for name in all_paths.keys() & paths.keys():
+        raise DataError(f"{paths[name]}: the same name also lies at {all_paths[name]}. Remove one.")
+    all_paths |= paths
 
 
 def _tile(path: Path) -> str:

@@ -57,7 +57,7 @@ def read(root: Path, size: int, *, duplicates: bool = False) -> ImageSet:
     return assemble(
         name="nih",
         folder=folder,
-        ids=table["Image Index"].str.removesuffix(".png"),
+        ids=table["Image Index"].astype(str).str.removesuffix(".png"),
         paths=paths,
         size=size,
         channels=1,

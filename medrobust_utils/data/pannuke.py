@@ -22,7 +22,7 @@ from PIL import Image
 from .. import env
 from ..errors import DataError
 from ..losses import IGNORED
-from .cache import building, listing_key, opened, to_square
+from .cache import building, cached, listing_key, opened, to_square
 from .imageset import ImageSet
 from .label_maps import OVERLAPPING, nearest
 from .reading import combine, find_folder
@@ -75,7 +75,7 @@ def read(root: Path, size: int, *, duplicates: bool = False) -> ImageSet:
         images=images,
         hashes=hashes,
         cache=cache,
-        targets=np.load(cache / "labels.npy", mmap_mode="r", allow_pickle=False),
+        targets=_labels(cache, (n, size, size)),
         classes=CLASSES,
         groups=np.arange(n),
         complete=tuple(fold.count for fold in folds) == COMPLETE,
@@ -135,8 +135,13 @@ def _fold(name: str, files: Sequence[Path]) -> Fold:
 
 def _array(path: Path) -> np.ndarray:
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
+        if not path.is_file():  # to open a pipe is to wait for ever
+            raise ValueError("no file")
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        if not isinstance(array, np.ndarray):
+            raise ValueError("an archive of arrays")
+        return array
+    except Exception as error:  # a damaged header raises many types
         raise DataError(
             f"{path}: cannot be read as a plain array ({error}). Download it again; Python objects "
             "in it, which could run code, are not loaded: save them as numbers or text."
@@ -144,7 +149,17 @@ def _array(path: Path) -> np.ndarray:
 
 
 def _types(fold: Fold) -> np.ndarray:
-    return _array(fold.types).astype(str)
+    try:
+        return _array(fold.types).astype(str)
+    except ValueError as error:  # bytes beyond ASCII, or numbers that are no characters
+        raise DataError(f"{fold.types}: holds no text ({error}). Download it again.") from error
+
+
+def _labels(cache: Path, shape: tuple[int, ...]) -> np.ndarray:
+    labels = cached(cache / "labels.npy", mmap_mode="r")
+    if labels.shape != shape or labels.dtype != np.uint8:
+        raise DataError(f"{cache}: the cache does not fit its data set. Delete it and run again.")
+    return labels
 
 
 def _convert(partial: Path, folds: Sequence[Fold], n: int, size: int) -> None:
@@ -172,6 +187,8 @@ def _convert(partial: Path, folds: Sequence[Fold], n: int, size: int) -> None:
 
 def _checked(values: np.ndarray, path: Path, start: int, limit: float) -> np.ndarray:
     """``values`` if all lie in [0, ``limit``]; NaN does not."""
+    if values.dtype.kind not in "buif":
+        raise DataError(f"{path}: holds {values.dtype}, no real numbers. Download it again.")
     low, high = values.min(), values.max()
     if not (low >= 0 and high <= limit) or not np.isfinite(high):
         raise DataError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -41,8 +42,11 @@ def read_table(folder: Path, names: Sequence[str], columns: Sequence[str]) -> pd
             f"{folder}: no label file ({' or '.join(names)}). Download it beside the images."
         )
     try:
-        table = pd.read_csv(path)
-    except (ValueError, OSError) as error:  # pandas' parser errors are ValueErrors
+        with warnings.catch_warnings():
+            # Lines longer than the first would shift every column by one, or lose their ends.
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            table = pd.read_csv(path, index_col=False)
+    except (ValueError, OSError, OverflowError, pd.errors.ParserWarning) as error:
         raise DataError(f"{path}: cannot be read as CSV ({error}). Download it again.") from error
     missing = [column for column in columns if column not in table]
     if missing:

@@ -26,7 +26,7 @@ from ..errors import ProtocolError
 from ..models import MedicalModel, build_attentive
 from ..storage import fingerprint
 from ..training import fit
-from .common import curve_scores, select, some
+from .common import asked_for, cast, curve_scores, question, select, some
 
 ROLES = ("skin", "fundus", "chest")  # the paper's three tasks, each played by a set of the profile
 SPLITS = ("honest", "datta")
@@ -43,6 +43,7 @@ class Task:
         attacked: test images under attack, ``settings["attack"]["images"]`` of ``split.test``.
         finding: what makes an image positive; empty for the skin, which has seven classes.
         seed: of the split and of phantoms.
+        asked: the DATASET that gives this task again, where that is not the role.
     """
 
     role: str
@@ -55,6 +56,7 @@ class Task:
     attacked: np.ndarray
     finding: str = ""
     seed: int = 0
+    asked: str = ""
 
     @property
     def size(self) -> int:
@@ -109,6 +111,7 @@ def arms(settings: Mapping, *, seed: int, role: str = "", model: str = "") -> It
         ProtocolError: for a role or model that the profile does not have, or a negative seed.
     """
     tasks: dict[tuple, Task] = {}
+    settings, role = cast(settings, role, settings["arms"][0]["role"])
     for spec in select(settings["arms"], seed=seed, role=role, model=model, key="model"):
         size = settings["models"][spec["model"]]["size"]
         key = (spec["role"], spec["split"], spec["filter"], size)
@@ -128,6 +131,8 @@ def _task(
         )
     raw = load(settings["datasets"][role], size=size, phantoms=settings["phantoms"], seed=seed)
     positive = settings["positive"].get(role, [])
+    if asked := asked_for(settings, role):
+        positive = question(raw, positive, role, two=False)
     if positive:
         raw = binary(raw, positive, ("negative", "positive"))
     cut = split_like_datta if split_name == "datta" else split_three_ways
@@ -136,7 +141,7 @@ def _task(
     chosen = some(split.val, settings["validation_images"], seed)
     data = enhanced(raw) if filter == "contrast" else raw
     finding = " or ".join(positive)
-    return Task(role, split_name, filter, data, raw, split, chosen, attacked, finding, seed)
+    return Task(role, split_name, filter, data, raw, split, chosen, attacked, finding, seed, asked)
 
 
 def build_arm(arm: Arm, settings: Mapping) -> MedicalModel:
@@ -174,7 +179,8 @@ def train(
         validate=lambda model: curve_scores(model, task.data, task.chosen),
     )  # fmt: skip
     card = cards.Card(
-        "2_attentive_cnn", task.key, planned, task.role, task.seed, settings, model.source,
+        "2_attentive_cnn", task.key, planned, task.asked or task.role, task.seed,
+        settings, model.source,
         task.data.checksum, cards.split_of(task.split.train),
     )  # fmt: skip
     cards.leave(folder, card)

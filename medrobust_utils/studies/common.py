@@ -13,8 +13,8 @@ from torch import nn
 
 from .. import env, metrics
 from ..attacks import Flag, red_flags
-from ..data import ImageSet, ThreeWay, to_float
-from ..errors import ProtocolError, RunError
+from ..data import ImageSet, ThreeWay, own, to_float
+from ..errors import DataError, ProtocolError, RunError
 from ..evaluation import predict
 from ..metrics import Estimate
 from ..models import MedicalModel
@@ -49,6 +49,65 @@ def select(
             "Leave one of them empty."
         )
     return chosen
+
+
+def cast(settings: Mapping, role: str, part: str) -> tuple[Mapping, str]:
+    """Settings in which ``folder:PATH``, given as DATASET, plays the ``part`` of a paper's set.
+
+    Everything else (sizes, epochs, flips) stays as it is for the set that it stands in for. Only
+    arms on that set under an honest split remain.
+
+    Returns:
+        The settings and the role; unchanged for any other DATASET.
+    """
+    if not role.startswith(own.PREFIX):
+        return settings, role
+    arms = [
+        group
+        for group in settings["arms"]
+        if group.get("role", part) == part and group.get("split", "honest") == "honest"
+    ]
+    if not arms:
+        raise ProtocolError(f"this profile has no arm with an honest split on {part}.")
+    return {**settings, "arms": arms, "datasets": {**settings["datasets"], part: role}}, part
+
+
+def asked_for(settings: Mapping, role: str) -> str:
+    """``folder:PATH`` where one's own data play a role, else nothing."""
+    name = settings["datasets"][role]
+    return name if name.startswith(own.PREFIX) else ""
+
+
+def whole_images(data: ImageSet) -> ImageSet:
+    """``data`` if its labels are of whole images, else DataError."""
+    if data.segmentation:
+        raise DataError(
+            f"{data.name} has a class for every pixel; this paper classifies whole images. "
+            "Notebook 04 takes label maps."
+        )
+    return data
+
+
+def question(data: ImageSet, wanted: Sequence[str], part: str, *, two: bool) -> list[str]:
+    """Which classes of one's own data are positive, or none where every class is one.
+
+    Args:
+        wanted: what the profile says, for the set of the paper or by an override.
+        two: whether two classes are needed; the second of two is then the positive one.
+
+    Raises:
+        DataError: for label maps, or where nobody said what is positive.
+    """
+    whole_images(data)
+    if set(wanted) <= set(data.classes) and (wanted or not (two or data.multi_label)):
+        return list(wanted)
+    if len(data.classes) == 2 and not data.multi_label:
+        return [data.classes[1]] if two else []
+    raise DataError(
+        f"{data.name} has {len(data.classes)} {'findings' if data.multi_label else 'classes'}; say "
+        f"which are positive, e.g. SET='positive.{part}=[{data.classes[-1]}]'. There are: "
+        f"{', '.join(data.classes)}."
+    )
 
 
 def some(index: np.ndarray, limit: int, seed: int) -> np.ndarray:

@@ -17,13 +17,14 @@ import torch
 from .. import cards, env
 from ..attacks import AdversarialTraining
 from ..data import ImageSet, ThreeWay, load, split_by_image, split_three_ways, to_float
+from ..data.own_gray import gray
 from ..data.views import binary, undersample
 from ..errors import ProtocolError
 from ..models import AssimilatedModel, MedicalModel, build, build_assimilated
 from ..objectives import Assimilation
 from ..storage import fingerprint
 from ..training import fit
-from .common import curve_scores, select, some
+from .common import asked_for, cast, curve_scores, question, select, some
 
 ROLES = ("ct", "mri", "xray", "ultrasound")  # each played by a data set of the profile
 # What stands between the attacker and the vanilla network: nothing, the modules alone, the
@@ -53,6 +54,7 @@ class Task:
         listed: images a class with every duplicate kept, as the slides count them.
         attacked: test images under attack, ``settings["attack"]["images"]`` of ``split.test``.
         seed: of the split and of phantoms.
+        asked: the DATASET that gives this task again, where that is not the role.
     """
 
     role: str
@@ -63,6 +65,7 @@ class Task:
     listed: int
     attacked: np.ndarray
     seed: int = 0
+    asked: str = ""
 
     @property
     def size(self) -> int:
@@ -142,6 +145,7 @@ def arms(settings: Mapping, *, seed: int, role: str = "", model: str = "") -> It
         ProtocolError: for a role, backbone or defence that is not known, or a negative seed.
     """
     tasks: dict[tuple, Task] = {}
+    settings, role = cast(settings, role, settings["arms"][0]["role"])
     known: set[str] = set()  # an override may make two groups name one arm; the first stands
     for group in select(settings["arms"], seed=seed, role=role, model=model, key="backbone"):
         key = (group["role"], group["split"])
@@ -180,7 +184,7 @@ def variants(group: Mapping, settings: Mapping) -> Iterator[dict]:
 def _task(settings: Mapping, role: str, split_name: str, *, seed: int) -> Task:
     if split_name not in SPLITS:
         raise ProtocolError(f"split {split_name!r}: choose among {', '.join(SPLITS)}.")
-    sets = {}
+    sets, asked = {}, asked_for(settings, role)
     for honest in (True, False):
         raw = load(
             settings["datasets"][role], size=settings["size"], phantoms=settings["phantoms"],
@@ -188,7 +192,11 @@ def _task(settings: Mapping, role: str, split_name: str, *, seed: int) -> Task:
         )  # fmt: skip
         if not honest:  # another set of images than the honest split's, so under another name
             raw = replace(raw, name=f"{raw.name}-with-duplicates")
-        data = binary(raw, settings["positive"][role], ("negative", "positive"))
+        positive = settings["positive"][role]
+        if asked:
+            raw = gray(raw)  # its textures and its modules are made for gray images
+            positive = question(raw, positive, role, two=True)
+        data = binary(raw, positive, ("negative", "positive"))
         sets[honest] = raw, undersample(data, settings["class_size"][role], seed=seed)
     honest = split_name == "honest"
     raw, data = sets[honest]
@@ -198,7 +206,7 @@ def _task(settings: Mapping, role: str, split_name: str, *, seed: int) -> Task:
         split = split_by_image(data, seed=seed)
     listed = min(sets[False][1].class_counts().values())
     attacked = some(split.test, settings["attack"]["images"][role], seed)
-    return Task(role, split_name, data, raw, split, listed, attacked, seed)
+    return Task(role, split_name, data, raw, split, listed, attacked, seed, asked)
 
 
 def build_arm(arm: Arm, settings: Mapping) -> MedicalModel:
@@ -252,7 +260,8 @@ def train(
         validate=lambda model: _validate(model, task, objective),
     )  # fmt: skip
     card = cards.Card(
-        "3_domain_assimilation", task.key, planned, task.role, task.seed, settings, model.source,
+        "3_domain_assimilation", task.key, planned, task.asked or task.role, task.seed,
+        settings, model.source,
         task.data.checksum, cards.split_of(task.split.train),
     )  # fmt: skip
     cards.leave(folder, card)

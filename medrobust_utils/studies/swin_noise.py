@@ -15,7 +15,7 @@ import numpy as np
 
 from .. import cards, env, metrics
 from ..data import ImageSet, Split, load, split_by_group
-from ..data.nih import CLASSES, official_split
+from ..data.nih import official_split
 from ..data.single_label import copy_per_label
 from ..errors import ProtocolError
 from ..evaluation import kept, noise_sweep, predict
@@ -23,6 +23,7 @@ from ..metrics import Estimate
 from ..models import MedicalModel, build
 from ..storage import fingerprint
 from ..training import fit
+from .common import asked_for, cast, whole_images
 
 ROLES = ("nih", "isic")  # the paper's two data sets; each is played by a set of the profile
 
@@ -36,11 +37,13 @@ class Task:
     data: ImageSet
     split: Split
     noisy: np.ndarray  # validation images of the noise sweep
+    asked: str = ""  # the DATASET that gives this task again, where that is not the role
 
     @property
     def ignore(self) -> tuple[int, ...]:
         """Classes without an AUC of their own: "No Finding" is the absence of the others."""
-        return (CLASSES.index("No Finding"),) if self.data.multi_label else ()
+        none = self.data.multi_label and "No Finding" in self.data.classes
+        return (self.data.classes.index("No Finding"),) if none else ()
 
     @property
     def copied(self) -> bool:
@@ -86,8 +89,10 @@ def tasks(settings: Mapping, *, seed: int, role: str = "") -> list[Task]:
     """The tasks of a profile: each data set, and for multi-label sets its paper-style copy.
 
     Args:
-        role: ``nih`` or ``isic``; empty for both.
+        role: ``nih`` or ``isic``; empty for both; ``folder:PATH`` for images of one's own, which
+            play the part of ``nih``.
     """
+    settings, role = cast(settings, role, ROLES[0])
     if role and role not in ROLES:
         raise ProtocolError(f"DATASET={role!r}: choose {' or '.join(ROLES)}, or nothing for both.")
     if settings["nih_split"] not in ("patient", "official"):
@@ -102,6 +107,7 @@ def tasks(settings: Mapping, *, seed: int, role: str = "") -> list[Task]:
             phantoms=settings["phantoms"],
             seed=seed,
         )
+        whole_images(data)
         by_lists = settings["nih_split"] == "official" and data.name == "nih"
         split = (
             official_split(data, env.data_root()) if by_lists else split_by_group(data, seed=seed)
@@ -118,7 +124,7 @@ def _task(
 ) -> Task:
     limit = settings["noise_images"] or len(split.val)
     chosen = np.random.default_rng(seed).permutation(split.val)[:limit]
-    return Task(role, protocol, data, split, np.sort(chosen))
+    return Task(role, protocol, data, split, np.sort(chosen), asked_for(settings, role))
 
 
 def arms(settings: Mapping, tasks: list[Task], model: str = "") -> Iterator[Arm]:
@@ -175,7 +181,7 @@ def train(
         validate=lambda model: curve_scores(model, task),
     )
     card = cards.Card(
-        "1_swin_noise", task.key, planned, task.role, seed, settings, model.source,
+        "1_swin_noise", task.key, planned, task.asked or task.role, seed, settings, model.source,
         task.data.checksum, cards.split_of(task.split.train),
     )  # fmt: skip
     cards.leave(folder, card)

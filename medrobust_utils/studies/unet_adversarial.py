@@ -18,11 +18,11 @@ from ..attacks import AdversarialTraining
 from ..data import ImageSet, ThreeWay, load, split_official, split_three_ways
 from ..data.subsets import rows_of, union
 from ..data.views import label_maps
-from ..errors import ProtocolError
+from ..errors import DataError, ProtocolError
 from ..models import MedicalModel, build_unet
 from ..segmentation import Layered, Selective
 from ..storage import fingerprint
-from .common import precision, select, some
+from .common import asked_for, cast, precision, select, some
 
 # Models 1 to 4 of the paper, and one it does not have: plain adversarial training.
 SCHEMES = ("clean", "layered", "selective", "union", "adversarial")
@@ -43,6 +43,7 @@ class Task:
 
     Attributes:
         seed: of the split and of phantoms.
+        asked: the DATASET that gives this task again, where that is not the role.
     """
 
     role: str
@@ -50,6 +51,7 @@ class Task:
     split: ThreeWay
     attacked: np.ndarray
     seed: int = 0
+    asked: str = ""
 
     @property
     def size(self) -> int:
@@ -137,6 +139,7 @@ def arms(settings: Mapping, *, seed: int, role: str = "", model: str = "") -> It
     Raises:
         ProtocolError: for a name that is not known, or a negative seed.
     """
+    settings, role = cast(settings, role, settings["arms"][0]["role"])
     groups = select(settings["arms"], seed=seed, role=role, model=model, key="scheme")
     task = make_task(settings, groups[0]["role"], seed=seed)
     known: set[str] = set()  # an override may make two groups name one arm; the first stands
@@ -165,12 +168,22 @@ def make_task(settings: Mapping, role: str, *, seed: int) -> Task:
     data = load(
         settings["datasets"][role], size=settings["size"], phantoms=settings["phantoms"], seed=seed
     )
-    if data.segmentation:
+    asked = asked_for(settings, role)
+    if asked and not data.segmentation:
+        raise DataError(
+            f"{data.name} has classes of whole images; this paper has one for every pixel. Bring "
+            "label maps, or run notebook 01, 02 or 03."
+        )
+    if asked and set(data.parts or ()) != {"test", "train"}:
+        split = split_three_ways(data, seed=seed)
+    elif data.segmentation:
         split = split_official(data, seed=seed)
     else:
         data = label_maps(data)
         split = split_three_ways(data, seed=seed)
-    return Task(role, data, split, some(split.test, settings["attack"]["images"], seed), seed)
+    return Task(
+        role, data, split, some(split.test, settings["attack"]["images"], seed), seed, asked
+    )
 
 
 def build_arm(arm: Arm, settings: Mapping) -> MedicalModel:
@@ -230,7 +243,8 @@ def train(arm: Arm, settings: Mapping, checkpoints: Path) -> Trained:
         clean=(task.data, task.split.val), objective=objective,
     )  # fmt: skip
     card = cards.Card(
-        "4_unet_adversarial_training", task.key, arm.key, task.role, task.seed, settings,
+        "4_unet_adversarial_training", task.key, arm.key, task.asked or task.role, task.seed,
+        settings,
         model.source, task.data.checksum, cards.split_of(task.split.train),
     )  # fmt: skip
     cards.leave(folder, card)

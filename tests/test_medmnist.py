@@ -1,0 +1,169 @@
+"""MedMNIST+: sizes, parts, labels; arrays that are read in pieces, and none that runs code."""
+
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from medrobust_utils import data
+from medrobust_utils.data import medmnist
+from medrobust_utils.errors import DataError
+
+COUNTS = {"train": 20, "val": 6, "test": 8}
+
+
+def arrays(name, side, seed=0):
+    """A set as published, but small; no two pictures are alike."""
+    kind, random = medmnist.SETS[name], np.random.default_rng(seed)
+    colours = (3,) if kind.channels == 3 else ()
+    found = {}
+    for part, count in COUNTS.items():
+        small = random.integers(0, 256, (count, 14, 14, *colours), np.uint8)
+        grown = [np.asarray(Image.fromarray(one).resize((side, side))) for one in small]
+        found[f"{part}_images"] = np.stack(grown)
+        if kind.several:
+            labels = random.integers(0, 2, (count, len(kind.classes)), np.uint8)
+        else:
+            labels = (np.arange(count) % len(kind.classes)).astype(np.uint8)[:, None]
+        found[f"{part}_labels"] = labels
+    return found
+
+
+def save(root, name, side, content=None):
+    folder = root / "medmnist"
+    folder.mkdir(exist_ok=True)
+    path = folder / (f"{name}.npz" if side == 28 else f"{name}_{side}.npz")
+    np.savez_compressed(path, **(content or arrays(name, side)))
+    return path
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    monkeypatch.setenv("MEDROBUST_DATA", str(tmp_path))
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", medmnist.SETS)
+def test_every_set_is_read_as_published(root, name):
+    content, kind = arrays(name, 28), medmnist.SETS[name]
+    save(root, name, 28, content)
+    found = data.load(name, size=28)
+    assert found.name == name and found.classes == kind.classes and not found.synthetic
+    assert found.images.shape == (34, 28, 28, kind.channels) and found.subjects is None
+    assert found.parts == ("train",) * 20 + ("val",) * 6 + ("test",) * 8
+    pixels = np.concatenate([content[f"{part}_images"] for part in COUNTS])
+    labels = np.concatenate([content[f"{part}_labels"] for part in COUNTS])
+    np.testing.assert_array_equal(found.images[:].reshape(pixels.shape), pixels)
+    np.testing.assert_array_equal(found.targets.reshape(labels.shape), labels)
+    assert found.multi_label == kind.several
+    assert found.ids[20] == "val_00000" and not found.complete
+
+
+def test_a_set_of_the_published_size_is_complete(root, monkeypatch):
+    kind = medmnist.SETS["breastmnist"]._replace(counts=tuple(COUNTS.values()))
+    monkeypatch.setitem(medmnist.SETS, "breastmnist", kind)
+    save(root, "breastmnist", 28)
+    assert data.load("breastmnist", size=28).complete
+
+
+@pytest.mark.parametrize(("size", "taken"), [(28, 28), (48, 64), (64, 64), (96, 64)])
+def test_the_smallest_file_with_enough_pixels_is_read(root, size, taken):
+    for side in (28, 64):
+        save(root, "pneumoniamnist", side)
+    found = data.load("pneumoniamnist", size=size)
+    assert found.census["pixels_a_side_in_the_file"] == taken
+    assert found.images.shape[1:] == (size, size, 1)
+
+
+def test_copies_are_removed_and_counted(root):
+    content = arrays("breastmnist", 28)
+    content["test_images"][0] = content["train_images"][0]
+    content["test_labels"][0] = content["train_labels"][0]
+    content["val_images"][1] = content["train_images"][1]
+    content["val_labels"][1] = 1 - content["train_labels"][1]
+    save(root, "breastmnist", 28, content)
+    found = data.load("breastmnist", size=28)
+    assert len(found) == 34 - 1 - 2
+    assert found.census["exact_duplicates_removed"] == 1
+    assert found.census["contradictory_labels_dropped"] == 2
+    assert len(data.load("breastmnist", size=28, duplicates=True)) == 34
+
+
+class Trap:
+    """Unpickled, it would leave a file."""
+
+    def __init__(self, place):
+        self.place = str(place)
+
+    def __reduce__(self):
+        return open, (self.place, "w")
+
+
+@pytest.mark.parametrize("member", ["train_images", "val_labels"])
+def test_a_booby_trapped_file_is_refused_and_runs_nothing(root, tmp_path, member):
+    trap = np.empty(1, object)
+    trap[0] = Trap(tmp_path / "sprung")
+    save(root, "breastmnist", 28, arrays("breastmnist", 28) | {member: trap})
+    with pytest.raises(DataError, match=f"breastmnist.npz: {member}"):
+        data.load("breastmnist", size=28)
+    assert not (tmp_path / "sprung").exists()
+
+
+@pytest.mark.parametrize(
+    ("member", "value", "message"),
+    [
+        ("val_labels", np.full((6, 1), 2, np.uint8), "val_labels holds values from 2 to 2"),
+        ("val_labels", np.full((6, 1), -1, np.int64), "val_labels holds values from -1"),
+        ("val_labels", np.zeros((5, 1), np.uint8), r"val_images is uint8 \(6, 28, 28\)"),
+        ("val_labels", np.zeros(6, np.uint8), r"val_labels is uint8 \(6,\)"),
+        ("val_labels", np.zeros((79, 1), np.uint8), "val_labels is .*1 to 78"),
+        ("val_images", np.zeros((6, 28, 28)), "val_images is float64"),
+        ("val_images", np.zeros((6, 28, 28, 3), np.uint8), r"val_images is uint8 \(6, 28, 28, 3\)"),
+    ],
+)
+def test_arrays_that_are_not_as_published_are_refused(root, member, value, message):
+    save(root, "breastmnist", 28, arrays("breastmnist", 28) | {member: value})
+    with pytest.raises(DataError, match=message):
+        data.load("breastmnist", size=28)
+
+
+def test_missing_members_and_damage_are_named_and_leave_no_cache(root, home):
+    content = arrays("breastmnist", 28)
+    path = save(root, "breastmnist", 28, content)
+    whole = path.read_bytes()
+    for part in (b"", whole[:100], whole[: len(whole) // 2], b"\0" * 500):
+        path.write_bytes(part)
+        with pytest.raises(DataError, match="breastmnist.npz"):
+            data.load("breastmnist", size=28)
+    for at in range(200, len(whole), len(whole) // 25):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 255]) + whole[at + 1 :])
+        try:
+            data.load("breastmnist", size=28)
+        except DataError as error:
+            assert "breastmnist.npz" in str(error)
+    del content["test_images"]
+    save(root, "breastmnist", 28, content)
+    with pytest.raises(DataError, match="test_images"):
+        data.load("breastmnist", size=28)
+    assert not list((home / "decoded").glob("*partial*"))
+
+
+def test_a_short_array_is_no_shorter_set(root):
+    """The header promises more rows than follow."""
+    path = save(root, "breastmnist", 28)
+    content = {}
+    with zipfile.ZipFile(path) as archive:
+        content = {name: archive.read(name) for name in archive.namelist()}
+    content["test_images.npy"] = content["test_images.npy"][:-10]
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, value in content.items():
+            archive.writestr(name, value)
+    with pytest.raises(DataError, match="test_images cannot be read as an array .it ends"):
+        data.load("breastmnist", size=28)
+
+
+def test_without_a_file_the_download_is_named(root):
+    (root / "medmnist").mkdir()
+    with pytest.raises(DataError, match=r"data_download.sh retinamnist"):
+        data.load("retinamnist", size=28)

@@ -1,0 +1,373 @@
+"""One's own data: every layout and kind of file, the rule for 16 bits, DICOM, and refusals."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pydicom
+import pytest
+from PIL import Image
+from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless
+
+from medrobust_utils import data, protocol, verdicts
+from medrobust_utils.data.phantoms import phantom_set
+from medrobust_utils.errors import DataError, MedrobustError
+from medrobust_utils.studies import attentive_cnn, domain_assimilation, swin_noise, unet_adversarial
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    """60 gray phantoms of 32 pixels."""
+    return phantom_set("ultrasound", 60, size=32).images[:, :, :, 0]
+
+
+def load(folder, size=32, **how):
+    return data.load(f"folder:{folder}", size=size, **how)
+
+
+def put(path, pixels):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def classes(root, pictures, count=60, part=""):
+    for i in range(count):
+        put(root / part / ("well" if i % 3 else "ill") / f"{i:02d}.png", pictures[i])
+    return root
+
+
+def table(root, **columns):
+    root.mkdir(parents=True, exist_ok=True)
+    pd.DataFrame(columns).to_csv(root / "labels.csv", index=False)
+    return root
+
+
+def dicom(path, stored, *, patient="Doe", **elements):
+    """A file as a scanner writes it: 16 bits stored, uncompressed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    meta = pydicom.dataset.FileMetaDataset()
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    meta.MediaStorageSOPClassUID = pydicom.uid.SecondaryCaptureImageStorage
+    meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
+    found = pydicom.Dataset()
+    found.file_meta = meta
+    found.SOPClassUID, found.SOPInstanceUID = meta[2, 2].value, meta[2, 3].value
+    found.PatientName, found.PatientID = "Secret^Name", patient
+    found.Rows, found.Columns = stored.shape
+    found.SamplesPerPixel, found.PhotometricInterpretation = 1, "MONOCHROME2"
+    found.BitsAllocated, found.BitsStored, found.HighBit = 16, 12, 11
+    found.PixelRepresentation = 0
+    found.PixelData = stored.astype("<u2").tobytes()
+    for name, value in elements.items():
+        setattr(found, name, value)
+    found.save_as(path, enforce_file_format=True)
+    return path
+
+
+def test_a_folder_for_each_class_is_a_set(tmp_path, pictures):
+    root = classes(tmp_path / "my clinic", pictures)
+    (root / ".DS_Store").write_text("")
+    (root / "ill/Thumbs.db").write_text("")
+    found = load(root)
+    assert found.classes == ("ill", "well") and not found.complete and not found.synthetic
+    assert found.class_counts() == {"ill": 20, "well": 40}
+    assert found.images.shape == (60, 32, 32, 1) and found.census["channels"] == 1
+    assert found.subjects is None and found.parts is None and found.masks is None
+    assert found.ids[0] == "ill/00"
+    np.testing.assert_array_equal(found.images[0][:, :, 0], pictures[0])
+    assert found.name.startswith("folder-my_clinic-") and str(tmp_path) not in found.name
+    assert load(root).checksum == found.checksum
+    put(root / "ill/00.png", pictures[0] // 2)
+    assert load(root).checksum != found.checksum
+
+
+def test_parts_are_kept_and_one_coloured_picture_makes_the_set_coloured(tmp_path, pictures):
+    for part, count in (("train", 30), ("val", 9), ("test", 6)):
+        classes(tmp_path, pictures, count, part)
+    put(tmp_path / "test/ill/colour.jpg", np.stack([pictures[50]] * 3, -1))
+    found = load(tmp_path, duplicates=True)
+    assert found.images.shape[3] == 3 and found.parts.count("train") == 30
+    assert found.classes == ("ill", "well") and found.census["files_colour"] == 1
+
+
+def test_outlines_follow_their_images(tmp_path, pictures):
+    root = classes(tmp_path, pictures, 12)
+    for path in sorted(root.glob("*/*.png")):
+        mask = np.zeros((32, 32), np.uint8)
+        mask[: int(path.stem) + 1] = 255
+        put(root / "masks" / path.parent.name / path.name, mask)
+    found = load(root)
+    for image, mask in zip(found.ids, found.masks[:], strict=True):
+        assert mask.sum() == 32 * (int(image[-2:]) + 1)
+    (root / "masks/ill/00.png").unlink()
+    with pytest.raises(DataError, match="ill/00.png: its outline is missing"):
+        load(root)
+
+
+def test_findings_by_csv_are_multi_label_with_patients(tmp_path, pictures):
+    for i in range(12):
+        put(tmp_path / f"images/a/{i}.png", pictures[i])
+    table(
+        tmp_path,
+        image=[f"a/{i}.png" if i % 2 else f"a/{i}" for i in range(12)],
+        patient=[f"p{i // 2}" if i < 10 else "" for i in range(12)],
+        mass=[i % 2 for i in range(12)],
+        fluid=[int(i > 5) for i in range(12)],
+    )
+    found = load(tmp_path)
+    assert found.multi_label and found.classes == ("mass", "fluid")
+    assert found.targets.tolist() == [[i % 2, int(i > 5)] for i in range(12)]
+    assert len(np.unique(found.subjects)) == 5 + 2
+    assert found.census["images_without_a_patient"] == 2
+
+
+def test_labels_by_csv_and_a_single_finding_are_single_label(tmp_path, pictures):
+    for i in range(6):
+        put(tmp_path / f"{i}.png", pictures[i])
+    names = [f"{i}.png" for i in range(6)]
+    found = load(table(tmp_path, image=names, label=list("abcabc")))
+    assert found.classes == ("a", "b", "c") and found.targets.tolist() == [0, 1, 2, 0, 1, 2]
+    found = load(table(tmp_path, image=names, mass=[0, 1, 1, 0, 0, 1]))
+    assert found.classes == ("no mass", "mass") and found.targets.tolist() == [0, 1, 1, 0, 0, 1]
+
+
+def label_maps(root, pictures, count=12):
+    for i in range(count):
+        put(root / f"images/{i}.png", pictures[i])
+        maps = np.zeros((32, 32), np.uint8)
+        maps[8:20, 4 : 8 + i % 12], maps[0, 0] = 1, 255
+        put(root / f"labels/{i}.png", maps)
+    (root / "classes.txt").write_text("background\nlesion\n")
+    return root
+
+
+def test_label_maps_make_a_segmentation_set(tmp_path, pictures):
+    found = load(label_maps(tmp_path, pictures))
+    assert found.segmentation and found.classes == ("background", "lesion")
+    assert (found.targets[0] == 1).sum() == 12 * 4 and found.targets[0, 0, 0] == 255
+    put(tmp_path / "labels/3.png", np.full((32, 32), 7, np.uint8))
+    with pytest.raises(DataError, match="labels/3.png: holds the label values"):
+        load(tmp_path)
+    (tmp_path / "classes.txt").unlink()
+    with pytest.raises(DataError, match="classes.txt is missing"):
+        load(tmp_path)
+    (tmp_path / "classes.txt").write_text("lesion\nlesion\n")
+    with pytest.raises(DataError, match="2 to 254 different names"):
+        load(tmp_path)
+
+
+def test_sixteen_bits_are_scaled_alike_in_all_pictures(tmp_path, pictures):
+    """A set of 12 bits: 4095 is white, whatever the brightest pixel of each picture is."""
+    for i in range(6):
+        deep = pictures[i].astype(np.uint16) * (4 if i else 16)
+        put(tmp_path / f"{'ab'[i % 2]}/{i}.{'png' if i < 3 else 'tif'}", deep)
+    found = load(tmp_path)
+    assert (
+        found.census["files_sixteen_bits"] == 6 and "0 to 4095" in found.census["sixteen_bit_rule"]
+    )
+    for image, shown in zip(found.ids, found.images[:], strict=True):
+        i = int(image[-1])
+        exact = pictures[i].astype(float) * (4 if i else 16) / 4095 * 255
+        np.testing.assert_allclose(shown[:, :, 0], exact, atol=0.51)
+
+
+def test_dicom_is_shown_in_its_window_and_grouped_by_a_hash(tmp_path, pictures):
+    stored = pictures[:8].astype(np.uint16) * 8
+    window = {"WindowCenter": "1020", "WindowWidth": "2040"}
+    for i in range(8):
+        dicom(tmp_path / f"{'ab'[i % 2]}/{i}.dcm", stored[i], patient=f"P{i // 2}",
+              **(window if i < 4 else {}))  # fmt: skip
+    found = load(tmp_path)
+    assert found.images.shape == (8, 32, 32, 1) and len(np.unique(found.subjects)) == 4
+    for image, shown in zip(found.ids, found.images[:], strict=True):
+        i = int(image[-1])
+        exact = np.clip(stored[i] / (2040 if i < 4 else 4095), 0, 1) * 255
+        np.testing.assert_allclose(shown[:, :, 0], exact, atol=1.1)
+    told = json.dumps([found.census, found.ids, found.name])
+    assert "Secret" not in told and "P1" not in told
+
+
+def test_dicom_negatives_are_turned_and_rescaled_values_keep_their_window(tmp_path, pictures):
+    stored = pictures[:4].astype(np.uint16) * 8
+    hounsfield = {"RescaleSlope": "1", "RescaleIntercept": "-1024", "WindowCenter": "0",
+                  "WindowWidth": "400"}  # fmt: skip
+    for i in range(4):
+        turned = {"PhotometricInterpretation": "MONOCHROME1"} if i % 2 else hounsfield
+        dicom(tmp_path / f"{'ab'[i % 2]}/{i}.dcm", stored[i], **turned)
+    found = load(tmp_path)
+    shown = {name[-1]: one[:, :, 0] for name, one in zip(found.ids, found.images[:], strict=True)}
+    np.testing.assert_allclose(shown["1"], 255 - stored[1] / 4095 * 255, atol=1.1)
+    exact = np.clip((stored[0].astype(float) - 1024 + 200) / 400, 0, 1) * 255
+    np.testing.assert_allclose(shown["0"], exact, atol=2)
+
+
+def test_dicom_that_cannot_be_shown_is_refused_without_a_name(tmp_path, pictures):
+    classes(tmp_path, pictures, 6)
+    path = tmp_path / "ill/x.dcm"
+    stored = pictures[0].astype(np.uint16)
+    for elements, message in (
+        ({"NumberOfFrames": 2}, "holds 2 frames"),
+        ({"PhotometricInterpretation": "PALETTE COLOR"}, "PALETTE"),
+        ({"PixelData": b"\0\0"}, "cannot be read as DICOM"),
+        ({"Rows": 60000, "Columns": 60000}, "million pixels"),
+    ):
+        dicom(path, stored, **elements)
+        with pytest.raises(DataError, match=f"x.dcm.*{message}") as caught:
+            load(tmp_path)
+        assert "Secret" not in str(caught.value)
+    dicom(path, stored)
+    found = pydicom.dcmread(path)
+    found.file_meta.TransferSyntaxUID = JPEG2000Lossless
+    found.PixelData = pydicom.encaps.encapsulate([b"\xff\x4f\xff\x51 no codestream"])
+    found["PixelData"].is_undefined_length = True
+    found.save_as(path)
+    with pytest.raises(DataError, match="JPEG 2000.*pylibjpeg"):
+        load(tmp_path)
+    path.write_bytes(b"no DICOM")
+    with pytest.raises(DataError, match="x.dcm: cannot be read as DICOM"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda r: (r / "ill/notes.txt").write_text(""), "notes.txt: not an image"),
+        (lambda r: (r / "readme.md").write_text(""), "readme.md: lies beside the folders"),
+        (lambda r: (r / "odd").mkdir(), "odd: holds no image"),
+        (lambda r: (r / "ill/00.png").rename(r / "ill/00.jpg") and put(
+            r / "ill/00.png", np.zeros((32, 32), np.uint8)), "00.png.*same name"),
+        (lambda r: (r / "ill/00.png").write_bytes(b"x"), "00.png: cannot be read as an image"),
+        (lambda r: (r / "ill/00.png").write_bytes((r / "ill/00.png").read_bytes()[:200]),
+         "00.png: cannot be read as an image"),
+        (lambda r: put(r / "ill/00.png", np.zeros((4, 4), np.uint8)), "00.png: 4 x 4 pixels"),
+        (lambda r: put(r / "ill/00.png", np.zeros((5001, 5000), np.uint8)), "million pixels"),
+        (lambda r: [p.unlink() for p in (r / "ill").glob("*")] and (r / "ill").rmdir(),
+         "holds 1 folder of a class"),
+        (lambda r: table(r, image=["well/01"], label=["a"]), "has no line in labels.csv"),
+        (lambda r: table(r, image=["gone.png"], label=["a"]), "line 2 names the image 'gone.png'"),
+        (lambda r: table(r, image=["../x.png"], label=["a"]), "line 2 names the image '../x.png'"),
+        (lambda r: (r / "labels.csv").write_text('image,label\n"'), "labels.csv: cannot be read"),
+        (lambda r: (r / "labels.csv").write_text("a,b\n1,2\n"), "needs a column image"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_refused_by_name(tmp_path, pictures, spoil, message):
+    root = classes(tmp_path, pictures, 9)
+    spoil(root)
+    with pytest.raises(DataError, match=message):
+        load(root)
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"label": ["a", "", "b"]}, "line 3 has no label"),
+        ({"label": ["a"] * 3}, "all labels are 'a'"),
+        ({"mass": ["0", "1", "yes"], "cyst": [1, 1, 0]}, "line 4 has 'yes' for mass"),
+        ({"mass": [0, 0, 0], "cyst": [1, 1, 0]}, "no image has mass"),
+        ({"label": ["a", "b", "c"], "mass": [0, 1, 0]}, "a column label and others"),
+        ({"patient": ["a", "b", "c"]}, "neither a column label"),
+    ],
+)
+def test_faults_of_a_table_are_named(tmp_path, pictures, columns, message):
+    for i in range(3):
+        put(tmp_path / f"{i}.png", pictures[i])
+    table(tmp_path, image=["0", "1", "2"], **columns)
+    with pytest.raises(DataError, match=message):
+        load(tmp_path)
+    table(tmp_path, image=["0", "1", "1.png"], label=["a", "b", "a"])
+    with pytest.raises(DataError, match="line 4 lists 1 a second time"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["folder:", "folder:some/where", "folder:/no/such/place"])
+def test_a_path_is_whole_and_there(name):
+    with pytest.raises(DataError, match="whole path|no such folder"):
+        data.load(name, size=32)
+
+
+def settings(paper, overrides=""):
+    return protocol.load(paper).settings("smoke", overrides)
+
+
+def test_own_images_stand_in_for_the_first_set_of_papers_1_to_3(tmp_path, pictures):
+    name = f"folder:{classes(tmp_path, pictures)}"
+    (task,) = swin_noise.tasks(settings("1_swin_noise"), seed=0, role=name)
+    assert task.role == "nih" and task.asked == name and task.data.classes == ("ill", "well")
+    for paper, study in (
+        ("2_attentive_cnn", attentive_cnn),
+        ("3_domain_assimilation", domain_assimilation),
+    ):
+        arms = list(study.arms(settings(paper), seed=0, role=name))
+        assert arms and {arm.task.data.name for arm in arms} == {task.data.name}
+        assert {arm.task.asked for arm in arms} == {name}
+    # of two classes the second is the positive one
+    assert arms[0].task.data.class_counts() == {"negative": 20, "positive": 20}
+    raw = domain_assimilation._task(
+        settings("3_domain_assimilation", f"datasets.ct={name} positive.ct=[ill]"), "ct", "honest",
+        seed=0,
+    )  # fmt: skip
+    assert raw.data.class_counts() == arms[0].task.data.class_counts()
+    assert raw.data.checksum != arms[0].task.data.checksum
+
+
+def test_paper_3_sees_coloured_images_gray(tmp_path, pictures):
+    """JPEG exports of gray images are often kept in three channels."""
+    for i in range(60):
+        pixels = np.stack([pictures[i], pictures[i] // 2, pictures[i]], -1)
+        put(tmp_path / "ab"[i % 2] / f"{i}.png", pixels)
+    name = f"folder:{tmp_path}"
+    small = settings("3_domain_assimilation", "size=32")  # as large as the files
+    found = next(domain_assimilation.arms(small, seed=0, role=name))
+    rows = found.task.data.images[:]
+    assert rows.shape[3] == 1 and found.task.raw.census["made_gray"] == 60
+    files = [tmp_path / f"{image}.png" for image in found.task.data.ids]
+    for path, shown in zip(files, rows, strict=True):
+        exact = np.asarray(Image.open(path).convert("L"))
+        np.testing.assert_allclose(shown[:, :, 0].astype(int), exact.astype(int), atol=1)
+
+
+def test_own_findings_run_as_multi_label_and_papers_2_and_3_ask_which(tmp_path, pictures):
+    for i in range(60):
+        put(tmp_path / f"images/{i}.png", pictures[i])
+    table(tmp_path, image=list(range(60)), mass=[i % 2 for i in range(60)],
+          cyst=[int(i % 3 == 0) for i in range(60)])  # fmt: skip
+    name = f"folder:{tmp_path}"
+    tasks = swin_noise.tasks(settings("1_swin_noise"), seed=0, role=name)
+    assert [task.protocol for task in tasks] == ["multi_label", "single_label"]
+    assert tasks[0].ignore == ()
+    for paper, study, part in (
+        ("2_attentive_cnn", attentive_cnn, "skin"),
+        ("3_domain_assimilation", domain_assimilation, "ct"),
+    ):
+        with pytest.raises(DataError, match=rf"SET='positive.{part}=\[cyst\]'"):
+            list(study.arms(settings(paper), seed=0, role=name))
+        chosen = settings(paper, f"positive.{part}=[cyst]")
+        assert list(study.arms(chosen, seed=0, role=name))
+
+
+def test_each_paper_takes_its_own_kind_of_labels(tmp_path, pictures):
+    maps = f"folder:{label_maps(tmp_path / 'maps', pictures, 40)}"
+    images = f"folder:{classes(tmp_path / 'images', pictures)}"
+    arms = list(unet_adversarial.arms(settings("4_unet_adversarial_training"), seed=0, role=maps))
+    assert arms[0].task.data.classes == ("background", "lesion")
+    with pytest.raises(DataError, match="run notebook 01, 02 or 03"):
+        list(unet_adversarial.arms(settings("4_unet_adversarial_training"), seed=0, role=images))
+    with pytest.raises(DataError, match="Notebook 04 takes label maps"):
+        swin_noise.tasks(settings("1_swin_noise"), seed=0, role=maps)
+    for paper, study in (
+        ("2_attentive_cnn", attentive_cnn),
+        ("3_domain_assimilation", domain_assimilation),
+    ):
+        with pytest.raises(MedrobustError, match="Notebook 04 takes label maps"):
+            list(study.arms(settings(paper), seed=0, role=maps))
+
+
+@pytest.mark.parametrize("paper", protocol.list_papers())
+def test_no_claim_is_judged_on_own_images(paper):
+    """A row that has all a claim asks for, but was measured on a folder, is a stand-in."""
+    for claim in protocol.load(paper).claims:
+        row = {**claim.select, **claim.requires, "metric": claim.metric, "value": 0.5}
+        for name in ("folder-mine-0123ab", "nih+folder-mine-0123ab"):
+            row |= {"dataset": name, "complete": False, "synthetic": False}
+            assert verdicts.judge(claim, [row]).verdict == verdicts.NOT_TESTED, claim.id
