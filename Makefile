@@ -14,7 +14,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 # The stamp carries the lock's checksum: a changed lock is installed, an unchanged one is not.
 STAMP := $(VENV)/.installed-$(shell cat requirements-lock.txt pyproject.toml | cksum | tr ' ' -)
 
-.PHONY: help venv reproduce explore test test-browser bench lint test-colab set-url clean
+.PHONY: help venv reproduce explore test test-browser soak bench lint test-colab set-url clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1#/p' $(MAKEFILE_LIST) | \
@@ -44,6 +44,9 @@ test: $(STAMP)  ## run the whole test suite, every notebook in the smoke profile
 
 test-browser: $(STAMP)  ## try the explorer in Chromium or Chrome; fails where there is none
 	$(BIN)/python -m pytest tests/test_browser.py
+
+soak: $(STAMP)  ## run what is too long for the tests and write docs/reliability.md
+	$(BIN)/python tests/soak.py
 
 bench: $(STAMP)  ## measure what the kit promises about speed and write results/bench.json
 	$(BIN)/python -m benchmarks

@@ -9,7 +9,6 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 
@@ -64,8 +63,11 @@ def kept_arrays(path: Path, compute: Callable[[], dict[str, np.ndarray]]) -> dic
         write_atomic(path, buffer.getvalue())
     try:
         with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, BadZipFile) as error:
+            arrays = {name: file[name] for name in file.files}
+        if not all(isinstance(array, np.ndarray) for array in arrays.values()):
+            raise ValueError("holds other files than arrays")
+        return arrays
+    except Exception as error:  # zip, zlib and numpy raise many types for a damaged archive
         raise RunError(
             f"{path}: cannot be read ({error}). Delete it to compute it again."
         ) from error

@@ -237,7 +237,7 @@ class _Job:
             return
         try:
             state = torch.load(self.path, map_location="cpu", weights_only=True)
-            identity, precision = state["identity"], state["precision"]
+            identity, precision = str(state["identity"]), state["precision"]
         except Exception as error:  # torch raises many types for a damaged archive
             raise RunError(
                 f"{self.path}: cannot be read ({type(error).__name__}). "
@@ -248,6 +248,15 @@ class _Job:
                 f"{self.path}: belongs to other settings, data or weights. Choose another folder "
                 "for checkpoints, or delete its folder to train again."
             )
+        try:
+            self._restore(state, precision)
+        except Exception as error:  # a part is missing, or of another type or shape
+            raise RunError(
+                f"{self.path}: is damaged ({type(error).__name__}). Delete its folder to train "
+                "again."
+            ) from error
+
+    def _restore(self, state: Mapping, precision: str) -> None:
         self.dtype = getattr(torch, precision)  # the probe may choose anew; a run may not
         self.model.load_state_dict(state["model"])
         self.best = state.get("best")  # checkpoints of earlier versions have none

@@ -63,11 +63,24 @@ def fetch_resnet50(folder: Path) -> Path:
 
 
 def read_tensors(folder: Path) -> dict[str, np.ndarray]:
-    """Tensors of a TensorFlow.js model: float32 values laid end to end over numbered shards."""
+    """Tensors of a TensorFlow.js model: float32 values laid end to end over numbered shards.
+
+    Raises:
+        DataError: if the model's list or a shard is missing, damaged or too short.
+    """
+    try:
+        return _tensors(folder)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{folder / 'model.json'}: cannot be read as a model ({error!r}). Fetch it again."
+        ) from error
+
+
+def _tensors(folder: Path) -> dict[str, np.ndarray]:
     tensors = {}
     for group in json.loads((folder / "model.json").read_text())["weightsManifest"]:
         values = np.frombuffer(
-            b"".join((folder / shard).read_bytes() for shard in group["paths"]), "<f4"
+            b"".join((folder / Path(shard).name).read_bytes() for shard in group["paths"]), "<f4"
         )
         for entry in group["weights"]:
             size = int(np.prod(entry["shape"]))

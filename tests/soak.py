@@ -28,7 +28,7 @@ import torch
 torch.set_num_threads(1)
 
 PAGE = Path(__file__).parents[1] / "docs" / "reliability.md"
-DOWNLOADS, TREES, KILLS = 400, 2400, 50
+DOWNLOADS, TREES, KILLS = 400, 3000, 50  # a few mutations change nothing, and do not count
 VERSIONS = ("numpy", "pandas", "pillow", "pooch", "pydicom", "torch", "hypothesis")
 INTRODUCTION = """# How reliable the kit is with data
 
@@ -40,8 +40,9 @@ DOWNLOADED = """## Downloads from a server that fails
 
 A server on this machine cuts, delays, corrupts, shortens and refuses its answers, loses ranges,
 changes a file between two requests, sends a login page or one redirect after another, each in a
-way that a seed decides ({module}). A download may end in two ways: every byte is right, or nothing
-is in place and the error names the file; repeated over a sound connection, it ends whole.
+way that a seed decides (`tests/faulty_server.py`). A download may end in two ways: every byte is
+right, or nothing is in place and the error names the file; repeated over a sound connection, it
+ends whole.
 """
 FUZZED = """## Readers of hostile trees
 
@@ -80,18 +81,21 @@ def downloads(count: int) -> str:
 
     ended: Counter = Counter()
     for seed in range(count):
-        ended += faulty_server.soak([seed])
+        try:
+            ended += faulty_server.soak([seed])
+        except AssertionError as error:
+            say(f"  seed {seed}: {error}")
+            ended["wrong"] += 1
         if (seed + 1) % 50 == 0:
             say(f"  {seed + 1} of {count}: {dict(ended)}")
-    assert ended.total() == count and ended.keys() <= {"whole", "refused"}, ended
+    assert ended["whole"] + ended["refused"] == count, ended
     rows = [
         ("whole, every byte right", ended["whole"]),
         ("refused with a clear error, whole when repeated", ended["refused"]),
-        ("wrong or partial file in place", 0),
+        ("wrong or partial file in place, or an unclear error", ended["wrong"]),
         ("seeds in all", count),
     ]
-    text = DOWNLOADED.format(module="`tests/faulty_server.py`")
-    return text + "\n" + table(("Outcome", "Downloads"), rows)
+    return DOWNLOADED + "\n" + table(("Outcome", "Downloads"), rows)
 
 
 def trees(count: int) -> str:
@@ -101,7 +105,7 @@ def trees(count: int) -> str:
     counts = fuzzing.fuzz(count, seed=1, told=lambda reader, one: say(f"  {reader}: {one}"))
     rows = [(f"`{reader}`", *one.values()) for reader, one in counts.items()]
     sums = [sum(one[key] for one in counts.values()) for key in ("mutated", "read", "refused")]
-    assert sums[0] >= count and sums[0] == sums[1] + sums[2], counts
+    assert sums[0] > count * 3 // 4 and sums[0] == sums[1] + sums[2], counts
     heads = ("Reader", "Mutated trees", "Read, nothing lost", "Refused by name")
     return FUZZED + "\n" + table(heads, [*rows, ("all", *sums)])
 
@@ -112,9 +116,8 @@ def kills(count: int) -> str:
 
     counts = killed.kills(count, seed=1, told=lambda stage, one: say(f"  {stage}: {one}"))
     assert sum(one["kills"] for one in counts.values()) == count, counts
-    rows = [(stage, *one.values(), 0) for stage, one in counts.items()]
-    heads = ("Stage", "Kills", "Runs finished after them, all the same",
-             "Undisturbed, seconds", "Differences")  # fmt: skip
+    rows = [(stage, *one.values()) for stage, one in counts.items()]
+    heads = ("Stage", "Kills", "Runs finished after them, all the same", "Undisturbed, seconds")
     return KILLED + "\n" + table(heads, rows)
 
 

@@ -1,0 +1,228 @@
+"""A small valid tree of every data set, in its publisher's layout, drawn by the phantoms.
+
+``BUILDERS`` holds a function for each reader that writes below a root, and ``FOLDERS`` the name
+of the folder it writes. Trees are small (a dozen images of 32 pixels), so that thousands can be
+copied, damaged and read.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pydicom
+from PIL import Image
+
+from medrobust_utils.data import isic as isic_reader
+from medrobust_utils.data.phantoms import phantom_set
+
+SIDE = 32
+FOLDERS = {
+    "ham10000": "ham10000",
+    "nih": "nih_chestxray14",
+    "retinopathy": "diabetic_retinopathy",
+    "brain_mri": "brain_tumor_mri",
+    "kermany": "chest_xray",
+    "iq_othnccd": "The IQ-OTHNCCD lung cancer dataset",
+    "busi": "Dataset_BUSI_with_GT",
+    "pannuke": "pannuke",
+    "consep": "consep_patches",
+    "isic": "isic",
+    "breastmnist": "medmnist",
+    "own": "own",
+}
+
+
+def _save(pixels: np.ndarray, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(path, quality=95)
+
+
+def ham10000(root: Path) -> None:
+    """12 images of 6 lesions in two parts, with their outlines."""
+    drawn, folder = phantom_set("dermatoscopy7", 12, size=SIDE), root / FOLDERS["ham10000"]
+    names = [f"ISIC_{i:07d}" for i in range(12)]
+    for i, name in enumerate(names):
+        _save(drawn.images[i], folder / f"HAM10000_images_part_{1 + i // 6}" / f"{name}.jpg")
+        mask = drawn.masks[i][..., None] * np.uint8(255)
+        _save(mask, folder / "HAM10000_segmentations_lesion_tschandl" / f"{name}_segmentation.png")
+    table = {
+        "lesion_id": [f"HAM_{i // 2:07d}" for i in range(12)],
+        "image_id": names,
+        "dx": [drawn.classes[k] for k in drawn.targets],
+        "dx_type": "histo",
+        "age": 50.0,
+    }
+    pd.DataFrame(table).to_csv(folder / "HAM10000_metadata.csv", index=False)
+
+
+def nih(root: Path) -> None:
+    """12 images of 4 patients in two parts."""
+    drawn, folder = phantom_set("chest", 12, size=SIDE), root / FOLDERS["nih"]
+    names = [f"{i // 3:08d}_{i % 3:03d}.png" for i in range(12)]
+    for i, name in enumerate(names):
+        _save(drawn.images[i], folder / f"images_{1 + i // 6:03d}" / "images" / name)
+    labels = ["|".join(np.array(drawn.classes)[row.astype(bool)]) for row in drawn.targets]
+    table = {"Image Index": names, "Finding Labels": labels, "Patient ID": np.arange(12) // 3}
+    pd.DataFrame(table).to_csv(folder / "Data_Entry_2017_v2020.csv", index=False)
+
+
+def retinopathy(root: Path) -> None:
+    """12 images of 6 patients."""
+    drawn, folder = phantom_set("fundus", 12, size=SIDE), root / FOLDERS["retinopathy"]
+    names = [f"{10 + i // 2}_{('left', 'right')[i % 2]}" for i in range(12)]
+    for i, name in enumerate(names):
+        _save(drawn.images[i], folder / "train" / f"{name}.jpeg")
+    table = pd.DataFrame({"image": names, "level": drawn.targets})
+    table.to_csv(folder / "trainLabels.csv", index=False)
+
+
+def _folders(root: Path, modality: str, files: list[str]) -> None:
+    drawn = phantom_set(modality, len(files), size=SIDE)
+    for pixels, file in zip(drawn.images, files, strict=True):
+        _save(pixels, root / file)
+
+
+def brain_mri(root: Path) -> None:
+    """Three images of each of the four classes."""
+    kinds = {"notumor": "no", "glioma": "gl", "meningioma": "me", "pituitary": "pi"}
+    files = [
+        f"Training/{kind}/Tr-{two}_{i:04d}.jpg" for kind, two in kinds.items() for i in (1, 2, 3)
+    ]
+    _folders(root / FOLDERS["brain_mri"], "mri", files)
+
+
+def kermany(root: Path) -> None:
+    """Two images of each part and class; the same stem comes twice, in different folders."""
+    files = [
+        f"{part}/{name}.jpeg"
+        for number, part in enumerate(("train", "val", "test"), 1)
+        for name in (
+            f"NORMAL/IM-000{number}-0001",
+            "NORMAL/NORMAL2-IM-0009-0001",
+            f"PNEUMONIA/person{number}_bacteria_1",
+            f"PNEUMONIA/person{number}_virus_7_2",
+        )
+    ]
+    _folders(root / FOLDERS["kermany"], "chest", files)
+
+
+def iq_othnccd(root: Path) -> None:
+    """Four slices of each class."""
+    kinds = ("Normal", "Bengin", "Malignant")
+    files = [f"{kind} cases/{kind} case ({i}).jpg" for kind in kinds for i in range(1, 5)]
+    _folders(root / FOLDERS["iq_othnccd"], "ct", files)
+
+
+def busi(root: Path) -> None:
+    """Four images of each class with an outline; one has two."""
+    place, kinds = root / FOLDERS["busi"], ("normal", "benign", "malignant")
+    stems = [f"{kind}/{kind} ({i})" for kind in kinds for i in range(1, 5)]
+    drawn = phantom_set("ultrasound", 12, size=SIDE)
+    for pixels, mask, stem in zip(drawn.images, drawn.masks, stems, strict=True):
+        _save(pixels, place / f"{stem}.png")
+        _save(mask[..., None] * np.uint8(255), place / f"{stem}_mask.png")
+    _save(drawn.masks[5][..., None], place / "benign/benign (2)_mask_1.png")
+
+
+def pannuke(root: Path) -> None:
+    """Three folds of three, four and five images of noise, with all kinds of nuclei."""
+    rng = np.random.default_rng(0)
+    for number, count in enumerate((3, 4, 5), 1):
+        folder = root / FOLDERS["pannuke"] / f"Fold {number}"
+        images, masks = (folder / kind / f"fold{number}" for kind in ("images", "masks"))
+        images.mkdir(parents=True)
+        masks.mkdir(parents=True)
+        pixels = rng.integers(0, 256, (count, 16, 16, 3)).astype(np.float64)
+        kinds = rng.integers(0, 6, (count, 16, 16, 1))
+        np.save(images / "images.npy", pixels)
+        np.save(masks / "masks.npy", (kinds == np.arange(6)).astype(np.float64))
+        np.save(images / "types.npy", np.array(["Breast", "Colon"])[np.arange(count) % 2])
+
+
+def consep(root: Path) -> None:
+    """Four training and two test tiles of two patches each, with label maps of noise."""
+    drawn, rng = phantom_set("histology", 12, size=SIDE), np.random.default_rng(0)
+    place, row = root / FOLDERS["consep"], 0
+    for part, tiles in (("train", 4), ("test", 2)):
+        for tile in range(1, tiles + 1):
+            for column in range(2):
+                name = f"{part}_{tile}_r0{column}"
+                _save(drawn.images[row], place / part / "images" / f"{name}.png")
+                labels = rng.integers(0, 8, (SIDE, SIDE, 1)).astype(np.uint8)
+                _save(labels, place / part / "labels" / f"{name}.png")
+                row += 1
+
+
+def isic(root: Path) -> None:
+    """12 images of the ten diagnoses, two a patient."""
+    drawn, folder = phantom_set("dermatoscopy10", 12, size=SIDE), root / FOLDERS["isic"]
+    names = [f"ISIC_{i:07d}" for i in range(12)]
+    for pixels, name in zip(drawn.images, names, strict=True):
+        _save(pixels, folder / "images" / f"{name}.jpg")
+    table = {
+        "isic_id": names,
+        "diagnosis": [isic_reader.CLASSES[i % 10] for i in range(12)],
+        "patient_id": [f"IP_{i // 2}" for i in range(12)],
+        "lesion_id": [f"IL_{i}" for i in range(12)],
+    }
+    pd.DataFrame(table).to_csv(folder / "metadata.csv", index=False)
+
+
+def breastmnist(root: Path) -> None:
+    """MedMNIST's file of 28 pixels with six, two and four images."""
+    folder, rng, arrays = root / FOLDERS["breastmnist"], np.random.default_rng(0), {}
+    folder.mkdir(parents=True)
+    for part, count in (("train", 6), ("val", 2), ("test", 4)):
+        arrays[f"{part}_images"] = rng.integers(0, 256, (count, 28, 28), np.uint8)
+        arrays[f"{part}_labels"] = (np.arange(count) % 2).astype(np.uint8)[:, None]
+    np.savez_compressed(folder / "breastmnist.npz", **arrays)
+
+
+def own(root: Path) -> None:
+    """One's own folder: gray PNG of 8 and 16 bits and DICOM, a table with labels and patients."""
+    drawn, folder = phantom_set("chest", 12, size=SIDE), root / FOLDERS["own"]
+    (folder / "images/more").mkdir(parents=True)
+    names = [f"{'more/' if i % 2 else ''}image{i}" for i in range(12)]
+    for i, name in enumerate(names):
+        pixels, path = drawn.images[i][..., 0], folder / "images" / name
+        if i < 4:
+            dicom(pixels, path.with_suffix(".dcm"))
+        else:
+            deep = pixels if i < 8 else pixels.astype(np.uint16) * 257
+            Image.fromarray(deep).save(path.with_suffix(".png"))
+    table = {"image": names, "label": ["sick", "well", "well"] * 4, "patient": np.arange(12) // 2}
+    pd.DataFrame(table).to_csv(folder / "labels.csv", index=False)
+
+
+def dicom(pixels: np.ndarray, path: Path) -> None:
+    """Write gray pixels of 8 bits as a plain DICOM file of 12 bits."""
+    meta = pydicom.dataset.FileMetaDataset()
+    meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    meta.MediaStorageSOPClassUID = pydicom.uid.SecondaryCaptureImageStorage
+    meta.MediaStorageSOPInstanceUID = "1.2.3.4"
+    file = pydicom.dataset.FileDataset(str(path), {}, file_meta=meta, preamble=bytes(128))
+    file.SOPClassUID, file.SOPInstanceUID = meta.MediaStorageSOPClassUID, "1.2.3.4"
+    file.PatientID, file.Modality = path.stem, "CR"
+    file.Rows, file.Columns = pixels.shape
+    file.SamplesPerPixel, file.PhotometricInterpretation = 1, "MONOCHROME2"
+    file.BitsAllocated, file.BitsStored, file.HighBit, file.PixelRepresentation = 16, 12, 11, 0
+    file.PixelData = (pixels.astype(np.uint16) * 16).tobytes()
+    file.save_as(path, enforce_file_format=True)
+
+
+BUILDERS = {
+    "ham10000": ham10000,
+    "nih": nih,
+    "retinopathy": retinopathy,
+    "brain_mri": brain_mri,
+    "kermany": kermany,
+    "iq_othnccd": iq_othnccd,
+    "busi": busi,
+    "pannuke": pannuke,
+    "consep": consep,
+    "isic": isic,
+    "breastmnist": breastmnist,
+    "own": own,
+}

@@ -1,0 +1,164 @@
+"""Readers of hostile trees: a true data set or a documented error, and nothing else."""
+
+import os
+
+import fuzzing
+import hostile
+import numpy as np
+import pytest
+import small_trees
+from PIL import Image
+
+from medrobust_utils import data
+from medrobust_utils.data import cache
+from medrobust_utils.errors import DataError
+
+EXAMPLES = 240  # `make soak` reads more than ten times as many
+
+
+def test_every_mutated_tree_is_read_truly_or_refused_by_name():
+    counts = fuzzing.fuzz(EXAMPLES)
+    assert counts.keys() == small_trees.BUILDERS.keys()
+    assert sum(one["mutated"] for one in counts.values()) > EXAMPLES * 3 // 4
+    for one in counts.values():
+        assert one["mutated"] == one["read"] + one["refused"]
+        assert one["read"] and one["refused"], "mutations that always or never hurt test nothing"
+
+
+def test_every_reader_of_the_kit_is_fuzzed():
+    others = {"chestmnist", "dermamnist", "retinamnist", "pneumoniamnist"}  # read as breastmnist is
+    assert set(data.READERS) - others == set(small_trees.BUILDERS) - {"own"}
+
+
+@pytest.fixture
+def model(tmp_path):
+    return fuzzing.model_of("iq_othnccd", tmp_path / "valid")
+
+
+@pytest.fixture
+def broken(monkeypatch):
+    """The reader of IQ-OTH/NCCD with a fault of its own."""
+
+    def put(change):
+        real = data.READERS["iq_othnccd"]
+        monkeypatch.setitem(data.READERS, "iq_othnccd", lambda *a, **b: change(real, *a, **b))
+
+    return put
+
+
+def lose(real, root, size, **options):
+    """One image of another file is shown."""
+    found = real(root, size, **options)
+    found.images.keep[:2] = found.images.keep[1]
+    return found
+
+
+def wrong_label(real, root, size, **options):
+    found = real(root, size, **options)
+    found.targets[0] = (found.targets[0] + 1) % 3
+    return found
+
+
+def raise_key_error(real, root, size, **options):
+    raise KeyError("x")
+
+
+def nameless(real, root, size, **options):
+    raise DataError("something is wrong")
+
+
+def write_there(real, root, size, **options):
+    (root / "note.txt").write_text("I was here")
+    return real(root, size, **options)
+
+
+def hang(real, root, size, **options):
+    while True:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("fault", "error"),
+    [
+        (lose, AssertionError),
+        (wrong_label, AssertionError),
+        (raise_key_error, KeyError),
+        (nameless, AssertionError),
+        (write_there, AssertionError),
+        (hang, fuzzing.Hang),
+    ],
+)
+def test_the_fuzzing_sees_a_reader_that_errs(model, broken, monkeypatch, fault, error):
+    broken(fault)
+    monkeypatch.setattr(fuzzing, "SECONDS", 1)
+    with pytest.raises(error):
+        fuzzing.check(model, [(hostile.stray, 3)], duplicates=True)
+
+
+FILE = "The IQ-OTHNCCD lung cancer dataset/Normal cases/Normal case (2).jpg"
+
+
+@pytest.mark.parametrize(
+    ("mutation", "message"),
+    [
+        (hostile.fifo, "is no file"),
+        (hostile.directory, "is no file"),
+        (hostile.symlink_to_itself, "no such image|cannot be read"),
+        (hostile.bomb, "cannot be read as an image"),
+        (hostile.text_bomb, "cannot be read as an image"),
+        (hostile.sixteen_bit, "more than 8 bits"),
+        (hostile.wide_numbers, "more than 8 bits"),
+    ],
+)
+def test_what_no_image_is_is_refused_by_name(tmp_path, mutation, message):
+    small_trees.iq_othnccd(tmp_path)
+    mutation(tmp_path / FILE, np.random.default_rng(0))
+    with fuzzing.deadline(10), pytest.raises(DataError, match=rf"Normal case \(2\).*{message}"):
+        data.READERS["iq_othnccd"](tmp_path, 16)
+
+
+def test_no_other_program_is_called_for_an_image(tmp_path, monkeypatch):
+    Image.new("RGB", (8, 8)).save(tmp_path / "x.jpg", "EPS")  # Pillow gives EPS to Ghostscript
+    monkeypatch.setattr("subprocess.check_call", None)
+    monkeypatch.setattr("subprocess.Popen", None)
+    with pytest.raises(DataError, match="cannot be read as an image"):
+        cache.open_image(tmp_path / "x.jpg", "RGB")
+
+
+def test_a_name_that_is_no_utf8_is_read(tmp_path):
+    small_trees.iq_othnccd(tmp_path)
+    path = tmp_path / FILE
+    path.rename(os.fsdecode(os.fsencode(path.parent) + b"/Normal \xff.jpg"))
+    assert len(data.READERS["iq_othnccd"](tmp_path, 16)) == 12
+
+
+@pytest.mark.parametrize("cells", ["1,", ",1"], ids=["in front", "behind"])
+def test_lines_longer_than_the_heading_are_refused(tmp_path, cells):
+    small_trees.retinopathy(tmp_path)
+    table = tmp_path / "diabetic_retinopathy/trainLabels.csv"
+    first, *lines = table.read_text().splitlines()
+    longer = [cells + line if cells.endswith(",") else line + cells for line in lines]
+    table.write_text("\n".join([first, *longer]))
+    with pytest.raises(DataError, match="trainLabels.csv: cannot be read as CSV"):
+        data.READERS["retinopathy"](tmp_path, 16)
+
+
+@pytest.mark.parametrize("kind", ["images", "labels"])
+def test_a_patch_of_the_same_name_in_both_parts_is_refused(tmp_path, kind):
+    small_trees.consep(tmp_path)
+    name = f"{kind}/test_1_r00.png"
+    folder = tmp_path / "consep_patches"
+    (folder / "train" / name).write_bytes((folder / "test" / name).read_bytes())
+    with pytest.raises(DataError, match=r"test_1_r00\.png: the same name also lies at"):
+        data.READERS["consep"](tmp_path, 16)
+
+
+@pytest.mark.parametrize("name", ["hashes.json", "images.npy", "near_duplicates*"])
+@pytest.mark.parametrize("content", [b"", b"{", b'["x"]', b"\x93NUMPY\x01\x00"])
+def test_a_damaged_cache_is_refused_with_a_remedy(tmp_path, home, name, content):
+    small_trees.iq_othnccd(tmp_path)
+    data.READERS["iq_othnccd"](tmp_path, 16)
+    (path,) = home.glob(f"decoded/*/{name}")
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="Delete .*decoded.* and run again|Delete this folder"):
+        data.READERS["iq_othnccd"](tmp_path, 16)

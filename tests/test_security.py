@@ -1,0 +1,275 @@
+"""No file runs code: every place that loads one is given a trap, and the source is searched."""
+
+import ast
+import io
+import json
+import os
+import pickle
+import re
+import zipfile
+from pathlib import Path
+
+import hostile
+import numpy as np
+import pytest
+import small_trees
+import test_training
+import torch
+
+import medrobust_utils
+from medrobust_utils import cards, data, models, results, storage, weights
+from medrobust_utils.attacks import sweep
+from medrobust_utils.errors import DataError, MedrobustError, RunError
+
+PACKAGE = Path(medrobust_utils.__file__).parent
+
+
+@pytest.fixture(autouse=True)
+def trap(tmp_path, monkeypatch):
+    """Traps spring in the working folder of the test; none may."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    yield
+    assert not Path(hostile.Trap.marker).exists(), "code in a file was run"
+
+
+def pickles() -> dict[str, bytes]:
+    """A trap in every wrapping that somebody might unpickle."""
+    bare = io.BytesIO()
+    np.save(bare, np.array([hostile.Trap()], object), allow_pickle=True)
+    packed = io.BytesIO()
+    np.savez(packed, identity=np.array([hostile.Trap()], object), logits=np.zeros(1))
+    zipped, old = io.BytesIO(), io.BytesIO()
+    torch.save(dict.fromkeys(("model", "best", "identity"), hostile.Trap()), zipped)
+    torch.save(hostile.Trap(), old, _use_new_zipfile_serialization=False)
+    return {
+        "pickle": pickle.dumps(hostile.Trap()),
+        "npy": bare.getvalue(),
+        "npz": packed.getvalue(),
+        "torch": zipped.getvalue(),
+        "torch of old": old.getvalue(),
+    }
+
+
+KINDS = tuple(pickles())
+
+
+def test_the_traps_are_live(tmp_path):
+    """Each would spring if it were unpickled; without this the tests below prove nothing."""
+    loaders = {
+        "pickle": pickle.loads,
+        "npy": lambda content: np.load(io.BytesIO(content), allow_pickle=True),
+        "npz": lambda content: np.load(io.BytesIO(content), allow_pickle=True)["identity"],
+        "torch": lambda content: torch.load(io.BytesIO(content), weights_only=False),
+        "torch of old": lambda content: torch.load(io.BytesIO(content), weights_only=False),
+    }
+    for kind, content in pickles().items():
+        loaders[kind](content)
+        assert Path(hostile.Trap.marker).is_dir(), kind
+        os.rmdir(hostile.Trap.marker)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_checkpoint_runs_code(skin, tmp_path, kind):
+    (tmp_path / "checkpoint.pt").write_bytes(pickles()[kind])
+    with pytest.raises(RunError, match=r"checkpoint\.pt: cannot be read.*Delete its folder"):
+        test_training.fit(skin, tmp_path)
+    with pytest.raises(RunError, match=r"checkpoint\.pt: cannot be read"):
+        cards.weights(tmp_path)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_weights_file_runs_code(tmp_path, monkeypatch, kind):
+    monkeypatch.setenv("MEDROBUST_WEIGHTS", str(tmp_path))
+    (tmp_path / "resnet18.safetensors").write_bytes(pickles()[kind])
+    with pytest.raises(DataError, match="resnet18.safetensors: cannot be read as safetensors"):
+        models.build("resnet18", 2, start="imagenet")
+
+
+@pytest.mark.parametrize("length", [0, 7, 8, 30, 200])
+def test_weights_cut_short_are_refused(tmp_path, monkeypatch, length):
+    from safetensors.torch import save
+
+    monkeypatch.setenv("MEDROBUST_WEIGHTS", str(tmp_path))
+    content = save({"fc.weight": torch.zeros(20, 20)})
+    (tmp_path / "resnet18.safetensors").write_bytes(content[:length])
+    with pytest.raises(DataError, match="cannot be read as safetensors"):
+        models.build("resnet18", 2, start="imagenet")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_kept_array_runs_code(tmp_path, kind):
+    path = tmp_path / "kept.npz"
+    path.write_bytes(pickles()[kind])
+    with pytest.raises(RunError, match=r"kept\.npz: cannot be read.*Delete it"):
+        storage.kept_arrays(path, dict)
+
+
+@pytest.mark.parametrize("kind", ["pickle", "npz", "torch"])
+def test_no_part_of_a_sweep_runs_code(tmp_path, kind):
+    path = tmp_path / "0000000.npz"
+    path.write_bytes(pickles()[kind])
+    reader = next(kind for kind in vars(sweep).values() if hasattr(kind, "_read"))
+    with pytest.raises(RunError, match=r"0000000\.npz: cannot be read"):
+        reader._read(reader.__new__(reader), path)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["images.npy", "masks.npy", "types.npy"])
+def test_no_array_of_a_data_set_runs_code(tmp_path, kind, name):
+    small_trees.pannuke(tmp_path)
+    path = next((tmp_path / "pannuke/Fold 2").rglob(name))
+    path.write_bytes(pickles()[kind])
+    with pytest.raises(DataError, match=rf"{name}: .*could run code"):
+        data.READERS["pannuke"](tmp_path, 16)
+
+
+def test_no_member_of_an_archive_of_arrays_runs_code(tmp_path):
+    small_trees.breastmnist(tmp_path)
+    path = tmp_path / "medmnist/breastmnist.npz"
+    with zipfile.ZipFile(path) as file:
+        members = {name: file.read(name) for name in file.namelist()}
+    for name in members:
+        with zipfile.ZipFile(path, "w") as file:
+            for other, content in members.items():
+                file.writestr(other, pickles()["npy"] if other == name else content)
+        with pytest.raises(DataError, match=rf"breastmnist\.npz: {name.removesuffix('.npy')}"):
+            data.READERS["breastmnist"](tmp_path, 16)
+
+
+@pytest.mark.parametrize("name", ["images.npy", "hashes.json", "near_duplicates*"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_cache_runs_code(tmp_path, home, name, kind):
+    small_trees.iq_othnccd(tmp_path)
+    data.READERS["iq_othnccd"](tmp_path, 16)
+    (path,) = home.glob(f"decoded/*/{name}")
+    path.write_bytes(pickles()[kind])
+    with pytest.raises(DataError, match="[Dd]elete"):
+        data.READERS["iq_othnccd"](tmp_path, 16)
+
+
+def test_a_cache_of_label_maps_is_no_way_in_either(tmp_path, home):
+    for reader, name in (("pannuke", "labels.npy"), ("consep", "labels-*.npy")):
+        small_trees.BUILDERS[reader](tmp_path)
+        data.READERS[reader](tmp_path, 16)
+        (path,) = home.glob(f"decoded/{reader}-*/{name}")
+        path.write_bytes(pickles()["npy"])
+        with pytest.raises(DataError, match="the cache cannot be read.*Delete"):
+            data.READERS[reader](tmp_path, 16)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "nul", '{"schema": 1}', "\udcff"])
+def test_a_damaged_record_is_refused_and_a_damaged_card_passed_over(tmp_path, text):
+    folder = tmp_path / "arm"
+    folder.mkdir()
+    for name in ("result.json", cards.NAME):
+        (folder / name).write_bytes(text.encode("utf-8", "surrogateescape"))
+    (folder / "checkpoint.pt").write_bytes(pickles()["torch"])
+    with pytest.raises(RunError, match=r"result\.json"):
+        results.read(folder)
+    assert cards.find(tmp_path) == []
+
+
+@pytest.mark.parametrize("missing", ["model", "optimiser", "history", "random", "precision"])
+def test_a_checkpoint_that_lacks_a_part_is_refused(skin, tmp_path, missing):
+    test_training.fit(skin, tmp_path, dict(test_training.SETTINGS, epochs=1))
+    path = tmp_path / "checkpoint.pt"
+    state = torch.load(path, weights_only=True)
+    del state[missing]
+    torch.save(state, path)
+    with pytest.raises(RunError, match=r"checkpoint\.pt: .*Delete its folder"):
+        test_training.fit(skin, tmp_path, dict(test_training.SETTINGS, epochs=1))
+
+
+def test_a_model_of_shards_reads_no_file_elsewhere(tmp_path):
+    """The list of shards comes from a package; it may not name files of the machine."""
+    np.zeros(4, "<f4").tofile(tmp_path / "outside")
+    folder = tmp_path / "model"
+    folder.mkdir()
+    entry = {"paths": ["../outside"], "weights": [{"name": "a", "shape": [4]}]}
+    (folder / "model.json").write_text(json.dumps({"weightsManifest": [entry]}))
+    with pytest.raises(DataError, match=r"model\.json: cannot be read as a model"):
+        weights.read_tensors(folder)
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"weightsManifest": [{"paths": []}]}'])
+def test_a_damaged_list_of_shards_is_refused(tmp_path, text):
+    (tmp_path / "model.json").write_text(text)
+    with pytest.raises(MedrobustError, match=r"model\.json: cannot be read as a model"):
+        weights.read_tensors(tmp_path)
+
+
+# The calls that would run code from a file, or write where it says, and what makes them safe.
+FORBIDDEN = re.compile(
+    r"(^|\.)(pickle|cPickle|cloudpickle|dill|joblib|marshal|shelve)\.|"
+    r"(^|\.)(read_pickle|unsafe_load|full_load|load_all|unpack_archive)$|^(eval|exec)$|"
+    r"^torch\.(jit|package|hub)\.load$|^os\.(system|popen)$"
+)
+NEEDS = {
+    r"^(np|numpy)\.load$": ("allow_pickle", False),
+    r"^torch\.load$": ("weights_only", True),
+    r"(?<!\.str)\.extract(all)?$": ("filter", "data"),  # pandas' is of words
+    r"(^|\.)read_array$": ("allow_pickle", False),
+}
+
+
+def dangers(source: str) -> list[str]:
+    """Calls in ``source`` that could run what a file says."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [alias.name for alias in node.names] + [getattr(node, "module", "") or ""]
+            if {name.split(".")[0] for name in names} & {"pickle", "dill", "joblib", "marshal"}:
+                found.append(f"line {node.lineno}: import of {names}")
+        if not isinstance(node, ast.Call):
+            continue
+        name = ast.unparse(node.func)
+        given = {key.arg: getattr(key.value, "value", None) for key in node.keywords}
+        shell = given.get("shell") is True
+        lacks = [key for pattern, (key, value) in NEEDS.items()
+                 if re.search(pattern, name) and given.get(key, ...) != value]  # fmt: skip
+        if shell or lacks or FORBIDDEN.search(name) or name == "yaml.load":
+            found.append(f"line {node.lineno}: {name}")
+    return found
+
+
+def test_nothing_in_the_source_could_run_a_file():
+    sources = [*PACKAGE.rglob("*.py"), *PACKAGE.parent.glob("benchmarks/*.py")]
+    assert len(sources) > 80
+    found = {str(path): dangers(path.read_text("utf-8")) for path in sources}
+    assert not {path: calls for path, calls in found.items() if calls}
+
+
+def test_nothing_in_the_notebooks_could_run_a_file():
+    for path in PACKAGE.parent.glob("notebooks/*.ipynb"):
+        for cell in json.loads(path.read_text("utf-8"))["cells"]:
+            lines = "".join(cell["source"]).splitlines()
+            code = "\n".join(line for line in lines if not line.lstrip().startswith(("%", "!")))
+            assert cell["cell_type"] != "code" or not dangers(code), path
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "np.load(path)",
+        "np.load(path, allow_pickle=True)",
+        "torch.load(path)",
+        "torch.load(path, weights_only=False)",
+        "yaml.load(text)",
+        "archive.extractall(folder)",
+        "archive.extractall(folder, filter='fully_trusted')",
+        "pd.read_pickle(path)",
+        "eval(text)",
+        "import pickle",
+        "from joblib import load",
+        "subprocess.run(text, shell=True)",
+        "shutil.unpack_archive(path)",
+    ],
+)
+def test_the_search_finds(line):
+    assert dangers(line)
+
+
+def test_the_search_lets_safe_calls_pass():
+    assert not dangers("np.load(p, allow_pickle=False)\ntorch.load(p, weights_only=True)")
+    assert not dangers("model.eval()\nyaml.safe_load(t)\nar.extractall(f, filter='data')")
