@@ -185,3 +185,19 @@ def test_a_killed_download_is_finished_by_the_next(tmp_path):
             assert not place.exists() or tree(place) == CONTENT
         server.pause = 0
         assert get(tmp_path, remote(address, "a")) == CONTENT
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(DataError, match="file/below: cannot be written"),
+        exclusive(tmp_path / "file" / "below"),
+    ):
+        pass
+
+
+def test_an_error_of_the_work_is_not_taken_for_one_of_the_place(tmp_path):
+    with pytest.raises(FileExistsError, match="of the work"), exclusive(tmp_path):
+        raise FileExistsError("of the work")
+    with exclusive(tmp_path):
+        pass

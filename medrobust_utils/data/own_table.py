@@ -45,7 +45,9 @@ def read_labels(path: Path, base: Path, files: dict[str, Path]) -> Table:
             is empty or neither 0 nor 1; or if there are fewer than two classes.
     """
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+        table = pd.read_csv(
+            path, dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False
+        )
     except (ValueError, OSError) as error:  # pandas' parser errors are ValueErrors
         raise DataError(f"{path}: cannot be read as CSV ({error}). Save it as UTF-8.") from error
     table.columns = [str(name).strip() for name in table.columns]

@@ -68,11 +68,15 @@ def exclusive(root: Path) -> Iterator[Path]:
     Raises:
         DataError: if another process downloads into ``root``, or it cannot be written.
     """
+    busy = FileLock(root / STAGING / "busy", timeout=0)
     try:
         (root / STAGING).mkdir(parents=True, exist_ok=True)
-        with FileLock(root / STAGING / "busy", timeout=0):
-            yield root / STAGING
+        busy.acquire()
     except Timeout as error:
         raise DataError(f"{root}: another download writes there. Wait until it is done.") from error
-    except (PermissionError, NotADirectoryError, FileExistsError) as error:
+    except OSError as error:
         raise DataError(f"{root}: cannot be written ({error}). Choose another --dest.") from error
+    try:
+        yield root / STAGING
+    finally:
+        busy.release()

@@ -6,7 +6,6 @@ import io
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -103,7 +102,7 @@ def explain(
     try:
         with np.load(path, allow_pickle=False) as file:
             return Explained(**{f.name: file[f.name] for f in fields(Explained)})
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+    except Exception as error:  # zip, zlib and numpy raise many types for a damaged file
         raise RunError(
             f"{path}: cannot be read ({error}). Delete it to compute it again."
         ) from error
