@@ -37,7 +37,7 @@ Your own images go into every notebook as `DATASET="folder:PATH"`; see [the end]
 """
 OWN = """## Your own images
 
-`DATASET="folder:PATH"` takes, in place of a paper's data set:
+`DATASET="folder:PATH"`, with a whole path (from `/` or `~`), takes, in place of a paper's data set:
 
 | layout below PATH | task |
 | --- | --- |
@@ -47,7 +47,7 @@ OWN = """## Your own images
 | `images/*`, `labels/*.png` (a class number a pixel) and `classes.txt` | segmentation |
 
 A column `patient` in `labels.csv` keeps the images of a patient on one side. `masks/` may hold an
-outline for each image under the same name. Images may be PNG, JPEG, TIFF, BMP, 8 or 16 bits, gray
+outline for every image under the same name. Images may be PNG, JPEG, TIFF, BMP, 8 or 16 bits, gray
 or colour, or DICOM. Results on your images never count as a verdict on a paper.
 """
 
