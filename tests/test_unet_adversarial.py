@@ -695,6 +695,11 @@ def test_a_network_is_described_by_what_was_run(settings, trained):
         "clean": n, "layered": n, "variant": n, "selective": n, "adversarial": n, "union": 3 * n
     }  # fmt: skip
     assert found["union"]["trained_on"] == ["clean", "layered", "selective"]
+    two = settings["method_two"]
+    length = f"step_size={two['step_size']}, bound={two['bound']}"
+    assert found["clean"]["perturbed_by"] == ""
+    one, other = found["union"]["perturbed_by"].split("; ")
+    assert one.startswith("Layered(eps=") and length in other
     assert found["variant"]["variant"] == "image, present"
     assert (found["clean"]["epochs"], found["union"]["epochs"]) == (3, 1)
     for scheme, best in {"clean": 2, "adversarial": 3}.items():

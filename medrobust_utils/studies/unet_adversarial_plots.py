@@ -225,7 +225,8 @@ def signs(tables: Mapping[str, pd.DataFrame]) -> Figure:
         sns.heatmap(table, vmin=0, vmax=1, cmap=HEAT, annot=True, fmt=".2f", cbar=False, ax=axis,
                     annot_kws={"fontsize": 8})  # fmt: skip
         axis.set_title(title, fontsize=9)
-        axis.set(xlabel="sign", ylabel="")
+        axis.set(xlabel="sign (-1: pulled towards, 1: pushed away)", ylabel="")
+        axis.xaxis.label.set_size(9)
         axis.tick_params(axis="y", rotation=0)
     return figure
 

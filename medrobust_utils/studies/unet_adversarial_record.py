@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from .. import recipes
 from .common import parameters
-from .unet_adversarial import Arm, Trained, recipe_of
+from .unet_adversarial import Arm, Trained, methods, recipe_of
 
 
 def describe(trained: Trained, settings: Mapping) -> dict[str, object]:
@@ -26,6 +26,7 @@ def describe(trained: Trained, settings: Mapping) -> dict[str, object]:
         "start": trained.model.start,
         "parameters": parameters(trained.model),
         "trained_on": sets,
+        "perturbed_by": "; ".join(map(str, methods(arm, settings).values())),
         "images": len(arm.task.split.train) * len(sets),
         "epochs": len(history),
         "best_epoch": history[best]["epoch"],
