@@ -1,0 +1,269 @@
+"""AutoAttack (Croce and Hein 2020) for every head: a cascade over the images still standing.
+
+Auto-PGD on the cross-entropy, targeted Auto-PGD, targeted FAB and Square, one after the other;
+whoever has fallen is left alone. The libraries stop with an error below five classes, because
+the targeted loss is not defined there, and know no head with several labels; here the plain margin
+takes its place (see ``Goal``).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from .. import env
+from ..contracts import check_eval, check_images, check_labels, check_logits
+from ..errors import ContractError
+from .apgd import apgd
+from .engine import check_eps, extremes
+from .fab import fab
+from .goals import Goal, Loss
+from .ladder import score
+from .noise import gaussian
+from .probe import Probe
+from .square import square
+
+# The members of each version, in order, as in the reference code; "plus" has five restarts of the
+# untargeted ones, "rand" averages twenty gradients.
+MEMBERS = {
+    "standard": ("apgd-ce", "apgd-t", "fab-t", "square"),
+    "plus": ("apgd-ce", "apgd-dlr", "fab", "square", "apgd-t", "fab-t"),
+    "rand": ("apgd-ce", "apgd-dlr"),
+}
+STANDING, WRONG = "", "wrong before"  # in the record, beside the names of the members
+RESTARTS, SAMPLES = 5, 20
+
+
+@dataclass(frozen=True)
+class AutoPlan:
+    """How hard AutoAttack tries; the defaults are the published settings.
+
+    Attributes:
+        version: ``standard``; ``plus``, slower, with restarts; ``rand``, for models that draw at
+            random when they answer.
+        steps: of Auto-PGD and of FAB.
+        targets: at most so many ways to fall are aimed at: the closest ones of each image.
+        queries: of Square.
+        finding: with several labels, the one that has to flip; None for any of them.
+        to_the_end: go on with images that have fallen, and return the point of the lowest margin
+            of each: for an AUC under attack, which asks how low scores can be pushed. FAB, which
+            seeks the nearest point, is left out.
+        seed: of starting points and squares, which are an image's own (see ``gaussian``).
+        dtype: bfloat16 computes gradients in mixed precision; answers are float32 always.
+    """
+
+    version: str = "standard"
+    steps: int = 100
+    targets: int = 9
+    queries: int = 5000
+    finding: int | None = None
+    to_the_end: bool = False
+    seed: int = 0
+    dtype: torch.dtype = torch.float32
+
+    def __post_init__(self) -> None:
+        if self.version not in MEMBERS:
+            known = ", ".join(MEMBERS)
+            raise ContractError(f"version={self.version!r}: choose one of {known}.")
+        if min(self.steps, self.targets, self.queries) < 1:
+            raise ContractError(
+                f"steps={self.steps}, targets={self.targets}, queries={self.queries}: 1 or more."
+            )
+        if self.dtype not in (torch.float32, torch.bfloat16):
+            raise ContractError(f"dtype={self.dtype}: choose torch.float32 or torch.bfloat16.")
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """The attacks that are run, in order."""
+        members = MEMBERS[self.version]
+        return tuple(m for m in members if not (self.to_the_end and m.startswith("fab")))
+
+
+@dataclass(frozen=True)
+class Attacked:
+    """What AutoAttack made of N images.
+
+    Attributes:
+        images: float32 (N, C, H, W), in the ball exactly; an image that stands, or was wrong
+            before, is returned as it was (unless ``to_the_end``).
+        logits: float32 (N, K) of those.
+        stands: bool (N,).
+        won: object (N,): the member that felled it, ``WRONG`` or ``STANDING``.
+        queries: int64 (N,): how often the model was asked about each image.
+    """
+
+    images: torch.Tensor
+    logits: torch.Tensor
+    stands: torch.Tensor
+    won: np.ndarray
+    queries: torch.Tensor
+
+
+def autoattack(
+    model: nn.Module,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    eps: float,
+    *,
+    version: str = "standard",
+    rows: np.ndarray | None = None,
+    desc: str = "",
+    **how: Any,
+) -> Attacked:
+    """Attack images within ``eps`` until each has fallen or every member has failed.
+
+    Args:
+        model: returns logits (N, K), in evaluation mode.
+        images: float32 (N, C, H, W) in [0, 1], on the model's device.
+        labels: what ``losses.per_image`` takes for the model's head.
+        eps: radius of the L-infinity ball, in [0, 1].
+        version: ``standard``, ``plus`` or ``rand``.
+        rows: numbers (N,) that tell the images apart; 0 to N - 1 without them.
+        desc: label of the progress bar; no bar without one.
+        how: what ``AutoPlan`` takes besides.
+
+    Raises:
+        ContractError: for a breach of the contract, or a head that has no such goal.
+    """
+    plan = AutoPlan(version=version, **how)
+    return follow(plan, model, images, labels, eps, rows=rows, desc=desc)
+
+
+def follow(
+    plan: AutoPlan,
+    model: nn.Module,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    eps: float,
+    *,
+    rows: np.ndarray | None = None,
+    desc: str = "",
+) -> Attacked:
+    """``autoattack`` by a plan."""
+    check_eps(eps)
+    check_eval(model)
+    check_images(images)
+    if len(labels) != len(images):
+        raise ContractError(f"{len(images)} images but {len(labels)} labels. Give one an image.")
+    if not len(images):
+        raise ContractError("no image to attack: the batch is empty.")
+    labels = labels.to(images.device)
+    goal = Goal(plan.finding)
+    first = score(model, images[:1])
+    check_labels(labels[:1], first, extremes(labels))
+    goal.check(labels, first)
+    numbers = np.arange(len(images)) if rows is None else np.asarray(rows)
+    job = _Job(plan, model, images, labels, eps, numbers, goal)
+    with env.progress(plan.members, desc=desc, disable=not desc) as bar:
+        for number, member in enumerate(bar):
+            bar.set_postfix(attack=member, standing=int(job.up.sum()), refresh=False)
+            job.run(member, number)
+    return Attacked(job.moved, job.logits, job.up, job.won, job.probe.queries)
+
+
+class _Job:
+    """The images of one call, and how far each has come."""
+
+    def __init__(
+        self,
+        plan: AutoPlan,
+        model: nn.Module,
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        eps: float,
+        numbers: np.ndarray,
+        goal: Goal,
+    ) -> None:
+        self.plan, self.images, self.labels, self.eps = plan, images, labels, eps
+        self.numbers, self.goal = numbers, goal
+        samples = SAMPLES if plan.version == "rand" else 1
+        self.probe = Probe(model, labels, goal, dtype=plan.dtype, samples=samples)
+        everyone = torch.arange(len(images), device=images.device)
+        self.moved = images.clone()
+        self.logits, self.up = self.probe.stands(images, everyone)
+        check_logits(self.logits, labels.ndim == 2)
+        self.won = np.where(self.up.cpu().numpy(), STANDING, WRONG).astype(object)
+        margins = goal.margins(self.logits, labels)
+        self.margin = margins.amin(1)
+        self.ways = margins.argsort(1)[:, : plan.targets]  # the closest first
+
+    def run(self, member: str, number: int) -> None:
+        """One member, over the images that it may still fell."""
+        restarts = RESTARTS if self.plan.version == "plus" and member[-2:] != "-t" else 1
+        if member == "square":
+            restarts = 1
+        for restart in range(restarts):
+            # a number for each draw, so that members and restarts begin apart
+            seed = self.plan.seed * 1000 + number * 100 + restart * 20
+            for attack in self._attacks(member, seed, restart):
+                rows = torch.arange(len(self.images), device=self.images.device)
+                rows = rows if self.plan.to_the_end else rows[self.up]
+                if not len(rows):
+                    return
+                self._take(member, rows, attack(rows))
+
+    def _attacks(self, member: str, seed: int, restart: int) -> Iterator[Callable]:
+        """The attacks of one member: one, or one for each way to fall."""
+        goal = self.goal
+        if member == "square":
+            yield lambda rows: square(
+                self.probe, self.images[rows], rows, self.eps, queries=self.plan.queries,
+                numbers=self.numbers[rows.cpu().numpy()], seed=seed,
+                to_the_end=self.plan.to_the_end,
+            )  # fmt: skip
+        elif member in ("apgd-ce", "apgd-dlr"):
+            loss = goal.cross_entropy if member == "apgd-ce" else goal.ratio
+            yield lambda rows: self._apgd(rows, lambda place: loss, seed)
+        elif member == "apgd-t":
+            for k in range(self.ways.shape[1]):
+                yield lambda rows, k=k: self._apgd(rows, self._towards(rows, k), seed + k)
+        elif member == "fab-t":
+            for k in range(self.ways.shape[1]):
+                yield lambda rows, k=k: self._fab(rows, [self.ways[rows, k]], seed + k, restart)
+        else:
+            yield lambda rows: self._fab(rows, list(self.ways[rows].T), seed, restart)
+
+    def _towards(self, rows: torch.Tensor, k: int) -> Callable[[torch.Tensor], Loss]:
+        return lambda place: self.goal.towards(self.ways[rows[place], k])
+
+    def _apgd(self, rows: torch.Tensor, loss_of: Callable, seed: int) -> torch.Tensor:
+        noise = self._noise(rows, seed)
+        noise = noise / noise.abs().amax((1, 2, 3), keepdim=True)
+        return apgd(
+            self.probe, self.images[rows], rows, self.eps, loss_of, steps=self.plan.steps,
+            start=self.images[rows] + self.eps * noise, to_the_end=self.plan.to_the_end,
+        )  # fmt: skip
+
+    def _fab(
+        self, rows: torch.Tensor, ways: list[torch.Tensor], seed: int, restart: int
+    ) -> torch.Tensor:
+        start = None
+        if restart:  # half of the way to the border of the ball
+            start = self.images[rows] + self.eps / 2 * self._noise(rows, seed)
+        return fab(
+            self.probe, self.images[rows], rows, self.eps, ways, steps=self.plan.steps, start=start
+        )
+
+    def _noise(self, rows: torch.Tensor, seed: int) -> torch.Tensor:
+        """Uniform in [-1, 1], each image its own."""
+        normal = gaussian(self.images.shape[1:], self.numbers[rows.cpu().numpy()], seed)
+        return torch.erf(normal / math.sqrt(2)).to(self.images.device)
+
+    def _take(self, member: str, rows: torch.Tensor, moved: torch.Tensor) -> None:
+        """Believe an attack only what float32 confirms."""
+        logits, up = self.probe.stands(moved, rows)
+        margin = self.goal.margins(logits, self.labels[rows]).amin(1)
+        better = ~up
+        if self.plan.to_the_end:
+            better = margin < self.margin[rows]
+        fallen = rows[~up & self.up[rows]]
+        self.won[fallen.cpu().numpy()] = member
+        self.up[fallen] = False
+        rows, moved, logits, margin = (part[better] for part in (rows, moved, logits, margin))
+        self.moved[rows], self.logits[rows], self.margin[rows] = moved, logits, margin
