@@ -37,6 +37,7 @@ MEMBERS = {
     "rand": ("apgd-ce", "apgd-dlr"),
 }
 STANDING, WRONG = "", "wrong before"  # in the record, beside the names of the members
+RESTARTED = ("apgd-ce", "apgd-dlr", "fab")
 RESTARTS, SAMPLES = 5, 20
 
 
@@ -195,9 +196,7 @@ class _Job:
 
     def run(self, member: str, number: int) -> None:
         """One member, over the images that it may still fell."""
-        restarts = RESTARTS if self.plan.version == "plus" and member[-2:] != "-t" else 1
-        if member == "square":
-            restarts = 1
+        restarts = RESTARTS if self.plan.version == "plus" and member in RESTARTED else 1
         for restart in range(restarts):
             # a number for each draw, so that members and restarts begin apart
             seed = self.plan.seed * 1000 + number * 100 + restart * 20

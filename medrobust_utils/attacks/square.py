@@ -41,8 +41,8 @@ def square(
         Images in the ball, exactly: the point of the lowest margin.
     """
     low, high = ball(images, eps)
-    draws = [np.random.default_rng([seed, int(number)]) for number in numbers]
-    best = _stripes(images, eps, draws).clamp(low, high)
+    draws = _Draws(images, queries, numbers, seed)
+    best = (images + eps * draws.stripes).clamp(low, high)
     margin = _margin(probe, best, rows)
     for query in range(1, queries):
         live = torch.arange(len(images), device=images.device)
@@ -50,11 +50,9 @@ def square(
             live = live[margin > 0]
         if not len(live):
             break
-        side = side_of(query, queries, images.shape[2:])
-        tried = _with_square(best[live], eps, side, [draws[k] for k in live.tolist()])
-        tried = tried.clamp(low[live], high[live])
+        move = draws.squares(query, live, side_of(query, queries, images.shape[2:]))
+        tried = (best[live] + 2 * eps * move).clamp(low[live], high[live])
         found = _margin(probe, tried, rows[live])
-        # an equal margin is no gain, but a felled image stays felled
         better = found < margin[live]
         best[live[better]] = tried[better]
         margin[live[better]] = found[better]
@@ -77,20 +75,34 @@ def _margin(probe: Probe, images: torch.Tensor, rows: torch.Tensor) -> torch.Ten
     return torch.where(up, margin.clamp_min(tiny), margin.clamp_max(0))
 
 
-def _stripes(images: torch.Tensor, eps: float, draws: list[np.random.Generator]) -> torch.Tensor:
-    _, channels, _, width = images.shape
-    signs = np.stack([draw.choice([-1.0, 1.0], (channels, 1, width)) for draw in draws])
-    return images + eps * torch.from_numpy(signs).to(images)
+class _Draws:
+    """The stripes and squares of each image, drawn from its own number.
 
+    Places and signs of all queries are drawn at once: ten numbers or so an image and query.
+    """
 
-def _with_square(
-    images: torch.Tensor, eps: float, side: int, draws: list[np.random.Generator]
-) -> torch.Tensor:
-    """One square of each image moved by plus or minus two eps, a sign for each channel."""
-    _, channels, height, width = images.shape
-    tried = images.clone()
-    for image, draw in zip(tried, draws, strict=True):
-        top, left = draw.integers(height - side), draw.integers(width - side)
-        signs = torch.from_numpy(draw.choice([-1.0, 1.0], (channels, 1, 1))).to(image)
-        image[:, top : top + side, left : left + side] += 2 * eps * signs
-    return tried
+    def __init__(
+        self, images: torch.Tensor, queries: int, numbers: np.ndarray, seed: int
+    ) -> None:
+        _, channels, self.height, self.width = images.shape
+        random = [np.random.default_rng([seed, int(number)]) for number in numbers]
+        stripes = [one.choice([-1.0, 1.0], (channels, 1, self.width)) for one in random]
+        self.stripes = torch.from_numpy(np.stack(stripes)).to(images)
+        places = [one.random((queries, 2), np.float32) for one in random]
+        self.places = torch.from_numpy(np.stack(places)).to(images.device)
+        signs = [2 * one.integers(0, 2, (queries, channels), np.int8) - 1 for one in random]
+        self.signs = torch.from_numpy(np.stack(signs)).to(images.device)
+
+    def squares(self, query: int, live: torch.Tensor, side: int) -> torch.Tensor:
+        """-1, 0 or 1 for each pixel (n, C, H, W): a square of one sign a channel."""
+        place = self.places[live, query]
+        down = self._inside(place[:, 0], self.height, side)
+        across = self._inside(place[:, 1], self.width, side)
+        inside = (down[:, :, None] & across[:, None, :])[:, None]
+        return inside * self.signs[live, query][:, :, None, None].float()
+
+    @staticmethod
+    def _inside(place: torch.Tensor, length: int, side: int) -> torch.Tensor:
+        first = (place * (length - side + 1)).long().clamp_max(length - side)[:, None]
+        at = torch.arange(length, device=place.device)
+        return (at >= first) & (at < first + side)
