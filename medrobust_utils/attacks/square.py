@@ -81,9 +81,7 @@ class _Draws:
     Places and signs of all queries are drawn at once: ten numbers or so an image and query.
     """
 
-    def __init__(
-        self, images: torch.Tensor, queries: int, numbers: np.ndarray, seed: int
-    ) -> None:
+    def __init__(self, images: torch.Tensor, queries: int, numbers: np.ndarray, seed: int) -> None:
         _, channels, self.height, self.width = images.shape
         random = [np.random.default_rng([seed, int(number)]) for number in numbers]
         stripes = [one.choice([-1.0, 1.0], (channels, 1, self.width)) for one in random]
