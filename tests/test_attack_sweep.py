@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from medrobust_utils import attacks, env, metrics, models
-from medrobust_utils.attacks import sweep as module
+from medrobust_utils.attacks import keeping as module
+from medrobust_utils.attacks import sweep
 from medrobust_utils.attacks.engine import ball
 from medrobust_utils.data import to_float
 from medrobust_utils.errors import ContractError, RunError
@@ -150,7 +151,8 @@ KNOWN = {
 def test_sweeps_kept_by_earlier_versions_are_still_found(name, skin):
     """Their folders' names: a change means that hours of attacks would be computed again."""
     data, plan = replace(skin, checksum="images"), attacks.Plan(**KNOWN[name])
-    found = module._identity(nn.Identity(), data, np.arange(5), [0.0, 0.01], plan)
+    settings = sweep._settings(plan)
+    found = module.identify(nn.Identity(), data, np.arange(5), [0.0, 0.01], settings)
     assert found == name
     assert module._identity(nn.Identity(), data, np.arange(5), [0.0, 0.01], replace(plan)) == name
 
@@ -272,7 +274,7 @@ def test_finished_batches_are_read_back(trained, skin, tmp_path, monkeypatch):
     done[:] = [1] * -5
     monkeypatch.setattr(module, "_fitting", lambda *args: done.append(args) or real(*args))
     result = attacks.attack_sweep(trained, skin, INDEX[:40], EPSILONS[2:4], **how | dict(batch=15))
-    assert [len(args[2]) for args in done] == [15, 5]  # of 40 images 20 were kept
+    assert [len(rows) for _, rows in done] == [15, 5]  # of 40 images 20 were kept
     assert same(result, expected)
     attacks.attack_sweep(trained, skin, INDEX[:40], EPSILONS[2:4], **how)
     assert len(done) == 2
@@ -327,12 +329,12 @@ sys.path.insert(0, {tests!r})
 import numpy as np, torch
 torch.set_num_threads(1)
 import test_attack_sweep as t
-from medrobust_utils.attacks import sweep
-real = sweep._fitting
+from medrobust_utils.attacks import keeping
+real = keeping._fitting
 def told(*args):
     print("batch", flush=True)
     return real(*args)
-sweep._fitting = told
+keeping._fitting = told
 from pathlib import Path
 from medrobust_utils.data.phantoms import phantom_set
 skin = phantom_set("dermatoscopy7", 70, size=32)  # the first 70 of the fixture

@@ -1,6 +1,8 @@
 """Attacks: noise that knows nothing, and gradients that know the model."""
 
 from .adversarial import AdversarialTraining
+from .auto_sweep import AutoResult, autoattack_sweep
+from .cascade import Attacked, AutoPlan, autoattack
 from .flags import Flag, red_flags
 from .gradient import bim, fgsm, madry_step, mifgsm, pgd, segpgd
 from .ladder import Plan, climb
@@ -14,6 +16,9 @@ from .sweep import SweepResult, attack_sweep
 __all__ = [
     "AdversarialTraining",
     "Attack",
+    "Attacked",
+    "AutoPlan",
+    "AutoResult",
     "Flag",
     "Layered",
     "Plan",
@@ -21,6 +26,8 @@ __all__ = [
     "Selective",
     "SweepResult",
     "attack_sweep",
+    "autoattack",
+    "autoattack_sweep",
     "bim",
     "climb",
     "fgsm",

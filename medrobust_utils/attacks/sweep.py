@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
-import re
-import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,10 +13,10 @@ from torch import nn
 
 from .. import env
 from ..contracts import check_eval
-from ..data import ImageSet, batches
-from ..errors import ContractError, RunError
+from ..data import ImageSet
+from ..errors import ContractError
 from ..losses import correct
-from ..storage import fingerprint, write_atomic
+from .keeping import Kept, by_batches, identify, on_device
 from .ladder import Plan, check_ladder, climb
 
 
@@ -124,21 +120,11 @@ def attack_sweep(
         raise ContractError("no image to attack: the index is empty.")
     epsilons = [float(eps) for eps in epsilons]
     model.to(env.pick_device(), memory_format=torch.channels_last)
-    kept = _Kept(folder, plan.attack, _identity(model, data, index, epsilons, plan), len(index))
-    position = 0
-    with env.progress(total=len(index), desc=desc, disable=not desc) as bar:
-        while position < len(index):
-            if position not in kept.parts:
-                stop = kept.stop(position, batch)
-                part = _fitting(model, data, index[position:stop], epsilons, plan)
-                if part is None:
-                    batch = _halved(stop - position)
-                    continue
-                kept.add(position, part)
-            size = len(kept.parts[position].clean)
-            position += size
-            bar.update(size)
-    parts = [kept.parts[position] for position in sorted(kept.parts)]
+    identity = identify(model, data, index, epsilons, _settings(plan))
+    kept = Kept(folder, f"{plan.attack}-{identity}", identity, len(index), _Part)
+    parts = by_batches(
+        kept, index, batch, lambda rows: _scores(model, data, rows, epsilons, plan), desc
+    )
     return SweepResult(
         np.array(epsilons),
         np.concatenate([part.logits for part in parts], axis=1),
@@ -153,92 +139,23 @@ class _Part(NamedTuple):
     clean: np.ndarray  # (n, K)
 
 
-def _fitting(
+def _scores(
     model: nn.Module, data: ImageSet, rows: np.ndarray, epsilons: list[float], plan: Plan
-) -> _Part | None:
-    """The scores of one batch, or None if it does not fit into memory."""
-    try:
-        ((_, images, labels),) = batches(data, rows, len(rows))
-        images = images.to(env.pick_device(), memory_format=torch.channels_last)
-        ladder = [0.0, *(eps for eps in epsilons if eps)]  # the first rung is the clean one
-        rungs = climb(model, images, labels, ladder, rows=rows, **vars(plan))
-        logits = np.stack([rung.logits.cpu().numpy() for rung in rungs])
-        return _Part(logits[len(ladder) - len(epsilons) :], logits[0])
-    except RuntimeError as error:
-        # MPS and the CPU raise a plain RuntimeError
-        known = ("out of memory", "can't allocate memory")
-        if not isinstance(error, torch.OutOfMemoryError) and not any(
-            words in str(error) for words in known
-        ):
-            raise
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()  # out here nothing of the failed try is held any more
-    return None
+) -> _Part:
+    """The scores of one batch."""
+    images, labels = on_device(data, rows)
+    ladder = [0.0, *(eps for eps in epsilons if eps)]  # the first rung is the clean one
+    rungs = climb(model, images, labels, ladder, rows=rows, **vars(plan))
+    logits = np.stack([rung.logits.cpu().numpy() for rung in rungs])
+    return _Part(logits[len(ladder) - len(epsilons) :], logits[0])
 
 
-def _halved(size: int) -> int:
-    if size == 1:
-        raise RunError(
-            "not even one image fits into memory. Choose smaller images, a smaller model, or "
-            "close what else uses the memory."
-        )
-    warnings.warn(f"{size} images do not fit into memory: going on with {size // 2}", stacklevel=3)
-    return size // 2
-
-
-def _identity(
-    model: nn.Module, data: ImageSet, index: np.ndarray, epsilons: list[float], plan: Plan
-) -> str:
-    """Changes with whatever changes the result: weights, architecture, images, settings."""
-    architecture = re.sub(" at 0x[0-9a-f]+", "", repr(model))  # addresses change with the process
-    weights = hashlib.sha256(architecture.encode())
-    tensors = model.state_dict() | dict(model.named_buffers())
-    for name, tensor in sorted(tensors.items()):
-        weights.update(name.encode())
-        weights.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+def _settings(plan: Plan) -> dict:
+    """What of the plan changes the result."""
     settings = asdict(plan)
     # sweeps were kept before these two existed, and are still found where nobody sets them
     if plan.attack == "pgd":
         del settings["attack"]
     if plan.step_size is None:
         del settings["step_size"]
-    return fingerprint(weights.hexdigest(), data.checksum, index.tolist(), epsilons, settings)
-
-
-class _Kept:
-    """Finished batches by first position, in memory and, with a folder, on disk."""
-
-    def __init__(self, folder: Path | None, attack: str, identity: str, total: int) -> None:
-        self.identity, self.total, self.parts = identity, total, {}
-        self.folder = folder / f"{attack}-{identity}" if folder else None
-        if self.folder:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            for path in sorted(self.folder.glob("*.npz")):
-                self.parts[int(path.stem)] = self._read(path)
-
-    def stop(self, position: int, batch: int) -> int:
-        """Where a batch that begins at ``position`` ends: before what is there already."""
-        later = [p for p in self.parts if p > position]
-        return min([position + batch, self.total, *later])
-
-    def add(self, position: int, part: _Part) -> None:
-        self.parts[position] = part
-        if self.folder:
-            buffer = io.BytesIO()
-            np.savez(buffer, identity=self.identity, **part._asdict())
-            write_atomic(self.folder / f"{position:07d}.npz", buffer.getvalue())
-
-    def _read(self, path: Path) -> _Part:
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                identity, part = str(file["identity"]), _Part(file["logits"], file["clean"])
-        except Exception as error:  # zip, zlib and numpy raise many types for a damaged file
-            raise RunError(
-                f"{path}: cannot be read ({error}). Delete it to compute it again."
-            ) from error
-        if identity != self.identity:
-            raise RunError(
-                f"{path}: was computed with other settings, images or weights. Delete it to "
-                "compute it again."
-            )
-        return part
+    return settings

@@ -1,0 +1,351 @@
+"""AutoAttack: against pyautoattack, against PGD, on every head, and where gradients are hidden."""
+
+import numpy as np
+import pytest
+import torch
+from digits import as_targets, attacked, network
+from torch import nn
+
+from medrobust_utils import attacks
+from medrobust_utils.attacks.fab import onto_plane
+from medrobust_utils.attacks.goals import Goal
+from medrobust_utils.attacks.square import HALVED_AT, side_of
+from medrobust_utils.errors import ContractError
+
+QUICK = dict(steps=20, queries=100)
+EPS = 0.12
+
+
+def inside(result, images, eps):
+    """Within the ball and the range, exactly."""
+    assert result.images.dtype == torch.float32
+    assert ((result.images - images).abs() <= eps).all()
+    assert result.images.min() >= 0 and result.images.max() <= 1
+
+
+def consistent(result, model, labels, finding=None):
+    """What the record says is what the returned images do."""
+    with torch.no_grad():
+        assert torch.equal(Goal(finding).standing(model(result.images), labels), result.stands)
+    assert ((result.won == "") == result.stands.numpy()).all()
+    assert (result.queries > 0).all()
+
+
+def test_ten_classes_agree_with_pyautoattack_image_by_image():
+    from pyautoattack import AutoAttack
+
+    model, (images, labels) = network(10), attacked(10)
+    ours = attacks.autoattack(model, images, labels, EPS, queries=500)
+    reference = AutoAttack(model, eps=EPS, seed=0)
+    reference.square.n_queries = 500
+    found = reference.run_standard_evaluation(images, labels, batch_size=len(images))
+    moved = found[0] if isinstance(found, tuple) else found
+    with torch.no_grad():
+        theirs = model(moved).argmax(1) == labels
+    assert 0.2 < theirs.float().mean() < 0.8  # an eps at which the outcome is open
+    assert abs(int(ours.stands.sum()) - int(theirs.sum())) <= 1  # of 100
+    assert (ours.stands == theirs).float().mean() >= 0.98
+    inside(ours, images, EPS)
+    consistent(ours, model, labels)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 4, 7])
+def test_few_classes_are_never_above_a_long_nested_climb(classes):
+    model, (images, labels) = network(classes), attacked(classes)
+    epsilons = [0.12, 0.16]
+    rungs = list(attacks.climb(model, images, labels, epsilons, steps=100))
+    for eps, rung in zip(epsilons, rungs, strict=True):
+        result = attacks.autoattack(model, images, labels, eps, queries=100)
+        climbed = rung.logits.argmax(1) == labels
+        assert 0 < climbed.sum() < len(images)
+        assert result.stands.sum() <= climbed.sum()
+        inside(result, images, eps)
+        consistent(result, model, labels)
+
+
+class Quantised(nn.Module):
+    """Rounds its input to a few levels, which has no gradient."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, images):
+        return self.model((images * 8).round() / 8)
+
+
+class Loud(nn.Module):
+    """Logits so far apart that the cross-entropy is 0 in float32, and its gradient too."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, images):
+        return 1e4 * self.model(images)
+
+
+@pytest.mark.parametrize(
+    ("masked", "classes", "by"),
+    [(Quantised, 10, "square"), (Loud, 10, "apgd-t"), (Loud, 3, "apgd-t"), (Loud, 2, "apgd-t")],
+)
+def test_hidden_gradients_are_broken(masked, classes, by):
+    model, (images, labels) = masked(network(classes)).eval(), attacked(classes)
+    (rung,) = attacks.climb(model, images, labels, [0.16], steps=100)
+    climbed = int((rung.logits.argmax(1) == labels).sum())
+    result = attacks.autoattack(model, images, labels, 0.16, steps=30, queries=400)
+    assert climbed - int(result.stands.sum()) >= 20  # PGD calls them robust
+    assert (result.won == by).sum() >= 20
+    inside(result, images, 0.16)
+    consistent(result, model, labels)
+
+
+@pytest.mark.parametrize("head", ["single", "several"])
+def test_other_heads(head):
+    model, (images, labels) = network(10, head), attacked(10)
+    targets = as_targets(labels, 10, head)
+    result = attacks.autoattack(model, images, targets, EPS, **QUICK)
+    inside(result, images, EPS)
+    consistent(result, model, targets)
+    (rung,) = attacks.climb(model, images, targets, [EPS], steps=100)
+    climbed = Goal().standing(rung.logits, targets)
+    assert 0 < climbed.sum() < len(images)
+    assert result.stands.sum() <= climbed.sum()
+
+
+def test_one_finding_is_what_has_to_flip():
+    model, (images, labels) = network(10, "several"), attacked(10)
+    targets = as_targets(labels, 10, "several")
+    any_label = attacks.autoattack(model, images, targets, 0.08, **QUICK)
+    each = [attacks.autoattack(model, images, targets, 0.08, finding=k, **QUICK) for k in range(3)]
+    for k, one in enumerate(each):
+        consistent(one, model, targets, k)
+        assert 0 < one.stands.sum() < len(images)
+    # who stands against all stands against each; who falls to one falls to all
+    together = torch.stack([one.stands for one in each]).all(0)
+    assert (any_label.stands & ~together).sum() <= 1
+
+
+def test_an_auc_under_attack_falls_with_every_score():
+    model, (images, labels) = network(10, "several"), attacked(10)
+    targets = as_targets(labels, 10, "several")
+    with torch.no_grad():
+        clean = Goal(1).margins(model(images), targets)[:, 0]
+    result = attacks.autoattack(model, images, targets, 0.08, finding=1, to_the_end=True, **QUICK)
+    assert "fab-t" not in result.won
+    pushed = Goal(1).margins(result.logits, targets)[:, 0]
+    stopped = attacks.autoattack(model, images, targets, 0.08, finding=1, **QUICK)
+    assert (pushed < clean).all()
+    assert pushed.mean() < Goal(1).margins(stopped.logits, targets)[:, 0].mean()
+    assert (result.stands <= stopped.stands).all()
+    inside(result, images, 0.08)
+
+
+def test_plus_and_rand_run_their_members():
+    model, (images, labels) = network(10), attacked(10)
+    few = dict(steps=5, queries=20, targets=2)
+    standard = attacks.autoattack(model, images, labels, EPS, **few)
+    plus = attacks.autoattack(model, images, labels, EPS, version="plus", **few)
+    assert plus.stands.sum() <= standard.stands.sum()
+    assert plus.queries[plus.stands].min() > standard.queries[standard.stands].max()
+
+    class Random(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = model
+
+        def forward(self, batch):
+            return self.model(batch + 0.02 * torch.randn_like(batch))
+
+    rand = attacks.autoattack(Random().eval(), images, labels, EPS, version="rand", **few)
+    assert set(rand.won) <= {"", "wrong before", "apgd-ce", "apgd-dlr"}
+    assert 0 < rand.stands.sum() < len(images)
+
+
+def test_an_image_is_attacked_alike_in_any_batch():
+    model, (images, labels) = network(10), attacked(10)
+    whole = attacks.autoattack(model, images[:20], labels[:20], EPS, **QUICK)
+    rows = np.arange(12, 20)
+    part = attacks.autoattack(model, images[12:20], labels[12:20], EPS, rows=rows, **QUICK)
+    assert list(part.won) == list(whole.won[12:20])
+    assert torch.equal(part.queries, whole.queries[12:20])
+
+
+def test_mixed_precision_is_confirmed_in_float32():
+    model, (images, labels) = network(10), attacked(10)
+    full = attacks.autoattack(model, images, labels, EPS, **QUICK)
+    mixed = attacks.autoattack(model, images, labels, EPS, dtype=torch.bfloat16, **QUICK)
+    consistent(mixed, model, labels)
+    assert (full.stands == mixed.stands).float().mean() >= 0.95
+
+
+def test_ratio_losses_are_those_of_the_paper():
+    logits = torch.tensor([[3.0, 1.0, 0.5, -1.0, 2.0], [0.0, 4.0, 1.0, 2.0, 3.5]])
+    labels, goal = torch.tensor([0, 2]), Goal()
+    z = logits.double()
+    expected = [-(3 - 2) / (3 - 1), -(1 - 4) / (4 - 2)]
+    assert torch.allclose(goal.ratio(z, labels), torch.tensor(expected).double())
+    # ways are the other classes in order: 3 is class 4 for the first, class 4 for the second
+    way = torch.tensor([3, 3])
+    expected = [-(3 - 2) / (3 - (1 + 0.5) / 2), -(1 - 3.5) / (4 - (2 + 1) / 2)]
+    assert torch.allclose(goal.towards(way)(z, labels), torch.tensor(expected).double())
+
+
+@pytest.mark.parametrize("classes", [1, 2, 3])
+def test_margins_replace_ratios_where_they_are_not_defined(classes):
+    logits = torch.randn(5, classes, generator=torch.Generator().manual_seed(0))
+    labels = torch.zeros(5, dtype=torch.int64)
+    goal, way = Goal(), torch.zeros(5, dtype=torch.int64)
+    margin = goal.margins(logits, labels)
+    assert torch.equal(goal.towards(way)(logits, labels), -margin[:, 0])
+    if classes < 3:
+        assert torch.equal(goal.ratio(logits, labels), -margin.amin(1))
+
+
+def test_the_step_onto_a_plane_is_the_shortest():
+    from scipy.optimize import linprog
+
+    draw = torch.Generator().manual_seed(0)
+    points = torch.rand(6, 1, 3, 3, generator=draw)
+    normal = torch.randn(6, 1, 3, 3, generator=draw)
+    normal[0, 0, 0] = 0  # directions that do not count
+    offset = torch.tensor([0.3, -0.4, 1.0, -0.05, 2.0, 0.0])
+    moves = onto_plane(points, normal, offset)
+    for point, weight, goal, move in zip(points, normal, offset, moves, strict=True):
+        p, w = point.flatten().double().numpy(), weight.flatten().double().numpy()
+        # least t with |d| <= t, w d = goal, 0 <= p + d <= 1
+        bound = np.block([[np.eye(9), -np.ones((9, 1))], [-np.eye(9), -np.ones((9, 1))]])
+        best = linprog(
+            np.r_[np.zeros(9), 1], bound, np.zeros(18), np.r_[w, 0][None], [float(goal)],
+            bounds=[*zip(-p, 1 - p, strict=True), (0, None)],
+        )  # fmt: skip
+        assert best.success
+        assert float(move.abs().max()) == pytest.approx(best.fun, abs=1e-5)
+        assert float((weight * move).sum()) == pytest.approx(float(goal), abs=1e-5)
+
+
+def test_a_plane_out_of_reach_is_approached_as_far_as_the_box_goes():
+    points, normal = torch.full((1, 1, 2, 2), 0.25), torch.ones(1, 1, 2, 2)
+    assert torch.allclose(onto_plane(points, normal, torch.tensor([9.0])), torch.tensor(0.75))
+    assert torch.allclose(onto_plane(points, normal, torch.tensor([-9.0])), torch.tensor(-0.25))
+
+
+def test_squares_shrink_as_published():
+    sides = [side_of(query, 10_000, (100, 100)) for query in range(10_000)]
+    changes = [query for query in range(1, 10_000) if sides[query] != sides[query - 1]]
+    assert changes == [limit + 1 for limit in HALVED_AT]
+    assert sides[0] == round((0.8 * 100 * 100) ** 0.5)
+    assert side_of(2500, 5000, (100, 100)) == side_of(5000, 10_000, (100, 100))
+    assert side_of(4999, 5000, (8, 8)) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(version="fast"), "choose one of standard, plus, rand"),
+        (dict(steps=0), "1 or more"),
+        (dict(queries=0), "1 or more"),
+        (dict(finding=1), "Leave it out"),
+        (dict(eps=8), "8/255, not 8"),
+        (dict(dtype=torch.float16), "bfloat16"),
+        (dict(labels=torch.zeros(3, dtype=torch.int64)), "Give one an image"),
+        (dict(images=torch.zeros(0, 1, 16, 16), labels=torch.zeros(0).long()), "empty"),
+        (dict(labels=torch.full((100,), 10)), "range over"),
+    ],
+)
+def test_what_cannot_be_attacked_is_refused(change, message):
+    images, labels = attacked(10)
+    call = dict(images=images, labels=labels, eps=0.1) | change
+    with pytest.raises(ContractError, match=message):
+        attacks.autoattack(network(10), **call)
+
+
+def test_a_model_in_training_or_with_probabilities_is_refused():
+    images, labels = attacked(10)
+    with pytest.raises(ContractError, match="training mode"):
+        attacks.autoattack(nn.Sequential(network(10)).train(), images, labels, 0.1)
+    network(10).eval()
+    likely = nn.Sequential(network(10), nn.Softmax(1)).eval()
+    with pytest.raises(ContractError, match="probabilities"):
+        attacks.autoattack(likely, images, labels, 0.1)
+
+
+# --- over a data set ---
+
+
+class Memory:
+    """Images of the digits as a data set, as far as sweeps look at it."""
+
+    multi_label = segmentation = False
+    checksum = "digits"
+
+    def __init__(self):
+        images, labels = attacked(10)
+        self.images = (images * 255).round().byte().permute(0, 2, 3, 1).numpy()
+        self.targets = labels.numpy()
+
+
+EPSILONS = [0.06, 0.12, 0.2]
+
+
+def same(one, other):
+    return all(
+        np.array_equal(getattr(one, name), getattr(other, name))
+        for name in ("stands", "won", "queries", "logits", "clean", "labels")
+    )
+
+
+def test_a_sweep_spares_who_has_fallen_and_goes_on_after_a_kill(tmp_path, monkeypatch):
+    model, data, index = network(10), Memory(), np.arange(0, 60)
+    whole = attacks.autoattack_sweep(model, data, index, EPSILONS, batch=20, **QUICK)
+    assert (np.diff(whole.right.astype(int), axis=0) <= 0).all()
+    assert 0.9 > whole.accuracy()[0] > whole.accuracy()[-1]
+    fallen = ~whole.right[0]
+    assert (whole.queries[1:, fallen] == 0).all()
+    assert (whole.won[1, fallen] == whole.won[0, fallen]).all()
+    for won, shares in zip(whole.won, whole.shares(), strict=True):
+        assert sum(shares.values()) == pytest.approx(1)
+        assert shares.get("standing", 0) == pytest.approx((won == "").mean())
+
+    from medrobust_utils.attacks import auto_sweep
+
+    real, done = auto_sweep._climb, []
+
+    def killed(*args):
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        done.append(1)
+        return real(*args)
+
+    monkeypatch.setattr(auto_sweep, "_climb", killed)
+    how = dict(folder=tmp_path, batch=20, **QUICK)
+    with pytest.raises(KeyboardInterrupt):
+        attacks.autoattack_sweep(model, data, index, EPSILONS, **how)
+    done.clear()
+    again = attacks.autoattack_sweep(model, data, index, EPSILONS, **how)
+    assert len(done) == 1 and same(again, whole)
+    attacks.autoattack_sweep(model, data, index, EPSILONS, **how | dict(queries=50, batch=60))
+    assert len(done) == 2 and len(list(tmp_path.iterdir())) == 2
+
+
+def test_what_another_attack_has_felled_is_not_attacked():
+    model, data, index = network(10), Memory(), np.arange(20, 40)
+    felled = np.zeros((2, 20), bool)
+    felled[0, :3] = felled[1, :8] = True
+    with torch.no_grad():
+        right = attacks.autoattack_sweep(model, data, index, [0.0], **QUICK).clean_right
+    result = attacks.autoattack_sweep(model, data, index, EPSILONS[:2], felled=felled, **QUICK)
+    assert not result.right[felled].any()
+    expected = np.where(right[:3], "earlier attack", "wrong before")
+    assert (result.won[0, :3] == expected).all() and (result.queries[:, :3] == 0).all()
+    with pytest.raises(ContractError, match="one row for each eps"):
+        attacks.autoattack_sweep(model, data, index, EPSILONS, felled=felled, **QUICK)
+
+
+def test_random_search_that_wins_raises_a_flag():
+    data, index = Memory(), np.arange(60)
+    masked = Quantised(network(10)).eval()
+    for model, raised in ((masked, True), (network(10), False)):
+        result = attacks.autoattack_sweep(model, data, index, [0.16], steps=20, queries=300)
+        (flag,) = result.flags()
+        assert flag.raised is raised, str(flag)
