@@ -154,7 +154,8 @@ def test_sweeps_kept_by_earlier_versions_are_still_found(name, skin):
     settings = sweep._settings(plan)
     found = module.identify(nn.Identity(), data, np.arange(5), [0.0, 0.01], settings)
     assert found == name
-    assert module._identity(nn.Identity(), data, np.arange(5), [0.0, 0.01], replace(plan)) == name
+    settings = sweep._settings(replace(plan))
+    assert module.identify(nn.Identity(), data, np.arange(5), [0.0, 0.01], settings) == name
 
 
 ALIKE = [
