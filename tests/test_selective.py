@@ -172,7 +172,9 @@ def test_some_classes_only():
     found = selective_fgsm(trained(3), images, labels, **HOW, classes=(0, 2))
     assert found.signs.shape == (2, 2) and found.evaluations.tolist() == [9, 9]
     every = selective_fgsm(trained(3), images, labels, **HOW)
-    assert (every.loss <= found.loss + 1e-6).all() and (found.loss < found.before).all()
+    assert (every.loss <= found.loss + 1e-6).all()
+    # nine candidates need not hold a better one for every image
+    assert (found.loss <= found.before).all() and (found.loss < found.before).any()
     with pytest.raises(ContractError, match="knows 0 to 2"):
         selective_fgsm(trained(3), images, labels, **HOW, classes=(0, 3))
 
