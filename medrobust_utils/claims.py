@@ -16,6 +16,7 @@ from .verdicts import (
     NOT_REPRODUCED,
     NOT_TESTED,
     REPRODUCED,
+    UNDONE,
     VERDICTS,
     Verdict,
     expectation,
@@ -100,7 +101,8 @@ def show(runs: list[dict[str, Any]], paper: str | None = None):
     tints = {REPRODUCED: "#2e7d4f33", NOT_REPRODUCED: "#b3541e33"}
 
     def tint(cell: str) -> str:
-        return f"background-color: {tints.get(cell[2:], 'transparent')}"
+        verdict = cell[2:].partition(" (")[0]
+        return f"background-color: {tints.get(verdict, 'transparent')}"
 
     style = pd.DataFrame(lines, columns=_HEADINGS).style.hide(axis="index")
     style = style.format(escape="html").map(tint, subset=["Verdict"])
@@ -112,8 +114,9 @@ def show(runs: list[dict[str, Any]], paper: str | None = None):
 def _cells(v: Verdict) -> list[str]:
     row = v.row or {}
     ours = f"{number(row.get('value'))} {interval(row)}".strip()
-    straddles = v.row is not None and v.verdict == NOT_TESTED
-    verdict = f"{MARKS[v.verdict]} {v.verdict}" + (f" ({v.reason})" if straddles else "")
+    # where the interval beside it does not say why
+    silent = v.row is not None and (v.verdict == NOT_TESTED or v.reason.startswith(UNDONE))
+    verdict = f"{MARKS[v.verdict]} {v.verdict}" + (f" ({v.reason})" if silent else "")
     return [v.claim.where, v.claim.text, expectation(v.claim), ours, verdict, stand_in_text(v)]
 
 

@@ -25,6 +25,7 @@ from .errors import DataError
 
 _SHOWN_BY: ContextVar[type[text_bar] | None] = ContextVar("shown_by", default=None)
 ROUNDS = 8  # of the probe that chooses the training precision; the first warms up
+HOPELESS = 4.0  # times as slow: what emulates bfloat16 is not asked again, a round takes seconds
 RECORDED = (
     "torch",
     "torchvision",
@@ -133,17 +134,20 @@ def training_dtype(device: torch.device) -> torch.dtype:
 
     Capability flags mislead: some CPUs report bfloat16 and emulate it twenty times slower. A
     few forward and backward passes of a small convolution net are timed in both types, and
-    bfloat16 is taken only where it is at least 1.2 times faster.
+    bfloat16 is taken only where it is at least 1.2 times faster. A second round in which it is
+    HOPELESS times slower is the last.
     """
     if device.type == "mps":
         return torch.float32
     net = torch.nn.Sequential(*[torch.nn.Conv2d(c, 64, 3, padding=1) for c in (3, 64, 64)])
     net = net.to(device).to(memory_format=torch.channels_last)
     images = torch.rand(8, 3, 64, 64, device=device).to(memory_format=torch.channels_last)
-    rounds = [
-        [_seconds(net, images, dtype) for dtype in (torch.bfloat16, torch.float32)]
-        for _ in range(ROUNDS)
-    ]
+    rounds = []
+    while len(rounds) < ROUNDS:
+        rounds.append([_seconds(net, images, dtype) for dtype in (torch.bfloat16, torch.float32)])
+        half, full = rounds[-1]
+        if len(rounds) > 1 and half > HOPELESS * full:
+            break
     # The quickest of several rounds, taken in turns: another busy process slows some, not all.
     half, full = (min(column) for column in zip(*rounds, strict=True))
     return torch.bfloat16 if full / half >= 1.2 else torch.float32

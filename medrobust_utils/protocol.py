@@ -25,6 +25,8 @@ class Claim:
     ``select``; it may settle the claim only when it also has every tag of ``requires``.
     ``expect`` is ``{value, tolerance}``, ``{above}`` or ``{below}``. ``command`` is the run that
     would settle the claim; ``needs`` says what the kit still lacks for that, empty when nothing.
+    ``robust`` claims say that something is robust, or makes robust, and count as reproduced only
+    if they survive AutoAttack (see ``verdicts``).
     """
 
     id: str
@@ -37,6 +39,7 @@ class Claim:
     requires: dict[str, Any] = field(default_factory=dict)
     doubts: tuple[str, ...] = ()
     needs: str = ""
+    robust: bool = False
 
     @property
     def value(self) -> float | None:

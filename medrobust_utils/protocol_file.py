@@ -18,7 +18,8 @@ _CLAIM_PARTS = {"id", "text", "where", "select", "requires", "doubts", "command"
 _TABLE_KEYS = _CLAIM_PARTS | {"columns", "rows"}
 _COLUMN_KEYS = {"id", "metric", "tolerance", "doubts"}
 _ROW_KEYS = {"id", "select", "requires", "values", "doubts"}
-_CLAIM_KEYS = _CLAIM_PARTS | {"metric", "expect"}
+_CLAIM_KEYS = _CLAIM_PARTS | {"metric", "expect", "robust"}
+_OPTIONAL = {"select", "requires", "doubts", "needs", "robust"}
 _EXPECT_FORMS = ({"value", "tolerance"}, {"above"}, {"below"})
 
 
@@ -119,7 +120,7 @@ def _fill(value: Any, names: dict[str, Any]) -> Any:
 def _claim(entry: dict, lacking: dict[str, str], file: str) -> dict:
     """Check one claim after expansion; ``lacking`` says what its data set still needs."""
     place = f"{file}: claim {entry['id']}"
-    _keys(entry, _CLAIM_KEYS - {"select", "requires", "doubts", "needs"}, _CLAIM_KEYS, place)
+    _keys(entry, _CLAIM_KEYS - _OPTIONAL, _CLAIM_KEYS, place)
     expect = entry["expect"]
     _keys(expect, set(), {"value", "tolerance", "above", "below"}, f"{place}: expect")
     if set(expect) not in _EXPECT_FORMS:
@@ -132,6 +133,8 @@ def _claim(entry: dict, lacking: dict[str, str], file: str) -> dict:
             raise ProtocolError(f"{place}: expect.{key} must be a number, not {number!r}")
     if expect.get("tolerance", 0) < 0:
         raise ProtocolError(f"{place}: expect.tolerance must not be negative")
+    if not isinstance(entry.get("robust", False), bool):
+        raise ProtocolError(f"{place}: robust must be true or false, not {entry['robust']!r}")
     for key in ("select", "requires"):
         _keys(entry.get(key, {}), set(), None, f"{place}: {key}")
         for tag, item in entry.get(key, {}).items():

@@ -3,7 +3,8 @@
 A claim is *reproduced* when the whole interval of an eligible row lies inside the expectation,
 *not reproduced* when it lies wholly outside, and *not tested at this scale* otherwise. Rows
 measured on something else (phantoms, another data set, a subset, a model trained from scratch)
-are stand-ins: shown beside the claim, never counted.
+are stand-ins: shown beside the claim, never counted. A claim that something is robust (``robust``)
+has to survive AutoAttack besides; the row's tag ``autoattack`` says whether it does.
 """
 
 import math
@@ -17,6 +18,8 @@ REPRODUCED = "reproduced"
 NOT_REPRODUCED = "not reproduced"
 NOT_TESTED = "not tested at this scale"
 VERDICTS = (REPRODUCED, NOT_REPRODUCED, NOT_TESTED)
+SURVIVES, LOST, UNCLEAR = "survives", "lost", "unclear"  # values of the tag ``autoattack``
+UNDONE = "AutoAttack undoes it"
 _SLACK = 1e-9  # 0.46 + 0.02 must not miss 0.48 by a rounding error
 _OWN = "folder-"  # what the names of sets of one's own begin with, see ``data.own``
 _ORIGIN = ("synthetic", "dataset", "complete")
@@ -54,7 +57,7 @@ def judge(claim: Claim, rows: Sequence[dict[str, Any]]) -> Verdict:
     Of several eligible rows the newest real, complete one decides; the reason says when others
     disagree with it.
     """
-    matching = [r for r in rows if r["metric"] == claim.metric and _carries(r, claim.select)]
+    matching = [r for r in rows if r["metric"] == claim.metric and carries(r, claim.select)]
     shortfalls = [_shortfalls(claim, row) for row in matching]
     eligible = [row for row, lacks in zip(matching, shortfalls, strict=True) if not lacks]
     if eligible:
@@ -70,14 +73,22 @@ def judge(claim: Claim, rows: Sequence[dict[str, Any]]) -> Verdict:
         reason = "; ".join(shortfalls[-1]) if matching else "no run has measured it"
         return Verdict(claim, NOT_TESTED, reason)
     row, lacks = sorted(usable, key=lambda pair: (not pair[0].get("synthetic"), -len(pair[1])))[-1]
-    reading = {REPRODUCED: "agrees", NOT_REPRODUCED: "differs", NOT_TESTED: "unclear"}
-    return Verdict(
-        claim, NOT_TESTED, "only a stand-in was measured", None,
-        row, reading[_decide(claim, row)[0]], "; ".join(lacks),
-    )  # fmt: skip
+    reading, doubt = _read(claim, row)
+    why = "; ".join([*lacks, *doubt])
+    return Verdict(claim, NOT_TESTED, "only a stand-in was measured", None, row, reading, why)
 
 
-def _carries(row: dict[str, Any], tags: dict[str, Any]) -> bool:
+def _read(claim: Claim, row: dict[str, Any]) -> tuple[str, list[str]]:
+    """Whether a stand-in agrees, and what AutoAttack has against it if it would otherwise."""
+    usual = _place(claim, row)[0]
+    verdict, reason = _decide(claim, row)
+    if verdict != usual:
+        return "unclear", [reason]
+    return {REPRODUCED: "agrees", NOT_REPRODUCED: "differs", NOT_TESTED: "unclear"}[usual], []
+
+
+def carries(row: dict[str, Any], tags: dict[str, Any]) -> bool:
+    """Whether a row has every one of the tags; numbers are compared to rounding."""
     return all(_same(row.get(tag), want) for tag, want in tags.items())
 
 
@@ -123,7 +134,19 @@ def _ends(row: dict[str, Any]) -> tuple[float, float] | None:
 
 
 def _decide(claim: Claim, row: dict[str, Any]) -> tuple[str, str]:
-    """Verdict and reason from one row, by its interval alone."""
+    """Verdict and reason from one row: by its interval and, for robustness, by AutoAttack."""
+    verdict, reason = _place(claim, row)
+    if not claim.robust or verdict != REPRODUCED:
+        return verdict, reason
+    return {
+        SURVIVES: (REPRODUCED, f"{reason} and it survives AutoAttack"),
+        LOST: (NOT_REPRODUCED, UNDONE),
+        UNCLEAR: (NOT_TESTED, "under AutoAttack the interval straddles the limit"),
+    }.get(row.get("autoattack"), (NOT_TESTED, "AutoAttack was not run on these networks"))
+
+
+def _place(claim: Claim, row: dict[str, Any]) -> tuple[str, str]:
+    """Verdict and reason from where the interval of one row lies, and nothing else."""
     low, high = _ends(row)
     expect = claim.expect
     if "value" in expect:

@@ -56,6 +56,43 @@ def test_the_interval_decides(expect, low, high, verdict):
     assert found.row is not None and found.stand_in is None
 
 
+INSIDE, OUTSIDE, BETWEEN = (0.01, 0.02), (-0.02, -0.01), (-0.01, 0.02)
+
+
+@pytest.mark.parametrize(
+    ("robust", "ends", "tag", "verdict", "reading", "says"),
+    [
+        (True, INSIDE, "survives", "reproduced", "agrees", "survives AutoAttack"),
+        (True, INSIDE, "lost", "not reproduced", "unclear", "AutoAttack undoes it"),
+        (True, INSIDE, "unclear", "not tested at this scale", "unclear", "under AutoAttack"),
+        (True, INSIDE, None, "not tested at this scale", "unclear", "AutoAttack was not run"),
+        (True, INSIDE, "perhaps", "not tested at this scale", "unclear", "AutoAttack was not run"),
+        (True, OUTSIDE, "survives", "not reproduced", "differs", "wholly outside"),
+        (True, OUTSIDE, "lost", "not reproduced", "differs", "wholly outside"),
+        (True, OUTSIDE, None, "not reproduced", "differs", "wholly outside"),
+        (True, BETWEEN, "survives", "not tested at this scale", "unclear", "straddles"),
+        (True, BETWEEN, None, "not tested at this scale", "unclear", "straddles"),
+        (False, INSIDE, "lost", "reproduced", "agrees", "inside"),
+        (False, INSIDE, None, "reproduced", "agrees", "inside"),
+    ],
+)
+def test_what_is_called_robust_has_to_survive_autoattack(robust, ends, tag, verdict, reading, says):
+    about, tags = claim({"above": 0}, robust=robust), {"autoattack": tag} if tag else {}
+    found = claims.judge(about, [row(sum(ends) / 2, *ends, **tags)])
+    assert found.verdict == verdict and says in found.reason
+    stand_in = claims.judge(about, [row(sum(ends) / 2, *ends, **PHANTOM, **tags)])
+    assert stand_in.verdict == "not tested at this scale" and stand_in.reading == reading
+    held_back = robust and ends is INSIDE and tag != "survives"
+    assert (says in stand_in.why) == held_back  # the interval beside it would not say why
+
+
+def test_autoattack_decides_the_newest_row_and_disagreement_is_said():
+    about = claim({"above": 0}, robust=True)
+    old, new = (row(0.1, *INSIDE, autoattack=tag) for tag in ("survives", "lost"))
+    found = claims.judge(about, [old, new])
+    assert found.verdict == "not reproduced" and "1 of them disagree" in found.reason
+
+
 @pytest.mark.parametrize(
     ("value", "verdict"), [(0, "reproduced"), (1e-12, "reproduced"), (0.001, "not reproduced")]
 )
@@ -198,6 +235,19 @@ def test_the_notebook_table_reads_without_colour_and_escapes(project):
         assert words in html
     assert "phantom 0.48 [0.47, 0.49] agrees" in html
     assert "&gt; 0" in html
+
+
+def test_a_verdict_that_its_interval_does_not_explain_gives_its_reason(project):
+    run = results.Run.start("03", "3_domain_assimilation", "paper", {}, project / "results" / "03")
+    run.record["datasets"]["iq_othnccd"] = {"synthetic": False, "complete": True}
+    about = next(c for c in protocol.load("3_domain_assimilation").claims if c.robust)
+    tags = {**about.select, **about.requires}
+    origin = ("overrides", "synthetic", "complete")
+    tags = {tag: value for tag, value in tags.items() if tag not in origin}
+    run.add(about.metric, 0.2, 0.1, 0.3, autoattack="lost", **tags)
+    run.save()
+    html = claims.show(results.collect("results"), "3_domain_assimilation").to_html()
+    assert "\u2717 not reproduced (AutoAttack undoes it)" in html and "#b3541e33" in html
 
 
 def test_other_papers_rows_do_not_speak_to_a_paper(project):

@@ -75,6 +75,12 @@ def test_each_gives_one_claim_per_combination_and_keeps_types():
     assert claims[3].value is None
 
 
+def test_a_claim_is_about_robustness_only_where_it_says_so():
+    assert not any(claim.robust for claim in small().claims)
+    marked = small("metric: drop", "metric: drop\n    robust: true").claims
+    assert {claim.where for claim in marked if claim.robust} == {"Text"}
+
+
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
@@ -99,6 +105,9 @@ def test_each_gives_one_claim_per_combination_and_keeps_types():
         ("smoke: {", "smoke: [", "not valid YAML"),
         ("claims:\n", "lacking: 3\nclaims:\n", "lacking must be a mapping"),
         ("claims:\n", "notes: 3\nclaims:\n", "notes must be a list"),
+        ("metric: drop", "metric: drop\n    robust: surely", "robust must be true or false"),
+        ("metric: drop", "metric: drop\n    robst: true", "did you mean 'robust'?"),
+        ("where: Table 1", "where: Table 1\n    robust: true", "unknown key 'robust'"),
     ],
 )
 def test_a_fault_in_the_file_is_refused_with_file_and_key(old, new, says):
@@ -176,6 +185,26 @@ def test_every_paper_of_the_package_loads():
         paper = protocol.load(name)
         assert paper.name == name
         assert {"smoke"} <= set(paper.profiles)
+
+
+ABOUT_GAINS = {
+    "accuracy", "accuracy_gain", "accuracy_lost", "excess_over_twenty", "gain_beyond",
+    "gain_extreme", "gain_extreme_relative", "gain_typical", "gain_typical_relative",
+    "kept_difference", "later_loss_saved", "mean_gain",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("paper", ["2_attentive_cnn", "3_domain_assimilation"])
+def test_claims_of_robustness_speak_of_attacks_and_no_others_do(paper):
+    claims = protocol.load(paper).claims
+    for claim in claims:
+        clean = 0.0 in (claim.select.get("eps"), claim.select.get("eps_255"))
+        if claim.robust:
+            assert claim.metric in ABOUT_GAINS, claim.id
+            assert not clean and claim.select.get("attack") != "none", claim.id
+    under = [c for c in claims if c.select.get("attack", "none") != "none"]
+    assert all(c.robust for c in under if c.metric in ("accuracy_gain", "mean_gain"))
+    assert any(c.robust for c in claims) and not all(c.robust for c in claims)
 
 
 def test_paper_1_has_every_cell_of_its_four_tables():

@@ -38,16 +38,17 @@ def add_pair(run: Run, plain: Group, attentive: Group, ladder: Radii) -> None:
     gains = [
         paired(lambda p, a, k=k: a.accuracy[k] - p.accuracy[k]) for k in range(len(ladder.values))
     ]
+    radius = [{"radius_255": value * 255} for value in ladder.values]
     for (scale, eps), k in ladder.cells.items():
         left = [pooled([one.accuracy[k] for one in group]).value for group in (plain, attentive)]
-        cell = tags | {"scale": scale, "eps": eps, "alive": max(left) > LOW}
+        cell = tags | radius[k] | {"scale": scale, "eps": eps, "alive": max(left) > LOW}
         add(run, "accuracy_gain", gains[k], **cell)
         add(run, "accuracy_gap", absolute(gains[k]), **cell)
         of = paired(lambda p, a, k=k: ratio(a.accuracy[k], p.accuracy[k]))
         add(run, "accuracy_ratio", of, **cell)
         over = paired(lambda p, a, k=k: excess(a.accuracy[k], p.accuracy[k], TIMES))
         add(run, "excess_over_twenty", over, **cell)
-    _add_extremes(run, plain, attentive, gains, tags)
+    _add_extremes(run, plain, attentive, gains, [tags | where for where in radius])
     for scale in ladder.scales():
         _add_course(run, paired, gains, ladder, scale, tags | {"scale": scale})
 
@@ -57,25 +58,38 @@ def arm_attack(plain: Group, attentive: Group) -> str:
     return "+".join(sorted({plain[0].attack, attentive[0].attack}))
 
 
-def _add_extremes(
-    run: Run, plain: Group, attentive: Group, gains: Sequence[Estimate], tags: dict
-) -> None:
-    """Gains where the plain network keeps half of its accuracy, and where it has almost none."""
+def extremes(plain: Group) -> tuple[list[int], list[int]]:
+    """Positions where the plain network keeps half of its accuracy, and where at most LOW is left.
+
+    The last of the former is the *typical* radius, the first of the latter the *extreme* one.
+    """
     start = pooled([member.start for member in plain]).value
+    course = [pooled([member.accuracy[k] for member in plain]).value
+              for k in range(len(plain[0].accuracy))]  # fmt: skip
+    typical = [k for k, value in enumerate(course) if value >= start / 2]
+    return typical, [k for k, value in enumerate(course) if value <= LOW]
+
+
+def _add_extremes(
+    run: Run, plain: Group, attentive: Group, gains: Sequence[Estimate], tags: Sequence[dict]
+) -> None:
+    """Gains where the plain network keeps half of its accuracy, and where it has almost none.
+
+    ``tags`` holds those of each radius.
+    """
     course = [pooled([member.accuracy[k] for member in plain]) for k in range(len(gains))]
     ours = [pooled([member.accuracy[k] for member in attentive]) for k in range(len(gains))]
-    typical = [k for k, value in enumerate(course) if value.value >= start / 2]
-    extreme = [k for k, value in enumerate(course) if value.value <= LOW]
+    typical, extreme = extremes(plain)
     if typical:
-        add(run, "gain_typical", gains[typical[-1]], **tags)
+        add(run, "gain_typical", gains[typical[-1]], **tags[typical[-1]])
         best = max(typical, key=lambda k: gains[k].value / course[k].value)
-        add(run, "gain_typical_relative", ratio(gains[best], course[best]), **tags)
+        add(run, "gain_typical_relative", ratio(gains[best], course[best]), **tags[best])
     if extreme:
-        add(run, "gain_extreme", gains[extreme[0]], **tags)
+        add(run, "gain_extreme", gains[extreme[0]], **tags[extreme[0]])
         known = [k for k in extreme if course[k].value > 0]
         if known:
             best = max(known, key=lambda k: ours[k].value / course[k].value)
-            add(run, "gain_extreme_relative", ratio(gains[best], course[best]), **tags)
+            add(run, "gain_extreme_relative", ratio(gains[best], course[best]), **tags[best])
 
 
 def _add_course(

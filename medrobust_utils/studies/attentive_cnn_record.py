@@ -103,6 +103,9 @@ def deviations(
         found.append(f"attack: {attack['steps']} steps instead of {PGD_STEPS}.")
     if attack["fast"] and mode != "foolbox":
         found.append("attack: gradients in the fastest precision, success scored in float32.")
+    ours, theirs = (_in_words(one["attack"]["autoattack"]) for one in (settings, paper))
+    if ours != theirs:
+        found.append(f"AutoAttack: {ours} (profile paper: {theirs}).")
     run = {(arm.task.role, arm.model) for arm in arms}
     planned = {(arm["role"], arm["model"]) for arm in paper["arms"]}
     missing = sorted(f"{role} with {model}" for role, model in planned - run)
@@ -115,6 +118,10 @@ def deviations(
     )
     found.append("split, batch size, flips and the layer of Grad-CAM: not stated in the paper.")
     return list(dict.fromkeys(found))
+
+
+def _in_words(autoattack: Mapping) -> str:
+    return ", ".join(f"{value} {name}" for name, value in autoattack.items())
 
 
 def _of_task(task: Task, settings: Mapping, paper: Mapping) -> list[str]:

@@ -96,6 +96,13 @@ class Arm:
         }
 
 
+def parts(name: str) -> tuple[bool, bool]:
+    """Whether PART asks for the study of noise, and for the attacks on the thousand."""
+    if name not in ("", "noise", "attack"):
+        raise ProtocolError(f"PART={name!r}: choose noise or attack, or nothing for both.")
+    return name != "attack", name != "noise"
+
+
 def thousands(settings: Mapping, *, seed: int, role: str = "") -> list[Thousand]:
     """The thousand images of each data set of the profile.
 

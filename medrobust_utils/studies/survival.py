@@ -1,0 +1,206 @@
+"""Does a defence survive AutoAttack? What the studies of papers 2 and 3 ask alike.
+
+A gain in accuracy under PGD may be a weakness of PGD. So both networks of a pair are attacked once
+more, by the four attacks of AutoAttack, on the same images and at the sizes that claims are judged
+at; what PGD has felled there stays fallen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from torch import nn
+
+from .. import metrics
+from ..attacks import AutoResult, autoattack_sweep
+from ..attacks.auto_sweep import EARLIER
+from ..attacks.cascade import MEMBERS, WRONG
+from ..metrics import Estimate
+from ..results import Run
+from ..verdicts import LOST, SURVIVES, UNCLEAR, carries
+from .common import add, gates, pooled
+
+SHOWN = ("accuracy_pgd", "accuracy_autoattack", "autoattack_felled_by", "autoattack_gain")
+FELLED_BY = (WRONG, EARLIER, *MEMBERS["standard"])  # who may have felled an image, in order
+
+
+@dataclass(frozen=True)
+class Survival:
+    """What AutoAttack left of one network, of E sizes and n images.
+
+    Attributes:
+        before: bool (E, n): right under the earlier attacks, at this size and every smaller one.
+        weights: (1 + draws, n); equal for all arms of a task.
+    """
+
+    arm: Any
+    gates: dict[str, bool]
+    before: np.ndarray
+    result: AutoResult
+    weights: np.ndarray
+
+    @property
+    def epsilons(self) -> np.ndarray:
+        """(E,), for images in [0, 1]."""
+        return self.result.epsilons
+
+    def earlier(self, k: int) -> Estimate:
+        """Accuracy that the earlier attacks left on these images at one size."""
+        return metrics.weighted_mean(self.before[k], self.weights)
+
+    def accuracy(self, k: int) -> Estimate:
+        """Accuracy that AutoAttack left at one size."""
+        return metrics.weighted_mean(self.result.right[k], self.weights)
+
+    def felled_by(self, k: int, member: str) -> Estimate:
+        """Share of all images that one attack felled, at this size or a smaller one."""
+        return metrics.weighted_mean(self.result.won[k] == member, self.weights)
+
+
+Group = Sequence[Survival]  # one network, one member a training seed
+
+
+def standing(
+    ladder: np.ndarray, right: np.ndarray, clean: np.ndarray, epsilons: Sequence[float]
+) -> np.ndarray:
+    """Bool (E, n): right before the attack and at every size of the ladder up to each of E.
+
+    What fells an image at one size lies in every larger ball.
+
+    Args:
+        ladder: sizes (L,), rising.
+        right: bool (L, n).
+        clean: bool (n,).
+        epsilons: (E,), on the ladder or between its rungs.
+    """
+    ever = np.logical_and.accumulate(np.concatenate([clean[None], right]))
+    rungs = np.searchsorted(ladder, np.array(epsilons) * (1 + 1e-9), side="right")
+    return ever[rungs]
+
+
+def attack_again(
+    robust: Any,
+    model: nn.Module,
+    how: Mapping,
+    index: np.ndarray,
+    epsilons: Sequence[float],
+    before: np.ndarray,
+    folder: Path,
+    *,
+    seed: int,
+    draw: Sequence[int],
+) -> Survival:
+    """AutoAttack on the images of ``index`` that stand, its finished batches kept in ``folder``.
+
+    Gradients are float32: nothing is to survive by rounding.
+
+    Args:
+        robust: what the network scored, with its ``arm`` and ``gates``.
+        how: ``steps``, ``targets`` and ``queries`` (see ``attacks.AutoPlan``).
+        before: see ``Survival``.
+        draw: seed of the bootstrap, the same for all arms of a task.
+    """
+    data = robust.arm.task.data
+    plan = {name: how[name] for name in ("steps", "targets", "queries")}
+    result = autoattack_sweep(
+        model, data, index, epsilons, felled=~before, folder=folder, desc="AutoAttack", seed=seed,
+        **plan,
+    )  # fmt: skip
+    weights = metrics.group_weights(data.groups[index], draw)
+    return Survival(robust.arm, robust.gates, before, result, weights)
+
+
+def outcome(gain: Estimate) -> str:
+    """Whether a gain survives: its whole interval above 0, it or its whole interval not, or else.
+
+    Returns:
+        One of ``verdicts.SURVIVES``, ``LOST`` and ``UNCLEAR``.
+    """
+    if gain.low > 0:
+        return SURVIVES
+    return LOST if gain.value <= 0 or gain.high <= 0 else UNCLEAR
+
+
+def gains(plain: Group, defended: Group) -> list[Estimate]:
+    """What a defence gains over the plain network under AutoAttack at each size, image by image."""
+    pairs = list(zip(plain, defended, strict=False))
+    sizes = range(len(plain[0].epsilons))
+    return [pooled([d.accuracy(k) - p.accuracy(k) for p, d in pairs]) for k in sizes]
+
+
+def add_network(run: Run, group: Group, size: str) -> None:
+    """Rows of one network: what it had right before and after AutoAttack, and who felled it.
+
+    Args:
+        size: the tag that tells the sizes, in gray levels of 255.
+    """
+    tags = group[0].arm.tags | gates(group) | {"seeds": len(group), "attack": "autoattack"}
+    tags["n"] = len(group[0].result.labels)
+    for k, eps in enumerate(group[0].epsilons):
+        cell = tags | {size: in_gray_levels(eps)}
+        add(run, "accuracy_pgd", pooled([one.earlier(k) for one in group]), **cell)
+        add(run, "accuracy_autoattack", pooled([one.accuracy(k) for one in group]), **cell)
+        for member in FELLED_BY:
+            share = pooled([one.felled_by(k, member) for one in group])
+            add(run, "autoattack_felled_by", share, member=member, **cell)
+        asked = np.mean([one.result.queries[k] for one in group])
+        run.add("autoattack_queries", float(asked), **cell)
+
+
+def add_gains(run: Run, plain: Group, defended: Group, size: str, **more: object) -> list[Estimate]:
+    """Rows of the gain before and under AutoAttack at each size; the latter is returned.
+
+    A row under AutoAttack has its outcome as the tag ``autoattack``.
+    """
+    tags = defended[0].arm.tags | gates(plain, defended) | {"attack": "autoattack"} | more
+    tags["n"] = len(defended[0].result.labels)
+    left = gains(plain, defended)
+    for k, gain in enumerate(left):
+        cell = tags | {size: in_gray_levels(defended[0].epsilons[k])}
+        pairs = zip(plain, defended, strict=False)
+        earlier = pooled([d.earlier(k) - p.earlier(k) for p, d in pairs])
+        add(run, "gain_before_autoattack", earlier, **cell)
+        add(run, "autoattack_gain", gain, autoattack=outcome(gain), **cell)
+    return left
+
+
+def mark(run: Run, names: Sequence[str], tags: Mapping[str, Any], gain: Estimate) -> None:
+    """Tag rows of the record that carry ``tags`` with what AutoAttack made of their gain."""
+    for row in run.record["rows"]:
+        if row["metric"] in names and carries(row, tags):
+            row["autoattack"] = outcome(gain)
+
+
+def in_gray_levels(eps: float) -> float:
+    """A size as rows tell it."""
+    return round(float(eps) * 255, 6)
+
+
+def overview(rows: pd.DataFrame, index: Sequence[str]) -> pd.DataFrame:
+    """What a reader wants to know of each network and size: one line for each ``index``.
+
+    Args:
+        rows: of the metrics SHOWN, with value and interval as text in the column ``ours``.
+    """
+
+    def texts(metric: str, column: str = "ours") -> pd.Series:
+        chosen = rows[rows["metric"].eq(metric)]
+        return chosen.groupby(list(index), sort=False)[column].first()
+
+    felled = rows[rows["metric"].eq("autoattack_felled_by") & rows["value"].gt(0)]
+    words = felled["member"].astype(str) + " " + felled["value"].map("{:.0%}".format)
+    keys = [felled[name] for name in index]
+    table = {
+        "PGD leaves": texts("accuracy_pgd"),
+        "AutoAttack leaves": texts("accuracy_autoattack"),
+        "felled by": words.groupby(keys, sort=False).agg(", ".join),
+        "gain": texts("autoattack_gain"),
+        "survives?": texts("autoattack_gain", "autoattack"),
+    }
+    order = table["AutoAttack leaves"].index
+    return pd.DataFrame({name: column.reindex(order) for name, column in table.items()}).fillna("")
