@@ -13,13 +13,10 @@ from ..results import Run
 from .attentive_cnn_attack import Robustness
 from .attentive_cnn_radii import Radii
 from .attentive_cnn_rows import NO_ATTACK, Group
-from .common import add, gates, pooled
+from .common import LOW, add, gates, pooled
 
 BEGIN = 0.02  # where, says the paper, both retinopathy networks begin to fall
 TIMES = 20  # "over 20 times higher" (section 4.1)
-# "Extreme cases": the plain network has at most this share right. Where both networks have no more
-# (`alive` is false), a gain of zero says nothing.
-LOW = 0.05
 
 
 def add_pair(run: Run, plain: Group, attentive: Group, ladder: Radii) -> None:

@@ -13,10 +13,10 @@ from ..results import Run
 from . import survival
 from .attentive_cnn import ROLES, Arm
 from .attentive_cnn_attack import Robustness
-from .attentive_cnn_gains import LOW, TIMES, excess, extremes
+from .attentive_cnn_gains import TIMES, excess, extremes
 from .attentive_cnn_radii import Radii
 from .attentive_cnn_rows import Group
-from .common import pooled, some
+from .common import LOW, pooled, some
 from .survival import Survival
 
 MOST = 4  # radii of one network: AutoAttack is dear

@@ -21,6 +21,10 @@ from ..models import MedicalModel
 from ..results import Run
 from ..storage import fingerprint, write_atomic
 
+# Where both of two networks have no more than this share right (`alive` is false), a difference
+# between them says nothing.
+LOW = 0.05
+
 
 def select(
     groups: Sequence[Mapping], *, seed: int, role: str, model: str, key: str

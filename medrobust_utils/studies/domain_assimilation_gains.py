@@ -10,14 +10,11 @@ import numpy as np
 from .. import metrics
 from ..metrics import Estimate
 from ..results import Run
-from .common import add, gates, pooled
+from .common import LOW, add, gates, pooled
 from .domain_assimilation import Arm
 from .domain_assimilation_attack import Robustness
 from .domain_assimilation_reasons import MEASURES, Natural, Reasons
 from .domain_assimilation_rows import FINE, NO_ATTACK, Group, at, fine, known_mean
-
-# Where both networks have no more than this share right (`alive` is false) a gain says nothing.
-LOW = 0.05
 
 
 def pairs(groups: Mapping[str, Group]) -> Iterator[tuple[str, str]]:

@@ -13,7 +13,7 @@ from ..attacks import Flag
 from ..metrics import Estimate, weighted_mean
 from ..models import MedicalModel
 from ..results import Run
-from .common import add, gates
+from .common import LOW, add, gates
 from .swin_noise_attack import Attack
 from .swin_noise_thousand import Arm, Thousand
 
@@ -23,6 +23,7 @@ def add_attack(run: Run, attack: Attack) -> None:
     tags = attack.arm.tags | attack.gates | {"n": len(attack.centroid)}
     for name, value in attack.clean.items():
         add(run, name, value, attack="none", eps_255=0.0, **tags)
+    add(run, "accuracy_attacked", attack.start, attack="none", eps_255=0.0, **tags)
     for kind, curve in attack.curves.items():
         for eps, value in zip(attack.epsilons, curve, strict=True):
             add(run, "accuracy_attacked", value, attack=kind, eps_255=_levels(eps), **tags)
@@ -92,6 +93,7 @@ def add_comparison(run: Run, swin: Attack, resnet: Attack) -> None:
         cell = tags | {"eps_255": _levels(eps)}
         for kind in ("noise", "pgd", "autoattack"):
             one, other = (a.curves[kind][place] for a in (swin, resnet))
+            cell["alive"] = max(one.value, other.value) > LOW
             add(run, "accuracy_swin_minus_resnet", one - other, attack=kind, **cell)
             lost = (resnet.start - other) - (swin.start - one)
             add(run, "drop_resnet_minus_swin", lost, attack=kind, **cell)
