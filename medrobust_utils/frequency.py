@@ -17,12 +17,13 @@ import torch
 from torch import nn
 
 from .attacks.engine import extremes, gradient
+from .attacks.goals import Goal
 from .attacks.noise import gaussian
 from .contracts import check_eval, check_images, check_labels, check_logits
 from .data import ImageSet
 from .errors import ContractError
 from .evaluation import predict
-from .losses import as_classes, correct
+from .losses import correct
 
 
 def rings(side: int, bands: int) -> torch.Tensor:
@@ -124,15 +125,8 @@ def band_noise(
 
 
 def margin(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """How far the true answer is ahead, (N,) in logits; above 0 for a right one.
-
-    The true class's logit less the largest other one. A single logit has its sign turned where the
-    truth is 0, and so has each of several labels (N, K); their sum may hide a wrong one.
-    """
-    if labels.ndim == 2:
-        return (logits * (2 * labels.to(logits.dtype) - 1)).sum(1)
-    logits, truth = as_classes(logits), labels.long()[:, None]
-    return logits.gather(1, truth)[:, 0] - logits.scatter(1, truth, -torch.inf).amax(1)
+    """How far an image is from being felled in the nearest way, (N,) (see ``Goal.margins``)."""
+    return Goal().margins(logits, labels).amin(1)
 
 
 def sensitivity(

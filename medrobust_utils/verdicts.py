@@ -18,7 +18,8 @@ REPRODUCED = "reproduced"
 NOT_REPRODUCED = "not reproduced"
 NOT_TESTED = "not tested at this scale"
 VERDICTS = (REPRODUCED, NOT_REPRODUCED, NOT_TESTED)
-SURVIVES, LOST, UNCLEAR = "survives", "lost", "unclear"  # values of the tag ``autoattack``
+# Values of the tag ``autoattack``. A shortened attack may undo a claim and cannot prove it.
+SURVIVES, SHORTENED, LOST, UNCLEAR = "survives", "survives a shortened one", "lost", "unclear"
 UNDONE = "AutoAttack undoes it"
 _SLACK = 1e-9  # 0.46 + 0.02 must not miss 0.48 by a rounding error
 _OWN = "folder-"  # what the names of sets of one's own begin with, see ``data.own``
@@ -140,6 +141,7 @@ def _decide(claim: Claim, row: dict[str, Any]) -> tuple[str, str]:
         return verdict, reason
     return {
         SURVIVES: (REPRODUCED, f"{reason} and it survives AutoAttack"),
+        SHORTENED: (NOT_TESTED, "it survives a shortened AutoAttack, which proves little"),
         LOST: (NOT_REPRODUCED, UNDONE),
         UNCLEAR: (NOT_TESTED, "under AutoAttack the interval straddles the limit"),
     }.get(row.get("autoattack"), (NOT_TESTED, "AutoAttack was not run on these networks"))

@@ -7,6 +7,7 @@ from digits import as_targets, attacked, network
 from torch import nn
 
 from medrobust_utils import attacks
+from medrobust_utils.attacks.apgd import apgd
 from medrobust_utils.attacks.fab import onto_plane
 from medrobust_utils.attacks.goals import Goal
 from medrobust_utils.attacks.square import HALVED_AT, side_of
@@ -340,6 +341,55 @@ def test_what_another_attack_has_felled_is_not_attacked():
     assert (result.won[0, :3] == expected).all() and (result.queries[:, :3] == 0).all()
     with pytest.raises(ContractError, match="one row for each eps"):
         attacks.autoattack_sweep(model, data, index, EPSILONS, felled=felled, **QUICK)
+
+
+def test_a_point_that_has_fallen_is_kept_at_a_check_that_goes_back_to_the_best():
+    """The loss is highest early on, at a point that stands; the image falls at a check."""
+    images, calls = torch.full((1, 1, 2, 2), 0.5), []
+    falls = 22  # the first check of a hundred steps
+
+    class Scripted:
+        def climb(self, at, rows, loss):
+            calls.append(at.clone())
+            step = len(calls) - 1
+            high = torch.tensor([9.0 if step == 3 else 1.0])
+            return high, torch.ones_like(at), torch.tensor([step != falls])
+
+    found = apgd(
+        Scripted(), images, torch.arange(1), 0.1, lambda place: None, steps=100, start=images
+    )
+    assert len(calls) == falls + 1 and torch.equal(found, calls[falls])
+    calls.clear()
+    falls = 100  # after the last step
+    found = apgd(
+        Scripted(), images, torch.arange(1), 0.1, lambda place: None, steps=100, start=images
+    )
+    assert torch.equal(found, calls[100])
+
+
+def test_how_far_scores_can_be_pushed_is_asked_of_one_margin_at_one_eps():
+    data, index = Memory(), np.arange(4)
+    with pytest.raises(ContractError, match="9 ways to fall"):
+        attacks.autoattack_sweep(network(10), data, index, [0.1], to_the_end=True, **QUICK)
+    with pytest.raises(ContractError, match="takes one eps"):
+        attacks.autoattack_sweep(network(10), data, index, EPSILONS, to_the_end=True, **QUICK)
+
+
+def test_what_is_less_than_the_published_settings_is_said():
+    assert attacks.AutoPlan().shortened(9) == ""
+    assert attacks.AutoPlan(targets=3).shortened(3) == ""  # four classes have no more ways
+    less = attacks.AutoPlan(steps=20, targets=3, queries=200).shortened(6)
+    assert less == "20 of 100 steps, 3 of 6 targets, 200 of 5000 queries"
+
+
+def test_the_flag_counts_each_image_once_and_what_autoattack_felled_only():
+    won = np.array([["", "square", "wrong before", "earlier attack"],
+                    ["square", "square", "wrong before", "earlier attack"]])  # fmt: skip
+    none = np.zeros((2, 4, 2), np.float32)
+    result = attacks.AutoResult(np.array([0.1, 0.2]), none, none[0], np.zeros(4, int), "standing",
+                                won == "", won, np.zeros((2, 4), int))  # fmt: skip
+    (flag,) = result.flags()
+    assert flag.raised and flag.measured.startswith("2 of the 2 images")
 
 
 def test_random_search_that_wins_raises_a_flag():

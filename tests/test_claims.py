@@ -63,6 +63,14 @@ INSIDE, OUTSIDE, BETWEEN = (0.01, 0.02), (-0.02, -0.01), (-0.01, 0.02)
     ("robust", "ends", "tag", "verdict", "reading", "says"),
     [
         (True, INSIDE, "survives", "reproduced", "agrees", "survives AutoAttack"),
+        (
+            True,
+            INSIDE,
+            "survives a shortened one",
+            "not tested at this scale",
+            "unclear",
+            "a shortened AutoAttack",
+        ),
         (True, INSIDE, "lost", "not reproduced", "unclear", "AutoAttack undoes it"),
         (True, INSIDE, "unclear", "not tested at this scale", "unclear", "under AutoAttack"),
         (True, INSIDE, None, "not tested at this scale", "unclear", "AutoAttack was not run"),

@@ -36,14 +36,17 @@ def estimate(value, low, high):
         (0.2, 0.1, 0.3, "survives"),
         (0.1, 0.0, 0.2, "unclear"),
         (0.1, -0.1, 0.3, "unclear"),
-        (0.0, -0.1, 0.1, "lost"),
+        (0.0, -0.1, 0.1, "unclear"),  # few images: nothing was undone
+        (0.1, -0.1, 0.0, "lost"),
         (0.0, 0.0, 0.0, "lost"),
-        (-0.1, -0.3, 0.1, "lost"),
+        (-0.1, -0.3, 0.1, "unclear"),
         (-0.2, -0.3, -0.1, "lost"),
     ],
 )
 def test_a_gain_survives_only_with_its_whole_interval(value, low, high, expected):
-    assert survival.outcome(estimate(value, low, high)) == expected
+    assert survival.outcome(estimate(value, low, high), "") == expected
+    short = {"survives": "survives a shortened one"}.get(expected, expected)
+    assert survival.outcome(estimate(value, low, high), "20 of 100 steps") == short
 
 
 def test_what_fell_once_stays_fallen_also_between_the_rungs():
@@ -56,7 +59,7 @@ def test_what_fell_once_stays_fallen_also_between_the_rungs():
 # --- hand-made networks --------------------------------------------------------------------------
 
 
-def left(robust, epsilons, before, stands):
+def left(robust, epsilons, before, stands, shortened=""):
     """A network of which AutoAttack left ``stands`` (E, n) of ``before``."""
     labels = robust.arm.task.data.targets[robust.arm.task.attacked]
     won = np.where(stands, "", np.where(before, "apgd-ce", "earlier attack"))
@@ -66,7 +69,7 @@ def left(robust, epsilons, before, stands):
         np.array(epsilons), none, none[0], labels, "standing", stands, won, queries
     )  # fmt: skip
     weights = metrics.group_weights(robust.arm.task.data.groups, 0, draws=200)
-    return survival.Survival(robust.arm, GATES, before, result, weights)
+    return survival.Survival(robust.arm, GATES, before, result, weights, shortened)
 
 
 def count(standing, n=40):
@@ -113,10 +116,44 @@ def test_twenty_times_as_accurate_is_asked_for_twenty_times(started):
     run.dataset(ours.arm.task.raw)
     first_gains.add_pair(run, [plain], [ours], attentive.FOUR)
     eps = [attentive.FOUR.values[3]]
-    pair = [left(plain, eps, count(2), count(2)), left(ours, eps, count(40), count(30))]
+    pair = [left(plain, eps, count(6), count(6)), left(ours, eps, count(40), count(30))]
     first.add_pair(run, *([one] for one in pair))
     assert only(run, "accuracy_gain", scale="0-1")["autoattack"] == "survives"
-    assert only(run, "excess_over_twenty", scale="0-1")["autoattack"] == "lost"  # 15 times
+    assert only(run, "excess_over_twenty", scale="0-1")["autoattack"] == "lost"  # 5 times
+
+
+def test_a_shortened_attack_may_undo_a_gain_and_cannot_prove_it(started):
+    run, (plain, ours) = started, attended()
+    run.dataset(ours.arm.task.raw)
+    first_gains.add_pair(run, [plain], [ours], attentive.FOUR)
+    eps = [attentive.FOUR.values[1]]
+    short = "20 of 100 steps"
+    pair = [left(plain, eps, count(20), count(10), short),
+            left(ours, eps, count(40), count(30), short)]  # fmt: skip
+    first.add_pair(run, *([one] for one in pair))
+    assert only(run, "gain_typical")["autoattack"] == "survives a shortened one"
+    assert "autoattack" not in only(run, "gain_typical_relative")  # a ratio is not spoken to
+    first.add_network(run, pair[:1])
+    assert run.record["deviations"][0].endswith("; 20 of 100 steps.")
+    assert survival.effort([[pair[0]]]) == "AutoAttack with 20 of 100 steps"
+    whole = left(plain, eps, count(20), count(10))
+    assert survival.effort([[whole]]) == "AutoAttack with its published settings"
+
+
+def test_a_sign_of_hidden_gradients_stands_beside_the_outcome(started):
+    run, (plain, _) = started, attended()
+    run.dataset(plain.arm.task.raw)
+    one = left(plain, [0.02, 0.04], np.repeat(count(20), 2, 0), np.repeat(count(8), 2, 0))
+    first.add_network(run, [one])
+    assert not find(run, "red_flag")
+    one.result.won[one.result.won == "apgd-ce"] = "square"
+    first.add_network(run, [one])
+    flag = only(run, "red_flag")
+    assert flag["radius_255"] == pytest.approx(0.04 * 255) and "12 of the 12" in flag["measured"]
+    table = pd.DataFrame(run.record["rows"]).assign(ours="")
+    shown = survival.overview(table[table["metric"].isin(survival.SHOWN)],
+                              ["attention", "radius_255"])  # fmt: skip
+    assert shown["RED FLAG"].tolist() == ["", flag["measured"]]
 
 
 def test_rows_of_a_network_say_who_felled_what(started):
@@ -192,13 +229,15 @@ def test_a_defence_is_marked_at_its_eps_and_in_the_mean(tmp_path, standing, expe
     before = np.repeat(count(40), 2, 0)
     pair = [left(plain, eps, before, np.repeat(count(10), 2, 0)),
             left(ours, eps, before, np.concatenate([count(30), count(standing)]))]  # fmt: skip
-    second.add_pair(run, *([one] for one in pair))
+    second.add_pair(run, *([one] for one in pair), [1, 2, 4])
+    assert not any("autoattack" in row for row in find(run, "mean_gain"))  # it did not meet 2/255
+    second.add_pair(run, *([one] for one in pair), [1, 4])
     cell = {"attack": "pgd", "step": "quarter"}
     assert only(run, "accuracy_gain", eps_255=1.0, **cell)["autoattack"] == "survives"
     assert only(run, "accuracy_gain", eps_255=4.0, **cell)["autoattack"] == expected
     assert "autoattack" not in only(run, "accuracy_gain", eps_255=2.0, **cell)
     assert "autoattack" not in only(run, "accuracy_gain", attack="none")
-    mean = only(run, "autoattack_mean_gain", against="none")
+    mean = find(run, "autoattack_mean_gain", against="none")[-1]
     assert mean["value"] == pytest.approx((20 + standing - 10) / 80)
     words = {row["autoattack"] for row in find(run, "mean_gain")}
     assert words == {mean["autoattack"]} == {"survives"}
@@ -214,7 +253,7 @@ def test_a_defence_is_not_marked_by_what_another_gained(tmp_path):
     for one, two in ((plain, ours), (plain, other), (other, ours)):
         second_gains.add_pair(run, [one], [two])
     pair = [left(one, [1 / 255], count(40), count(n)) for one, n in ((plain, 10), (ours, 30))]
-    second.add_pair(run, *([one] for one in pair))
+    second.add_pair(run, *([one] for one in pair), [1])
     marked = [row for row in run.record["rows"] if "autoattack" in row]
     assert {(row["defence"], row["against"]) for row in marked} == {("glcm", "none")}
 

@@ -249,7 +249,7 @@ def test_phantoms_reproduce_nothing_but_arithmetic_and_speak_to_most_claims(reco
     assert silent == {
         "kept_swin_minus_resnet",  # these three are measured on the attacked thousand
         "lowpass_swin_minus_resnet",
-        "top1_noise_minus_adversarial",
+        "accuracy_noise_minus_adversarial",
         "top1_imagenet_minus_scratch",
     }
 

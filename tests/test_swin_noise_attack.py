@@ -22,7 +22,7 @@ LIGHT = (
     "thousand.epochs.fit=1 thousand.attack.pgd_steps=1 thousand.attack.steps=2 "
     "thousand.attack.targets=1 thousand.attack.queries=5 thousand.attack.check=4"
 )
-GATES = {"beats_prior": True, "competent": True, "beats_majority": True}
+GATES = {"beats_prior": True, "competent": True, "beats_majority": True, "beats_constant": True}
 EPS = np.array([0.5, 1.0, 2.0]) / 255
 
 
@@ -73,6 +73,12 @@ def test_no_patient_and_no_lesion_is_on_two_sides(tasks):
         groups = [set(task.data.groups[side].tolist()) for side in sides]
         assert not groups[0] & groups[1] and not groups[0] & groups[2] and not groups[1] & groups[2]
     assert tasks[0].ignore == (14,) and tasks[1].ignore == ()
+
+
+def test_where_hardly_an_image_is_left_nothing_is_learnt_before(settings):
+    few = PAPER.settings("smoke", LIGHT + " thousand.fit=100")  # 28 of 160 phantoms are left
+    (task,) = thousand.thousands(few, seed=0, role="nih")
+    assert task.before is None and len(task.fit) == 100
 
 
 def test_another_set_before_is_whole_and_of_its_own(settings):
@@ -263,7 +269,7 @@ def test_rows_of_a_network(run, pair):
     for attack, value in (("noise", 30), ("pgd", 10), ("autoattack", 8)):
         row = only(run, "accuracy_attacked", attack=attack, **at)
         assert row["value"] == pytest.approx(value / 40) and row["n"] == 40
-    assert only(run, "top1_noise_minus_adversarial", **at)["value"] == pytest.approx(22 / 40)
+    assert only(run, "accuracy_noise_minus_adversarial", **at)["value"] == pytest.approx(22 / 40)
     shares = {row["member"]: row["value"] for row in find(run, "felled_by", **at)}
     assert shares == pytest.approx(
         {"standing": 8 / 40, "square": 2 / 40, "earlier attack": 22 / 40, "wrong before": 8 / 40}
@@ -278,9 +284,11 @@ def test_rows_of_a_network(run, pair):
 
 def test_the_comparison_is_paired_and_above_zero_speaks_for_swin(run, pair):
     assert list(rows.pairs(list(pair)[::-1])) == [pair]
-    rows.add_comparison(run, *pair)
+    rows.add_comparisons(run, pair)
+    assert not run.record["warnings"]
     cell = {"attack": "autoattack", "eps_255": 0.5}
-    assert only(run, "kept_swin_minus_resnet", **cell)["value"] == pytest.approx(16 / 32 - 10 / 40)
+    assert only(run, "kept_swin_minus_resnet", **cell)["value"] == pytest.approx(16 / 32 - 10 / 32)
+    assert only(run, "kept_swin_minus_resnet", **cell)["n"] == 32  # what both had right
     assert only(run, "accuracy_swin_minus_resnet", **cell)["value"] == pytest.approx(6 / 40)
     lost = (40 - 10) / 40 - (32 - 16) / 40
     assert only(run, "drop_resnet_minus_swin", **cell)["value"] == pytest.approx(lost)
@@ -291,11 +299,15 @@ def test_the_comparison_is_paired_and_above_zero_speaks_for_swin(run, pair):
     assert lowpass["low"] == pytest.approx(0.2)  # the same images, so nothing of them is left
 
 
-def test_only_networks_of_one_thousand_and_start_are_compared(pair, tasks):
+def test_only_networks_of_one_thousand_and_start_are_compared(run, pair, tasks):
     swin, resnet = pair
     scratch = replace(resnet, arm=replace(resnet.arm, start="scratch", before="kermany"))
     elsewhere = replace(resnet, arm=replace(resnet.arm, task=tasks[0]))
     assert list(rows.pairs([swin, scratch, elsewhere])) == []
+    rows.add_comparisons(run, [swin, scratch, elsewhere])
+    assert "they are not compared" in run.record["warnings"][0]
+    rows.add_comparisons(run, [swin])  # one network alone was asked for
+    assert len(run.record["warnings"]) == 1
 
 
 def test_the_verdicts_follow(run, pair):

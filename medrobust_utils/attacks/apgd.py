@@ -84,20 +84,20 @@ def apgd(
     )  # fmt: skip
     gap = max(int(FIRST * steps), 1)
     since = 0
-    for step in range(steps):
-        if not to_the_end and not up.all():
+    for step in range(steps + 1):
+        if step:
+            _move(state, first=step == 1)
+            up = _look(state, probe, rows, loss_of)
+            since += 1
+        if not to_the_end and not up.all():  # before a check may send it back to its best point
             result[state.rows[~up]] = state.at[~up]
             state.keep(up)
         if not len(state.rows):
             return result
-        _move(state, first=step == 0)
-        up = _look(state, probe, rows, loss_of)
-        since += 1
         if since == gap:
             _shorten(state, gap)
             gap, since = max(gap - max(int(CLOSER * steps), 1), max(int(CLOSEST * steps), 1)), 0
-    best = state.best if to_the_end else torch.where(up[:, None, None, None], state.best, state.at)
-    result[state.rows] = best
+    result[state.rows] = state.best
     return result
 
 

@@ -15,7 +15,7 @@ from .. import env
 from ..contracts import check_eval
 from ..data import ImageSet
 from ..errors import ContractError
-from .cascade import STANDING, AutoPlan, follow
+from .cascade import STANDING, WRONG, AutoPlan, follow
 from .flags import Flag
 from .goals import Goal
 from .keeping import Kept, by_batches, identify, on_device
@@ -23,6 +23,8 @@ from .ladder import check_ladder, score
 from .sweep import SweepResult
 
 EARLIER = "earlier attack"  # in ``won``: what fell before AutoAttack was asked
+RANDOM_SEARCH = "random search beats gradients"  # the name of AutoAttack's red flag
+METHOD = 2  # counts changes of the attack, so that no batch of an older one is read back
 
 
 @dataclass(frozen=True)
@@ -55,11 +57,15 @@ class AutoResult(SweepResult):
         return found
 
     def flags(self) -> list[Flag]:
-        """Signs that gradients were hidden, from who won: Square asks for none."""
-        felled = int((self.won != STANDING).sum())
-        blind = int((self.won == "square").sum())
-        measured = f"{blind} of {felled} fallen images fell to random search alone"
-        return [Flag("random search beats gradients", blind > max(1, 0.05 * felled), measured)]
+        """Signs that gradients were hidden, from who won: Square asks for none.
+
+        Each image counts once, and only if AutoAttack was the one to fell it.
+        """
+        last = self.won[-1]
+        felled = int((~np.isin(last, [STANDING, WRONG, EARLIER])).sum())
+        blind = int((last == "square").sum())
+        measured = f"{blind} of the {felled} images that AutoAttack felled fell to random search"
+        return [Flag(RANDOM_SEARCH, blind > max(1, 0.05 * felled), measured)]
 
 
 class _Part(NamedTuple):
@@ -91,7 +97,7 @@ def autoattack_sweep(
         felled: bool (E, n): images that another attack has felled at that eps; they count as
             fallen and are not attacked. Their logits are the clean ones.
         batch, folder, desc: see ``attack_sweep``.
-        how: what ``AutoPlan`` takes. ``to_the_end`` spares nobody.
+        how: what ``AutoPlan`` takes. ``to_the_end`` spares nobody, and takes one eps.
 
     Raises:
         ContractError: for a breach of the contract, or an empty index.
@@ -100,6 +106,8 @@ def autoattack_sweep(
     """
     plan = AutoPlan(**how)
     check_ladder(epsilons)
+    if plan.to_the_end and len(epsilons) > 1:
+        raise ContractError(f"to_the_end takes one eps, not {len(epsilons)}: run it for each.")
     check_eval(model)
     if not len(index):
         raise ContractError("no image to attack: the index is empty.")
@@ -111,7 +119,7 @@ def autoattack_sweep(
             "each eps, one column for each image."
         )
     model.to(env.pick_device(), memory_format=torch.channels_last)
-    settings = asdict(plan) | {"felled": np.packbits(felled).tolist()}
+    settings = asdict(plan) | {"felled": np.packbits(felled).tolist(), "method": METHOD}
     identity = identify(model, data, index, epsilons, settings)
     kept = Kept(folder, f"autoattack-{identity}", identity, len(index), _Part)
     place = {int(row): column for column, row in enumerate(index)}
@@ -145,7 +153,7 @@ def _climb(
     clean = score(model, images)
     logits, steps = clean.clone(), []
     up = Goal(plan.finding).standing(clean, labels.to(clean.device)).cpu().numpy()
-    won = np.where(up, STANDING, "wrong before").astype("U16")
+    won = np.where(up, STANDING, WRONG).astype("U16")
     for eps, fallen in zip(epsilons, felled, strict=True):
         won[up & fallen] = EARLIER
         up = up & ~fallen

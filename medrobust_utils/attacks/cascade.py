@@ -53,8 +53,9 @@ class AutoPlan:
         queries: of Square.
         finding: with several labels, the one that has to flip; None for any of them.
         to_the_end: go on with images that have fallen, and return the point of the lowest margin
-            of each: for an AUC under attack, which asks how low scores can be pushed. FAB, which
-            seeks the nearest point, is left out.
+            of each: for an AUC under attack, which asks how low scores can be pushed. Only where
+            there is one way to fall: one finding, a single logit, two classes. FAB, which seeks the
+            nearest point, is left out.
         seed: of starting points and squares, which are an image's own (see ``gaussian``).
         dtype: bfloat16 computes gradients in mixed precision; answers are float32 always.
     """
@@ -78,6 +79,20 @@ class AutoPlan:
             )
         if self.dtype not in (torch.float32, torch.bfloat16):
             raise ContractError(f"dtype={self.dtype}: choose torch.float32 or torch.bfloat16.")
+
+    def shortened(self, ways: int) -> str:
+        """What is less than the published settings where there are so many ways to fall.
+
+        Such as "20 of 100 steps, 200 of 5000 queries"; empty where nothing is.
+        """
+        full = AutoPlan()
+        pairs = {
+            "steps": (self.steps, full.steps),
+            "targets": (min(self.targets, ways), min(full.targets, ways)),
+            "queries": (self.queries, full.queries),
+        }
+        less = [f"{few} of {all} {name}" for name, (few, all) in pairs.items() if few < all]
+        return ", ".join(less)
 
     @property
     def members(self) -> tuple[str, ...]:
@@ -191,6 +206,11 @@ class _Job:
         check_logits(self.logits, labels.ndim == 2)
         self.won = np.where(self.up.cpu().numpy(), STANDING, WRONG).astype(object)
         margins = goal.margins(self.logits, labels)
+        if plan.to_the_end and margins.shape[1] > 1:
+            raise ContractError(
+                f"to_the_end asks how far one margin can be pushed, and there are "
+                f"{margins.shape[1]} ways to fall. Name one finding, or leave it out."
+            )
         self.margin = margins.amin(1)
         self.ways = margins.argsort(1)[:, : plan.targets]  # the closest first
 

@@ -20,14 +20,8 @@ from .common import LOW, pooled, some
 from .survival import Survival
 
 MOST = 4  # radii of one network: AutoAttack is dear
-# Rows on the gain at one radius; means over the ladder and single networks are not spoken to.
-GAINS = (
-    "accuracy_gain",
-    "gain_typical",
-    "gain_typical_relative",
-    "gain_extreme",
-    "gain_extreme_relative",
-)
+# Rows on the gain at one radius; it does not speak to ratios, means over the ladder, one network.
+GAINS = ("accuracy_gain", "gain_typical", "gain_extreme")
 OVER = "excess_over_twenty"
 
 
@@ -110,7 +104,8 @@ def add_network(run: Run, group: survival.Group) -> None:
     radii = ", ".join(f"{eps * 255:.3g}" for eps in first.epsilons)
     run.deviation(
         f"AutoAttack on {first.arm.key.rpartition('-')[0]}: {len(first.result.labels)} of "
-        f"{len(first.arm.task.attacked)} attacked images, at {radii} gray levels of 255."
+        f"{len(first.arm.task.attacked)} attacked images, at {radii} gray levels of 255"
+        + (f"; {first.shortened}." if first.shortened else ".")
     )
 
 
@@ -120,6 +115,7 @@ def add_pair(run: Run, plain: survival.Group, attentive: survival.Group) -> None
     pairs = list(zip(plain, attentive, strict=False))
     for k, (eps, gain) in enumerate(zip(attentive[0].epsilons, left, strict=True)):
         tags = attentive[0].arm.tags | {"radius_255": eps * 255}
-        survival.mark(run, GAINS, tags, gain)
+        shortened = plain[0].shortened or attentive[0].shortened
+        survival.mark(run, GAINS, tags, survival.outcome(gain, shortened))
         over = pooled([excess(a.accuracy(k), p.accuracy(k), TIMES) for p, a in pairs])
-        survival.mark(run, [OVER], tags, over)
+        survival.mark(run, [OVER], tags, survival.outcome(over, shortened))

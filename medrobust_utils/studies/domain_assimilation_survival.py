@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -48,20 +48,29 @@ def add_network(run: Run, group: survival.Group) -> None:
     survival.add_network(run, group, SIZE)
 
 
-def add_pair(run: Run, plain: survival.Group, defended: survival.Group) -> None:
+def add_pair(
+    run: Run, plain: survival.Group, defended: survival.Group, levels: Sequence[float]
+) -> None:
     """Rows of what a defence gains under AutoAttack; rows of its gains otherwise are marked.
 
-    A gain at one eps by that at the same eps, a mean over all eps by the mean over AutoAttack's.
+    A gain at one eps by that at the same eps; a mean over all eps only if AutoAttack met them all.
+
+    Args:
+        levels: eps of the other attacks in gray levels, over which their mean is taken.
     """
     against = {"against": plain[0].arm.defence}
     tags = defended[0].arm.tags | against
     left = survival.add_gains(run, plain, defended, SIZE, **against)
+    shortened, met = plain[0].shortened or defended[0].shortened, set()
     for eps, gain in zip(defended[0].epsilons, left, strict=True):
+        met.add(survival.in_gray_levels(eps))
         cell = tags | {SIZE: survival.in_gray_levels(eps)}
-        survival.mark(run, ["accuracy_gain"], cell, gain)
+        survival.mark(run, ["accuracy_gain"], cell, survival.outcome(gain, shortened))
     mean = metrics.mean(left)
-    survival.mark(run, ["mean_gain"], tags, mean)
+    says = survival.outcome(mean, shortened)
+    if met >= {float(level) for level in levels}:
+        survival.mark(run, ["mean_gain"], tags, says)
     add(
         run, "autoattack_mean_gain", mean, n=len(defended[0].result.labels), attack="autoattack",
-        autoattack=survival.outcome(mean), **tags, **gates(plain, defended),
+        autoattack=says, **tags, **gates(plain, defended),
     )  # fmt: skip

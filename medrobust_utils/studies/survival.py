@@ -7,7 +7,7 @@ at; what PGD has felled there stays fallen.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,15 +17,21 @@ import pandas as pd
 from torch import nn
 
 from .. import metrics
-from ..attacks import AutoResult, autoattack_sweep
-from ..attacks.auto_sweep import EARLIER
+from ..attacks import AutoPlan, AutoResult, autoattack_sweep
+from ..attacks.auto_sweep import EARLIER, RANDOM_SEARCH
 from ..attacks.cascade import MEMBERS, WRONG
 from ..metrics import Estimate
 from ..results import Run
-from ..verdicts import LOST, SURVIVES, UNCLEAR, carries
+from ..verdicts import LOST, SHORTENED, SURVIVES, UNCLEAR, carries
 from .common import add, gates, pooled
 
-SHOWN = ("accuracy_pgd", "accuracy_autoattack", "autoattack_felled_by", "autoattack_gain")
+SHOWN = (
+    "accuracy_pgd",
+    "accuracy_autoattack",
+    "autoattack_felled_by",
+    "autoattack_gain",
+    "red_flag",
+)
 FELLED_BY = (WRONG, EARLIER, *MEMBERS["standard"])  # who may have felled an image, in order
 
 
@@ -35,6 +41,7 @@ class Survival:
 
     Attributes:
         before: bool (E, n): right under the earlier attacks, at this size and every smaller one.
+        shortened: what was less than the published settings (see ``AutoPlan.shortened``).
         weights: (1 + draws, n); equal for all arms of a task.
     """
 
@@ -43,6 +50,7 @@ class Survival:
     before: np.ndarray
     result: AutoResult
     weights: np.ndarray
+    shortened: str
 
     @property
     def epsilons(self) -> np.ndarray:
@@ -112,18 +120,26 @@ def attack_again(
         **plan,
     )  # fmt: skip
     weights = metrics.group_weights(data.groups[index], draw)
-    return Survival(robust.arm, robust.gates, before, result, weights)
+    ways = max(result.clean.shape[1] - 1, 1)
+    shortened = AutoPlan(**plan).shortened(ways)
+    return Survival(robust.arm, robust.gates, before, result, weights, shortened)
 
 
-def outcome(gain: Estimate) -> str:
-    """Whether a gain survives: its whole interval above 0, it or its whole interval not, or else.
+def effort(groups: Iterable[Group]) -> str:
+    """How hard AutoAttack tried, for the reader of a notebook."""
+    less = dict.fromkeys(one.shortened for group in groups for one in group if one.shortened)
+    return f"AutoAttack with {'; '.join(less) or 'its published settings'}"
+
+
+def outcome(gain: Estimate, shortened: str) -> str:
+    """Whether a gain survives, by its interval: above 0, not above it anywhere, or else.
 
     Returns:
-        One of ``verdicts.SURVIVES``, ``LOST`` and ``UNCLEAR``.
+        One of ``verdicts.SURVIVES`` (``SHORTENED`` if the attack was), ``LOST`` and ``UNCLEAR``.
     """
     if gain.low > 0:
-        return SURVIVES
-    return LOST if gain.value <= 0 or gain.high <= 0 else UNCLEAR
+        return SHORTENED if shortened else SURVIVES
+    return LOST if gain.high <= 0 else UNCLEAR
 
 
 def gains(plain: Group, defended: Group) -> list[Estimate]:
@@ -150,6 +166,8 @@ def add_network(run: Run, group: Group, size: str) -> None:
             add(run, "autoattack_felled_by", share, member=member, **cell)
         asked = np.mean([one.result.queries[k] for one in group])
         run.add("autoattack_queries", float(asked), **cell)
+    for flag in {flag for one in group for flag in one.result.flags() if flag.raised}:
+        run.add("red_flag", 1.0, flag=flag.name, measured=flag.measured, **cell)
 
 
 def add_gains(run: Run, plain: Group, defended: Group, size: str, **more: object) -> list[Estimate]:
@@ -165,15 +183,16 @@ def add_gains(run: Run, plain: Group, defended: Group, size: str, **more: object
         pairs = zip(plain, defended, strict=False)
         earlier = pooled([d.earlier(k) - p.earlier(k) for p, d in pairs])
         add(run, "gain_before_autoattack", earlier, **cell)
-        add(run, "autoattack_gain", gain, autoattack=outcome(gain), **cell)
+        says = outcome(gain, plain[0].shortened or defended[0].shortened)
+        add(run, "autoattack_gain", gain, autoattack=says, **cell)
     return left
 
 
-def mark(run: Run, names: Sequence[str], tags: Mapping[str, Any], gain: Estimate) -> None:
+def mark(run: Run, names: Sequence[str], tags: Mapping[str, Any], says: str) -> None:
     """Tag rows of the record that carry ``tags`` with what AutoAttack made of their gain."""
     for row in run.record["rows"]:
         if row["metric"] in names and carries(row, tags):
-            row["autoattack"] = outcome(gain)
+            row["autoattack"] = says
 
 
 def in_gray_levels(eps: float) -> float:
@@ -192,6 +211,9 @@ def overview(rows: pd.DataFrame, index: Sequence[str]) -> pd.DataFrame:
         chosen = rows[rows["metric"].eq(metric)]
         return chosen.groupby(list(index), sort=False)[column].first()
 
+    columns = dict.fromkeys([*rows.columns, "flag", "autoattack"])
+    rows = rows.reindex(columns=list(columns))
+    rows = rows[rows["metric"].ne("red_flag") | rows["flag"].eq(RANDOM_SEARCH)]
     felled = rows[rows["metric"].eq("autoattack_felled_by") & rows["value"].gt(0)]
     words = felled["member"].astype(str) + " " + felled["value"].map("{:.0%}".format)
     keys = [felled[name] for name in index]
@@ -202,5 +224,9 @@ def overview(rows: pd.DataFrame, index: Sequence[str]) -> pd.DataFrame:
         "gain": texts("autoattack_gain"),
         "survives?": texts("autoattack_gain", "autoattack"),
     }
+    if rows["metric"].eq("red_flag").any():
+        table["RED FLAG"] = texts("red_flag", "measured")
     order = table["AutoAttack leaves"].index
-    return pd.DataFrame({name: column.reindex(order) for name, column in table.items()}).fillna("")
+    return pd.DataFrame(
+        {name: column.reindex(order).astype(object) for name, column in table.items()}
+    ).fillna("")

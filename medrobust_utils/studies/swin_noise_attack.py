@@ -18,7 +18,7 @@ from ..losses import correct
 from ..metrics import Estimate
 from ..models import MedicalModel
 from ..storage import fingerprint, kept_arrays
-from .common import kept_flags, precision
+from .common import kept_flags
 from .swin_noise import ROLES
 from .swin_noise_thousand import Arm
 
@@ -30,7 +30,9 @@ class Attack:
     """What one network scored on its attacked images.
 
     Attributes:
-        clean: scores before any attack, and the ``gates`` they pass (``metrics.gates``).
+        clean: scores before any attack, and the ``gates`` they pass (``metrics.gates``);
+            ``beats_constant`` says the same of ``start``, which the attacks take away: its interval
+            lies above what one constant answer has right.
         noise: bool (E, S, n): right under random signs of size eps, for S draws.
         pgd, auto: the sweeps; ``auto`` was given what ``pgd`` had felled already.
         aucs: finding -> AUC before and under an attack on that finding, at ``auc_eps``.
@@ -87,7 +89,9 @@ def measure(arm: Arm, model: MedicalModel, settings: Mapping, folder: Path, *, s
     """
     task, how = arm.task, settings["thousand"]["attack"]
     epsilons = [eps / 255 for eps in how["eps_255"]]
-    common = dict(folder=folder, seed=seed, dtype=precision({"attack": how}, model))
+    # Float32 for all: the type that a network was trained in depends on the hour, and what is
+    # compared has to meet the same attack.
+    common = dict(folder=folder, seed=seed)
     pgd = attack_sweep(
         model, task.data, task.attacked, epsilons, steps=how["pgd_steps"], desc="PGD", **common
     )
@@ -101,14 +105,17 @@ def measure(arm: Arm, model: MedicalModel, settings: Mapping, folder: Path, *, s
     clean = metrics.score(pgd.clean, targets, weights, ignore=task.ignore)
     prior = metrics.prior_logits(task.data.targets[task.fit], len(targets), pgd.clean.shape[1])
     gates = metrics.gates(clean, metrics.score(prior, targets, weights, ignore=task.ignore))
-    likeliest = correct(torch.from_numpy(prior), torch.from_numpy(targets)).float().mean().item()
+    likeliest = correct(torch.from_numpy(prior), torch.from_numpy(targets)).numpy()
+    ahead = metrics.weighted_mean(pgd.clean_right.astype(float) - likeliest, weights)
+    gates["beats_constant"] = bool(ahead.low > 0)
     noise = np.stack([_under_signs(arm, model, eps, how, folder, seed) for eps in epsilons])
     density, centroid = _spectra(arm, model, how["bands"], folder)
     in_bands = _in_bands(arm, model, how, folder, seed)
     aucs = _aucs(arm, model, how, pgd.clean, weights, common)
     return Attack(
-        arm, clean, gates, noise, pgd, auto, aucs, density, centroid, in_bands, weights, likeliest
-    )
+        arm, clean, gates, noise, pgd, auto, aucs, density, centroid, in_bands, weights,
+        float(likeliest.mean()),
+    )  # fmt: skip
 
 
 def flags(
@@ -121,7 +128,7 @@ def flags(
     eps = float(attack.epsilons[fallen.argmax() if fallen.any() else -1])
     some = kept_flags(
         folder, "flags", model, task.data, task.attacked[: how["check"]], eps, seed=seed,
-        dtype=precision({"attack": how}, model),
+        dtype=torch.float32,
     )  # fmt: skip
     return some + attack.auto.flags()
 

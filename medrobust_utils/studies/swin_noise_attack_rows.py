@@ -30,7 +30,7 @@ def add_attack(run: Run, attack: Attack) -> None:
     for place, eps in enumerate(attack.epsilons):
         cell = tags | {"eps_255": _levels(eps)}
         gap = attack.noise[place].mean(0) - attack.auto.right[place]
-        add(run, "top1_noise_minus_adversarial", attack.mean(gap), **cell)
+        add(run, "accuracy_noise_minus_adversarial", attack.mean(gap), **cell)
         for member, share in attack.auto.shares()[place].items():
             run.add("felled_by", share, member=member, **cell)
         asked = attack.auto.queries[place]
@@ -72,6 +72,16 @@ def add_flags(run: Run, attack: Attack, flags: Sequence[Flag]) -> None:
                 **attack.arm.tags)  # fmt: skip
 
 
+def add_comparisons(run: Run, attacks: Sequence[Attack]) -> None:
+    """Every pair compared; a warning where there is none, although both networks were attacked."""
+    found = list(pairs(attacks))
+    for swin, resnet in found:
+        add_comparison(run, swin, resnet)
+    if not found and {"swin", "resnet"} <= {a.arm.model for a in attacks}:
+        run.warn("Swin-T and ResNet-50 were attacked but began from different weights or images: "
+                 "they are not compared.")  # fmt: skip
+
+
 def pairs(attacks: Sequence[Attack]) -> Iterator[tuple[Attack, Attack]]:
     """Swin-T and ResNet-50 on the same thousand from the same kind of start."""
     for a, b in product(attacks, attacks):
@@ -84,11 +94,13 @@ def pairs(attacks: Sequence[Attack]) -> Iterator[tuple[Attack, Attack]]:
 def add_comparison(run: Run, swin: Attack, resnet: Attack) -> None:
     """Paired: both networks had the same images, and each attack the same seeds.
 
-    Above 0 speaks for Swin-T throughout. ``kept`` counts only what each network had right before,
-    so that the better one is not called the more robust for that alone.
+    Above 0 speaks for Swin-T throughout. ``kept`` counts only what both networks had right before,
+    so that neither the better one is called the more robust for that alone, nor the worse one
+    because it had only the easy images right.
     """
     tags = {k: v for k, v in swin.arm.tags.items() if k != "model"} | gates([swin], [resnet])
     tags |= {"n": len(swin.centroid)}
+    both = swin.pgd.clean_right & resnet.pgd.clean_right
     for place, eps in enumerate(swin.epsilons):
         cell = tags | {"eps_255": _levels(eps)}
         for kind in ("noise", "pgd", "autoattack"):
@@ -97,8 +109,10 @@ def add_comparison(run: Run, swin: Attack, resnet: Attack) -> None:
             add(run, "accuracy_swin_minus_resnet", one - other, attack=kind, **cell)
             lost = (resnet.start - other) - (swin.start - one)
             add(run, "drop_resnet_minus_swin", lost, attack=kind, **cell)
-            one, other = (_kept(a, kind, place) for a in (swin, resnet))
-            add(run, "kept_swin_minus_resnet", one - other, attack=kind, **cell)
+            if both.any():
+                one, other = (_kept(a, kind, place, both) for a in (swin, resnet))
+                held = cell | {"n": int(both.sum())}
+                add(run, "kept_swin_minus_resnet", one - other, attack=kind, **held)
     known = np.isfinite(swin.centroid) & np.isfinite(resnet.centroid)
     if known.any():
         # low-pass is a low mean frequency of what the answer listens to
@@ -106,9 +120,8 @@ def add_comparison(run: Run, swin: Attack, resnet: Attack) -> None:
         add(run, "lowpass_swin_minus_resnet", gap, **tags | {"n": int(known.sum())})
 
 
-def _kept(attack: Attack, kind: str, place: int) -> Estimate:
-    """Share of what was right before that is right under the attack."""
-    before = attack.pgd.clean_right
+def _kept(attack: Attack, kind: str, place: int, before: np.ndarray) -> Estimate:
+    """Share of the images of ``before`` that are right under the attack."""
     right = {
         "noise": attack.noise[place].mean(0),
         "pgd": attack.pgd.right[place],

@@ -129,7 +129,7 @@ def _thousand(settings: Mapping, role: str, seed: int) -> Thousand:
     other = REST if asked_for(settings, role) else how["before"][role]
     if other == REST:
         rest = train[~np.isin(data.groups[train], data.groups[fitted])]
-        if len(rest):  # in a set of a thousand images nothing is left
+        if len(rest) >= how["fit"]:  # in a set of a thousand images hardly any is left
             before, split = data, Split(rest, fitted)
     elif other:
         before = opened(other)
