@@ -51,12 +51,46 @@ def test_reference_results_on_real_images_say_so():
             )
 
 
-def test_the_table_of_scores_is_that_of_the_reference_run():
+def the_run(notebook, **parameters):
+    """The one reference run of a notebook with these parameters; older runs know fewer."""
     (run,) = (
         r
         for r in results.collect(ROOT / "results" / "reference")
-        if r["notebook"] == "01_swin_noise"
+        if r["notebook"] == notebook
+        and all(r["parameters"].get(name, "") == value for name, value in parameters.items())
     )
+    return run
+
+
+def test_the_table_of_attacks_is_that_of_the_reference_run():
+    run = the_run("01_swin_noise", PART="attack")
+    lines = [
+        line.strip("| \n").split(" | ")
+        for line in README.splitlines()
+        if re.match(r"\| (Skin|Chest), ", line)
+    ]
+    assert len(lines) == 6
+    for name, start, *cells, constant in lines:
+        images, model = name.split(", ")
+        wanted = {
+            "metric": "accuracy_attacked",
+            "role": {"Skin": "isic", "Chest": "nih"}[images],
+            "model": model[:6].split("-")[0].lower(),
+            "start": "imagenet" if start == "ImageNet" else "scratch",
+        }
+        kinds = [("none", 0.0), ("noise", 4.0), ("pgd", 4.0), ("autoattack", 1.0),
+                 ("autoattack", 4.0)]  # fmt: skip
+        for (attack, eps), text in zip(kinds, cells, strict=True):
+            tags = wanted | {"attack": attack, "eps_255": eps}
+            (row,) = (r for r in run["rows"] if tags.items() <= r.items())
+            assert text == f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+        always = wanted | {"metric": "accuracy_constant"}
+        (row,) = (r for r in run["rows"] if always.items() <= r.items())
+        assert constant == f"{row['value']:.3f}"
+
+
+def test_the_table_of_scores_is_that_of_the_reference_run():
+    run = the_run("01_swin_noise", PART="")
     lines = [
         line.strip("| \n").split(" | ")
         for line in README.splitlines()

@@ -264,6 +264,7 @@ def run(tmp_path, tasks):
 
 def test_rows_of_a_network(run, pair):
     rows.add_attack(run, pair[0])
+    assert only(run, "accuracy_constant")["value"] == 0.6
     at = {"eps_255": 1.0}
     assert only(run, "accuracy_attacked", attack="none")["value"] == pytest.approx(0.8)
     for attack, value in (("noise", 30), ("pgd", 10), ("autoattack", 8)):

@@ -15,11 +15,12 @@ from .. import env
 from ..contracts import check_eval
 from ..data import ImageSet
 from ..errors import ContractError
-from .cascade import STANDING, WRONG, AutoPlan, follow
+from .cascade import follow
 from .flags import Flag
 from .goals import Goal
 from .keeping import Kept, by_batches, identify, on_device
 from .ladder import check_ladder, score
+from .plan import STANDING, WRONG, AutoPlan
 from .sweep import SweepResult
 
 EARLIER = "earlier attack"  # in ``won``: what fell before AutoAttack was asked

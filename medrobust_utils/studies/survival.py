@@ -19,7 +19,7 @@ from torch import nn
 from .. import metrics
 from ..attacks import AutoPlan, AutoResult, autoattack_sweep
 from ..attacks.auto_sweep import EARLIER, RANDOM_SEARCH
-from ..attacks.cascade import MEMBERS, WRONG
+from ..attacks.plan import MEMBERS, WRONG
 from ..metrics import Estimate
 from ..results import Run
 from ..verdicts import LOST, SHORTENED, SURVIVES, UNCLEAR, carries

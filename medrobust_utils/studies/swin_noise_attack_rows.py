@@ -23,6 +23,7 @@ def add_attack(run: Run, attack: Attack) -> None:
     tags = attack.arm.tags | attack.gates | {"n": len(attack.centroid)}
     for name, value in attack.clean.items():
         add(run, name, value, attack="none", eps_255=0.0, **tags)
+    run.add("accuracy_constant", attack.constant, **tags)
     add(run, "accuracy_attacked", attack.start, attack="none", eps_255=0.0, **tags)
     for kind, curve in attack.curves.items():
         for eps, value in zip(attack.epsilons, curve, strict=True):
