@@ -171,6 +171,21 @@ def test_attacks_are_nested_and_autoattack_is_given_what_pgd_felled(attacked, se
         assert len(curve) == 3 and all(0 <= estimate.value <= 1 for estimate in curve)
 
 
+def test_the_constant_answer_is_the_commonest_of_the_fitted_as_a_whole(tasks):
+    task = tasks[0]
+    targets = np.zeros_like(task.data.targets)
+    targets[task.fit[:15], 2] = 1  # fifteen of forty: rarer than nothing, commoner than pairs
+    targets[task.fit[15:], 4] = 1
+    targets[task.fit[15:27], 5] = 1
+    targets[task.attacked[:6], 2] = 1
+    found = study._constant(replace(task, data=replace(task.data, targets=targets)))
+    assert found.tolist() == [True] * 6 + [False] * 10
+    skin = tasks[1]
+    counts = np.bincount(skin.data.targets[skin.fit])
+    expected = skin.data.targets[skin.attacked] == counts.argmax()
+    assert (study._constant(skin) == expected).all()
+
+
 def test_finished_parts_are_read_back(attacked, knowing, settings, monkeypatch):
     arm, model, folder = knowing
     for name in ("attacks.auto_sweep.follow", "attacks.sweep.climb", "evaluation.predict"):

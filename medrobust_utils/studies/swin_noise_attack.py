@@ -20,7 +20,7 @@ from ..models import MedicalModel
 from ..storage import fingerprint, kept_arrays
 from .common import kept_flags
 from .swin_noise import ROLES
-from .swin_noise_thousand import Arm
+from .swin_noise_thousand import Arm, Thousand
 
 MIN_POSITIVE = 5  # an AUC over fewer images with a finding, or without it, says nothing
 
@@ -40,7 +40,7 @@ class Attack:
         centroid: (n,), its mean frequency in cycles per pixel.
         in_bands: bool (bands, n): right under noise of one band.
         weights: (1 + draws, n); equal for all networks of a task.
-        constant: accuracy of the best constant answer by the fitted images.
+        constant: accuracy of the commonest answer among the fitted images, given to every image.
     """
 
     arm: Arm
@@ -105,8 +105,8 @@ def measure(arm: Arm, model: MedicalModel, settings: Mapping, folder: Path, *, s
     clean = metrics.score(pgd.clean, targets, weights, ignore=task.ignore)
     prior = metrics.prior_logits(task.data.targets[task.fit], len(targets), pgd.clean.shape[1])
     gates = metrics.gates(clean, metrics.score(prior, targets, weights, ignore=task.ignore))
-    likeliest = correct(torch.from_numpy(prior), torch.from_numpy(targets)).numpy()
-    ahead = metrics.weighted_mean(pgd.clean_right.astype(float) - likeliest, weights)
+    constant = _constant(task)
+    ahead = metrics.weighted_mean(pgd.clean_right.astype(float) - constant, weights)
     gates["beats_constant"] = bool(ahead.low > 0)
     noise = np.stack([_under_signs(arm, model, eps, how, folder, seed) for eps in epsilons])
     density, centroid = _spectra(arm, model, how["bands"], folder)
@@ -114,7 +114,7 @@ def measure(arm: Arm, model: MedicalModel, settings: Mapping, folder: Path, *, s
     aucs = _aucs(arm, model, how, pgd.clean, weights, common)
     return Attack(
         arm, clean, gates, noise, pgd, auto, aucs, density, centroid, in_bands, weights,
-        float(likeliest.mean()),
+        float(constant.mean()),
     )  # fmt: skip
 
 
@@ -131,6 +131,16 @@ def flags(
         dtype=torch.float32,
     )  # fmt: skip
     return some + attack.auto.flags()
+
+
+def _constant(task: Thousand) -> np.ndarray:
+    """Where the commonest answer of the fitted images is right, bool (n,).
+
+    With several labels an answer is the whole of them.
+    """
+    targets = task.data.targets.reshape(len(task.data), -1)
+    answers, counts = np.unique(targets[task.fit], axis=0, return_counts=True)
+    return (targets[task.attacked] == answers[counts.argmax()]).all(1)
 
 
 def _budget(how: Mapping) -> dict[str, int]:
