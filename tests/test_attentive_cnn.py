@@ -618,7 +618,7 @@ def test_deviations_say_what_was_changed(settings, arms):
         "skin: 90 phantoms of 64 pixels", "skin: epochs 1 (paper: 300)", "share 1 (paper: 0.1)",
         "nested PGD, 2 steps", "fastest precision", "at most 32 images", "51,699",
         "not run: chest with inception", "12 of 18 test images attacked",
-        "resnet: resnet10t in place of resnet50.",
+        "resnet: resnet10t in place of resnet50.", "resnet: images of 64 pixels instead of 224.",
     ):  # fmt: skip
         assert word in found, word
     assert "lr" not in found and "Pneumonia" not in found

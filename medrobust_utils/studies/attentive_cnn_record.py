@@ -84,6 +84,9 @@ def deviations(
         ours, theirs = (one["models"][model]["backbone"] for one in (settings, paper))
         if ours != theirs:
             found.append(f"{model}: {ours} in place of {theirs}.")
+        ours, theirs = (one["models"][model]["size"] for one in (settings, paper))
+        if ours != theirs:
+            found.append(f"{model}: images of {ours} pixels instead of {theirs}.")
     ours, theirs = settings["training"], paper["training"]
     for key in ("lr", "adam_eps", "batch"):
         if ours[key] != theirs[key]:
