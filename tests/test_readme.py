@@ -65,13 +65,15 @@ def the_run(notebook, **parameters):
     return run
 
 
+def table(first):
+    """The cells of README's lines that begin so."""
+    found = [line for line in README.splitlines() if re.match(first, line)]
+    return [line.strip("| \n").split(" | ") for line in found]
+
+
 def test_the_table_of_attacks_is_that_of_the_reference_run():
     run = the_run("01_swin_noise", PART="attack")
-    lines = [
-        line.strip("| \n").split(" | ")
-        for line in README.splitlines()
-        if re.match(r"\| (Skin|Chest), ", line)
-    ]
+    lines = table(r"\| (Skin|Chest), ")
     assert len(lines) == 6
     for name, start, *cells, constant in lines:
         images, model = name.split(", ")
@@ -94,11 +96,7 @@ def test_the_table_of_attacks_is_that_of_the_reference_run():
 
 def test_the_table_of_scores_is_that_of_the_reference_run():
     run = the_run("01_swin_noise", PART="")
-    lines = [
-        line.strip("| \n").split(" | ")
-        for line in README.splitlines()
-        if re.match(r"\| (HAM10000|NIH), ", line)
-    ]
+    lines = table(r"\| (HAM10000|NIH), ")
     assert len(lines) == 6
     for name, start, top1, majority, auc in lines:
         data, model = name.lower().split(", ")

@@ -207,3 +207,13 @@ def gates(*groups: Sequence) -> dict[str, bool]:
     """Whether every network of the groups learnt enough for a verdict (``metrics.gates``)."""
     members = [member for group in groups for member in group]
     return {name: all(m.gates[name] for m in members) for name in members[0].gates}
+
+
+def budget(how: Mapping) -> dict[str, int]:
+    """How hard AutoAttack tries by a profile (see ``attacks.AutoPlan``)."""
+    return {name: how[name] for name in ("steps", "targets", "queries")}
+
+
+def in_gray_levels(eps: float) -> float:
+    """A size in [0, 1] as rows tell it, of 255."""
+    return round(float(eps) * 255, 6)

@@ -11,7 +11,7 @@ from .. import metrics
 from ..models import MedicalModel
 from ..results import Run
 from . import survival
-from .common import add, gates, some
+from .common import add, gates, in_gray_levels, some
 from .domain_assimilation import ROLES, SPLITS
 from .domain_assimilation_attack import Robustness
 from .survival import Survival
@@ -61,14 +61,14 @@ def add_pair(
     against = {"against": plain[0].arm.defence}
     tags = defended[0].arm.tags | against
     left = survival.add_gains(run, plain, defended, SIZE, **against)
-    shortened, met = plain[0].shortened or defended[0].shortened, set()
-    for eps, gain in zip(defended[0].epsilons, left, strict=True):
-        met.add(survival.in_gray_levels(eps))
-        cell = tags | {SIZE: survival.in_gray_levels(eps)}
+    shortened = plain[0].shortened or defended[0].shortened
+    met = [in_gray_levels(eps) for eps in defended[0].epsilons]
+    for level, gain in zip(met, left, strict=True):
+        cell = tags | {SIZE: level}
         survival.mark(run, ["accuracy_gain"], cell, survival.outcome(gain, shortened))
     mean = metrics.mean(left)
     says = survival.outcome(mean, shortened)
-    if met >= {float(level) for level in levels}:
+    if set(met) >= {float(level) for level in levels}:
         survival.mark(run, ["mean_gain"], tags, says)
     add(
         run, "autoattack_mean_gain", mean, n=len(defended[0].result.labels), attack="autoattack",

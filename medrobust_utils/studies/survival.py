@@ -23,7 +23,7 @@ from ..attacks.plan import MEMBERS, WRONG
 from ..metrics import Estimate
 from ..results import Run
 from ..verdicts import LOST, SHORTENED, SURVIVES, UNCLEAR, carries
-from .common import add, gates, pooled
+from .common import add, budget, gates, in_gray_levels, pooled
 
 SHOWN = (
     "accuracy_pgd",
@@ -114,7 +114,7 @@ def attack_again(
         draw: seed of the bootstrap, the same for all arms of a task.
     """
     data = robust.arm.task.data
-    plan = {name: how[name] for name in ("steps", "targets", "queries")}
+    plan = budget(how)
     result = autoattack_sweep(
         model, data, index, epsilons, felled=~before, folder=folder, desc="AutoAttack", seed=seed,
         **plan,
@@ -193,11 +193,6 @@ def mark(run: Run, names: Sequence[str], tags: Mapping[str, Any], says: str) -> 
     for row in run.record["rows"]:
         if row["metric"] in names and carries(row, tags):
             row["autoattack"] = says
-
-
-def in_gray_levels(eps: float) -> float:
-    """A size as rows tell it."""
-    return round(float(eps) * 255, 6)
 
 
 def overview(rows: pd.DataFrame, index: Sequence[str]) -> pd.DataFrame:

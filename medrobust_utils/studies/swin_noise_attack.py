@@ -18,7 +18,7 @@ from ..losses import correct
 from ..metrics import Estimate
 from ..models import MedicalModel
 from ..storage import fingerprint, kept_arrays
-from .common import kept_flags
+from .common import budget, kept_flags
 from .swin_noise import ROLES
 from .swin_noise_thousand import Arm, Thousand
 
@@ -97,7 +97,7 @@ def measure(arm: Arm, model: MedicalModel, settings: Mapping, folder: Path, *, s
     )
     auto = autoattack_sweep(
         model, task.data, task.attacked, epsilons, felled=~pgd.right, desc="AutoAttack",
-        batch=how["batch"], **_budget(how), **common,
+        batch=how["batch"], **budget(how), **common,
     )  # fmt: skip
     draw = [seed, ROLES.index(task.role)]
     weights = metrics.group_weights(task.data.groups[task.attacked], draw)
@@ -141,10 +141,6 @@ def _constant(task: Thousand) -> np.ndarray:
     targets = task.data.targets.reshape(len(task.data), -1)
     answers, counts = np.unique(targets[task.fit], axis=0, return_counts=True)
     return (targets[task.attacked] == answers[counts.argmax()]).all(1)
-
-
-def _budget(how: Mapping) -> dict[str, int]:
-    return {name: how[name] for name in ("steps", "targets", "queries")}
 
 
 def _under_signs(
@@ -218,7 +214,7 @@ def _aucs(
         result = autoattack_sweep(
             model, task.data, task.attacked, [how["auc_eps_255"] / 255], finding=int(k),
             to_the_end=True, desc=f"AUC of {task.data.classes[k]}", batch=how["batch"],
-            **_budget(how), **common,
+            **budget(how), **common,
         )  # fmt: skip
         both = [
             metrics.auc(logits[:, k], targets[:, k].astype(bool), weights)

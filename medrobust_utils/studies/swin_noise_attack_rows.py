@@ -13,7 +13,7 @@ from ..attacks import Flag
 from ..metrics import Estimate, weighted_mean
 from ..models import MedicalModel
 from ..results import Run
-from .common import LOW, add, gates
+from .common import LOW, add, gates, in_gray_levels
 from .swin_noise_attack import Attack
 from .swin_noise_thousand import Arm, Thousand
 
@@ -27,12 +27,12 @@ def add_attack(run: Run, attack: Attack) -> None:
     add(run, "accuracy_attacked", attack.start, attack="none", eps_255=0.0, **tags)
     for kind, curve in attack.curves.items():
         for eps, value in zip(attack.epsilons, curve, strict=True):
-            add(run, "accuracy_attacked", value, attack=kind, eps_255=_levels(eps), **tags)
-    for place, eps in enumerate(attack.epsilons):
-        cell = tags | {"eps_255": _levels(eps)}
+            add(run, "accuracy_attacked", value, attack=kind, eps_255=in_gray_levels(eps), **tags)
+    for place, (eps, shares) in enumerate(zip(attack.epsilons, attack.auto.shares(), strict=True)):
+        cell = tags | {"eps_255": in_gray_levels(eps)}
         gap = attack.noise[place].mean(0) - attack.auto.right[place]
         add(run, "accuracy_noise_minus_adversarial", attack.mean(gap), **cell)
-        for member, share in attack.auto.shares()[place].items():
+        for member, share in shares.items():
             run.add("felled_by", share, member=member, **cell)
         asked = attack.auto.queries[place]
         if asked.any():
@@ -60,10 +60,6 @@ def _add_spectrum(run: Run, attack: Attack, tags: Mapping) -> None:
                 **cell,
             )
         add(run, "accuracy_band_noise", attack.mean(attack.in_bands[band]), **cell)
-
-
-def _levels(eps: float) -> float:
-    return round(float(eps) * 255, 6)
 
 
 def add_flags(run: Run, attack: Attack, flags: Sequence[Flag]) -> None:
@@ -103,7 +99,7 @@ def add_comparison(run: Run, swin: Attack, resnet: Attack) -> None:
     tags |= {"n": len(swin.centroid)}
     both = swin.pgd.clean_right & resnet.pgd.clean_right
     for place, eps in enumerate(swin.epsilons):
-        cell = tags | {"eps_255": _levels(eps)}
+        cell = tags | {"eps_255": in_gray_levels(eps)}
         for kind in ("noise", "pgd", "autoattack"):
             one, other = (a.curves[kind][place] for a in (swin, resnet))
             cell["alive"] = max(one.value, other.value) > LOW
