@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from .goals import Goal
 from .keeping import Kept, by_batches, identify, on_device
 from .ladder import check_ladder, score
 from .plan import STANDING, WRONG, AutoPlan
+from .quick import quick_copy
 from .sweep import SweepResult
 
 EARLIER = "earlier attack"  # in ``won``: what fell before AutoAttack was asked
@@ -125,9 +127,13 @@ def autoattack_sweep(
     kept = Kept(folder, f"autoattack-{identity}", identity, len(index), _Part)
     place = {int(row): column for column, row in enumerate(index)}
 
+    @cache  # not needed where every batch is kept already
+    def through() -> nn.Module:
+        return quick_copy(model, on_device(data, index[:1])[0])
+
     def compute(rows: np.ndarray) -> _Part:
         known = felled[:, [place[int(row)] for row in rows]]
-        return _climb(model, data, rows, epsilons, plan, known)
+        return _climb(model, through(), data, rows, epsilons, plan, known)
 
     parts = by_batches(kept, index, batch, compute, desc)
 
@@ -143,6 +149,7 @@ def autoattack_sweep(
 
 def _climb(
     model: nn.Module,
+    through: nn.Module,
     data: ImageSet,
     rows: np.ndarray,
     epsilons: list[float],
@@ -161,7 +168,9 @@ def _climb(
         queries = np.zeros(len(rows), np.int64)
         here = np.arange(len(rows)) if plan.to_the_end else np.flatnonzero(up)
         if len(here):
-            found = follow(plan, model, images[here], labels[here], eps, rows=rows[here])
+            found = follow(
+                plan, model, images[here], labels[here], eps, rows=rows[here], through=through
+            )
             stands = found.stands.cpu().numpy()
             logits[here] = found.logits
             won[here] = np.where(up[here], found.won.astype("U16"), won[here])

@@ -90,8 +90,9 @@ def follow(
     *,
     rows: np.ndarray | None = None,
     desc: str = "",
+    through: nn.Module | None = None,
 ) -> Attacked:
-    """``autoattack`` by a plan."""
+    """``autoattack`` by a plan; gradients are taken ``through`` a ``quick_copy`` if there is one."""
     check_eps(eps)
     check_eval(model)
     check_images(images)
@@ -105,7 +106,11 @@ def follow(
     check_labels(labels[:1], first, extremes(labels))
     goal.check(labels, first)
     numbers = np.arange(len(images)) if rows is None else np.asarray(rows)
-    job = _Job(plan, model, images, labels, eps, numbers, goal)
+    probe = Probe(
+        model, labels, goal, dtype=plan.dtype, through=through,
+        samples=SAMPLES if plan.version == "rand" else 1,
+    )  # fmt: skip
+    job = _Job(plan, probe, images, labels, eps, numbers, goal)
     with env.progress(plan.members, desc=desc, disable=not desc) as bar:
         for number, member in enumerate(bar):
             bar.set_postfix(attack=member, standing=int(job.up.sum()), refresh=False)
@@ -119,7 +124,7 @@ class _Job:
     def __init__(
         self,
         plan: AutoPlan,
-        model: nn.Module,
+        probe: Probe,
         images: torch.Tensor,
         labels: torch.Tensor,
         eps: float,
@@ -127,9 +132,7 @@ class _Job:
         goal: Goal,
     ) -> None:
         self.plan, self.images, self.labels, self.eps = plan, images, labels, eps
-        self.numbers, self.goal = numbers, goal
-        samples = SAMPLES if plan.version == "rand" else 1
-        self.probe = Probe(model, labels, goal, dtype=plan.dtype, samples=samples)
+        self.numbers, self.goal, self.probe = numbers, goal, probe
         everyone = torch.arange(len(images), device=images.device)
         self.moved = images.clone()
         self.logits, self.up = self.probe.stands(images, everyone)

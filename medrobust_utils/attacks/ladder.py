@@ -124,6 +124,7 @@ def climb(
     epsilons: Sequence[float],
     *,
     rows: np.ndarray | None = None,
+    through: nn.Module | None = None,
     **how: Any,
 ) -> Iterator[Rung]:
     """Yield one Rung for each eps, as it is done.
@@ -134,6 +135,7 @@ def climb(
         epsilons: rising, in [0, 1]; eps = 0 gives the clean images.
         rows: numbers (N,) that tell the images apart: an image gets the same random start
             whatever the batch it comes in. 0 to N - 1 without them.
+        through: a ``quick_copy`` of ``model`` to take the gradients of; ``model`` scores.
         how: what ``Plan`` takes: mode, attack, engine, steps, rel_step or step_size,
             seed, dtype.
 
@@ -159,7 +161,7 @@ def climb(
         # the error function takes normal noise to uniform noise in [-1, 1]
         noise = torch.erf(gaussian(images.shape[1:], numbers, plan.seed) / math.sqrt(2))
         noise = noise.to(images.device)
-    yield from _rungs(model, images, labels, epsilons, plan, noise, clean)
+    yield from _rungs(model, through or model, images, labels, epsilons, plan, noise, clean)
 
 
 def check_ladder(epsilons: Sequence[float]) -> None:
@@ -180,6 +182,7 @@ def score(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
 
 def _rungs(
     model: nn.Module,
+    through: nn.Module,
     images: torch.Tensor,
     labels: torch.Tensor,
     epsilons: Sequence[float],
@@ -204,7 +207,7 @@ def _rungs(
             elif noise is not None:
                 start = images[rows] + eps * noise[rows]
                 steps *= 2 if plan.mode == "nested" else 1
-            new = _attack(model, images[rows], labels[rows], eps, plan, steps, start)
+            new = _attack(through, images[rows], labels[rows], eps, plan, steps, start)
             moved = moved.index_copy(0, rows, new)
             logits = logits.index_copy(0, rows, _scored(model, new, labels[rows]))
         before = eps

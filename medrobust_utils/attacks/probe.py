@@ -29,6 +29,7 @@ class Probe:
         *,
         dtype: torch.dtype = torch.float32,
         samples: int = 1,
+        through: nn.Module | None = None,
     ) -> None:
         """
         Args:
@@ -36,7 +37,9 @@ class Probe:
             dtype: of the gradients; answers are float32 always.
             samples: gradients averaged into one, for models that draw at random (Athalye et al.
                 2018, expectation over transformation).
+            through: a ``quick_copy`` of ``model`` to take the gradients of.
         """
+        self.through = through or model
         self.model, self.labels, self.goal = model, labels, goal
         self.dtype, self.samples = dtype, samples
         self.span = extremes(labels)
@@ -56,15 +59,15 @@ class Probe:
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The loss (n,), its gradient by the pixels, and whether each image stands.
 
-        With gradients in mixed precision an image that seems felled is asked about again, in
-        float32.
+        With gradients in mixed precision, or through a copy, an image that seems felled is asked
+        about again: the model itself, in float32.
 
         Raises:
             ContractError: if the gradient is not finite.
         """
         labels, uphill, logits = self.labels[rows], 0.0, 0.0
         for _ in range(self.samples):
-            slope, answer = gradient(self.model, images, labels, self.span, self.dtype, loss)
+            slope, answer = gradient(self.through, images, labels, self.span, self.dtype, loss)
             uphill, logits = uphill + slope, logits + answer.float()
         self.queries[rows] += self.samples
         uphill, logits = uphill / self.samples, logits / self.samples
@@ -74,7 +77,8 @@ class Probe:
                 "dtype=torch.float32, and look for the root or norm of a zero in the model."
             )
         up = self.goal.standing(logits, labels)
-        if self.dtype != torch.float32 and not up.all():
+        rough = self.dtype != torch.float32 or self.through is not self.model
+        if rough and not up.all():
             doubted = (~up).nonzero()[:, 0]
             up = up.index_copy(0, doubted, self.stands(images[doubted], rows[doubted])[1])
         return loss(logits, labels), uphill, up

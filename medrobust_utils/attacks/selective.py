@@ -10,14 +10,12 @@ The gradients are taken once for each class; the candidates need no gradient.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
 
 import torch
 from torch import nn
-from torch.fx.experimental.optimization import fuse
 
 from .. import env
 from ..contracts import check_eval, check_images, check_labels, check_logits
@@ -25,6 +23,7 @@ from ..errors import ContractError
 from ..losses import per_image
 from .engine import ball, check_eps, extremes, gradient
 from .layered import full_area
+from .quick import quick_copy
 
 SEARCHES = ("exhaustive", "screened", "greedy")
 BATCH = 16  # candidates evaluated at a time; larger ones fall out of a CPU's caches
@@ -86,7 +85,7 @@ def selective_fgsm(
     """
     _check(model, images, labels, step_size, bound, search, classes)
     labels = labels.to(images.device)
-    quick = _screening_copy(model, images[:1]) if search == "screened" else None
+    quick = quick_copy(model, images[:1]) if search == "screened" else None
     found = []
     for image, label in zip(images, labels, strict=True):
         steps = _class_steps(model, image[None], label, step_size, classes)
@@ -227,23 +226,6 @@ def _class_steps(
     if not uphill.isfinite().all():
         raise ContractError("the gradient of the loss has NaN or infinity. Train the model anew.")
     return step_size * uphill.sign()
-
-
-def _screening_copy(model: nn.Module, images: torch.Tensor) -> nn.Module:
-    """A copy with batch norm folded into the convolutions before it, where that can be done.
-
-    It cannot where control flow depends on values, nor where one convolution serves two batch
-    norms, which shows on ``images``. The plain copy is slower, and as right.
-    """
-    chosen = plain = copy.deepcopy(model)
-    try:
-        folded = fuse(plain).eval()
-        with torch.no_grad(), env.full_float32():
-            if torch.allclose(folded(images), model(images), rtol=0.01, atol=0.01):
-                chosen = folded
-    except Exception:  # whatever tracing somebody's module raises, the plain copy will do
-        return plain.to(memory_format=torch.channels_last)
-    return chosen.to(memory_format=torch.channels_last)
 
 
 def _check(

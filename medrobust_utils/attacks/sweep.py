@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from ..errors import ContractError
 from ..losses import correct
 from .keeping import Kept, by_batches, identify, on_device
 from .ladder import Plan, check_ladder, climb
+from .quick import quick_copy
 
 
 @dataclass(frozen=True)
@@ -122,8 +124,14 @@ def attack_sweep(
     model.to(env.pick_device(), memory_format=torch.channels_last)
     identity = identify(model, data, index, epsilons, _settings(plan))
     kept = Kept(folder, f"{plan.attack}-{identity}", identity, len(index), _Part)
+
+    @cache  # not needed where every batch is kept already
+    def through() -> nn.Module:
+        native = plan.engine == "native"
+        return quick_copy(model, on_device(data, index[:1])[0]) if native else model
+
     parts = by_batches(
-        kept, index, batch, lambda rows: _scores(model, data, rows, epsilons, plan), desc
+        kept, index, batch, lambda rows: _scores(model, through(), data, rows, epsilons, plan), desc
     )
     return SweepResult(
         np.array(epsilons),
@@ -140,12 +148,17 @@ class _Part(NamedTuple):
 
 
 def _scores(
-    model: nn.Module, data: ImageSet, rows: np.ndarray, epsilons: list[float], plan: Plan
+    model: nn.Module,
+    through: nn.Module,
+    data: ImageSet,
+    rows: np.ndarray,
+    epsilons: list[float],
+    plan: Plan,
 ) -> _Part:
     """The scores of one batch."""
     images, labels = on_device(data, rows)
     ladder = [0.0, *(eps for eps in epsilons if eps)]  # the first rung is the clean one
-    rungs = climb(model, images, labels, ladder, rows=rows, **vars(plan))
+    rungs = climb(model, images, labels, ladder, rows=rows, through=through, **vars(plan))
     logits = np.stack([rung.logits.cpu().numpy() for rung in rungs])
     return _Part(logits[len(ladder) - len(epsilons) :], logits[0])
 

@@ -1,0 +1,171 @@
+"""The quicker copy: the same answers and gradients, and the network itself has the last word."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from medrobust_utils import attacks
+from medrobust_utils.attacks import auto_sweep, quick, sweep
+from medrobust_utils.attacks.engine import gradient
+from medrobust_utils.data import phantom_set
+from medrobust_utils.models import build
+
+
+@pytest.fixture
+def network():
+    """ResNet-10 whose batch norms have seen data, so that folding them changes the weights."""
+    torch.manual_seed(0)
+    model = build("resnet10t", 7, start="scratch")
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.running_mean, -0.5, 0.5)
+            nn.init.uniform_(module.running_var, 0.5, 2.0)
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+    return model.eval()
+
+
+@pytest.fixture
+def skin():
+    return phantom_set("dermatoscopy7", 12, size=32)
+
+
+def norms(model):
+    return sum(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+
+
+def test_batch_norm_is_folded_away_and_the_network_is_left_alone(network):
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    images, labels = torch.rand(5, 3, 32, 32), torch.arange(5)
+    copied = quick.quick_copy(network, images[:1])
+    assert norms(network) > 5 and norms(copied) == 0
+    assert not any(p.requires_grad for p in copied.parameters())
+    assert all(p.requires_grad for p in network.parameters())
+    after = network.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    ours, theirs = (gradient(m, images, labels, (0, 4)) for m in (copied, network))
+    torch.testing.assert_close(ours[1], theirs[1], rtol=1e-4, atol=1e-5)
+    assert (ours[0] - theirs[0]).abs().max() < 1e-3 * theirs[0].abs().max()
+
+
+class Shared(nn.Module):
+    """One convolution for two batch norms, which have seen different data."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.one, self.two = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.BatchNorm2d(4)
+        nn.init.constant_(self.two.running_mean, 3.0)
+
+    def forward(self, images):
+        return (self.one(self.conv(images)) + self.two(self.conv(images))).mean((2, 3))
+
+
+class Drawing(nn.Module):
+    """Adds noise of its own, which tracing would freeze."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)
+
+    def forward(self, images):
+        return self.norm(self.conv(images)).mean((2, 3)) + torch.randn(len(images), 4)
+
+
+class Branching(Shared):
+    def forward(self, images):
+        pooled = self.one(self.conv(images)).mean((2, 3))
+        return pooled if pooled.max() > 0 else -pooled
+
+
+@pytest.mark.parametrize("kind", [Shared, Drawing, Branching])
+def test_what_cannot_be_folded_is_copied_as_it_is(kind):
+    model, images = kind().eval(), torch.rand(2, 3, 8, 8)
+    copied = quick.quick_copy(model, images)
+    assert copied is not model and type(copied) is kind and norms(copied) == norms(model)
+    torch.manual_seed(1)
+    found = copied(images)
+    torch.manual_seed(1)
+    torch.testing.assert_close(found, model(images))
+
+
+class Single(nn.Module):
+    """Right for one image, wrong for more: tracing took their number for a constant."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, images):
+        return self.model(images) / len(images)
+
+
+def test_a_folded_copy_has_to_be_right_for_more_than_one_image(network, monkeypatch):
+    monkeypatch.setattr(quick, "fuse", Single)
+    copied = quick.quick_copy(network, torch.rand(1, 3, 32, 32))
+    assert type(copied) is type(network)
+
+
+def test_nothing_is_traced_where_there_is_no_batch_norm(monkeypatch):
+    monkeypatch.setattr(quick, "fuse", lambda model: pytest.fail("traced"))
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Flatten()).eval()
+    copied = quick.quick_copy(model, torch.rand(1, 3, 8, 8))
+    assert copied is not model and not any(p.requires_grad for p in copied.parameters())
+
+
+def test_what_cannot_be_copied_is_used_itself(network):
+    network.kept = torch.ones(2, requires_grad=True) * 2  # computed: torch does not copy such
+    assert quick.quick_copy(network, torch.rand(1, 3, 32, 32)) is network
+
+
+class Contrary(nn.Module):
+    """Follow its gradient and you go the wrong way."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, images):
+        return -self.model(images)
+
+
+def test_a_copy_that_leads_astray_costs_strength_and_not_honesty(network, skin, monkeypatch):
+    """The scores are the network's own, whatever the copy says."""
+    index = np.arange(12)
+    skin.targets[:] = 0
+    fair = attacks.attack_sweep(network, skin, index, [0.0, 0.1], mode="independent", steps=5)
+    asked = []
+
+    def wrong(model, images):
+        asked.append(len(images))
+        return Contrary(model).eval()
+
+    monkeypatch.setattr(sweep, "quick_copy", wrong)
+    astray = attacks.attack_sweep(
+        network, skin, index, [0.0, 0.1], mode="independent", steps=5, batch=5
+    )
+    assert asked == [1]  # one copy for all batches
+    assert np.allclose(astray.clean, fair.clean, atol=1e-5)
+    gained = astray.logits[1, :, 0] - astray.clean[:, 0]
+    lost = fair.logits[1, :, 0] - fair.clean[:, 0]
+    assert (gained > 0).all() and (lost < 0).all()
+    asked.clear()
+    attacks.attack_sweep(network, skin, index, [0.1], mode="independent", steps=1, engine="foolbox")
+    assert not asked
+
+
+def test_autoattack_believes_only_the_network(network, skin, monkeypatch):
+    """To the copy everyone has fallen at once; the network says who has."""
+    index = np.arange(12)
+    how = dict(epsilons=[0.0002], steps=5, targets=2, queries=5)
+    skin.targets[:] = network(_float(skin)).argmax(1).numpy()
+    fair = attacks.autoattack_sweep(network, skin, index, **how)
+    assert fair.clean_right.all() and fair.stands.sum() > 0
+
+    monkeypatch.setattr(auto_sweep, "quick_copy", lambda model, images: Contrary(model).eval())
+    astray = attacks.autoattack_sweep(network, skin, index, **how)
+    assert np.allclose(astray.clean, fair.clean, atol=1e-5)
+    assert astray.stands.sum() >= fair.stands.sum()
+
+
+def _float(skin):
+    return torch.from_numpy(skin.images).permute(0, 3, 1, 2).float() / 255
