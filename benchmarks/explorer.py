@@ -8,6 +8,7 @@ ResNet-50 at 224; what was shown before is to come back at once, in a fiftieth o
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import count
 
 import numpy as np
@@ -43,11 +44,11 @@ def _compare(name: str, size: int, limit: float) -> Comparison:
         title,
         ("a new eps", _stepper(gallery, eps)),
         ("shown before", lambda: gallery.show(known, lambda: True)),
-        target=AT_ONCE,
+        at_most=AT_ONCE,
         rounds=ROUNDS,
     )
     facts = {"seconds_allowed": limit, "steps_in_time": float(found.base_seconds <= limit)}
-    return type(found)(**{**vars(found), "facts": facts})
+    return replace(found, facts=facts)
 
 
 def _stepper(gallery: Gallery, eps: Iterator[float]) -> Callable[[], object]:

@@ -1,9 +1,9 @@
-"""Two ways of doing something, timed in turns, so that a busy machine slows both alike."""
+"""Several ways of doing something, timed in turns, so that a busy machine slows all alike."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from statistics import median
 
@@ -14,13 +14,16 @@ class Comparison:
 
     Attributes:
         name: one line: what is compared with what.
-        base, other: names of the two sides.
-        base_seconds, other_seconds: median of the rounds.
-        ratio: median over the rounds of the other side's time divided by the base's.
+        base, other: names of the two sides; ``other`` is the one of which something is promised.
+        base_seconds, other_seconds: median of the rounds, for the same work.
+        ratio: median over the rounds of the promised ratio: how many times quicker the other side
+            is with ``at_least``, how many times as long it takes with ``at_most``.
         low, high: the smallest and the largest of those ratios.
-        target: the largest ratio that keeps the promise.
+        at_least, at_most: what was promised, one of the two.
         rounds: how many were timed.
         facts: what else was found, such as how good the quicker answer is.
+        bound: where a promise could not be kept, what stands in the way, as measured.
+        kept: what besides the time was promised and must hold too.
     """
 
     name: str
@@ -31,59 +34,91 @@ class Comparison:
     ratio: float
     low: float
     high: float
-    target: float
+    at_least: float | None
+    at_most: float | None
     rounds: int
     facts: Mapping[str, float] = field(default_factory=dict)
+    bound: str = ""
+    kept: bool = True
 
     @property
     def reached(self) -> bool:
-        """Whether the ratio keeps the promise."""
-        return self.ratio <= self.target
+        """Whether what was promised holds, time and all else."""
+        if self.at_least is not None:
+            return self.kept and self.ratio >= self.at_least
+        return self.kept and self.ratio <= self.at_most
+
+    @property
+    def promise(self) -> str:
+        """The promise in a word."""
+        return f">= {self.at_least:g}" if self.at_least is not None else f"<= {self.at_most:g}"
 
     def record(self) -> dict:
         """For JSON."""
         return {**asdict(self), "reached": self.reached}
 
 
-def compare(
-    name: str,
-    base: tuple[str, Callable[[], object]],
-    other: tuple[str, Callable[[], object]],
-    *,
-    target: float,
-    rounds: int,
-    facts: Mapping[str, float] | None = None,
-    clock: Callable[[], float] = time.perf_counter,
-) -> Comparison:
-    """Time two sides in turns; see ``Comparison`` for what comes back.
+Side = tuple[str, Callable[[], object]]
 
-    The two runs of a round lie next to each other in time, so their ratio says more than that of
-    two medians when another process comes and goes. Every other round begins with the other side.
+
+def take_turns(
+    sides: Sequence[Callable[[], object]],
+    rounds: int,
+    *,
+    warm: bool = True,
+    clock: Callable[[], float] = time.perf_counter,
+) -> list[list[float]]:
+    """Seconds of each side in each round.
+
+    The runs of a round lie next to each other in time, so their ratio says more than that of
+    two medians when another process comes and goes. Every other round goes the other way round.
 
     Args:
-        base, other: a side's name, and the call to time. The call must not return before its
-            work is done (on a GPU: read a result back).
-        rounds: after one that warms up and does not count.
-        facts: to be kept with the times.
+        sides: the calls to time. None must return before its work is done (on a GPU: read a
+            result back).
+        rounds: after one that warms up and does not count, unless ``warm`` is false.
     """
-    seconds: tuple[list[float], list[float]] = ([], [])
-    for turn in range(rounds + 1):
-        for side in (0, 1) if turn % 2 else (1, 0):
+    seconds: list[list[float]] = [[] for _ in sides]
+    for turn in range(0 if warm else 1, rounds + 1):
+        order = range(len(sides))
+        for side in order if turn % 2 else reversed(order):
             start = clock()
-            (base, other)[side][1]()
+            sides[side]()
             if turn:
                 seconds[side].append(clock() - start)
-    ratios = [theirs / ours for ours, theirs in zip(*seconds, strict=True)]
+    return seconds
+
+
+def judge(
+    name: str,
+    base: tuple[str, Sequence[float]],
+    other: tuple[str, Sequence[float]],
+    *,
+    at_least: float | None = None,
+    at_most: float | None = None,
+    facts: Mapping[str, float] | None = None,
+    bound: str = "",
+    kept: bool = True,
+) -> Comparison:
+    """Compare the seconds of two sides, round by round; the rest is as in ``Comparison``."""
+    pairs = list(zip(base[1], other[1], strict=True))
+    ratios = [b / o if at_least is not None else o / b for b, o in pairs]
     return Comparison(
-        name,
-        base[0],
-        other[0],
-        median(seconds[0]),
-        median(seconds[1]),
-        median(ratios),
-        min(ratios),
-        max(ratios),
-        target,
-        rounds,
-        dict(facts or {}),
-    )
+        name, base[0], other[0], median(base[1]), median(other[1]),
+        median(ratios), min(ratios), max(ratios), at_least, at_most, len(ratios),
+        dict(facts or {}), bound, kept,
+    )  # fmt: skip
+
+
+def compare(
+    name: str,
+    base: Side,
+    other: Side,
+    *,
+    rounds: int,
+    clock: Callable[[], float] = time.perf_counter,
+    **promise: object,
+) -> Comparison:
+    """Time two sides in turns and judge them; ``promise`` is what ``judge`` takes."""
+    seconds = take_turns([base[1], other[1]], rounds, clock=clock)
+    return judge(name, (base[0], seconds[0]), (other[0], seconds[1]), **promise)

@@ -5,20 +5,49 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import MODULES, __main__, explorer, glcm, method_two, timing  # noqa: E402
+from benchmarks import (  # noqa: E402
+    MODULES,
+    __main__,
+    explorer,
+    glcm,
+    imports,
+    limits,
+    memory,
+    method_two,
+    networks,
+    record,
+    steps,
+    strength,
+    timing,
+)
+from medrobust_utils import attacks, protocol  # noqa: E402
 from medrobust_utils.attacks.selective import combinations  # noqa: E402
+from medrobust_utils.data import phantom_set  # noqa: E402
+from medrobust_utils.errors import DataError, RunError  # noqa: E402
+from medrobust_utils.models import build  # noqa: E402
+
+ROOT = Path(__file__).resolve().parents[1]
+README = f"# Speed\n{record.BEGIN}\nold\n{record.END}\nthe rest\n"
 
 
 @pytest.fixture(autouse=True)
 def unprobed(monkeypatch):
     """The probe for the fastest type of training is a matter of time as well."""
-    monkeypatch.setattr(__main__.env, "training_dtype", lambda device: torch.float32)
+    monkeypatch.setattr(record.env, "training_dtype", lambda device: torch.float32)
+
+
+@pytest.fixture
+def readme(tmp_path):
+    path = tmp_path / "README.md"
+    path.write_text(README)
+    return path
 
 
 class Clock:
@@ -38,15 +67,15 @@ class Clock:
         return name, run
 
 
-def compared(base, other, target=1.3):
+def compared(base, other, **promise):
     clock = Clock(plain=base, dear=other)
     found = timing.compare(
         "plain against dear",
         clock.side("plain"),
         clock.side("dear"),
-        target=target,
         rounds=len(base) - 1,
         clock=clock,
+        **(promise or {"at_most": 1.3}),
     )
     return found, clock
 
@@ -60,6 +89,13 @@ def test_sides_take_turns_and_the_first_round_does_not_count():
     assert (found.low, found.high, found.rounds) == (2, 2, 4)
 
 
+def test_several_sides_take_turns_and_a_warm_round_may_be_left_out():
+    clock = Clock(a=[1, 2], b=[3, 4], c=[5, 6])
+    sides = [clock.side(name)[1] for name in "abc"]
+    found = timing.take_turns(sides, 2, warm=False, clock=clock)
+    assert found == [[1, 2], [3, 4], [5, 6]] and clock.order == list("abccba")
+
+
 def test_the_ratio_is_the_median_of_the_rounds():
     """From the second round on another process takes most of the machine."""
     found, _ = compared([9, 1, 10, 10], [9, 1.2, 12, 13])
@@ -69,27 +105,102 @@ def test_the_ratio_is_the_median_of_the_rounds():
 
 
 @pytest.mark.parametrize(("other", "reached"), [(1.25, True), (1.5, True), (1.51, False)])
-def test_the_target_is_the_largest_ratio_that_will_do(other, reached):
-    found, _ = compared([1, 1], [1, other], target=1.5)
-    assert found.reached is reached and found.record()["reached"] is reached
-    assert ("reached" if reached else "MISSED") in __main__.table([found])
+def test_a_cost_may_be_as_large_as_was_promised(other, reached):
+    found, _ = compared([1, 1], [1, other], at_most=1.5)
+    line = found.record()
+    assert found.reached is reached and line["reached"] is reached
+    assert ("reached" if reached else "MISSED") in record.text([line])
+
+
+@pytest.mark.parametrize(("other", "reached"), [(0.5, True), (0.25, True), (0.51, False)])
+def test_a_gain_must_be_as_large_as_was_promised(other, reached):
+    found, _ = compared([1, 1], [1, other], at_least=2)
+    assert found.reached is reached and found.ratio == pytest.approx(1 / other)
+
+
+def test_a_quick_side_that_is_too_weak_reaches_nothing():
+    found, _ = compared([1, 1], [1, 0.1], at_least=2, kept=False, bound="arithmetic")
+    assert not found.reached and "arithmetic" in record.text([found.record()])
 
 
 @pytest.mark.parametrize("ratio", [1.1, 2.0])
-def test_a_run_prints_its_table_and_leaves_json(ratio, tmp_path, monkeypatch, capsys):
-    found, _ = compared([1, 1], [1, ratio])
+def test_a_run_prints_its_table_and_leaves_json_and_readme(
+    ratio, tmp_path, monkeypatch, capsys, readme
+):
+    found, _ = compared([1, 1], [1, ratio], at_most=1.3, bound="the machine")
     monkeypatch.setattr(glcm, "measure", lambda: [found])
     path = tmp_path / "results" / "bench.json"
-    assert __main__.main(["glcm"], path) == (0 if ratio < 1.3 else 1)
+    assert __main__.main(["glcm"], path, readme) == (0 if ratio < 1.3 else 1)
     assert "plain -> dear" in capsys.readouterr().out
-    record = json.loads(path.read_text())
-    (line,) = record["comparisons"]
-    assert line["ratio"] == pytest.approx(ratio) and line["target"] == 1.3
-    assert line["reached"] is (ratio < 1.3)
-    assert {"versions", "device", "platform", "git_commit"} <= record["provenance"].keys()
+    ((machine, modules),) = json.loads(path.read_text()).items()
+    (line,) = modules["glcm"]["comparisons"]
+    assert line["ratio"] == pytest.approx(ratio) and line["at_most"] == 1.3
+    assert line["reached"] is (ratio < 1.3) and line["before"] is None
+    facts = modules["glcm"]["provenance"]
+    assert {"versions", "device", "platform", "git_commit"} <= facts.keys()
+    page = readme.read_text()
+    assert page.startswith("# Speed\n") and page.endswith("the rest\n") and "old" not in page
+    assert machine in page and ("not reached (1)" in page) is (ratio > 1.3)
+    assert ("1. the machine" in page) is (ratio > 1.3)
+    # once more: the time before stands beside it, and nothing doubles
+    assert __main__.main(["glcm"], path, readme) == (0 if ratio < 1.3 else 1)
+    (line,) = json.loads(path.read_text())[machine]["glcm"]["comparisons"]
+    assert line["before"] == line["ratio"] and readme.read_text().count("dear: plain") == 1
 
 
-def test_every_registered_module_measures(monkeypatch, tmp_path):
+def test_another_machines_lines_stay(tmp_path, monkeypatch):
+    found, _ = compared([1, 1], [1, 1.1])
+    path = tmp_path / "bench.json"
+    record.add(path, "glcm", [found])
+    here = record.env.provenance()
+    there = here | {"device": "cuda (another)"}
+    monkeypatch.setattr(record.env, "provenance", lambda: there)
+    record.add(path, "glcm", [found])
+    record.add(path, "steps", [found])
+    machines = record.read(path)
+    assert len(machines) == 2 and sorted(map(len, machines.values())) == [1, 2]
+    assert "cuda (another)" in record.markdown(machines)
+
+
+@pytest.mark.parametrize("content", ["[1]", "{", '{"a": {"b": {"comparisons": [{}]}}}', '{"a": 1}'])
+def test_a_damaged_record_is_refused_and_stays(content, tmp_path):
+    path = tmp_path / "bench.json"
+    path.write_text(content)
+    with pytest.raises(RunError, match="bench.json: cannot be read"):
+        record.add(path, "glcm", [compared([1, 1], [1, 1])[0]])
+    assert path.read_text() == content
+
+
+def test_a_page_without_markers_is_refused(tmp_path):
+    page = tmp_path / "README.md"
+    page.write_text("nothing")
+    with pytest.raises(RunError, match="needs the line"):
+        record.update(page, {})
+
+
+def test_without_real_images_the_rest_is_measured(tmp_path, monkeypatch, capsys, readme):
+    def missing():
+        raise DataError("MEDROBUST_DATA is not set.")
+        yield
+
+    monkeypatch.setattr(steps, "measure", missing)
+    monkeypatch.setattr(glcm, "measure", lambda: [compared([1, 1], [1, 1])[0]])
+    path = tmp_path / "bench.json"
+    assert __main__.main(["steps", "glcm"], path, readme) == 1
+    assert "steps: NOT MEASURED: MEDROBUST_DATA" in capsys.readouterr().out
+    (modules,) = record.read(path).values()
+    assert list(modules) == ["glcm"]
+
+
+def test_the_readme_shows_what_was_measured():
+    found = record.read(ROOT / "results" / "bench.json")
+    assert (
+        f"{record.BEGIN}\n{record.markdown(found)}\n{record.END}"
+        in (ROOT / "README.md").read_text()
+    )
+
+
+def test_every_registered_module_measures(monkeypatch, tmp_path, readme):
     asked = []
 
     def imported(name):
@@ -97,14 +208,14 @@ def test_every_registered_module_measures(monkeypatch, tmp_path):
         return SimpleNamespace(measure=lambda: [])
 
     monkeypatch.setattr(__main__.importlib, "import_module", imported)
-    assert __main__.main([], tmp_path / "bench.json") == 0
+    assert __main__.main([], tmp_path / "bench.json", readme) == 0
     assert asked == [f"benchmarks.{name}" for name in MODULES]
 
 
 def test_an_unknown_measurement_is_refused(tmp_path, capsys):
     with pytest.raises(SystemExit) as refusal:
         __main__.main(["glmc"], tmp_path / "bench.json")
-    assert refusal.value.code == 2 and "there are glcm" in capsys.readouterr().err
+    assert refusal.value.code == 2 and "there are sweep" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
@@ -116,7 +227,7 @@ def test_both_sides_of_the_glcm_measurement_train(monkeypatch):
 
     def run(name, base, other, **how):
         losses.update({side: [step(), step()] for side, step in (base, other)})
-        return name, how["target"]
+        return name, how["at_most"]
 
     monkeypatch.setattr(glcm, "compare", run)
     for name, target in glcm.measure():
@@ -156,12 +267,12 @@ def test_method_two_is_measured_against_trying_one_by_one(monkeypatch):
             with Passes() as counted:
                 assert choose().signs.shape == (1, 6)
             passes.append((side, counted.largest))
-        return name, other[0], how["target"], how["facts"]
+        return name, other[0], how["at_least"], how["facts"], how["kept"]
 
     monkeypatch.setattr(method_two, "compare", run)
     found = method_two.measure()
     assert [line[1] for line in found[:2]] == ["in batches", "screened"]
-    assert [line[2] for line in found[:2]] == [1, pytest.approx(1 / 3)]
+    assert [line[2] for line in found[:2]] == [1, 3]
     assert passes[0] == ("one by one", 6) and passes[1] == (
         "in batches",
         method_two.selective.BATCH,
@@ -169,6 +280,7 @@ def test_method_two_is_measured_against_trying_one_by_one(monkeypatch):
     for line in found:
         facts = line[3]
         assert facts["images"] == 2 and facts["misses"] <= 2 and facts["val_loss"] > 0
+        assert line[4] is (facts["misses"] == 0)
     batched = found[0][3]
     assert batched["same_signs"] == 2 and batched["misses"] == 0
 
@@ -184,11 +296,10 @@ def test_a_miss_is_a_loss_above_the_least():
 
 
 def test_facts_are_printed_and_kept():
-    found = timing.compare(
-        "a", ("b", int), ("c", int), target=1, rounds=1, facts={"misses": 0, "gap": 0.25}
-    )
-    assert found.record()["facts"] == {"misses": 0, "gap": 0.25}
-    assert "misses 0, gap 0.25" in __main__.table([found])
+    facts = {"misses": 0, "gap": 0.25, "accuracy": [0.5, 0.25]}
+    found = timing.compare("a", ("b", int), ("c", int), at_most=1, rounds=1, facts=facts)
+    assert found.record()["facts"] == facts
+    assert "misses 0, gap 0.25, accuracy 0.5/0.25" in record.text([found.record()])
 
 
 def test_the_explorers_slider_finds_a_new_eps_each_time_and_an_old_one_at_once(monkeypatch):
@@ -202,13 +313,17 @@ def test_the_explorers_slider_finds_a_new_eps_each_time_and_an_old_one_at_once(m
             before = len(looked)
             shown = [step(), step()]
             sides.append((side, len(looked) - before, [one[0].record["eps_255"] for one in shown]))
-        return timing.Comparison(name, base[0], other[0], 3.0, 0.1, 1 / 30, 0, 1, how["target"], 2)
+        return timing.judge(name, (base[0], [3.0]), (other[0], [0.1]), **_promise(how))
 
     monkeypatch.setattr(explorer, "compare", run)
     (found,) = explorer.measure()
     assert sides[0][1] == 4 and len(set(sides[0][2])) == 2  # two networks, two new steps
     assert sides[1][1] == 0 and sides[1][2] == [1, 1]
     assert found.facts == {"seconds_allowed": 4.0, "steps_in_time": 1.0} and not found.reached
+
+
+def _promise(how):
+    return {name: value for name, value in how.items() if name != "rounds"}
 
 
 def _counting(looked):
@@ -219,3 +334,147 @@ def _counting(looked):
         return look(*args, **how)
 
     return counted
+
+
+def test_arithmetic_is_counted_and_bounded(monkeypatch):
+    """One convolution: 2 operations a weight and place, twice that with the way back to X."""
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, padding=1, bias=False)).eval()
+    images = torch.rand(4, 3, 10, 10)
+    forward = 2 * 3 * 8 * 9 * 100 / 1e9
+    assert limits.gradient_gflop(model, images) == pytest.approx(2 * forward)
+    assert limits.training_gflop(model, images) == pytest.approx(2 * forward)  # X needs none
+    assert model[0].weight.requires_grad and model[0].weight.grad is None
+    peaks = {torch.float32: 100.0, torch.bfloat16: 5.0}
+    monkeypatch.setattr(limits, "matmul_gflops", lambda device, dtype: peaks[dtype])
+    words = limits.bound(50, 80, torch.device("cpu"))
+    assert "50 GFLOP/s" in words and "100 in float32" in words and "2.0 times" in words
+
+
+def test_a_matrix_product_is_timed(monkeypatch):
+    monkeypatch.setattr(limits, "SIDES", (8,))
+    found = limits.matmul_gflops.__wrapped__(torch.device("cpu"), torch.float32)
+    assert 0 < found < 1e6
+
+
+def told(standing, clean):
+    arrays = {name: np.array(rows, bool) for name, rows in standing.items()}
+    return strength.Strength(np.array(clean, bool), arrays)
+
+
+def test_strength_is_judged_eps_by_eps_on_the_images_of_both(monkeypatch):
+    monkeypatch.setattr(strength, "WANTED", 4)
+    monkeypatch.setattr(strength, "ENOUGH", 1)
+    found = told(
+        {
+            "foolbox": [[1, 1, 1, 0], [1, 1, 0, 0], [0, 0, 0, 0]],
+            "nested": [[1, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]],
+            "independent": [[1, 1], [1, 1], [1, 0]],
+        },
+        [1, 1, 1, 0],
+    )
+    assert found.images("nested") == 4 and found.images("independent") == 2
+    assert found.inside("nested") == 1  # 2 of the 3 that were right; 3 of 3 and 0 are outside
+    assert found.above("nested") == 0 and found.kept("nested")
+    assert found.above("independent") == 0.5 and not found.kept("independent")
+    facts = found.facts("nested")
+    assert facts["foolbox_accuracy"] == [0.75, 0.5, 0] and facts["clean_accuracy"] == 0.75
+
+
+def test_one_percent_of_the_images_is_no_weakness_and_too_few_are_no_proof():
+    standing = np.zeros((3, 200), bool)
+    standing[:, :100] = True
+    weaker = standing.copy()
+    weaker[1, 100:102] = True
+    clean = np.ones(200, bool)
+    found = strength.Strength(clean, {"foolbox": standing, "nested": weaker})
+    assert found.above("nested") == pytest.approx(0.01) and found.kept("nested")
+    weaker[1, 102] = True
+    assert not found.kept("nested")
+    few = {name: rows[:, :199] for name, rows in (("foolbox", standing), ("nested", standing))}
+    assert not strength.Strength(clean[:199], few).kept("nested")
+
+
+@pytest.fixture
+def victim(tmp_path):
+    torch.manual_seed(0)
+    data = phantom_set("dermatoscopy7", 20, size=32)
+    model = build("resnet10t", 7, start="scratch").eval()
+    images = torch.from_numpy(data.images).permute(0, 3, 1, 2).float() / 255
+    data.targets[::2] = model(images).argmax(1)[::2].numpy()  # every other image is right
+    return networks.Victim("a network", model, data, np.arange(20), tmp_path / "kept")
+
+
+def test_strength_attacks_who_was_right_and_goes_on_where_it_stopped(victim, monkeypatch):
+    monkeypatch.setattr(strength, "CHUNK", {"cpu": {32: 8}})
+    monkeypatch.setattr(strength, "WANTED", 20)
+    asked = []
+
+    def sweep(model, data, rows, epsilons, **how):
+        asked.append((how["mode"], how.get("engine", "native"), len(rows)))
+        return attacks.attack_sweep(model, data, rows, epsilons, **how)
+
+    monkeypatch.setattr(strength, "attack_sweep", sweep)
+    epsilons = [1 / 255, 8 / 255]
+    short = strength.measure(victim, epsilons, 2, limit=-1)  # the first images are never left out
+    assert short.images("nested") == short.images("independent") == 8
+    assert {kind[:2] for kind in asked} == {
+        ("nested", "native"), ("independent", "foolbox"), ("independent", "native"),
+    }  # fmt: skip
+    assert {kind[2] for kind in asked} == {short.clean[:8].sum()}
+    folders = set(victim.folder.iterdir())
+    whole = strength.measure(victim, epsilons, 2, limit=1000)
+    assert whole.images("nested") == 20 and folders < set(victim.folder.iterdir())
+    assert (whole.standing["foolbox"][:, :8] == short.standing["foolbox"]).all()
+    assert not whole.standing["nested"][:, ~whole.clean].any()
+    assert whole.standing["nested"].sum() <= whole.standing["foolbox"].sum()
+
+
+def test_both_sides_of_an_attacks_step_move_and_both_of_the_training_learn(monkeypatch):
+    monkeypatch.setattr(steps, "SIZE", 32)
+    monkeypatch.setattr(steps, "build", lambda name, *args, **how: build("resnet10t", *args, **how))
+    monkeypatch.setattr(limits, "matmul_gflops", lambda device, dtype: 10.0)
+    ran = {}
+
+    def run(name, base, other, **how):
+        ran.update({side: [step(), step()] for side, step in (base, other)})
+        return timing.judge(name, (base[0], [2.0]), (other[0], [1.0]), **_promise(how))
+
+    monkeypatch.setattr(steps, "compare", run)
+    attack, training = steps.measure()
+    assert attack.at_most == 1.05 and training.at_least == 1.8 and "GFLOP/s" in training.bound
+    plain, ours = ran["plain float32 loop"], ran["kit"]
+    assert plain[0] == pytest.approx(ours[0], rel=1e-3)  # the same network and loss
+    assert plain[1] < plain[0] and ours[1] < ours[0]
+    assert ran["bare forward and backward"][0] != 0 and 0 <= ran["PGD"][0] <= 1
+
+
+def test_the_import_of_each_part_is_timed_in_a_process_of_its_own(monkeypatch):
+    monkeypatch.setattr(imports, "ROUNDS", 1)
+    lines = []
+
+    def process(command, check):
+        lines.append(command[-1])
+
+    monkeypatch.setattr(imports.subprocess, "run", process)
+    (found,) = imports.measure()
+    assert set(lines) == set(imports.LINES.values()) and found.at_most > 1
+
+
+def test_the_peak_of_a_sweep_is_told_in_bytes(monkeypatch, capsys):
+    monkeypatch.setattr(memory, "DRAWN", 8)
+    memory.sweep(20)
+    assert 1e8 < int(capsys.readouterr().out.split()[-1]) < 1e11
+    monkeypatch.setattr(memory, "_peak", lambda count: {100: 500.0, 10_000: 503.0}[count])
+    (found,) = memory.measure()
+    assert found.reached and found.ratio == pytest.approx(1.006)
+    monkeypatch.setattr(memory, "_peak", lambda count: {100: 500.0, 10_000: 530.0}[count])
+    (found,) = memory.measure()
+    assert not found.reached
+
+
+def test_networks_are_those_of_the_protocol():
+    """Sizes, arms and names that the measurements rely on."""
+    settings = protocol.load(networks.PAPER).settings(networks.PROFILE)
+    how = settings["thousand"]
+    assert how["size"] == 64 and how["attacked"] == strength.WANTED
+    assert {arm["model"] for arm in how["arms"]} == {"swin", "resnet"}

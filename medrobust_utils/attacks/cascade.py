@@ -92,7 +92,7 @@ def follow(
     desc: str = "",
     through: nn.Module | None = None,
 ) -> Attacked:
-    """``autoattack`` by a plan; gradients are taken ``through`` a ``quick_copy`` if there is one."""
+    """``autoattack`` by a plan; gradients are taken ``through`` a ``quick_copy``, if given."""
     check_eps(eps)
     check_eval(model)
     check_images(images)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 
 from ..errors import ContractError
-from ..models import MedicalModel
+
+if TYPE_CHECKING:  # timm is slow to import, and attacks need it for nothing else
+    from ..models import MedicalModel
 
 READINGS = ("variance", "multiplier")
 

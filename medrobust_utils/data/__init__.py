@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from .. import env
 from ..errors import DataError
@@ -54,8 +53,6 @@ READERS = {
 } | medmnist.READ
 
 __all__ = [
-    "IMAGENET_DEFAULT_MEAN",
-    "IMAGENET_DEFAULT_STD",
     "ImageSet",
     "READERS",
     "Split",

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 
 from ..errors import DataError
 from .imageset import ImageSet
@@ -65,6 +64,8 @@ def split_by_image(data: ImageSet, *, seed: int) -> ThreeWay:
     Raises:
         DataError: if a class has too few images for three parts.
     """
+    from sklearn.model_selection import train_test_split  # slow to import
+
     rest = np.arange(len(data))
     sides = []
     try:
@@ -93,6 +94,8 @@ def split_like_datta(data: ImageSet, *, seed: int, share: float = 0.15) -> Three
         DataError: if the set does not say which images show the same lesion, or has too few
             lesions with one image to draw from every class.
     """
+    from sklearn.model_selection import train_test_split  # slow to import
+
     if data.subjects is None:
         raise DataError(f"{data.name} has no lesion numbers; this split needs HAM10000.")
     _, which, sizes = np.unique(data.subjects, return_inverse=True, return_counts=True)
@@ -164,6 +167,8 @@ def _one_fold(data: ImageSet, among: np.ndarray, seed: int, folds: int) -> Split
         shown = data.shown(among)
         rarity = shown * (len(shown) - shown.sum(0, dtype=np.int64))
         strata = np.where(shown.any(1), rarity.argmax(1), shown.shape[1])
+    from sklearn.model_selection import StratifiedGroupKFold  # slow to import
+
     folder = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     try:
         found = list(folder.split(np.zeros(len(among)), strata, groups))

@@ -1,0 +1,85 @@
+"""What the machine itself allows: the arithmetic a network needs, and the fastest there is.
+
+A promise of speed that is not kept says so with these: no engine can do the same arithmetic
+quicker than the machine's fastest matrix product.
+"""
+
+from __future__ import annotations
+
+import time
+from functools import cache
+from statistics import median
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from medrobust_utils.cam_layers import frozen
+
+SIDES = (1024, 2048, 4096)  # of the square matrices tried
+ROUNDS = 5
+
+
+@cache
+def matmul_gflops(device: torch.device, dtype: torch.dtype) -> float:
+    """The most that a square matrix product reaches, in 10^9 operations a second.
+
+    A multiplication and an addition are two operations. Of each size the median of five counts.
+    """
+    best = 0.0
+    for side in SIDES:
+        left, right = (torch.rand(side, side, device=device).to(dtype) for _ in range(2))
+        seconds = [_product(left, right) for _ in range(ROUNDS + 1)][1:]
+        best = max(best, 2 * side**3 / median(seconds) / 1e9)
+        if median(seconds) > 1:  # emulated: the larger ones would take minutes
+            break
+    return best
+
+
+def _product(left: torch.Tensor, right: torch.Tensor) -> float:
+    start = time.perf_counter()
+    (left @ right)[0, 0].item()
+    return time.perf_counter() - start
+
+
+def gradient_gflop(model: nn.Module, images: torch.Tensor) -> float:
+    """Operations of one forward and backward pass to the pixels of one image, in 10^9.
+
+    Convolutions and matrix products are counted, which is nearly all of it.
+    """
+    one = images[:1].detach().clone().requires_grad_()
+    with frozen(model), FlopCounterMode(display=False) as counter:
+        model(one).sum().backward()
+    return counter.get_total_flops() / 1e9
+
+
+def forward_gflop(model: nn.Module, images: torch.Tensor) -> float:
+    """The same for a forward pass alone."""
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(images[:1])
+    return counter.get_total_flops() / 1e9
+
+
+def training_gflop(model: nn.Module, images: torch.Tensor) -> float:
+    """The same for one image of a training step, which needs the gradients of the weights."""
+    with FlopCounterMode(display=False) as counter:
+        model(images[:2]).sum().backward()
+    model.zero_grad(set_to_none=True)
+    return counter.get_total_flops() / 2 / 1e9
+
+
+def bound(theirs: float, ours: float, device: torch.device) -> str:
+    """What stands in the way of a larger ratio.
+
+    Args:
+        theirs, ours: 10^9 operations a second of the two sides.
+    """
+    kinds = (torch.float32, torch.bfloat16)
+    peaks = {str(dtype)[6:]: matmul_gflops(device, dtype) for dtype in kinds}
+    peak = max(peaks.values())
+    every = " and ".join(f"{value:.0f} in {name}" for name, value in peaks.items())
+    return (
+        f"arithmetic: the other side runs at {theirs:.0f} GFLOP/s and the kit at {ours:.0f}, this "
+        f"machine's fastest matrix product at {every}. No engine can do the same arithmetic more "
+        f"than {peak / theirs:.1f} times faster here."
+    )

@@ -1,0 +1,91 @@
+"""What the sweeps attack: paper 1's two networks, trained on real skin lesions, 200 held out.
+
+Data, split and recipe are those of notebook 01, section 12, and so are the networks of 64 pixels;
+those that it trained before are read back. For 224 pixels the same 800 images fine-tune them on.
+No lesion of the 200 was trained on at either size.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from medrobust_utils import env, metrics, protocol
+from medrobust_utils.data import ImageSet, Split
+from medrobust_utils.evaluation import predict
+from medrobust_utils.models import MedicalModel, digest
+from medrobust_utils.studies.swin_noise_thousand import Thousand, arms, thousands, train
+from medrobust_utils.training import fit
+
+PAPER, PROFILE, SEED = "1_swin_noise", "small", 0
+EPOCHS = 2  # of the fine-tuning
+
+
+@dataclass(frozen=True)
+class Victim:
+    """A trained network and what it is attacked on.
+
+    Attributes:
+        title: what a reader calls it.
+        held_out: rows of ``data`` that it never saw, by chance.
+        folder: keeps what was computed of this network.
+    """
+
+    title: str
+    model: MedicalModel
+    data: ImageSet
+    held_out: np.ndarray
+    folder: Path
+
+
+def victim(name: str, size: int) -> Victim:
+    """``resnet`` or ``swin`` at 64 or 224 pixels, trained, or read back from a run before.
+
+    Raises:
+        DataError: without ``MEDROBUST_DATA`` or the images of HAM10000 in it.
+    """
+    settings = protocol.load(PAPER).settings(PROFILE)
+    checkpoints = env.home() / "checkpoints"
+    (task,) = thousands(settings, seed=SEED, role="isic")
+    planned = list(arms(settings, [task], name))[-1]  # from ImageNet where the profile has that
+    arm, model, _, folder = train(planned, settings, checkpoints, seed=SEED)
+    if size != settings["thousand"]["size"]:
+        task, folder = _grown(model, settings, name, size, checkpoints)
+    order = np.random.default_rng(SEED).permutation(task.attacked)
+    title = f"{arm.title.split(' from')[0]} at {size} px"
+    return Victim(title, model, task.data, order, folder)
+
+
+def plain(model: nn.Module) -> nn.Module:
+    """A copy as a checkpoint gives it, in torch's default memory format."""
+    return copy.deepcopy(model).to(memory_format=torch.contiguous_format).eval()
+
+
+def _grown(
+    model: MedicalModel, settings: Mapping, name: str, size: int, checkpoints: Path
+) -> tuple[Thousand, Path]:
+    """Fine-tune ``model`` in place on larger images; those, and where the result is kept."""
+    if hasattr(model.backbone, "set_input_size"):  # windows and position tables grow with the image
+        model.backbone.set_input_size((size, size), window_size=7)
+    how = settings["thousand"] | {"size": size}
+    (task,) = thousands({**settings, "thousand": how}, seed=SEED, role="isic")
+    folder = checkpoints / f"bench-{name}-{size}-{digest(model)}"
+    recipe = dict(settings["training"]) | {
+        "epochs": EPOCHS, "lr": how["lr"]["fit"], "flips": settings["flips"]["isic"],
+    }  # fmt: skip
+    fit(
+        model, task.data, Split(task.fit, task.attacked), recipe, folder, seed=SEED,
+        validate=lambda model: {"top1": _top1(model, task.data, task.attacked)},
+    )  # fmt: skip
+    return task, folder
+
+
+def _top1(model: MedicalModel, data: ImageSet, rows: np.ndarray) -> float:
+    logits = predict(model, data, rows)
+    return metrics.score(logits, data.targets[rows], np.ones((1, len(rows))))["top1"].value
