@@ -65,8 +65,9 @@ def _theirs(
     labels = torch.from_numpy(data.targets[rows]).to(device)
 
     def attack() -> None:
-        job = AutoAttack(peer, norm="Linf", eps=eps, seed=0, verbose=False, device=device)
-        moved = job.run_standard_evaluation(images, labels, bs=len(images))
+        job = AutoAttack(peer, eps=eps, seed=0, device=device)
+        found = job.run_standard_evaluation(images, labels, batch_size=len(images))
+        moved = found[0] if isinstance(found, tuple) else found
         with torch.no_grad():
             left["pyautoattack"] = (peer(moved).argmax(1) == labels).float().mean().item()
 

@@ -267,21 +267,22 @@ def test_method_two_is_measured_against_trying_one_by_one(monkeypatch):
             with Passes() as counted:
                 assert choose().signs.shape == (1, 6)
             passes.append((side, counted.largest))
-        return name, other[0], how["at_least"], how["facts"], how["kept"]
+        return timing.judge(name, (base[0], [4.0]), (other[0], [1.0]), **_promise(how))
 
     monkeypatch.setattr(method_two, "compare", run)
+    monkeypatch.setattr(limits, "matmul_gflops", lambda device, dtype: 100.0)
     found = method_two.measure()
-    assert [line[1] for line in found[:2]] == ["in batches", "screened"]
-    assert [line[2] for line in found[:2]] == [1, 3]
+    assert [line.other for line in found[:2]] == ["in batches", "screened"]
+    assert [line.at_least for line in found[:2]] == [1, 3]
     assert passes[0] == ("one by one", 6) and passes[1] == (
         "in batches",
         method_two.selective.BATCH,
     )  # 6: the gradients
     for line in found:
-        facts = line[3]
+        facts = line.facts
         assert facts["images"] == 2 and facts["misses"] <= 2 and facts["val_loss"] > 0
-        assert line[4] is (facts["misses"] == 0)
-    batched = found[0][3]
+        assert line.reached is (facts["misses"] == 0) and "GFLOP/s" in line.bound
+    batched = found[0].facts
     assert batched["same_signs"] == 2 and batched["misses"] == 0
 
 
@@ -352,7 +353,7 @@ def test_arithmetic_is_counted_and_bounded(monkeypatch):
 
 def test_a_matrix_product_is_timed(monkeypatch):
     monkeypatch.setattr(limits, "SIDES", (8,))
-    found = limits.matmul_gflops.__wrapped__(torch.device("cpu"), torch.float32)
+    found = limits.matmul_gflops(torch.device("cpu"), torch.float32)
     assert 0 < found < 1e6
 
 
@@ -478,3 +479,140 @@ def test_networks_are_those_of_the_protocol():
     how = settings["thousand"]
     assert how["size"] == 64 and how["attacked"] == strength.WANTED
     assert {arm["model"] for arm in how["arms"]} == {"swin", "resnet"}
+
+
+@pytest.fixture
+def rivals(monkeypatch):
+    """The modules that need torchattacks, which only the benchmark's own environment has."""
+    calls = []
+
+    class PGD:
+        def __init__(self, model, **how):
+            self.model, self.how = model, how
+
+        def __call__(self, images, labels):
+            calls.append((self.how, images.is_contiguous(), len(images)))
+            return images + self.how["eps"]
+
+    known = sys.modules.get("torchattacks", SimpleNamespace(PGD=None))
+    monkeypatch.setitem(sys.modules, "torchattacks", known)
+    from benchmarks import peers, scaling, sweep
+
+    monkeypatch.setattr(peers, "torchattacks", SimpleNamespace(PGD=PGD))
+    return SimpleNamespace(peers=peers, sweep=sweep, scaling=scaling, calls=calls)
+
+
+def test_peers_take_the_steps_they_are_asked_for_inside_the_ball(rivals, victim):
+    model = networks.plain(victim.model)
+    images = torch.rand(3, 3, 32, 32)
+    moved = rivals.peers.foolbox_pgd(model, images, torch.arange(3), 0.03, 4)
+    assert 0 < (moved - images).abs().max() <= 0.03 + 1e-6
+    rivals.peers.torchattacks_pgd(model, images, torch.arange(3), 0.03, 4)
+    ((how, _, _),) = rivals.calls
+    assert how == {"eps": 0.03, "alpha": pytest.approx(0.001), "steps": 4}
+    assert all(p.requires_grad for p in model.parameters())  # as its manual shows it
+
+
+def test_a_peers_sweep_is_eight_times_one_eps(rivals, victim, monkeypatch):
+    """Every side takes a second here: what differs is how much of the work that second did."""
+    sweep = rivals.sweep
+    ladder = (1, 2, 3, 4, 5, 6, 7, 8)
+    monkeypatch.setattr(sweep, "LADDERS", {("resnet", 32): ladder})
+    monkeypatch.setattr(sweep, "EACH", {"cpu": {32: 3}})
+    monkeypatch.setattr(sweep, "NESTED", {"cpu": {32: 6}})
+    monkeypatch.setattr(sweep, "STEPS", 2)
+    monkeypatch.setattr(sweep, "victim", lambda name, size: victim)
+    monkeypatch.setattr(strength, "CHUNK", {"cpu": {32: 20}})
+    monkeypatch.setattr(strength, "WANTED", 20)
+    monkeypatch.setattr(limits, "matmul_gflops", lambda device, dtype: 100.0)
+    swept = []
+
+    def attack(model, data, rows, epsilons, **how):
+        swept.append((how["mode"], len(rows), [round(255 * eps) for eps in epsilons]))
+        return attacks.attack_sweep(model, data, rows, epsilons, **how)
+
+    def turns(sides, rounds, **how):
+        for side in (*sides, *sides):
+            side()
+        return [[1.0] * rounds for _ in sides]
+
+    monkeypatch.setattr(sweep, "attack_sweep", attack)
+    monkeypatch.setattr(sweep, "take_turns", turns)
+    found = list(sweep.measure())
+    assert [(c.base, c.other) for c in found] == [
+        ("Foolbox", "nested"),
+        ("torchattacks", "nested"),
+        ("Foolbox", "independent"),
+        ("torchattacks", "independent"),
+    ]
+    assert [c.ratio for c in found] == pytest.approx([16, 16, 1, 1])
+    assert [c.at_least for c in found] == [15, 15, 2, 2]
+    assert swept == [
+        ("independent", 3, [3]),
+        ("nested", 6, list(ladder)),
+        ("independent", 3, [4]),  # another eps each round
+        ("nested", 6, list(ladder)),
+    ]
+    assert [round(255 * how["eps"]) for how, *_ in rivals.calls] == [3, 4]
+    assert all(contiguous and count == 3 for _, contiguous, count in rivals.calls)
+    assert found[0].facts["images"] == 20 and "arithmetic" in found[2].bound
+
+
+def test_what_grows_is_drawn_for_each_side(rivals, victim, monkeypatch):
+    scaling = rivals.scaling
+    monkeypatch.setattr(scaling, "BASE", {"images": 2, "steps": 2, "eps values": 2, "pixels": 32})
+    monkeypatch.setattr(
+        scaling,
+        "VARIED",
+        {"images": (1, 2), "steps": (1, 2), "eps values": (1, 2), "pixels": (32, 64)},
+    )
+    table = scaling.measure(victim)
+    assert len(table) == 4 * 2 * 3 and (table["seconds"] > 0).all()
+    figure = scaling.draw(table)
+    assert [place.get_xlabel() for place in figure.axes] == list(scaling.VARIED)
+    assert all(len(place.get_lines()) >= 3 for place in figure.axes)
+
+
+def test_both_autoattacks_attack_the_same_images(victim, monkeypatch):
+    from benchmarks import autoattack
+
+    monkeypatch.setattr(autoattack, "PHANTOMS", 60)
+    monkeypatch.setattr(autoattack, "SIZE", 32)
+    monkeypatch.setattr(autoattack, "SIZES_255", (200,))
+    monkeypatch.setattr(
+        autoattack, "build", lambda name, *args, **how: build("resnet10t", *args, **how)
+    )
+    (found,) = autoattack.measure()
+    assert found.at_least == 2 and found.base == "pyautoattack"
+    assert found.facts == {"pyautoattack_robust_accuracy": 0, "kit_robust_accuracy": 0}
+
+
+def test_reading_gives_the_same_number_of_images_on_both_sides(monkeypatch, tmp_path):
+    """A tree in the publisher's layout, read by torchvision's own ImageFolder too."""
+    from PIL import Image
+
+    from benchmarks import reading
+
+    for place in range(24):
+        kind = ("NORMAL", "PNEUMONIA")[place % 2]
+        name = f"person{place}_bacteria_1.jpeg" if place % 2 else f"IM-{place:04d}-0001.jpeg"
+        folder = tmp_path / "chest_xray" / ("train" if place < 20 else "test") / kind
+        folder.mkdir(parents=True, exist_ok=True)
+        noise = np.random.default_rng(place).integers(0, 255, (40, 50), np.uint8)
+        Image.fromarray(noise).save(folder / name)
+    monkeypatch.setenv("MEDROBUST_DATA", str(tmp_path))
+    monkeypatch.setattr(reading, "IMAGES", 8)
+    monkeypatch.setattr(reading, "BATCH", 4)
+    monkeypatch.setattr(reading, "WORKERS", 0)
+    monkeypatch.setattr(reading, "_training_step", lambda: 1e9)
+    sums = {}
+
+    def run(name, base, other, **how):
+        sums.update({side: read() for side, read in (base, other)})
+        return timing.judge(name, (base[0], [2.0]), (other[0], [0.1]), **_promise(how))
+
+    monkeypatch.setattr(reading, "compare", run)
+    (found,) = reading.measure()
+    assert all(total > 0 for total in sums.values()) and found.reached
+    monkeypatch.setattr(reading, "_training_step", lambda: 1e-9)
+    assert not next(reading.measure()).reached  # reading would be the bottleneck
