@@ -1,4 +1,7 @@
-"""``python -m benchmarks [NAME ...]``: measure, print a table, write ``results/bench.json``."""
+"""``python -m benchmarks [NAME ...]``: measure, print a table, write ``results/bench.json``.
+
+``make bench`` runs it in an environment that has what the kit is measured against.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +20,13 @@ def main(
 ) -> int:
     """Run the measurements named, or all.
 
-    Each is kept when it is done, so one that is stopped costs no other.
+    Each comparison is kept when it is done, so a run that is stopped loses one.
 
     Returns:
         1 if a promise was not kept or could not be measured, else 0.
+
+    Raises:
+        RunError: before anything is measured, if the record or the page cannot take the result.
     """
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(MODULES)}")
@@ -29,16 +35,20 @@ def main(
         parser.error(f"no measurement called {', '.join(unknown)}; there are {', '.join(MODULES)}")
     path = path or project_root() / "results" / "bench.json"
     readme = readme or project_root() / "README.md"
+    before = record.read(path)
+    record.update(readme, before)
     lines, faults = [], []
     for name in names or MODULES:
+        found = []
         try:
-            found = list(importlib.import_module(f"benchmarks.{name}").measure())
-        except DataError as error:  # no real images at hand: the other measurements need none
-            faults.append(f"{name}: NOT MEASURED: {error}")
-            continue
-        record.add(path, name, found)
-        lines += [c.record() for c in found]
-        print(record.text([c.record() for c in found]), flush=True)
+            for comparison in importlib.import_module(f"benchmarks.{name}").measure():
+                found.append(comparison)
+                record.add(path, name, found, before)
+                print(record.text([comparison.record()]), flush=True)
+        except (DataError, ModuleNotFoundError) as error:
+            remedy = "" if isinstance(error, DataError) else " Run it by `make bench`."
+            faults.append(f"{name}: NOT MEASURED: {error}{remedy}")
+        lines += [comparison.record() for comparison in found]
     record.update(readme, record.read(path))
     print("\n".join(["", record.text(lines), *faults, str(path)]))
     return int(bool(faults) or not all(line["reached"] for line in lines))

@@ -7,14 +7,19 @@ quicker than the machine's fastest matrix product.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from functools import cache
 from statistics import median
+from typing import TypeVar
 
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from medrobust_utils import env
 from medrobust_utils.cam_layers import frozen
+
+T = TypeVar("T")
 
 SIDES = (1024, 2048, 4096)  # of the square matrices tried
 ROUNDS = 5
@@ -72,18 +77,27 @@ def training_gflop(model: nn.Module, images: torch.Tensor) -> float:
     return counter.get_total_flops() / 2 / 1e9
 
 
-def bound(theirs: float, ours: float, device: torch.device) -> str:
-    """What stands in the way of a larger ratio.
+def bound(theirs: float, ours: float, goal: float, device: torch.device) -> str:
+    """What stands in the way of doing the same arithmetic ``goal`` times as fast.
 
     Args:
         theirs, ours: 10^9 operations a second of the two sides.
     """
     kinds = (torch.float32, torch.bfloat16)
     peaks = {str(dtype)[6:]: matmul_gflops(device, dtype) for dtype in kinds}
-    peak = max(peaks.values())
+    most = max(peaks.values()) / theirs
     every = " and ".join(f"{value:.0f} in {name}" for name, value in peaks.items())
-    return (
-        f"arithmetic: the other side runs at {theirs:.0f} GFLOP/s and the kit at {ours:.0f}, this "
-        f"machine's fastest matrix product at {every}. No engine can do the same arithmetic more "
-        f"than {peak / theirs:.1f} times faster here."
+    words = (
+        f"the other side does {theirs:.0f} GFLOP/s of the arithmetic that is needed and the kit "
+        f"{ours:.0f}; this machine's fastest matrix product reaches {every}, {most:.1f} times the "
+        "other side's."
     )
+    if most < goal:
+        return f"Arithmetic: {words} More would need fewer operations."
+    share = ours / max(peaks.values())
+    return f"Memory and overhead: {words} The kit is at {share:.0%} of it."
+
+
+def by_device(table: Mapping[str, T]) -> T:
+    """The entry of the device that runs; the CPU's for one that has none."""
+    return table.get(env.pick_device().type, table["cpu"])

@@ -8,7 +8,7 @@ choice whose loss is more than 1e-6 above the least is counted as a miss.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -38,16 +38,13 @@ BATCHED = 1
 MISS = 1e-6  # nats above the least loss
 
 
-def measure() -> list[Comparison]:
-    """Batches and screening, for two widths, on one thread and on all that torch uses."""
-    threads = torch.get_num_threads()
-    try:
-        return [c for width in WIDTHS for c in _compare(width, sorted({1, threads}))]
-    finally:
-        torch.set_num_threads(threads)
+def measure() -> Iterator[Comparison]:
+    """Batches and screening, for two widths."""
+    for width in WIDTHS:
+        yield from _compare(width)
 
 
-def _compare(width: int, threads: list[int]) -> list[Comparison]:
+def _compare(width: int) -> Iterator[Comparison]:
     model, images, labels, val_loss = _trained(width)
     sides = {
         "one by one": _chooser(model, images, labels, "exhaustive", batch=1),
@@ -55,25 +52,21 @@ def _compare(width: int, threads: list[int]) -> list[Comparison]:
         "screened": _chooser(model, images, labels, "screened", batch=selective.BATCH),
     }
     best, *others = (choose(IMAGES) for choose in sides.values())
-    found = []
-    for number in threads:
-        torch.set_num_threads(number)
-        where = f"{images.device.type}, {number} thread{'s' * (number > 1)}"
-        gflop = 3 ** best.signs.shape[1] * limits.forward_gflop(model, images)
-        title = f"{3 ** best.signs.shape[1]} combinations, U-Net of width {width} ({where})"
-        goals = (BATCHED, SCREENED[images.device.type])
-        for name, goal, chosen in zip(list(sides)[1:], goals, others, strict=True):
-            base, other = (
-                (side, lambda choose=sides[side]: choose(1)) for side in ("one by one", name)
-            )
-            facts = {"val_loss": val_loss, **_facts(best, chosen)}
-            one = compare(
-                title, base, other, at_least=goal, rounds=ROUNDS, facts=facts,
-                kept=not facts["misses"],
-            )  # fmt: skip
-            rates = [gflop / seconds for seconds in (one.base_seconds, one.other_seconds)]
-            found.append(replace(one, bound=limits.bound(*rates, images.device)))
-    return found
+    count = 3 ** best.signs.shape[1]
+    gflop = count * limits.forward_gflop(model, images)
+    where = f"{images.device.type}, {torch.get_num_threads()} threads"
+    goals = (BATCHED, limits.by_device(SCREENED))
+    for name, goal, chosen in zip(list(sides)[1:], goals, others, strict=True):
+        base, other = (
+            (side, lambda choose=sides[side]: choose(1)) for side in ("one by one", name)
+        )
+        facts = {"val_loss": val_loss, **_facts(best, chosen)}
+        found = compare(
+            f"{count} combinations, U-Net of width {width} ({where})", base, other,
+            at_least=goal, rounds=ROUNDS, facts=facts, kept=not facts["misses"],
+        )  # fmt: skip
+        rates = [gflop / seconds for seconds in (found.base_seconds, found.other_seconds)]
+        yield replace(found, bound=limits.bound(*rates, goal, images.device))
 
 
 def _facts(best: Selected, chosen: Selected) -> dict[str, float]:

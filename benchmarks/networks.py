@@ -18,6 +18,7 @@ from torch import nn
 
 from medrobust_utils import env, metrics, protocol
 from medrobust_utils.data import ImageSet, Split
+from medrobust_utils.errors import ContractError
 from medrobust_utils.evaluation import predict
 from medrobust_utils.models import MedicalModel, digest
 from medrobust_utils.studies.swin_noise_thousand import Thousand, arms, thousands, train
@@ -56,7 +57,7 @@ def victim(name: str, size: int) -> Victim:
     planned = list(arms(settings, [task], name))[-1]  # from ImageNet where the profile has that
     arm, model, _, folder = train(planned, settings, checkpoints, seed=SEED)
     if size != settings["thousand"]["size"]:
-        task, folder = _grown(model, settings, name, size, checkpoints)
+        task, folder = _grown(model, settings, name, size, checkpoints, task)
     order = np.random.default_rng(SEED).permutation(task.attacked)
     title = f"{arm.title.split(' from')[0]} at {size} px"
     return Victim(title, model, task.data, order, folder)
@@ -68,13 +69,22 @@ def plain(model: nn.Module) -> nn.Module:
 
 
 def _grown(
-    model: MedicalModel, settings: Mapping, name: str, size: int, checkpoints: Path
+    model: MedicalModel, settings: Mapping, name: str, size: int, checkpoints: Path, small: Thousand
 ) -> tuple[Thousand, Path]:
-    """Fine-tune ``model`` in place on larger images; those, and where the result is kept."""
+    """Fine-tune ``model`` in place on larger images; those, and where the result is kept.
+
+    Raises:
+        ContractError: if an image that is attacked was trained on at the smaller size.
+    """
     if hasattr(model.backbone, "set_input_size"):  # windows and position tables grow with the image
         model.backbone.set_input_size((size, size), window_size=7)
     how = settings["thousand"] | {"size": size}
     (task,) = thousands({**settings, "thousand": how}, seed=SEED, role="isic")
+    learnt = {small.data.ids[row] for row in small.fit}
+    if small.before_split is not None:
+        learnt |= {small.before.ids[row] for row in small.before_split.train}
+    if seen := learnt & {task.data.ids[row] for row in task.attacked}:
+        raise ContractError(f"{len(seen)} of the attacked images were trained on at another size.")
     folder = checkpoints / f"bench-{name}-{size}-{digest(model)}"
     recipe = dict(settings["training"]) | {
         "epochs": EPOCHS, "lr": how["lr"]["fit"], "flips": settings["flips"]["isic"],

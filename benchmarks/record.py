@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import torch
+
 from medrobust_utils import env
 from medrobust_utils.errors import RunError
 from medrobust_utils.storage import write_atomic
@@ -15,26 +17,43 @@ from .timing import Comparison
 BEGIN, END = "<!-- bench: begin -->", "<!-- bench: end -->"
 
 
-def add(path: Path, module: str, found: Sequence[Comparison]) -> None:
+def machine() -> str:
+    """What tells machines apart: the device and, of a CPU, its widest instructions."""
+    device = env.provenance()["device"]
+    if env.pick_device().type != "cpu":
+        return device
+    return f"{device}, {torch.backends.cpu.get_cpu_capability()}"
+
+
+def add(path: Path, module: str, found: Sequence[Comparison], before: Mapping) -> None:
     """Put what a module found on this machine in the place of what it found here before.
 
-    Each comparison keeps the ratio of the time before as ``before``: whoever measures twice in a
-    row sees both. Another machine's lines stay.
+    Another machine's lines stay.
+
+    Args:
+        before: the record as it was; each comparison keeps the ratio it had there, so that
+            whoever measures twice in a row sees both.
+
+    Raises:
+        RunError: for a promise that was not kept and gives no reason.
     """
-    record, facts = read(path), env.provenance()
-    machine = f"{facts['device']}, {facts['precision'].split(',')[0]}"
-    modules = record.setdefault(machine, {})
-    old = {line["name"]: line for line in modules.get(module, {}).get("comparisons", [])}
-    lines = [c.record() | {"before": _ratio(old.get(c.name), c)} for c in found]
-    modules[module] = {"provenance": facts, "comparisons": lines}
+    record, here = read(path), machine()
+    lines = [c.record() | {"before": _ratio(before, here, module, c)} for c in found]
+    for line in lines:
+        if not (line["reached"] or line["bound"]):
+            raise RunError(f"{line['name']}: the promise is not kept, and nothing says why.")
+    modules = record.setdefault(here, {})
+    modules[module] = {"provenance": env.provenance(), "comparisons": lines}
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, (json.dumps(record, indent=1) + "\n").encode())
 
 
-def _ratio(old: Mapping | None, new: Comparison) -> float | None:
+def _ratio(before: Mapping, here: str, module: str, new: Comparison) -> float | None:
     """What the same sides had before."""
-    same = old and (old["base"], old["other"]) == (new.base, new.other)
-    return old["ratio"] if same else None
+    for line in before.get(here, {}).get(module, {}).get("comparisons", []):
+        if all(line[key] == getattr(new, key) for key in ("name", "base", "other")):
+            return line["ratio"]
+    return None
 
 
 def read(path: Path) -> dict:
@@ -65,9 +84,9 @@ def text(lines: Sequence[Mapping]) -> str:
             f"{span:>16} {promise(c):>7} "
             f"{'reached' if c['reached'] else 'MISSED '}  {c['name']}: {c['base']} -> {c['other']}"
         )
-        notes = [f"{k} {_fact(v)}" for k, v in c["facts"].items()]
-        notes += [c["bound"]] if c["bound"] and not c["reached"] else []
-        rows += [" " * 18 + note for note in (", ".join(notes[:5]), *notes[5:]) if note]
+        notes = [", ".join(f"{k} {_fact(v)}" for k, v in c["facts"].items())]
+        notes += [] if c["reached"] else [c["bound"]]
+        rows += [" " * 18 + note for note in notes if note]
     return "\n".join(rows)
 
 
@@ -91,47 +110,55 @@ def markdown(record: Mapping) -> str:
         parts += [
             f"Measured on {machine}:",
             "",
-            "| what | beside | must be | is (range; time before) | strength | |",
-            "| --- | --- | --- | --- | --- | --- |",
+            "| what | beside | both took | must be | is (range; time before) | and | |",
+            "| --- | --- | --- | --- | --- | --- | --- |",
         ]
         bounds: list[str] = []
         for line in lines:
-            mark = ""
+            verdict = "reached"
             if not line["reached"]:
-                if line["bound"] not in bounds:
-                    bounds.append(line["bound"])
-                mark = f" ({bounds.index(line['bound']) + 1})" if line["bound"] else ""
-            verdict = "reached" if line["reached"] else "not reached" + mark
+                bounds += [line["bound"]] if line["bound"] not in bounds else []
+                verdict = f"not reached ({bounds.index(line['bound']) + 1})"
             parts.append(
-                f"| {line['other']}: {line['name']} | {line['base']} | {promise(line)} | "
-                f"{_measured(line)} | {_strength(line['facts'])} | {verdict} |"
+                f"| {line['other']}: {line['name']} | {line['base']} | {_took(line)} | "
+                f"{promise(line)} | {_measured(line)} | {_besides(line['facts'])} | {verdict} |"
             )
-        parts += ["", *(f"{n}. {bound}" for n, bound in enumerate(bounds, 1) if bound), ""]
+        parts += ["", *(f"{n}. {bound}" for n, bound in enumerate(bounds, 1)), ""]
     return "\n".join(parts).strip()
 
 
+def _took(line: Mapping) -> str:
+    """Both sides' values, the other side's last."""
+    base, other = (f"{line[side]:.3g}" for side in ("base_seconds", "other_seconds"))
+    return f"{base}, {other} {line['unit']}"
+
+
 def _measured(line: Mapping) -> str:
-    before = line.get("before")
-    return (
-        f"{line['ratio']:.2f} ({line['low']:.2f} to {line['high']:.2f}"
-        + (f"; {before:.2f}" if before is not None else "")
-        + ")"
-    )
+    ratio, low, high = (_number(line[key]) for key in ("ratio", "low", "high"))
+    before = "" if line["before"] is None else f"; {_number(line['before'])}"
+    return f"{ratio} ({low} to {high}{before})"
 
 
-def _strength(facts: Mapping) -> str:
-    """What the quicker side lost, if it could lose anything."""
+def _number(value: float) -> str:
+    return f"{value:.2f}" if value < 100 else f"{value:,.0f}"
+
+
+def _besides(facts: Mapping) -> str:
+    """What the quicker side lost, if it could lose anything, and what else was promised."""
     if "above_foolbox" in facts:
+        shares = "/".join(f"{100 * share:.0f}" for share in facts["foolbox_accuracy"])
+        gradients = facts.get("gradients_an_image")
         return (
-            f"{100 * facts['above_foolbox']:+.1f} points of {facts['images']} images against "
-            f"Foolbox at the worst eps; {facts['eps_inside']} eps between 20 and 80 %"
+            f"{100 * facts['above_foolbox']:+.1f} points against Foolbox at the worst eps, "
+            f"{facts['images']} images (Foolbox leaves {shares} %)"
+            + (f"; {gradients:.0f} gradients an image" if gradients else "")
         )
     if "misses" in facts:
         return f"{facts['misses']:g} of {facts['images']:g} optima missed"
     if "kit_robust_accuracy" in facts:
         ours, theirs = facts["kit_robust_accuracy"], facts["pyautoattack_robust_accuracy"]
         return f"robust accuracy {ours:.3f}, theirs {theirs:.3f}"
-    return ""
+    return "; ".join(f"{name.replace('_', ' ')} {_fact(value)}" for name, value in facts.items())
 
 
 def update(readme: Path, record: Mapping) -> None:

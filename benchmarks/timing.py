@@ -23,7 +23,8 @@ class Comparison:
         rounds: how many were timed.
         facts: what else was found, such as how good the quicker answer is.
         bound: where a promise could not be kept, what stands in the way, as measured.
-        kept: what besides the time was promised and must hold too.
+        kept: whether what besides the time was promised holds too.
+        unit: of both sides' values, seconds unless said.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Comparison:
     facts: Mapping[str, float] = field(default_factory=dict)
     bound: str = ""
     kept: bool = True
+    unit: str = "s"
 
     @property
     def reached(self) -> bool:
@@ -47,11 +49,6 @@ class Comparison:
         if self.at_least is not None:
             return self.kept and self.ratio >= self.at_least
         return self.kept and self.ratio <= self.at_most
-
-    @property
-    def promise(self) -> str:
-        """The promise in a word."""
-        return f">= {self.at_least:g}" if self.at_least is not None else f"<= {self.at_most:g}"
 
     def record(self) -> dict:
         """For JSON."""
@@ -99,6 +96,7 @@ def judge(
     facts: Mapping[str, float] | None = None,
     bound: str = "",
     kept: bool = True,
+    unit: str = "s",
 ) -> Comparison:
     """Compare the seconds of two sides, round by round; the rest is as in ``Comparison``."""
     pairs = list(zip(base[1], other[1], strict=True))
@@ -106,7 +104,7 @@ def judge(
     return Comparison(
         name, base[0], other[0], median(base[1]), median(other[1]),
         median(ratios), min(ratios), max(ratios), at_least, at_most, len(ratios),
-        dict(facts or {}), bound, kept,
+        dict(facts or {}), bound, kept, unit,
     )  # fmt: skip
 
 

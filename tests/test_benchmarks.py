@@ -2,6 +2,8 @@
 
 import json
 import sys
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -29,8 +31,8 @@ from benchmarks import (  # noqa: E402
 )
 from medrobust_utils import attacks, protocol  # noqa: E402
 from medrobust_utils.attacks.selective import combinations  # noqa: E402
-from medrobust_utils.data import phantom_set  # noqa: E402
-from medrobust_utils.errors import DataError, RunError  # noqa: E402
+from medrobust_utils.data import phantom_set, to_float  # noqa: E402
+from medrobust_utils.errors import ContractError, DataError, RunError  # noqa: E402
 from medrobust_utils.models import build  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -41,6 +43,7 @@ README = f"# Speed\n{record.BEGIN}\nold\n{record.END}\nthe rest\n"
 def unprobed(monkeypatch):
     """The probe for the fastest type of training is a matter of time as well."""
     monkeypatch.setattr(record.env, "training_dtype", lambda device: torch.float32)
+    monkeypatch.setattr(record.env, "pick_device", lambda: torch.device("cpu"))
 
 
 @pytest.fixture
@@ -151,12 +154,10 @@ def test_a_run_prints_its_table_and_leaves_json_and_readme(
 def test_another_machines_lines_stay(tmp_path, monkeypatch):
     found, _ = compared([1, 1], [1, 1.1])
     path = tmp_path / "bench.json"
-    record.add(path, "glcm", [found])
-    here = record.env.provenance()
-    there = here | {"device": "cuda (another)"}
-    monkeypatch.setattr(record.env, "provenance", lambda: there)
-    record.add(path, "glcm", [found])
-    record.add(path, "steps", [found])
+    record.add(path, "glcm", [found], {})
+    monkeypatch.setattr(record, "machine", lambda: "cuda (another)")
+    record.add(path, "glcm", [found], {})
+    record.add(path, "steps", [found], {})
     machines = record.read(path)
     assert len(machines) == 2 and sorted(map(len, machines.values())) == [1, 2]
     assert "cuda (another)" in record.markdown(machines)
@@ -167,15 +168,50 @@ def test_a_damaged_record_is_refused_and_stays(content, tmp_path):
     path = tmp_path / "bench.json"
     path.write_text(content)
     with pytest.raises(RunError, match="bench.json: cannot be read"):
-        record.add(path, "glcm", [compared([1, 1], [1, 1])[0]])
+        record.add(path, "glcm", [compared([1, 1], [1, 1])[0]], {})
     assert path.read_text() == content
 
 
-def test_a_page_without_markers_is_refused(tmp_path):
-    page = tmp_path / "README.md"
+def test_a_miss_without_a_reason_is_refused(tmp_path):
+    found, _ = compared([1, 1], [1, 2])
+    with pytest.raises(RunError, match="nothing says why"):
+        record.add(tmp_path / "bench.json", "glcm", [found], {})
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_miss_on_record_says_what_bounds_it():
+    lines = [
+        line
+        for modules in record.read(ROOT / "results" / "bench.json").values()
+        for found in modules.values()
+        for line in found["comparisons"]
+    ]
+    assert lines and all(line["reached"] or line["bound"] for line in lines)
+
+
+def test_a_page_or_record_that_cannot_take_the_result_costs_no_measurement(tmp_path, monkeypatch):
+    monkeypatch.setattr(glcm, "measure", lambda: pytest.fail("measured"))
+    page, path = tmp_path / "README.md", tmp_path / "bench.json"
     page.write_text("nothing")
     with pytest.raises(RunError, match="needs the line"):
-        record.update(page, {})
+        __main__.main(["glcm"], path, page)
+    page.write_text(README)
+    path.write_text("{")
+    with pytest.raises(RunError, match="cannot be read"):
+        __main__.main(["glcm"], path, page)
+    assert page.read_text() == README
+
+
+def test_a_comparison_is_kept_before_the_next_one_is_measured(tmp_path, monkeypatch, readme):
+    def broken():
+        yield compared([1, 1], [1, 1])[0]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(glcm, "measure", broken)
+    with pytest.raises(KeyboardInterrupt):
+        __main__.main(["glcm"], tmp_path / "bench.json", readme)
+    (modules,) = record.read(tmp_path / "bench.json").values()
+    assert len(modules["glcm"]["comparisons"]) == 1
 
 
 def test_without_real_images_the_rest_is_measured(tmp_path, monkeypatch, capsys, readme):
@@ -183,11 +219,18 @@ def test_without_real_images_the_rest_is_measured(tmp_path, monkeypatch, capsys,
         raise DataError("MEDROBUST_DATA is not set.")
         yield
 
+    def peerless():
+        raise ModuleNotFoundError("No module named 'torchattacks'")
+        yield
+
+    monkeypatch.setattr(imports, "measure", peerless)
     monkeypatch.setattr(steps, "measure", missing)
     monkeypatch.setattr(glcm, "measure", lambda: [compared([1, 1], [1, 1])[0]])
     path = tmp_path / "bench.json"
-    assert __main__.main(["steps", "glcm"], path, readme) == 1
-    assert "steps: NOT MEASURED: MEDROBUST_DATA" in capsys.readouterr().out
+    assert __main__.main(["steps", "imports", "glcm"], path, readme) == 1
+    printed = capsys.readouterr().out
+    assert "steps: NOT MEASURED: MEDROBUST_DATA" in printed
+    assert "No module named 'torchattacks' Run it by `make bench`." in printed
     (modules,) = record.read(path).values()
     assert list(modules) == ["glcm"]
 
@@ -230,8 +273,8 @@ def test_both_sides_of_the_glcm_measurement_train(monkeypatch):
         return name, how["at_most"]
 
     monkeypatch.setattr(glcm, "compare", run)
-    for name, target in glcm.measure():
-        assert "2 images of 40 pixels" in name and target == 1.3
+    ((name, target),) = glcm.measure()
+    assert "2 images of 40 pixels" in name and target == 1.3
     plain, dear = losses["cross-entropy"], losses["with the GLCM loss"]
     assert plain[0] != plain[1] and dear[0] != dear[1] and dear[0] != plain[0]
 
@@ -271,7 +314,7 @@ def test_method_two_is_measured_against_trying_one_by_one(monkeypatch):
 
     monkeypatch.setattr(method_two, "compare", run)
     monkeypatch.setattr(limits, "matmul_gflops", lambda device, dtype: 100.0)
-    found = method_two.measure()
+    found = list(method_two.measure())
     assert [line.other for line in found[:2]] == ["in batches", "screened"]
     assert [line.at_least for line in found[:2]] == [1, 3]
     assert passes[0] == ("one by one", 6) and passes[1] == (
@@ -320,7 +363,8 @@ def test_the_explorers_slider_finds_a_new_eps_each_time_and_an_old_one_at_once(m
     (found,) = explorer.measure()
     assert sides[0][1] == 4 and len(set(sides[0][2])) == 2  # two networks, two new steps
     assert sides[1][1] == 0 and sides[1][2] == [1, 1]
-    assert found.facts == {"seconds_allowed": 4.0, "steps_in_time": 1.0} and not found.reached
+    assert found.facts == {"seconds_allowed": 4.0} and found.at_least == 50
+    assert not found.reached and "4 s at most" in found.bound  # 30 times, and in time
 
 
 def _promise(how):
@@ -347,8 +391,18 @@ def test_arithmetic_is_counted_and_bounded(monkeypatch):
     assert model[0].weight.requires_grad and model[0].weight.grad is None
     peaks = {torch.float32: 100.0, torch.bfloat16: 5.0}
     monkeypatch.setattr(limits, "matmul_gflops", lambda device, dtype: peaks[dtype])
-    words = limits.bound(50, 80, torch.device("cpu"))
-    assert "50 GFLOP/s" in words and "100 in float32" in words and "2.0 times" in words
+    device = torch.device("cpu")
+    words = limits.bound(50, 80, 3, device)
+    assert words.startswith("Arithmetic: ") and "50 GFLOP/s" in words
+    assert "100 in float32" in words and "2.0 times" in words
+    words = limits.bound(50, 80, 1.9, device)  # twice as fast would be possible
+    assert words.startswith("Memory and overhead: ") and "at 80% of it" in words
+
+
+def test_a_device_without_an_entry_of_its_own_takes_the_cpus(monkeypatch):
+    for device, entry in (("cpu", 1), ("cuda", 2), ("mps", 1)):
+        monkeypatch.setattr(limits.env, "pick_device", lambda d=device: torch.device(d))
+        assert limits.by_device({"cpu": 1, "cuda": 2}) == entry
 
 
 def test_a_matrix_product_is_timed(monkeypatch):
@@ -406,7 +460,7 @@ def victim(tmp_path):
 
 
 def test_strength_attacks_who_was_right_and_goes_on_where_it_stopped(victim, monkeypatch):
-    monkeypatch.setattr(strength, "CHUNK", {"cpu": {32: 8}})
+    monkeypatch.setattr(strength, "CHUNK", {"cpu": {32: (8, 4)}})
     monkeypatch.setattr(strength, "WANTED", 20)
     asked = []
 
@@ -417,14 +471,19 @@ def test_strength_attacks_who_was_right_and_goes_on_where_it_stopped(victim, mon
     monkeypatch.setattr(strength, "attack_sweep", sweep)
     epsilons = [1 / 255, 8 / 255]
     short = strength.measure(victim, epsilons, 2, limit=-1)  # the first images are never left out
-    assert short.images("nested") == short.images("independent") == 8
+    assert short.images("nested") == 8 and short.images("independent") == 4
     assert {kind[:2] for kind in asked} == {
         ("nested", "native"), ("independent", "foolbox"), ("independent", "native"),
     }  # fmt: skip
-    assert {kind[2] for kind in asked} == {short.clean[:8].sum()}
+    assert [kind[2] for kind in asked] == [*2 * [short.clean[:8].sum()], short.clean[:4].sum()]
     folders = set(victim.folder.iterdir())
+    assert len(folders) == 1  # Foolbox's; what the kit finds is of today's kit
     whole = strength.measure(victim, epsilons, 2, limit=1000)
-    assert whole.images("nested") == 20 and folders < set(victim.folder.iterdir())
+    assert whole.images("nested") == whole.images("independent") == 20
+    assert folders < set(victim.folder.iterdir())
+    first, later = strength.NESTED_STEPS
+    right, standing = whole.clean.sum(), whole.standing["nested"][0].sum()
+    assert whole.gradients() == pytest.approx((first * right + later * standing) / right)
     assert (whole.standing["foolbox"][:, :8] == short.standing["foolbox"]).all()
     assert not whole.standing["nested"][:, ~whole.clean].any()
     assert whole.standing["nested"].sum() <= whole.standing["foolbox"].sum()
@@ -456,9 +515,16 @@ def test_the_import_of_each_part_is_timed_in_a_process_of_its_own(monkeypatch):
     def process(command, check):
         lines.append(command[-1])
 
+    def turns(sides, rounds):
+        for side in sides:
+            side()
+        return [[3.0], [3.25], [4.0], [7.0]]
+
     monkeypatch.setattr(imports.subprocess, "run", process)
+    monkeypatch.setattr(imports, "take_turns", turns)
     (found,) = imports.measure()
-    assert set(lines) == set(imports.LINES.values()) and found.at_most > 1
+    assert lines == list(imports.LINES.values())
+    assert found.ratio == 0.25 and found.reached and list(found.facts.values()) == [0.25, 1, 4]
 
 
 def test_the_peak_of_a_sweep_is_told_in_bytes(monkeypatch, capsys):
@@ -471,6 +537,25 @@ def test_the_peak_of_a_sweep_is_told_in_bytes(monkeypatch, capsys):
     monkeypatch.setattr(memory, "_peak", lambda count: {100: 500.0, 10_000: 530.0}[count])
     (found,) = memory.measure()
     assert not found.reached
+
+
+def test_who_is_attacked_at_224_was_not_trained_on_at_64(tmp_path, monkeypatch):
+    """The same draw at both sizes; should it ever differ, nothing is measured."""
+    monkeypatch.setattr(networks, "EPOCHS", 1)
+    monkeypatch.setattr(networks, "PROFILE", "smoke")
+    monkeypatch.setenv("MEDROBUST_HOME", str(tmp_path))
+    large = networks.victim("resnet", 48)
+    small = networks.victim("resnet", 32)
+    assert large.data.images.shape[1] == 48 and small.data.images.shape[1] == 32
+    assert sorted(large.held_out) == sorted(small.held_out)
+    assert large.folder != small.folder and large.title == "ResNet-50 at 48 px"
+    assert not large.model.training
+
+    settings = protocol.load(networks.PAPER).settings("smoke")
+    (task,) = networks.thousands(settings, seed=0, role="isic")
+    leaky = replace(task, fit=np.append(task.fit, task.attacked[:3]))
+    with pytest.raises(ContractError, match="3 of the attacked images were trained on"):
+        networks._grown(small.model, settings, "resnet", 48, tmp_path, leaky)
 
 
 def test_networks_are_those_of_the_protocol():
@@ -518,16 +603,17 @@ def test_a_peers_sweep_is_eight_times_one_eps(rivals, victim, monkeypatch):
     sweep = rivals.sweep
     ladder = (1, 2, 3, 4, 5, 6, 7, 8)
     monkeypatch.setattr(sweep, "LADDERS", {("resnet", 32): ladder})
-    monkeypatch.setattr(sweep, "EACH", {"cpu": {32: 3}})
-    monkeypatch.setattr(sweep, "NESTED", {"cpu": {32: 6}})
+    monkeypatch.setattr(sweep, "BATCH", {"cpu": {32: 3}})
+    monkeypatch.setattr(sweep, "NESTED", 2)
     monkeypatch.setattr(sweep, "STEPS", 2)
     monkeypatch.setattr(sweep, "victim", lambda name, size: victim)
-    monkeypatch.setattr(strength, "CHUNK", {"cpu": {32: 20}})
+    monkeypatch.setattr(strength, "CHUNK", {"cpu": {32: (20, 20)}})
     monkeypatch.setattr(strength, "WANTED", 20)
     monkeypatch.setattr(limits, "matmul_gflops", lambda device, dtype: 100.0)
     swept = []
 
     def attack(model, data, rows, epsilons, **how):
+        assert (model(to_float(data.images[rows])).argmax(1).numpy() == data.targets[rows]).all()
         swept.append((how["mode"], len(rows), [round(255 * eps) for eps in epsilons]))
         return attacks.attack_sweep(model, data, rows, epsilons, **how)
 
@@ -555,7 +641,9 @@ def test_a_peers_sweep_is_eight_times_one_eps(rivals, victim, monkeypatch):
     ]
     assert [round(255 * how["eps"]) for how, *_ in rivals.calls] == [3, 4]
     assert all(contiguous and count == 3 for _, contiguous, count in rivals.calls)
-    assert found[0].facts["images"] == 20 and "arithmetic" in found[2].bound
+    assert found[0].facts["images"] == 20 and "fastest matrix product" in found[2].bound
+    assert "gradients: " not in found[0].bound  # it is fast enough
+    assert all("times 8" in c.name for c in found)
 
 
 def test_what_grows_is_drawn_for_each_side(rivals, victim, monkeypatch):
@@ -578,13 +666,20 @@ def test_both_autoattacks_attack_the_same_images(victim, monkeypatch):
 
     monkeypatch.setattr(autoattack, "PHANTOMS", 60)
     monkeypatch.setattr(autoattack, "SIZE", 32)
-    monkeypatch.setattr(autoattack, "SIZES_255", (200,))
+    monkeypatch.setattr(autoattack, "ROUNDS", {200: 1, 0.01: 1})
+    monkeypatch.setattr(autoattack, "IMAGES", 4)
     monkeypatch.setattr(
         autoattack, "build", lambda name, *args, **how: build("resnet10t", *args, **how)
     )
-    (found,) = autoattack.measure()
-    assert found.at_least == 2 and found.base == "pyautoattack"
-    assert found.facts == {"pyautoattack_robust_accuracy": 0, "kit_robust_accuracy": 0}
+    # both cut short: this is about the bookkeeping
+    short = dict(version="custom", attacks=["apgd-ce"])
+    monkeypatch.setattr(autoattack, "AutoAttack", partial(autoattack.AutoAttack, **short))
+    cheap = partial(attacks.autoattack_sweep, steps=5, targets=1, queries=5)
+    monkeypatch.setattr(autoattack, "autoattack_sweep", cheap)
+    all_fall, some_stand = autoattack.measure()
+    assert all_fall.at_least == 2 and all_fall.base == "pyautoattack" and all_fall.kept
+    assert all_fall.facts == {"pyautoattack_robust_accuracy": 0, "kit_robust_accuracy": 0}
+    assert some_stand.facts["kit_robust_accuracy"] > 0 and some_stand.kept
 
 
 def test_reading_gives_the_same_number_of_images_on_both_sides(monkeypatch, tmp_path):
@@ -604,7 +699,8 @@ def test_reading_gives_the_same_number_of_images_on_both_sides(monkeypatch, tmp_
     monkeypatch.setattr(reading, "IMAGES", 8)
     monkeypatch.setattr(reading, "BATCH", 4)
     monkeypatch.setattr(reading, "WORKERS", 0)
-    monkeypatch.setattr(reading, "_training_step", lambda: 1e9)
+    monkeypatch.setattr(reading.glcm, "plain_step", lambda: int)
+    monkeypatch.setattr(reading, "take_turns", lambda sides, rounds: [[0.2], [1.0]])
     sums = {}
 
     def run(name, base, other, **how):
@@ -614,5 +710,6 @@ def test_reading_gives_the_same_number_of_images_on_both_sides(monkeypatch, tmp_
     monkeypatch.setattr(reading, "compare", run)
     (found,) = reading.measure()
     assert all(total > 0 for total in sums.values()) and found.reached
-    monkeypatch.setattr(reading, "_training_step", lambda: 1e-9)
+    assert found.facts["share_of_a_training_step"] == pytest.approx(0.1)
+    monkeypatch.setattr(reading, "take_turns", lambda sides, rounds: [[0.21], [1.0]])
     assert not next(reading.measure()).reached  # reading would be the bottleneck

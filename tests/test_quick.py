@@ -1,5 +1,7 @@
 """The quicker copy: the same answers and gradients, and the network itself has the last word."""
 
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -112,9 +114,21 @@ def test_nothing_is_traced_where_there_is_no_batch_norm(monkeypatch):
     assert copied is not model and not any(p.requires_grad for p in copied.parameters())
 
 
-def test_what_cannot_be_copied_is_used_itself(network):
-    network.kept = torch.ones(2, requires_grad=True) * 2  # computed: torch does not copy such
+@pytest.mark.parametrize("kept", [torch.ones(2, requires_grad=True) * 2, threading.Lock()])
+def test_what_cannot_be_copied_is_used_itself(kept, network):
+    network.kept = kept  # a tensor that was computed, or a lock: nobody can copy such
     assert quick.quick_copy(network, torch.rand(1, 3, 32, 32)) is network
+
+
+def test_a_lack_of_memory_is_no_reason_to_go_on_without_a_copy(network, monkeypatch):
+    """The sweep halves its batch then."""
+
+    def full(model):
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(quick.copy, "deepcopy", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        quick.quick_copy(network, torch.rand(1, 3, 32, 32))
 
 
 class Contrary(nn.Module):

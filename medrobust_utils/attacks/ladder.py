@@ -161,7 +161,9 @@ def climb(
         # the error function takes normal noise to uniform noise in [-1, 1]
         noise = torch.erf(gaussian(images.shape[1:], numbers, plan.seed) / math.sqrt(2))
         noise = noise.to(images.device)
-    yield from _rungs(model, through or model, images, labels, epsilons, plan, noise, clean)
+    yield from _rungs(
+        model, model if through is None else through, images, labels, epsilons, plan, noise, clean
+    )
 
 
 def check_ladder(epsilons: Sequence[float]) -> None:

@@ -39,7 +39,7 @@ class Probe:
                 2018, expectation over transformation).
             through: a ``quick_copy`` of ``model`` to take the gradients of.
         """
-        self.through = through or model
+        self.through = model if through is None else through
         self.model, self.labels, self.goal = model, labels, goal
         self.dtype, self.samples = dtype, samples
         self.span = extremes(labels)

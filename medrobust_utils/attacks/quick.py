@@ -31,7 +31,9 @@ def quick_copy(model: nn.Module, images: torch.Tensor) -> nn.Module:
     """
     try:
         plain = copy.deepcopy(model).requires_grad_(False).to(memory_format=torch.channels_last)
-    except RuntimeError:  # it keeps tensors that were computed, and torch copies no such
+    except torch.OutOfMemoryError:
+        raise
+    except Exception:  # it keeps what nobody can copy: tensors that were computed, locks, files
         return model
     if not any(isinstance(module, BATCH_NORMS) for module in plain.modules()):
         return plain
