@@ -26,7 +26,7 @@ from .networks import Victim, plain, victim
 from .timing import Comparison, judge, take_turns
 
 STEPS = 40
-ROUNDS = 3  # each at another eps
+ROUNDS = {64: 3, 224: 2}  # each at another eps
 # Sizes of the ladder in gray levels of 255, where each network falls from all to none.
 LADDERS = {
     ("resnet", 64): (0.05, 0.1, 0.15, 0.25, 0.4, 0.6, 1, 1.6),
@@ -70,7 +70,7 @@ def _timed(
         "nested": lambda: ours(many, epsilons, mode="nested"),
         **{peer: _peer(peer, attacked, few, middle) for peer in peers.PGD},
     }
-    found = take_turns(list(sides.values()), ROUNDS, warm=False)
+    found = take_turns(list(sides.values()), ROUNDS[size], warm=False)
     seconds = {  # for one image and the whole ladder
         side: [s / len(many) if side == "nested" else s * len(epsilons) / len(few) for s in rounds]
         for side, rounds in zip(sides, found, strict=True)

@@ -605,6 +605,7 @@ def test_a_peers_sweep_is_eight_times_one_eps(rivals, victim, monkeypatch):
     monkeypatch.setattr(sweep, "LADDERS", {("resnet", 32): ladder})
     monkeypatch.setattr(sweep, "BATCH", {"cpu": {32: 3}})
     monkeypatch.setattr(sweep, "NESTED", 2)
+    monkeypatch.setattr(sweep, "ROUNDS", {32: 3})
     monkeypatch.setattr(sweep, "STEPS", 2)
     monkeypatch.setattr(sweep, "victim", lambda name, size: victim)
     monkeypatch.setattr(strength, "CHUNK", {"cpu": {32: (20, 20)}})
