@@ -30,10 +30,10 @@ from .timing import take_turns
 
 BASE = {"images": 4, "steps": 10, "eps values": 4, "pixels": 64}
 VARIED = {
-    "images": (4, 8, 16),
-    "steps": (10, 20, 40),
+    "images": (2, 4, 8),
+    "steps": (5, 10, 20),
     "eps values": (2, 4, 8),
-    "pixels": (32, 64, 128),
+    "pixels": (32, 64, 96),
 }
 STYLES = {"Foolbox": (3, 1), "independent": "", "nested": (1, 1)}
 
