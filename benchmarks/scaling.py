@@ -100,7 +100,7 @@ def draw(table: pd.DataFrame) -> Figure:
         place.set(xscale="log", yscale="log", xlabel=axis, ylabel="seconds")
         place.set_xticks(VARIED[axis], [str(value) for value in VARIED[axis]])
         place.minorticks_off()
-    axes[0].legend(title=None)
+    axes[0].legend(title=None, loc="lower right")
     return figure
 
 
