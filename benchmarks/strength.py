@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from medrobust_utils import env
-from medrobust_utils.attacks import attack_sweep
+from medrobust_utils.attacks import Plan, attack_sweep
 from medrobust_utils.evaluation import predict
 
 from . import limits
@@ -27,7 +27,7 @@ SLACK = 0.01  # share of the images by which an attack may leave more standing t
 INSIDE, ENOUGH = (0.2, 0.8), 3  # at three eps or more Foolbox leaves such a share of the clean
 # Images at a time: nested and Foolbox, and independent.
 CHUNK = {"cpu": {64: (25, 10), 224: (4, 2)}, "cuda": {64: (100, 100), 224: (100, 100)}}
-NESTED_STEPS = 10, 5  # at the first eps and at each later one, of an image that stands
+NESTED_STEPS = 2 * Plan().steps, Plan().steps  # of an image that stands: first eps, later ones
 LIMIT = 30.0  # seconds for images that are not kept yet; those begun are finished
 
 
@@ -63,10 +63,14 @@ class Strength:
         count = self.images(mode)
         return float((self.accuracy(mode, count) - self.accuracy("foolbox", count)).max())
 
+    def weaker(self, mode: str) -> bool:
+        """Whether more stand than Foolbox leaves, beyond SLACK."""
+        return self.above(mode) > SLACK + 1e-9  # two images in 200 are just that
+
     def kept(self, mode: str) -> bool:
         """Whether the mode is as strong, on enough images and eps to tell."""
         enough = self.images(mode) >= WANTED and self.inside(mode) >= ENOUGH
-        return enough and self.above(mode) <= SLACK + 1e-9  # two images in 200 are just that
+        return enough and not self.weaker(mode)
 
     def gradients(self) -> float:
         """Of the nested mode, for an image that was right before."""

@@ -43,7 +43,7 @@ AT_LEAST = {  # times as fast as a peer: nested and independent, on a CPU and on
 
 
 def measure() -> Iterator[Comparison]:
-    """Four comparisons for each network and size, and one of strength."""
+    """Four comparisons for each network and size: two modes beside two peers."""
     for (name, size), ladder in LADDERS.items():
         attacked = victim(name, size)
         epsilons = [level / 255 for level in ladder]
@@ -114,7 +114,7 @@ def _bound(
             f"time: {images} of {strength.WANTED} images are compared so far; Foolbox "
             f"takes {hours:.1f} hours for {strength.WANTED} on this machine."
         )
-    if strong.above(mode) > strength.SLACK:
+    if strong.weaker(mode):
         words.append(f"strength: {strong.above(mode):.1%} of the images stand that Foolbox fells.")
     if strong.inside(mode) < strength.ENOUGH:
         words.append("eps: the ladder fits these weights badly; too few lie between 20 and 80 %.")
