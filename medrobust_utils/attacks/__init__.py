@@ -5,10 +5,10 @@ from .auto_sweep import AutoResult, autoattack_sweep
 from .cascade import Attacked, autoattack
 from .flags import Flag, red_flags
 from .gradient import bim, fgsm, madry_step, mifgsm, pgd, segpgd
-from .ladder import Plan, climb
+from .ladder import climb
 from .layered import layered_pgd
 from .noise import gaussian, noise_std, noisy_logits
-from .plan import AutoPlan
+from .plan import AutoPlan, Plan
 from .reference import foolbox_fgsm, foolbox_pgd
 from .segmenting import Attack, Layered, Selective
 from .selective import Selected, selective_fgsm

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -131,11 +131,11 @@ def autoattack_sweep(
     def through() -> nn.Module:
         return quick_copy(model, on_device(data, index[:1])[0])
 
-    def compute(rows: np.ndarray) -> _Part:
+    def compute(rows: np.ndarray, _: int, done: Callable) -> _Part:
         known = felled[:, [place[int(row)] for row in rows]]
-        return _climb(model, through(), data, rows, epsilons, plan, known)
+        return _climb(model, through(), data, rows, epsilons, plan, known, done)
 
-    parts = by_batches(kept, index, batch, compute, desc)
+    parts = by_batches(kept, index, batch, compute, desc, rungs=len(epsilons))
 
     def whole(name: str, axis: int = 1) -> np.ndarray:
         return np.concatenate([getattr(part, name) for part in parts], axis=axis)
@@ -155,6 +155,7 @@ def _climb(
     epsilons: list[float],
     plan: AutoPlan,
     felled: np.ndarray,
+    done: Callable[[int], object],
 ) -> _Part:
     """One batch at every eps; who has fallen keeps what felled them."""
     images, labels = on_device(data, rows)
@@ -177,5 +178,6 @@ def _climb(
             queries[here] = found.queries.cpu().numpy()
             up[here] = up[here] & stands
         steps.append((logits.cpu().numpy().copy(), up.copy(), won.copy(), queries))
+        done(len(rows))
     every = [np.stack(column) for column in zip(*steps, strict=True)]
     return _Part(every[0], clean.cpu().numpy(), *every[1:])

@@ -1,12 +1,13 @@
 """The loop under every gradient attack: signed steps inside an L-infinity ball.
 
-Nothing inside the loop waits for a GPU: what has to be read back (label range, sanity of
-logits and gradients) is read before it or after it.
+Nothing inside the loop waits for a GPU, unless the fallen are let go: what else has to be read
+back (label range, sanity of logits and gradients) is read before it or after it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol
 
@@ -17,8 +18,10 @@ from .. import env
 from ..contracts import check_eval, check_images, check_labels, check_logits
 from ..errors import ContractError
 from ..losses import IGNORED, per_image
+from .goals import Goal
 
 TINY = torch.finfo(torch.float32).tiny
+ROUNDING = 1e-3  # of logits; what a quick copy may differ by
 
 
 class Loss(Protocol):
@@ -36,11 +39,13 @@ def ascend(
     eps: float,
     *,
     steps: int,
-    step_size: float,
+    step_size: float | Sequence[float],
     start: torch.Tensor | None = None,
     decay: float | None = None,
     loss: Loss | None = None,
     dtype: torch.dtype = torch.float32,
+    batch: int | None = None,
+    until_wrong: bool = False,
 ) -> torch.Tensor:
     """Climb the loss from ``start`` by signed steps and return the last point.
 
@@ -50,13 +55,16 @@ def ascend(
         images: float32 (N, C, H, W) in [0, 1], on the model's device.
         labels: what ``losses.per_image`` takes for the model's head.
         eps: radius of the ball around each image, in [0, 1].
-        step_size: length of a step, in the units of ``eps``.
+        step_size: length of a step, in the units of ``eps``; or of each in turn.
         start: where to begin, projected into the ball first; the images without one.
         decay: share of the gathered gradient that each step keeps, every gradient scaled to
             mean magnitude 1 first (Dong et al. 2018, algorithm 1); None follows the last
             gradient alone.
         loss: what to climb instead of ``losses.per_image``, each image's own number.
         dtype: bfloat16 computes the gradients in mixed precision.
+        batch: gradients are taken of so many images at a time; of all without it.
+        until_wrong: an image stays at the first point where its logits are wrong, by more than
+            rounding explains (see ``_wrong``).
 
     Returns:
         Images in [0, 1] with ``(result - images).abs() <= eps`` in float32, exactly.
@@ -64,7 +72,8 @@ def ascend(
     Raises:
         ContractError: for arguments, logits or gradients that break the contract.
     """
-    _check(model, images, labels, eps, steps, step_size, dtype)
+    lengths = list(step_size) if isinstance(step_size, Sequence) else [step_size] * steps
+    _check(model, images, labels, eps, steps, lengths, dtype)
     if not len(images):
         return images.clone()
     span = extremes(labels)
@@ -73,15 +82,27 @@ def ascend(
     moved = images.clone() if start is None else start.detach().clamp(low, high)
     gathered, first = torch.zeros_like(images), None
     finite = torch.ones((), dtype=torch.bool, device=images.device)
-    for step in range(steps):
+    climbing = torch.arange(len(images), device=images.device)
+    for step, length in enumerate(lengths):
         at_step = None if loss is None else partial(loss, done=step / steps)
-        uphill, logits = gradient(model, moved, labels, span, dtype, at_step)
-        first = logits if first is None else first
-        finite = finite & uphill.isfinite().all()
-        if decay is not None:
-            mean = uphill.abs().mean((1, 2, 3), keepdim=True).clamp_min(TINY)
-            uphill = gathered = decay * gathered + uphill / mean
-        moved = (moved + step_size * uphill.sign()).clamp(low, high)
+        answers, on = [], []
+        for rows in shares(climbing, batch):
+            uphill, logits = gradient(model, moved[rows], labels[rows], span, dtype, at_step)
+            finite = finite & uphill.isfinite().all()
+            answers.append(logits)
+            if until_wrong:
+                stands = ~_wrong(logits, labels[rows], dtype)
+                rows, uphill = rows[stands], uphill[stands]
+            if decay is not None:
+                mean = uphill.abs().mean((1, 2, 3), keepdim=True).clamp_min(TINY)
+                uphill = gathered[rows] = decay * gathered[rows] + uphill / mean
+            further = moved[rows] + length * uphill.sign()
+            moved[rows] = further.clamp(low[rows], high[rows])
+            on.append(rows)
+        first = torch.cat(answers) if first is None else first
+        climbing = torch.cat(on)
+        if not len(climbing):
+            break
     check_logits(first, labels.ndim == 2)
     if not finite:
         raise ContractError(
@@ -89,6 +110,11 @@ def ascend(
             "dtype=torch.float32, and look for the root or norm of a zero in the model."
         )
     return moved
+
+
+def shares(rows: torch.Tensor, batch: int | None) -> tuple[torch.Tensor, ...]:
+    """Rows in parts of ``batch`` at most, of nearly the same size; in one without it."""
+    return rows.tensor_split(math.ceil(len(rows) / batch) if batch else 1)
 
 
 def gradient(
@@ -113,6 +139,13 @@ def gradient(
         # the sum keeps each image's gradient independent of the batch it comes in
         (uphill,) = torch.autograd.grad((loss or per_image)(logits.float(), labels).sum(), moved)
     return uphill, logits.detach()
+
+
+def _wrong(logits: torch.Tensor, labels: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Bool (N,): judged wrong, and by more than a copy's or mixed precision's rounding."""
+    logits = logits.float()
+    slack = max(ROUNDING, 4 * torch.finfo(dtype).eps) * logits.abs().amax(1)
+    return Goal().margins(logits, labels).amin(1) < -slack
 
 
 def ball(images: torch.Tensor, eps: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -165,7 +198,7 @@ def _check(
     labels: torch.Tensor,
     eps: float,
     steps: int,
-    step_size: float,
+    lengths: Sequence[float],
     dtype: torch.dtype,
 ) -> None:
     """Check what can be checked before the model is called."""
@@ -174,8 +207,11 @@ def _check(
     check_images(images)
     if len(labels) != len(images):
         raise ContractError(f"{len(images)} images but {len(labels)} labels. Give one an image.")
-    if steps < 1 or not step_size >= 0:
-        raise ContractError(f"steps={steps}, step_size={step_size}: take 1 step or more, forward.")
+    if steps < 1 or len(lengths) != steps or not all(length >= 0 for length in lengths):
+        raise ContractError(
+            f"steps={steps}, step_size={lengths[0] if lengths else None}: take 1 step or more, "
+            "forward, and give one length or one for each."
+        )
     if dtype not in (torch.float32, torch.bfloat16):
         raise ContractError(
             f"dtype={dtype}: choose torch.float32 or torch.bfloat16. Small gradients vanish in "

@@ -97,37 +97,43 @@ def by_batches(
     kept: Kept,
     index: np.ndarray,
     batch: int,
-    compute: Callable[[np.ndarray], NamedTuple],
+    compute: Callable[[np.ndarray, int, Callable], NamedTuple],
     desc: str,
+    *,
+    rungs: int,
+    together: int = 1,
 ) -> list[Any]:
-    """Every batch in order, computed where it is not kept yet.
+    """Every part in order, computed where it is not kept yet.
 
     A batch that does not fit into memory is halved, with a warning.
 
     Args:
-        compute: gives the part of some of ``index``, with the field ``clean`` one row an image.
-        desc: label of the progress bar; no bar without one.
+        compute: gives the part of some of ``index``, with the field ``clean`` one row an image,
+            with so many images in a batch. It calls its last argument with the number of images
+            whenever it has gone one of ``rungs`` steps with all of them.
+        desc: label of the progress bar, which counts those steps; no bar without one.
+        together: batches in a part.
     """
     position = 0
-    with env.progress(total=len(index), desc=desc, disable=not desc) as bar:
+    with env.progress(total=rungs * len(index), desc=desc, disable=not desc) as bar:
         while position < len(index):
             if position not in kept.parts:
-                stop = kept.stop(position, batch)
-                part = _fitting(compute, index[position:stop])
+                stop = kept.stop(position, batch * together)
+                part = _fitting(compute, index[position:stop], batch, bar.update)
                 if part is None:
-                    batch = _halved(stop - position)
-                    continue
-                kept.add(position, part)
-            size = kept.sizes[position]
-            position += size
-            bar.update(size)
+                    batch = _halved(min(batch, stop - position))
+                else:
+                    kept.add(position, part)
+            position += kept.sizes.get(position, 0)
+            bar.n = rungs * position  # whatever a try that did not fit has counted
+            bar.refresh()
     return [kept.parts[position] for position in sorted(kept.parts)]
 
 
-def _fitting(compute: Callable, rows: np.ndarray) -> Any:
+def _fitting(compute: Callable, *args: Any) -> Any:
     """One part, or None if it does not fit into memory."""
     try:
-        return compute(rows)
+        return compute(*args)
     except RuntimeError as error:
         # MPS and the CPU raise a plain RuntimeError
         known = ("out of memory", "can't allocate memory")

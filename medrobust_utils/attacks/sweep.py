@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -18,8 +18,14 @@ from ..data import ImageSet
 from ..errors import ContractError
 from ..losses import correct
 from .keeping import Kept, by_batches, identify, on_device
-from .ladder import Plan, check_ladder, climb
+from .ladder import check_ladder, climb
+from .plan import Plan
 from .quick import quick_copy
+
+# Batches of a nested sweep that climb together, so that a network gets full ones from those still
+# standing. A kill costs all four, which is less than one batch of 40 steps at each of 8 eps.
+TOGETHER = 4
+NESTED = 2  # counts changes of that attack, so that no part of an older one is read back
 
 
 @dataclass(frozen=True)
@@ -100,8 +106,9 @@ def attack_sweep(
 
     Args:
         epsilons: rising, in [0, 1]; eps = 0 gives the clean scores.
-        batch: images attacked together.
-        folder: where finished batches are kept; a sweep that was killed goes on there. It must
+        batch: images that go through a network together. Nested, four batches climb together
+            and are filled up as images fall.
+        folder: where finished parts are kept; a sweep that was killed goes on there. It must
             belong to one trained model. Each sweep (settings, weights, images) has a folder of
             its own inside.
         desc: label of the progress bar; no bar without one.
@@ -130,9 +137,14 @@ def attack_sweep(
         native = plan.engine == "native"
         return quick_copy(model, on_device(data, index[:1])[0]) if native else model
 
+    def compute(rows: np.ndarray, batch: int, done: Callable) -> _Part:
+        return _scores(model, through(), data, rows, epsilons, plan, batch, done)
+
+    nested = plan.mode == "nested"
     parts = by_batches(
-        kept, index, batch, lambda rows: _scores(model, through(), data, rows, epsilons, plan), desc
-    )
+        kept, index, batch, compute, desc, rungs=len(_rungs(epsilons)),
+        together=TOGETHER if nested else 1,
+    )  # fmt: skip
     return SweepResult(
         np.array(epsilons),
         np.concatenate([part.logits for part in parts], axis=1),
@@ -154,13 +166,22 @@ def _scores(
     rows: np.ndarray,
     epsilons: list[float],
     plan: Plan,
+    batch: int,
+    done: Callable[[int], object],
 ) -> _Part:
-    """The scores of one batch."""
+    """The scores of one part."""
     images, labels = on_device(data, rows)
-    ladder = [0.0, *(eps for eps in epsilons if eps)]  # the first rung is the clean one
-    rungs = climb(model, images, labels, ladder, rows=rows, through=through, **vars(plan))
-    logits = np.stack([rung.logits.cpu().numpy() for rung in rungs])
-    return _Part(logits[len(ladder) - len(epsilons) :], logits[0])
+    how = dict(rows=rows, through=through, batch=batch) | vars(plan)
+    logits = []
+    for rung in climb(model, images, labels, _rungs(epsilons), **how):
+        logits.append(rung.logits.cpu().numpy())
+        done(len(rows))
+    return _Part(np.stack(logits[-len(epsilons) :]), logits[0])
+
+
+def _rungs(epsilons: list[float]) -> list[float]:
+    """The clean images first."""
+    return [0.0, *(eps for eps in epsilons if eps)]
 
 
 def _settings(plan: Plan) -> dict:
@@ -171,4 +192,6 @@ def _settings(plan: Plan) -> dict:
         del settings["attack"]
     if plan.step_size is None:
         del settings["step_size"]
+    if plan.mode == "nested":
+        settings["method"] = NESTED
     return settings

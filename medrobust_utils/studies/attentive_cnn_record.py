@@ -99,7 +99,7 @@ def deviations(
     mode = attack_run or attack["mode"]
     if mode == "nested":
         found.append(
-            f"attack: nested PGD, {attack['steps']} steps of eps / 4 from the last radius on; the "
+            f"attack: nested PGD, {attack['steps']} shrinking steps from the last radius on; the "
             "paper attacked every radius afresh with 40 steps. Nested accuracies are a worst case."
         )
     elif mode == attack["mode"] == "independent" and attack["steps"] != PGD_STEPS:
