@@ -46,7 +46,7 @@ def measure() -> Iterator[Comparison]:
         spent = left.pop("spent")
         yield judge(
             f"AutoAttack at {size}/255, ResNet-18, ten classes, {len(rows)} drawn lesions of "
-            f"{SIZE} px ({env.pick_device().type}, {torch.get_num_threads()} threads)",
+            f"{SIZE} px",
             ("pyautoattack", theirs),
             ("kit", ours),
             at_least=FASTER,

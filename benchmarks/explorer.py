@@ -36,8 +36,7 @@ def measure() -> list[Comparison]:
 def _compare(name: str, size: int, limit: float) -> Comparison:
     scene = _scene(name, size)
     gallery, eps = Gallery(scene), (1 + turn / 64 for turn in count(1))
-    device, threads = env.pick_device().type, torch.get_num_threads()
-    title = f"eps step, two {name} at {size} px ({device}, {threads} threads)"
+    title = f"eps step, two {name} at {size} px"
     known = _view(1.0)
     gallery.show(known, lambda: True)
     found = compare(

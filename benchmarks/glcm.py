@@ -27,9 +27,8 @@ def measure() -> Iterator[Comparison]:
     """A step with the loss beside one without."""
     data, device, dtype = batch = _batch()
     with_term = Assimilation.of(data, 0.5, levels=8, softness=1.0, rows="areas")
-    where = f"{device.type}, {torch.get_num_threads()} threads, {str(dtype)[6:]}"
     yield compare(
-        f"training step of ResNet-18 ({BATCH} images of {SIZE} pixels; {where})",
+        f"training step of ResNet-18 ({BATCH} images of {SIZE} px, {str(dtype)[6:]})",
         ("cross-entropy", plain_step()),
         ("with the GLCM loss", _step(with_term, *batch)),
         at_most=TARGET,

@@ -54,7 +54,6 @@ def _compare(width: int) -> Iterator[Comparison]:
     best, *others = (choose(IMAGES) for choose in sides.values())
     count = 3 ** best.signs.shape[1]
     gflop = count * limits.forward_gflop(model, images)
-    where = f"{images.device.type}, {torch.get_num_threads()} threads"
     goals = (BATCHED, limits.by_device(SCREENED))
     for name, goal, chosen in zip(list(sides)[1:], goals, others, strict=True):
         base, other = (
@@ -62,7 +61,7 @@ def _compare(width: int) -> Iterator[Comparison]:
         )
         facts = {"val_loss": val_loss, **_facts(best, chosen)}
         found = compare(
-            f"{count} combinations, U-Net of width {width} ({where})", base, other,
+            f"{count} combinations, U-Net of width {width}", base, other,
             at_least=goal, rounds=ROUNDS, facts=facts, kept=not facts["misses"],
         )  # fmt: skip
         rates = [gflop / seconds for seconds in (found.base_seconds, found.other_seconds)]

@@ -2,7 +2,7 @@
 
 One thing at a time is varied around four images, ten steps, four eps and 64 pixels: ResNet-50 on
 skin lesions it never saw, attacked by Foolbox, by the kit with the same steps, and nested, whose
-steps are its own 5 at each eps. For other sizes than its own the network keeps its weights.
+steps are its own 4 at each eps. For other sizes than its own the network keeps its weights.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from medrobust_utils.attacks.quick import quick_copy
 from medrobust_utils.data import to_float
 from medrobust_utils.results import project_root
 
-from . import peers, sweep
+from . import peers, strength
 from .networks import Victim, plain, victim
 from .timing import take_turns
 
@@ -65,7 +65,7 @@ def _sides(attacked: Victim, **case: int) -> dict[str, Callable[[], object]]:
     images = to_float(attacked.data.images[rows]).to(device)
     images = interpolate(images, (size, size), mode="bilinear", antialias=True).clamp(0, 1)
     labels = torch.from_numpy(attacked.data.targets[rows]).to(device)
-    ladder = sweep.LADDERS["resnet", 64]
+    ladder = strength.LADDERS["resnet", 64]
     chosen = np.linspace(0, len(ladder) - 1, case["eps values"]).round().astype(int)
     epsilons = [ladder[place] / 255 for place in chosen]
     model, quick = plain(attacked.model), quick_copy(attacked.model, images[:1])

@@ -44,13 +44,12 @@ def measure() -> Iterator[Comparison]:
     images = to_float(data.images).to(device, memory_format=torch.channels_last)
     labels = torch.from_numpy(data.targets).to(device)
     model = build("resnet50", CLASSES, start="scratch").to(device)
-    where = f"{device.type}, {torch.get_num_threads()} threads, {str(dtype)[6:]}"
-    yield _attack(model.eval(), images[:ATTACKED], labels[:ATTACKED], dtype, where)
-    yield _training(model, images[:TRAINED], labels[:TRAINED], dtype, where)
+    yield _attack(model.eval(), images[:ATTACKED], labels[:ATTACKED], dtype)
+    yield _training(model, images[:TRAINED], labels[:TRAINED], dtype)
 
 
 def _attack(
-    model: MedicalModel, images: torch.Tensor, labels: torch.Tensor, dtype: torch.dtype, where: str
+    model: MedicalModel, images: torch.Tensor, labels: torch.Tensor, dtype: torch.dtype
 ) -> Comparison:
     ready = quick_copy(model, images[:1])
 
@@ -71,7 +70,7 @@ def _attack(
         return ascend(ready, images, labels, EPS, **how)[0, 0, 0, 0].item()
 
     return compare(
-        f"{STEPS} steps of PGD, ResNet-50, {len(images)} images of {SIZE} px ({where})",
+        f"{STEPS} steps of PGD, ResNet-50, {len(images)} images of {SIZE} px, {str(dtype)[6:]}",
         ("bare forward and backward", bare),
         ("PGD", step),
         at_most=SHARE,
@@ -81,7 +80,7 @@ def _attack(
 
 
 def _training(
-    model: MedicalModel, images: torch.Tensor, labels: torch.Tensor, dtype: torch.dtype, where: str
+    model: MedicalModel, images: torch.Tensor, labels: torch.Tensor, dtype: torch.dtype
 ) -> Comparison:
     settings = recipes.complete(RECIPE)
     plain = copy.deepcopy(model).to(memory_format=torch.contiguous_format).train()
@@ -89,7 +88,7 @@ def _training(
     gflop = len(images) * limits.training_gflop(plain, images)
     objective, rows = CrossEntropy(None), np.arange(len(images))
     found = compare(
-        f"fine-tuning step, ResNet-50, {len(images)} images of {SIZE} px ({where})",
+        f"fine-tuning step, ResNet-50, {len(images)} images of {SIZE} px, {str(dtype)[6:]}",
         (
             "plain float32 loop",
             _step(plain, torch.optim.AdamW(plain.parameters(), lr=1e-4),

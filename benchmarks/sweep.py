@@ -23,19 +23,12 @@ from medrobust_utils.data import to_float
 
 from . import limits, peers, strength
 from .networks import Victim, plain, victim
+from .strength import LADDERS, STEPS
 from .timing import Comparison, judge, take_turns
 
-STEPS = 40
 ROUNDS = {64: 3, 224: 2}  # each at another eps
-# Sizes of the ladder in gray levels of 255, where each network falls from all to none.
-LADDERS = {
-    ("resnet", 64): (0.05, 0.1, 0.15, 0.25, 0.4, 0.6, 1, 1.6),
-    ("swin", 64): (0.5, 1, 1.6, 2.5, 3.2, 4, 5, 8),
-    ("resnet", 224): (0.04, 0.07, 0.1, 0.14, 0.18, 0.24, 0.32, 0.5),
-    ("swin", 224): (0.7, 1, 1.5, 2.2, 3, 3.8, 4.6, 6),
-}
 BATCH = {"cpu": {64: 16, 224: 4}, "cuda": {64: 100, 224: 100}}  # a peer's images of a round too
-NESTED = 3  # times as many images are attacked nested, which is over sooner
+NESTED = {64: 8, 224: 3}  # times as many images are attacked nested, which is over sooner
 AT_LEAST = {  # times as fast as a peer: nested and independent, on a CPU and on a GPU
     "cpu": {"resnet": (15, 2), "swin": (15, 2.5)},
     "cuda": {"resnet": (30, 2), "swin": (30, 2.5)},
@@ -57,7 +50,7 @@ def _timed(
     device, dtype = env.pick_device(), env.training_dtype(env.pick_device())
     batch = limits.by_device(BATCH)[size]
     right = attacked.held_out[: len(strong.clean)][strong.clean]
-    few, many = right[:batch], right[: NESTED * batch]
+    few, many = right[:batch], right[: NESTED[size] * batch]
     middle = epsilons[2:-2]
     turns = cycle([eps] for eps in middle)
     how = dict(batch=batch, dtype=dtype)
@@ -77,12 +70,8 @@ def _timed(
     }
     images = to_float(attacked.data.images[few[:1]]).to(device)
     gflop = limits.gradient_gflop(quick_copy(attacked.model, images), images)
-    title = (
-        f"sweep of {len(epsilons)} eps, {STEPS} steps, {attacked.title}, batches of {batch} "
-        f"({device.type}, {torch.get_num_threads()} threads, gradients in {str(dtype)[6:]}; an "
-        f"image's seconds; nested over {len(many)} images, the others at one eps of {len(few)} a "
-        f"round, times {len(epsilons)})"
-    )
+    title = f"sweep, {attacked.title}"
+    counts = {"nested": len(many), "independent": len(few)}
     for mode, goal in zip(("nested", "independent"), limits.by_device(AT_LEAST)[name], strict=True):
         for peer in peers.PGD:
             yield judge(
@@ -90,9 +79,9 @@ def _timed(
                 (peer, seconds[peer]),
                 (mode, seconds[mode]),
                 at_least=goal,
-                facts=strong.facts(mode),
+                facts=strong.facts(mode) | {"batch": batch, "timed_images": counts[mode]},
                 kept=strong.kept(mode),
-                bound=_bound(mode, peer, seconds, gflop * STEPS * len(epsilons), goal, strong),
+                bound=_bound(mode, peer, seconds, gflop, len(epsilons), goal, strong),
             )
 
 
@@ -101,6 +90,7 @@ def _bound(
     peer: str,
     seconds: dict[str, list[float]],
     gflop: float,
+    eps_count: int,
     goal: float,
     strong: strength.Strength,
 ) -> str:
@@ -111,19 +101,22 @@ def _bound(
     if images < strength.WANTED:
         hours = strength.WANTED * median(seconds["Foolbox"]) / 3600
         words.append(
-            f"time: {images} of {strength.WANTED} images are compared so far; Foolbox "
-            f"takes {hours:.1f} hours for {strength.WANTED} on this machine."
+            f"Time: strength is compared on {images} of {strength.WANTED} images so far; Foolbox "
+            f"takes {hours:.1f} hours for {strength.WANTED}."
         )
     if strong.weaker(mode):
-        words.append(f"strength: {strong.above(mode):.1%} of the images stand that Foolbox fells.")
+        words.append(f"Strength: {strong.above(mode):.1%} of the images stand that Foolbox fells.")
     if strong.inside(mode) < strength.ENOUGH:
-        words.append("eps: the ladder fits these weights badly; too few lie between 20 and 80 %.")
+        words.append("Eps: the ladder fits these weights badly; too few lie between 20 and 80 %.")
+    needed = gflop * STEPS * eps_count
     if theirs / ours < goal and mode == "nested":
+        taken = gflop * strong.gradients
         words.append(
-            f"gradients: {strong.gradients():.0f} an image for the peer's {STEPS} at each eps."
+            f"Gradients: {strong.gradients:.0f} an image for {peer}'s {STEPS * eps_count}, at "
+            f"{taken / ours:.0f} GFLOP/s for {needed / theirs:.0f}."
         )
     elif theirs / ours < goal:
-        words.append(limits.bound(gflop / theirs, gflop / ours, goal, env.pick_device()))
+        words.append(limits.bound(needed / theirs, needed / ours, goal, env.pick_device()))
     return " ".join(words)
 
 

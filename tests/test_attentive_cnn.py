@@ -616,7 +616,7 @@ def test_deviations_say_what_was_changed(settings, arms):
     found = " ".join(record.deviations(settings, PAPER.settings("paper"), arms))
     for word in (
         "skin: 90 phantoms of 64 pixels", "skin: epochs 1 (paper: 300)", "share 1 (paper: 0.1)",
-        "nested PGD, 2 steps", "fastest precision", "at most 32 images", "51,699",
+        "nested PGD, 2 shrinking steps", "fastest precision", "at most 32 images", "51,699",
         "not run: chest with inception", "12 of 18 test images attacked",
         "resnet: resnet10t in place of resnet50.", "resnet: images of 64 pixels instead of 224.",
     ):  # fmt: skip

@@ -274,7 +274,7 @@ def test_both_sides_of_the_glcm_measurement_train(monkeypatch):
 
     monkeypatch.setattr(glcm, "compare", run)
     ((name, target),) = glcm.measure()
-    assert "2 images of 40 pixels" in name and target == 1.3
+    assert "2 images of 40 px" in name and target == 1.3
     plain, dear = losses["cross-entropy"], losses["with the GLCM loss"]
     assert plain[0] != plain[1] and dear[0] != dear[1] and dear[0] != plain[0]
 
@@ -470,7 +470,7 @@ def test_strength_attacks_who_was_right_and_goes_on_where_it_stopped(victim, mon
 
     monkeypatch.setattr(strength, "attack_sweep", sweep)
     epsilons = [1 / 255, 8 / 255]
-    short = strength.measure(victim, epsilons, 2, limit=-1)  # the first images are never left out
+    short = strength.measure(victim, epsilons, 2)  # the first images are never left out
     assert short.images("nested") == 8 and short.images("independent") == 4
     assert {kind[:2] for kind in asked} == {
         ("nested", "native"), ("independent", "foolbox"), ("independent", "native"),
@@ -478,12 +478,15 @@ def test_strength_attacks_who_was_right_and_goes_on_where_it_stopped(victim, mon
     assert [kind[2] for kind in asked] == [*2 * [short.clean[:8].sum()], short.clean[:4].sum()]
     folders = set(victim.folder.iterdir())
     assert len(folders) == 1  # Foolbox's; what the kit finds is of today's kit
-    whole = strength.measure(victim, epsilons, 2, limit=1000)
-    assert whole.images("nested") == whole.images("independent") == 20
+    again = strength.measure(victim, epsilons, 2)  # and no more of them without being asked
+    assert again.images("nested") == 8 and folders == set(victim.folder.iterdir())
+    whole = strength.measure(victim, epsilons, 2, all_of_them=True)
+    assert whole.images("nested") == 20 and whole.images("independent") == 4
     assert folders < set(victim.folder.iterdir())
-    first, later = strength.NESTED_STEPS
+    assert strength.measure(victim, epsilons, 2).images("nested") == 20  # all are known by now
     right, standing = whole.clean.sum(), whole.standing["nested"][0].sum()
-    assert whole.gradients() == pytest.approx((first * right + later * standing) / right)
+    steps = attacks.Plan().steps
+    assert right < whole.gradients * right <= steps * (right + standing)
     assert (whole.standing["foolbox"][:, :8] == short.standing["foolbox"]).all()
     assert not whole.standing["nested"][:, ~whole.clean].any()
     assert whole.standing["nested"].sum() <= whole.standing["foolbox"].sum()
@@ -604,7 +607,7 @@ def test_a_peers_sweep_is_eight_times_one_eps(rivals, victim, monkeypatch):
     ladder = (1, 2, 3, 4, 5, 6, 7, 8)
     monkeypatch.setattr(sweep, "LADDERS", {("resnet", 32): ladder})
     monkeypatch.setattr(sweep, "BATCH", {"cpu": {32: 3}})
-    monkeypatch.setattr(sweep, "NESTED", 2)
+    monkeypatch.setattr(sweep, "NESTED", {32: 2})
     monkeypatch.setattr(sweep, "ROUNDS", {32: 3})
     monkeypatch.setattr(sweep, "STEPS", 2)
     monkeypatch.setattr(sweep, "victim", lambda name, size: victim)
@@ -643,8 +646,18 @@ def test_a_peers_sweep_is_eight_times_one_eps(rivals, victim, monkeypatch):
     assert [round(255 * how["eps"]) for how, *_ in rivals.calls] == [3, 4]
     assert all(contiguous and count == 3 for _, contiguous, count in rivals.calls)
     assert found[0].facts["images"] == 20 and "fastest matrix product" in found[2].bound
-    assert "gradients: " not in found[0].bound  # it is fast enough
-    assert all("times 8" in c.name for c in found)
+    assert "Gradients: " not in found[0].bound  # it is fast enough
+    assert [c.facts["timed_images"] for c in found] == [6, 6, 3, 3]
+
+
+def test_a_nested_sweep_that_is_too_slow_says_how_many_gradients_it_took(rivals):
+    clean = np.ones(200, bool)
+    standing = np.zeros((8, 200), bool)
+    standing[:4, :100] = True
+    strong = strength.Strength(clean, {"foolbox": standing, "nested": standing}, gradients=16.0)
+    seconds = {"Foolbox": [32.0], "torchattacks": [16.0], "nested": [2.0]}
+    words = rivals.sweep._bound("nested", "torchattacks", seconds, 1.0, 8, 15, strong)
+    assert words == "Gradients: 16 an image for torchattacks's 320, at 8 GFLOP/s for 20."
 
 
 def test_what_grows_is_drawn_for_each_side(rivals, victim, monkeypatch):

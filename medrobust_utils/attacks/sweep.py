@@ -129,7 +129,7 @@ def attack_sweep(
         raise ContractError("no image to attack: the index is empty.")
     epsilons = [float(eps) for eps in epsilons]
     model.to(env.pick_device(), memory_format=torch.channels_last)
-    identity = identify(model, data, index, epsilons, _settings(plan))
+    identity = identity_of(model, data, index, epsilons, plan)
     kept = Kept(folder, f"{plan.attack}-{identity}", identity, len(index), _Part)
 
     @cache  # not needed where every batch is kept already
@@ -182,6 +182,13 @@ def _scores(
 def _rungs(epsilons: list[float]) -> list[float]:
     """The clean images first."""
     return [0.0, *(eps for eps in epsilons if eps)]
+
+
+def identity_of(
+    model: nn.Module, data: ImageSet, index: np.ndarray, epsilons: Sequence[float], plan: Plan
+) -> str:
+    """Names a sweep: what is kept of it lies in a folder called after the attack and this."""
+    return identify(model, data, index, [float(eps) for eps in epsilons], _settings(plan))
 
 
 def _settings(plan: Plan) -> dict:
