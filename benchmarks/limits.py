@@ -22,6 +22,7 @@ from medrobust_utils.cam_layers import frozen
 T = TypeVar("T")
 
 SIDES = (1024, 2048, 4096)  # of the square matrices tried
+KINDS = (torch.float32, torch.bfloat16)
 ROUNDS = 5
 
 
@@ -77,15 +78,19 @@ def training_gflop(model: nn.Module, images: torch.Tensor) -> float:
     return counter.get_total_flops() / 2 / 1e9
 
 
+def peak(device: torch.device) -> float:
+    """The most in any precision that gradients may have."""
+    return max(matmul_gflops(device, dtype) for dtype in KINDS)
+
+
 def bound(theirs: float, ours: float, goal: float, device: torch.device) -> str:
     """What stands in the way of doing the same arithmetic ``goal`` times as fast.
 
     Args:
         theirs, ours: 10^9 operations a second of the two sides.
     """
-    kinds = (torch.float32, torch.bfloat16)
-    peaks = {str(dtype)[6:]: matmul_gflops(device, dtype) for dtype in kinds}
-    most = max(peaks.values()) / theirs
+    peaks = {str(dtype)[6:]: matmul_gflops(device, dtype) for dtype in KINDS}
+    most = peak(device) / theirs
     every = " and ".join(f"{value:.0f} in {name}" for name, value in peaks.items())
     words = (
         f"the other side does {theirs:.0f} GFLOP/s of the arithmetic that is needed and the kit "
@@ -94,7 +99,7 @@ def bound(theirs: float, ours: float, goal: float, device: torch.device) -> str:
     )
     if most < goal:
         return f"Arithmetic: {words} More would need fewer operations."
-    share = ours / max(peaks.values())
+    share = ours / peak(device)
     return f"Memory and overhead: {words} The kit is at {share:.0%} of it."
 
 

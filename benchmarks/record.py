@@ -90,7 +90,9 @@ def text(lines: Sequence[Mapping]) -> str:
     return "\n".join(rows)
 
 
-def _fact(value: float | list) -> str:
+def _fact(value: float | str | list) -> str:
+    if isinstance(value, str):
+        return value
     if isinstance(value, list):
         return "/".join(_fact(one) for one in value)
     return f"{value:.4g}"

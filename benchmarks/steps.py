@@ -66,7 +66,7 @@ def _attack(
         return total.item()
 
     def step() -> float:
-        how = dict(steps=STEPS, step_size=EPS / 4, dtype=dtype)
+        how = dict(lengths=[EPS / 4] * STEPS, dtype=dtype)
         return ascend(ready, images, labels, EPS, **how)[0, 0, 0, 0].item()
 
     return compare(

@@ -2,10 +2,10 @@
 
 Foolbox's attack is ``LinfPGD`` itself, with the kit's random starts (``engine="foolbox"``), in
 float32. An image that is wrong before the attack counts as wrong for all and is not attacked.
-What Foolbox found is kept, a few images at a time; the kit's own modes are run anew each time. A
-benchmark compares as many images as are kept, and a few in any case. More of them, for as long as
-you like: ``python -m benchmarks.strength resnet 224``, which goes on where it was stopped. The
-independent mode takes Foolbox's own steps and is compared on a few images only.
+What Foolbox found is kept, a few images at a time, and so is what the kit's independent mode, with
+the same steps, found, as long as the attacks' source stays the same. A benchmark compares as many
+images as are kept, and a few in any case. ``python -m benchmarks.strength resnet 224`` attacks all
+the others, which may take hours, and goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -14,14 +14,19 @@ import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from unittest import mock
 
 import numpy as np
+import torch
+from torch import nn
 
-from medrobust_utils import env
+from medrobust_utils import attacks, env
 from medrobust_utils.attacks import Plan, attack_sweep, engine
-from medrobust_utils.attacks.sweep import identity_of
+from medrobust_utils.attacks.sweep import kept_in
+from medrobust_utils.errors import DataError
 from medrobust_utils.evaluation import predict
+from medrobust_utils.storage import fingerprint
 
 from . import limits
 from .networks import Victim, victim
@@ -37,8 +42,16 @@ LADDERS = {
 WANTED = 200  # held-out images
 SLACK = 0.01  # share of the images by which an attack may leave more standing than Foolbox
 INSIDE, ENOUGH = (0.2, 0.8), 3  # at three eps or more Foolbox leaves such a share of the clean
-# Images at a time: nested and Foolbox, and independent.
-CHUNK = {"cpu": {64: (25, 10), 224: (4, 2)}, "cuda": {64: (100, 100), 224: (100, 100)}}
+KEPT = ("foolbox", "independent")
+# Images that are kept together, at most; a batch of the attacks has as many as in a sweep.
+CHUNK = {
+    "cpu": {
+        64: {"foolbox": 25, "independent": 10},
+        224: {"foolbox": 4, "independent": 2},
+    },
+    "cuda": {size: dict.fromkeys(KEPT, 100) for size in (64, 224)},
+}
+BATCH = {"cpu": {64: 16, 224: 4}, "cuda": {64: 100, 224: 100}}
 
 
 @dataclass(frozen=True)
@@ -47,8 +60,8 @@ class Strength:
 
     Attributes:
         clean: bool (n,): right before the attack.
-        standing: for ``foolbox``, ``nested`` and ``independent`` bool (E, m): right at each eps;
-            the time may not have sufficed for all.
+        standing: for ``foolbox``, ``nested`` and ``independent`` bool (E, m): right at each eps,
+            of the first m images.
         gradients: how many the nested mode took of each image that was right before, on average.
     """
 
@@ -98,46 +111,66 @@ class Strength:
         }
 
 
-def measure(
-    attacked: Victim, epsilons: Sequence[float], steps: int, *, all_of_them: bool = False
-) -> Strength:
-    """Attack the held-out images that Foolbox has attacked before, or the first few, or all."""
-    few = limits.by_device(CHUNK)[attacked.data.images.shape[1]]
+def measure(attacked: Victim, epsilons: Sequence[float], steps: int) -> Strength:
+    """Compare the images that have been attacked before, and the first few in any case."""
+    plans = _plans(attacked, steps)
+    chosen, clean = _clean(attacked)
+    standing, count = {}, [0]
+    for name in KEPT:
+        found = []
+        for part in _parts(attacked, name):
+            rows = chosen[part][clean[part]]
+            if part.start and not _known(attacked, rows, epsilons, plans[name]):
+                break
+            found.append(_standing(attacked, chosen[part], clean[part], epsilons, plans[name]))
+        standing[name] = np.concatenate(found, 1)
+    met = standing["foolbox"].shape[1]
+    with _counted(count):
+        standing["nested"] = _standing(
+            attacked, chosen[:met], clean[:met], epsilons, plans["nested"]
+        )
+    return Strength(clean, standing, count[0] / max(1, clean[:met].sum()))
+
+
+def extend(attacked: Victim, epsilons: Sequence[float], steps: int) -> None:
+    """Attack all held-out images by Foolbox and in the independent mode, and keep what is found."""
+    plans = _plans(attacked, steps)
+    chosen, clean = _clean(attacked)
+    for name in KEPT:
+        for part in env.progress(_parts(attacked, name), desc=f"{name}, {attacked.title}"):
+            _standing(attacked, chosen[part], clean[part], epsilons, plans[name])
+
+
+def _plans(attacked: Victim, steps: int) -> dict[str, dict]:
+    """What each side does, and where what it finds is kept."""
+    sources = sorted(Path(attacks.__file__).parent.glob("*.py"))
+    todays = fingerprint(*(path.read_text("utf-8") for path in sources))
     quick = env.training_dtype(env.pick_device())
-    plans = {
-        "nested": dict(mode="nested", dtype=quick),
-        "foolbox": dict(mode="independent", steps=steps, engine="foolbox"),
-        "independent": dict(mode="independent", steps=steps, dtype=quick),
+    cold = dict(mode="independent", steps=steps)
+    return {
+        "foolbox": cold | dict(engine="foolbox", folder=attacked.folder),
+        "independent": cold | dict(dtype=quick, folder=attacked.folder / f"kit-{todays}"),
+        "nested": dict(mode="nested", dtype=quick, folder=None),
     }
+
+
+def _clean(attacked: Victim) -> tuple[np.ndarray, np.ndarray]:
+    """The rows that are compared, and which of them are right before the attack."""
     chosen = attacked.held_out[:WANTED]
     logits = predict(attacked.model, attacked.data, chosen)
-    clean = logits.argmax(1) == attacked.data.targets[chosen]
-
-    def ask(name: str, part: slice) -> np.ndarray:
-        folder = attacked.folder if name == "foolbox" else None
-        how = plans[name] | {"folder": folder}
-        return _standing(attacked, chosen[part], clean[part], epsilons, how)
-
-    found: dict[str, list[np.ndarray]] = {name: [] for name in plans}
-    parts = [slice(start, start + few[0]) for start in range(0, len(chosen), few[0])]
-    count = [0]
-    for part in env.progress(parts, desc=f"nested and Foolbox, {attacked.title}"):
-        rows = chosen[part][clean[part]]
-        if part.start and not all_of_them and not _known(attacked, rows, epsilons, plans):
-            break
-        found["foolbox"].append(ask("foolbox", part))
-        with _counted(count):
-            found["nested"].append(ask("nested", part))
-    found["independent"].append(ask("independent", slice(few[1])))
-    standing = {name: np.concatenate(every, 1) for name, every in found.items()}
-    right = clean[: standing["nested"].shape[1]].sum()
-    return Strength(clean, standing, count[0] / max(1, right))
+    return chosen, logits.argmax(1) == attacked.data.targets[chosen]
 
 
-def _known(attacked: Victim, rows: np.ndarray, epsilons: Sequence[float], plans: Mapping) -> bool:
-    """Whether Foolbox has attacked these rows before."""
-    identity = identity_of(attacked.model, attacked.data, rows, epsilons, Plan(**plans["foolbox"]))
-    return not len(rows) or any((attacked.folder / f"pgd-{identity}").glob("*.npz"))
+def _parts(attacked: Victim, name: str) -> list[slice]:
+    size = limits.by_device(CHUNK)[attacked.data.images.shape[1]][name]
+    return [slice(start, start + size) for start in range(0, WANTED, size)]
+
+
+def _known(attacked: Victim, rows: np.ndarray, epsilons: Sequence[float], plan: Mapping) -> bool:
+    """Whether these rows have been attacked so before."""
+    how = {key: value for key, value in plan.items() if key != "folder"}
+    folder = kept_in(plan["folder"], attacked.model, attacked.data, rows, epsilons, Plan(**how))
+    return not len(rows) or any(folder.glob("*.npz"))
 
 
 @contextmanager
@@ -145,7 +178,7 @@ def _counted(count: list[int]) -> Iterator[None]:
     """Add to ``count`` how many images the engine takes gradients of."""
     real = engine.gradient
 
-    def counting(model: object, images: np.ndarray, *rest: object) -> object:
+    def counting(model: nn.Module, images: torch.Tensor, *rest: object) -> object:
         count[0] += len(images)
         return real(model, images, *rest)
 
@@ -159,24 +192,24 @@ def _standing(
     """Bool (E, n): right at each eps, of these rows."""
     right = np.zeros((len(epsilons), len(rows)), bool)
     if clean.any():
+        batch = limits.by_device(BATCH)[attacked.data.images.shape[1]]
         right[:, clean] = attack_sweep(
-            attacked.model, attacked.data, rows[clean], epsilons, batch=len(rows),
-            **how,
-        ).right  # fmt: skip
+            attacked.model, attacked.data, rows[clean], epsilons, batch=batch, **how
+        ).right
     return right
 
 
-def main() -> None:
-    """Compare all held-out images of a network, however long Foolbox takes."""
+def main(arguments: list[str] | None = None) -> None:
+    """Attack all held-out images of a network, however long that takes."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.strength", description=__doc__)
-    parser.add_argument("name", choices=("resnet", "swin"))
-    parser.add_argument("size", type=int, choices=(64, 224))
-    given = parser.parse_args()
-    attacked, epsilons = (
-        victim(given.name, given.size),
-        [level / 255 for level in LADDERS[given.name, given.size]],
-    )
-    print(measure(attacked, epsilons, STEPS, all_of_them=True).facts("nested"))
+    parser.add_argument("name", choices=sorted({name for name, _ in LADDERS}))
+    parser.add_argument("size", type=int, choices=sorted({size for _, size in LADDERS}))
+    given = parser.parse_args(arguments)
+    epsilons = [level / 255 for level in LADDERS[given.name, given.size]]
+    try:
+        extend(victim(given.name, given.size), epsilons, STEPS)
+    except DataError as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":

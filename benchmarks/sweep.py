@@ -23,12 +23,11 @@ from medrobust_utils.data import to_float
 
 from . import limits, peers, strength
 from .networks import Victim, plain, victim
-from .strength import LADDERS, STEPS
+from .strength import BATCH, LADDERS, STEPS
 from .timing import Comparison, judge, take_turns
 
 ROUNDS = {64: 3, 224: 2}  # each at another eps
-BATCH = {"cpu": {64: 16, 224: 4}, "cuda": {64: 100, 224: 100}}  # a peer's images of a round too
-NESTED = {64: 8, 224: 3}  # times as many images are attacked nested, which is over sooner
+NESTED = {64: 4, 224: 3}  # times as many images are attacked nested, which is over sooner
 AT_LEAST = {  # times as fast as a peer: nested and independent, on a CPU and on a GPU
     "cpu": {"resnet": (15, 2), "swin": (15, 2.5)},
     "cuda": {"resnet": (30, 2), "swin": (30, 2.5)},
@@ -72,6 +71,7 @@ def _timed(
     gflop = limits.gradient_gflop(quick_copy(attacked.model, images), images)
     title = f"sweep, {attacked.title}"
     counts = {"nested": len(many), "independent": len(few)}
+    how_timed = {"eps": len(epsilons), "steps": STEPS, "batch": batch, "gradients": str(dtype)[6:]}
     for mode, goal in zip(("nested", "independent"), limits.by_device(AT_LEAST)[name], strict=True):
         for peer in peers.PGD:
             yield judge(
@@ -79,7 +79,7 @@ def _timed(
                 (peer, seconds[peer]),
                 (mode, seconds[mode]),
                 at_least=goal,
-                facts=strong.facts(mode) | {"batch": batch, "timed_images": counts[mode]},
+                facts=strong.facts(mode) | how_timed | {"timed_images": counts[mode]},
                 kept=strong.kept(mode),
                 bound=_bound(mode, peer, seconds, gflop, len(epsilons), goal, strong),
             )
@@ -99,21 +99,25 @@ def _bound(
     words = []
     images = strong.images(mode)
     if images < strength.WANTED:
-        hours = strength.WANTED * median(seconds["Foolbox"]) / 3600
+        dear = {"nested": "Foolbox", "independent": mode}[mode]
+        hours = strength.WANTED * median(seconds[dear]) / 3600
         words.append(
-            f"Time: strength is compared on {images} of {strength.WANTED} images so far; Foolbox "
-            f"takes {hours:.1f} hours for {strength.WANTED}."
+            f"Time: strength is compared on {images} of {strength.WANTED} images so far; "
+            f"{dear} takes {hours:.1f} hours for {strength.WANTED}."
         )
+    elif strong.inside(mode) < strength.ENOUGH:
+        words.append("Eps: the ladder fits these weights badly; too few lie between 20 and 80 %.")
     if strong.weaker(mode):
         words.append(f"Strength: {strong.above(mode):.1%} of the images stand that Foolbox fells.")
-    if strong.inside(mode) < strength.ENOUGH:
-        words.append("Eps: the ladder fits these weights badly; too few lie between 20 and 80 %.")
     needed = gflop * STEPS * eps_count
     if theirs / ours < goal and mode == "nested":
         taken = gflop * strong.gradients
+        kit, other = taken / ours, needed / theirs
         words.append(
-            f"Gradients: {strong.gradients:.0f} an image for {peer}'s {STEPS * eps_count}, at "
-            f"{taken / ours:.0f} GFLOP/s for {needed / theirs:.0f}."
+            f"Gradients: {strong.gradients:.1f} an image for {peer}'s {STEPS * eps_count}, "
+            f"{needed / taken:.1f} times fewer, at {kit / other:.2f} of its rate, scoring "
+            f"included: {kit:.0f} GFLOP/s for {other:.0f}, where "
+            f"{limits.peak(env.pick_device()):.0f} are the most."
         )
     elif theirs / ours < goal:
         words.append(limits.bound(needed / theirs, needed / ours, goal, env.pick_device()))

@@ -38,7 +38,7 @@ class Comparison:
     at_least: float | None
     at_most: float | None
     rounds: int
-    facts: Mapping[str, float] = field(default_factory=dict)
+    facts: Mapping[str, float | str | list] = field(default_factory=dict)
     bound: str = ""
     kept: bool = True
     unit: str = "s"
@@ -93,7 +93,7 @@ def judge(
     *,
     at_least: float | None = None,
     at_most: float | None = None,
-    facts: Mapping[str, float] | None = None,
+    facts: Mapping | None = None,
     bound: str = "",
     kept: bool = True,
     unit: str = "s",

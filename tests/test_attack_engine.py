@@ -6,7 +6,6 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from medrobust_utils import attacks, models
-from medrobust_utils.attacks import engine
 from medrobust_utils.attacks.engine import ascend, ball
 from medrobust_utils.data import to_float
 from medrobust_utils.errors import ContractError
@@ -87,36 +86,40 @@ def test_who_is_wrong_stays_at_the_first_point_where_that_shows(images):
     model, eps = net(7), 1.2 / 255
     labels = labels_of(model, images)
     labels[:3] = (labels[:3] + 1) % 7  # wrong from the start
-    how = dict(step_size=eps / 4)
-    points = [images] + [ascend(model, images, labels, eps, steps=n, **how) for n in range(1, 6)]
+    steps = [eps / 4] * 5
+    points = [images]
+    points += [ascend(model, images, labels, eps, lengths=steps[:n]) for n in range(1, 6)]
     wrong = torch.stack([~correct(model(point), labels) for point in points[:-1]])
     first = torch.where(wrong.any(0), wrong.int().argmax(0), 5)
     assert set(first.tolist()) > {0, 2, 5}  # at once, on the way, never
+
+    def fallen(moved, labels):
+        asked.append(len(moved))
+        return ~correct(model(moved), labels)
+
     expected = torch.stack([points[place][row] for row, place in enumerate(first)])
     for batch in (None, 5):
-        found = ascend(model, images, labels, eps, steps=5, until_wrong=True, batch=batch, **how)
+        asked = []
+        found = ascend(model, images, labels, eps, lengths=steps, batch=batch, fallen=fallen)
         torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
-    torch.testing.assert_close(
-        ascend(model, images, labels, eps, steps=5, batch=5, **how), points[-1], atol=1e-6, rtol=0
-    )
+        assert sum(asked) == (first < 5).sum()  # nobody is asked about twice
+    doubtful = ascend(
+        model, images, labels, eps, lengths=steps, fallen=lambda moved, labels: labels < 0
+    )  # the one that is asked says: not yet
+    for found in (doubtful, ascend(model, images, labels, eps, lengths=steps, batch=5)):
+        torch.testing.assert_close(found, points[-1], atol=1e-6, rtol=0)
 
 
 def test_each_step_may_have_a_length_of_its_own(images):
     model, eps, lengths = net(7), 4 / 255, [2 / 255, 1 / 255, 0.5 / 255]
     labels, moved = labels_of(model, images), images
     for length in lengths:
-        moved = ascend(model, moved, labels, 1.0, steps=1, step_size=length)
-    found = ascend(model, images, labels, eps, steps=3, step_size=lengths)
+        moved = ascend(model, moved, labels, 1.0, lengths=[length])
+    found = ascend(model, images, labels, eps, lengths=lengths)
     torch.testing.assert_close(found, moved, atol=1e-6, rtol=0)
-    for bad in (lengths[:2], [0.1, 0.1, -0.1], [0.1, float("nan"), 0.1]):
-        with pytest.raises(ContractError, match="one for each"):
-            ascend(model, images, labels, eps, steps=3, step_size=bad)
-
-
-def test_who_may_be_wrong_by_rounding_alone_goes_on():
-    logits, labels = torch.tensor([[1.0, 1.01], [1.0, 1.1], [1.1, 1.0]]), torch.zeros(3).long()
-    assert engine._wrong(logits, labels, torch.float32).tolist() == [True, True, False]
-    assert engine._wrong(logits, labels, torch.bfloat16).tolist() == [False, True, False]
+    for bad in ([], [0.1, 0.1, -0.1], [0.1, float("nan"), 0.1]):
+        with pytest.raises(ContractError, match="1 step or more, forward"):
+            ascend(model, images, labels, eps, lengths=bad)
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.5, 1.0])

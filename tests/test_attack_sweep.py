@@ -1,5 +1,6 @@
-"""Sweeps: the three ways agree, lost is lost, a kill costs a batch, memory costs a warning."""
+"""Sweeps: the three ways agree, lost is lost, a kill costs a part, memory costs a warning."""
 
+import copy
 import os
 import signal
 import subprocess
@@ -176,8 +177,8 @@ def test_nested_steps_shrink_and_the_first_eps_gets_twice_as_long_ones(trained, 
     images, labels = to_float(skin.images[:12]), torch.from_numpy(skin.targets[:12])
     list(attacks.climb(trained, images, labels, [0.001, 0.002]))
     assert [eps for eps, _ in asked] == [0.001, 0.002]
-    assert asked[0][1]["step_size"] == pytest.approx([0.001 / k for k in (1, 2, 3, 4)])
-    assert asked[1][1]["step_size"] == pytest.approx([0.001 / k for k in (1, 2, 3, 4)])
+    assert asked[0][1]["lengths"] == pytest.approx([0.001 / k for k in (1, 2, 3, 4)])
+    assert asked[1][1]["lengths"] == pytest.approx([0.001 / k for k in (1, 2, 3, 4)])
 
 
 ALIKE = [
@@ -310,7 +311,7 @@ class Sizes(nn.Module):
 
     def __init__(self, model):
         super().__init__()
-        self.model, self.up, self.scored = model, [], []
+        self.model, self.up, self.scored = copy.deepcopy(model), [], []
         # a sweep takes its gradients of a copy, which shall note them here
         self.__deepcopy__ = lambda memo: self
 
@@ -343,12 +344,53 @@ def test_who_falls_under_a_nested_attack_gets_no_further_step(trained, skin):
     assert fallen > 50 and sum(spy.up) < all_steps - fallen
 
 
-def test_a_nested_sweep_that_does_not_fit_gets_smaller_batches_too(trained, skin):
+def test_a_nested_sweep_that_does_not_fit_gets_smaller_batches_too(trained, skin, tmp_path):
     how = dict(index=INDEX[:30], epsilons=EPSILONS[2:4], batch=8)
     with pytest.warns(UserWarning, match="8 images do not fit into memory: going on with 4"):
         small = Small(trained, 5, torch.OutOfMemoryError("no")).eval()
-        result = attacks.attack_sweep(small, skin, **how)
+        result = attacks.attack_sweep(small, skin, folder=tmp_path, **how)
     assert same(result, attacks.attack_sweep(trained, skin, **how))
+    kept = sorted(int(path.stem) for path in tmp_path.glob("*/*.npz"))
+    assert kept == [0, 16]
+
+
+def test_images_that_do_not_fit_together_climb_one_by_one(trained, skin, monkeypatch):
+    """Where it is the images of the other batches that fill the memory."""
+    real, sizes = sweep.on_device, []
+
+    def small(data, rows):
+        if len(rows) > 1:
+            raise torch.OutOfMemoryError("no")
+        sizes.append(len(rows))
+        return real(data, rows)
+
+    monkeypatch.setattr(sweep, "on_device", small)
+    how = dict(index=INDEX[:6], epsilons=EPSILONS[2:4], batch=2)
+    with pytest.warns(UserWarning, match="going on with 1"):
+        result = attacks.attack_sweep(trained, skin, **how)
+    monkeypatch.undo()
+    assert len(sizes) >= 6 and same(result, attacks.attack_sweep(trained, skin, **how))
+
+
+def test_a_nested_sweep_goes_on_at_the_part_where_it_was_stopped(
+    trained, skin, tmp_path, monkeypatch
+):
+    how = dict(index=INDEX[:40], epsilons=EPSILONS[2:4], folder=tmp_path)
+    real, done = module._fitting, []
+
+    def interrupted(*args):
+        done.append(len(args[1]))
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    monkeypatch.setattr(module, "_fitting", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        attacks.attack_sweep(trained, skin, batch=4, **how)
+    result = attacks.attack_sweep(trained, skin, batch=3, **how)
+    assert done == [16, 16, 12, 12]  # four batches each, of what the first part left
+    whole = attacks.attack_sweep(trained, skin, **how | dict(folder=None))
+    assert same(result, whole)
 
 
 def test_the_bar_counts_images_and_eps(trained, skin):
@@ -510,6 +552,9 @@ def test_other_errors_are_no_lack_of_memory(trained, skin):
         (dict(attack="cw"), "pgd, fgsm, bim, mifgsm"),
         (dict(attack="bim"), "mode='standing'"),
         (dict(attack="fgsm", mode="standing", engine="foolbox"), "use 'native'"),
+        (dict(engine="foolbox", mode="independent", steps=0), "1 step or more"),
+        (dict(rel_step=-0.1), "1 step or more"),
+        (dict(rel_step=float("nan")), "1 step or more"),
         (dict(engine="foolbox"), "attacks afresh at every eps"),
         (dict(attack="fgsm", mode="standing", steps=10), "no steps"),
         (dict(attack="fgsm", mode="standing", rel_step=0.25), "no steps"),

@@ -460,7 +460,9 @@ def victim(tmp_path):
 
 
 def test_strength_attacks_who_was_right_and_goes_on_where_it_stopped(victim, monkeypatch):
-    monkeypatch.setattr(strength, "CHUNK", {"cpu": {32: (8, 4)}})
+    few = {"cpu": {32: {"foolbox": 8, "independent": 4}}}
+    monkeypatch.setattr(strength, "CHUNK", few)
+    monkeypatch.setattr(strength, "BATCH", {"cpu": {32: 8}})
     monkeypatch.setattr(strength, "WANTED", 20)
     asked = []
 
@@ -471,25 +473,45 @@ def test_strength_attacks_who_was_right_and_goes_on_where_it_stopped(victim, mon
     monkeypatch.setattr(strength, "attack_sweep", sweep)
     epsilons = [1 / 255, 8 / 255]
     short = strength.measure(victim, epsilons, 2)  # the first images are never left out
+    eight, four = short.clean[:8].sum(), short.clean[:4].sum()
+    assert asked == [
+        ("independent", "foolbox", eight), ("independent", "native", four),
+        ("nested", "native", eight),
+    ]  # fmt: skip
     assert short.images("nested") == 8 and short.images("independent") == 4
-    assert {kind[:2] for kind in asked} == {
-        ("nested", "native"), ("independent", "foolbox"), ("independent", "native"),
-    }  # fmt: skip
-    assert [kind[2] for kind in asked] == [*2 * [short.clean[:8].sum()], short.clean[:4].sum()]
-    folders = set(victim.folder.iterdir())
-    assert len(folders) == 1  # Foolbox's; what the kit finds is of today's kit
-    again = strength.measure(victim, epsilons, 2)  # and no more of them without being asked
-    assert again.images("nested") == 8 and folders == set(victim.folder.iterdir())
-    whole = strength.measure(victim, epsilons, 2, all_of_them=True)
-    assert whole.images("nested") == 20 and whole.images("independent") == 4
-    assert folders < set(victim.folder.iterdir())
-    assert strength.measure(victim, epsilons, 2).images("nested") == 20  # all are known by now
-    right, standing = whole.clean.sum(), whole.standing["nested"][0].sum()
-    steps = attacks.Plan().steps
-    assert right < whole.gradients * right <= steps * (right + standing)
+    steps, right, standing = attacks.Plan().steps, eight, short.standing["nested"][0].sum()
+    assert 1 <= short.gradients <= steps * (right + standing) / right
+    assert strength.measure(victim, epsilons, 2).images("nested") == 8  # and no more unasked
+    kept = set(victim.folder.rglob("*.npz"))
+    assert len(kept) == 2  # what the nested mode finds is never kept
+    strength.extend(victim, epsilons, 2)
+    assert kept < set(victim.folder.rglob("*.npz"))
+    whole = strength.measure(victim, epsilons, 2)
+    assert whole.images("nested") == whole.images("independent") == 20
     assert (whole.standing["foolbox"][:, :8] == short.standing["foolbox"]).all()
     assert not whole.standing["nested"][:, ~whole.clean].any()
     assert whole.standing["nested"].sum() <= whole.standing["foolbox"].sum()
+    monkeypatch.setattr(strength, "fingerprint", lambda *parts: "other")
+    changed = strength.measure(victim, epsilons, 2)  # of other sources: anew; Foolbox's stays
+    assert changed.images("nested") == 20 and changed.images("independent") == 4
+
+
+def test_the_long_comparison_is_a_command_of_its_own(victim, monkeypatch, capsys):
+    done = []
+    monkeypatch.setattr(strength, "victim", lambda name, size: (name, size))
+    monkeypatch.setattr(strength, "extend", lambda *args: done.append(args))
+    strength.main(["swin", "224"])
+    ((who, epsilons, steps),) = done
+    assert who == ("swin", 224) and steps == 40
+    assert epsilons == [level / 255 for level in strength.LADDERS["swin", 224]]
+
+    def missing(name, size):
+        raise DataError("set MEDROBUST_DATA")
+
+    monkeypatch.setattr(strength, "victim", missing)
+    with pytest.raises(SystemExit):
+        strength.main(["swin", "224"])
+    assert "set MEDROBUST_DATA" in capsys.readouterr().err
 
 
 def test_both_sides_of_an_attacks_step_move_and_both_of_the_training_learn(monkeypatch):
@@ -607,11 +629,12 @@ def test_a_peers_sweep_is_eight_times_one_eps(rivals, victim, monkeypatch):
     ladder = (1, 2, 3, 4, 5, 6, 7, 8)
     monkeypatch.setattr(sweep, "LADDERS", {("resnet", 32): ladder})
     monkeypatch.setattr(sweep, "BATCH", {"cpu": {32: 3}})
+    monkeypatch.setattr(strength, "BATCH", {"cpu": {32: 20}})
     monkeypatch.setattr(sweep, "NESTED", {32: 2})
     monkeypatch.setattr(sweep, "ROUNDS", {32: 3})
     monkeypatch.setattr(sweep, "STEPS", 2)
     monkeypatch.setattr(sweep, "victim", lambda name, size: victim)
-    monkeypatch.setattr(strength, "CHUNK", {"cpu": {32: (20, 20)}})
+    monkeypatch.setattr(strength, "CHUNK", {"cpu": {32: dict.fromkeys(strength.KEPT, 20)}})
     monkeypatch.setattr(strength, "WANTED", 20)
     monkeypatch.setattr(limits, "matmul_gflops", lambda device, dtype: 100.0)
     swept = []
@@ -648,16 +671,30 @@ def test_a_peers_sweep_is_eight_times_one_eps(rivals, victim, monkeypatch):
     assert found[0].facts["images"] == 20 and "fastest matrix product" in found[2].bound
     assert "Gradients: " not in found[0].bound  # it is fast enough
     assert [c.facts["timed_images"] for c in found] == [6, 6, 3, 3]
+    assert found[0].facts["eps"] == 8 and found[0].facts["gradients"] == "float32"
 
 
-def test_a_nested_sweep_that_is_too_slow_says_how_many_gradients_it_took(rivals):
-    clean = np.ones(200, bool)
-    standing = np.zeros((8, 200), bool)
+def test_a_nested_sweep_that_is_too_slow_says_what_it_took(rivals, monkeypatch):
+    monkeypatch.setattr(limits, "matmul_gflops", lambda device, dtype: 180.0)
+    clean, standing = np.ones(200, bool), np.zeros((8, 200), bool)
     standing[:4, :100] = True
     strong = strength.Strength(clean, {"foolbox": standing, "nested": standing}, gradients=16.0)
     seconds = {"Foolbox": [32.0], "torchattacks": [16.0], "nested": [2.0]}
-    words = rivals.sweep._bound("nested", "torchattacks", seconds, 1.0, 8, 15, strong)
-    assert words == "Gradients: 16 an image for torchattacks's 320, at 8 GFLOP/s for 20."
+    words = rivals.sweep._bound("nested", "torchattacks", seconds, 5.0, 8, 15, strong)
+    assert words == (
+        "Gradients: 16.0 an image for torchattacks's 320, 20.0 times fewer, at 0.40 of its rate, "
+        "scoring included: 40 GFLOP/s for 100, where 180 are the most."
+    )
+
+
+def test_who_was_not_compared_with_all_says_what_that_takes(rivals, monkeypatch):
+    monkeypatch.setattr(limits, "matmul_gflops", lambda device, dtype: 180.0)
+    standing = {name: np.ones((8, 10), bool) for name in ("foolbox", "independent")}
+    strong = strength.Strength(np.ones(200, bool), standing)
+    seconds = {"Foolbox": [72.0], "torchattacks": [16.0], "independent": [36.0]}
+    words = rivals.sweep._bound("independent", "Foolbox", seconds, 5.0, 8, 2, strong)
+    assert words.startswith("Time: strength is compared on 10 of 200 images so far; independent ")
+    assert "takes 2.0 hours" in words and "Eps" not in words  # ten images show no ladder
 
 
 def test_what_grows_is_drawn_for_each_side(rivals, victim, monkeypatch):

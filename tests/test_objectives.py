@@ -232,7 +232,7 @@ def test_adversarial_training_learns_from_images_moved_within_the_ball(batch):
     assert size.max() <= 8 / 255 and size.mean() > 4 / 255
     assert moved.min() >= 0 and moved.max() <= 1
     torch.manual_seed(2)
-    how = {"steps": 3, "step_size": 2 / 255}
+    how = {"lengths": [2 / 255] * 3}
     expected = engine.ascend(
         fresh.eval(), images, targets, 8 / 255,
         start=engine.random_start(images, 8 / 255, None), **how,

@@ -167,6 +167,31 @@ def test_a_copy_that_leads_astray_costs_strength_and_not_honesty(network, skin, 
     assert not asked
 
 
+class Slander(nn.Module):
+    """Calls every image wrong; its gradients are as good as any."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, images):
+        logits = self.model(images)
+        return torch.cat([logits[:, :1], logits[:, 1:] + 100], 1)
+
+
+def test_a_nested_sweep_believes_only_the_network(network, skin, monkeypatch):
+    """Who seems felled to the copy is attacked on, until the network agrees."""
+    index, epsilons = np.arange(12), [0.0, 0.03, 0.1]
+    with torch.no_grad():
+        network.backbone.fc.bias[0] += 5  # the class of all, narrowly at last
+    skin.targets[:] = 0
+    fair = attacks.attack_sweep(network, skin, index, epsilons)
+    monkeypatch.setattr(sweep, "quick_copy", lambda model, images: Slander(model).eval())
+    astray = attacks.attack_sweep(network, skin, index, epsilons)
+    assert fair.clean_right.all() and not fair.right[-1].any()
+    assert not astray.right[-1].any()
+
+
 def test_autoattack_believes_only_the_network(network, skin, monkeypatch):
     """To the copy everyone has fallen at once; the network says who has."""
     index = np.arange(12)

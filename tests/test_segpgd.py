@@ -165,7 +165,7 @@ def test_the_engine_climbs_any_loss_and_tells_how_far_it_is(pair):
 
     model = nn.Conv2d(3, 3, 1, bias=False).eval()
     nn.init.constant_(model.weight, 1.0)
-    moved = engine.ascend(model, images, labels, EPS, **STEPS, loss=darker)
+    moved = engine.ascend(model, images, labels, EPS, lengths=4 * [0.008], loss=darker)
     assert told == [0, 0.25, 0.5, 0.75]
     assert torch.equal(moved, engine.ball(images, EPS)[0])
 

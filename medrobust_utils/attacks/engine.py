@@ -1,6 +1,6 @@
 """The loop under every gradient attack: signed steps inside an L-infinity ball.
 
-Nothing inside the loop waits for a GPU, unless the fallen are let go: what else has to be read
+Nothing inside the loop waits for a GPU, unless the fallen are let go; what else has to be read
 back (label range, sanity of logits and gradients) is read before it or after it.
 """
 
@@ -17,11 +17,10 @@ from torch import nn
 from .. import env
 from ..contracts import check_eval, check_images, check_labels, check_logits
 from ..errors import ContractError
-from ..losses import IGNORED, per_image
-from .goals import Goal
+from ..losses import IGNORED, correct, per_image
 
 TINY = torch.finfo(torch.float32).tiny
-ROUNDING = 1e-3  # of logits; what a quick copy may differ by
+Fallen = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 class Loss(Protocol):
@@ -38,14 +37,13 @@ def ascend(
     labels: torch.Tensor,
     eps: float,
     *,
-    steps: int,
-    step_size: float | Sequence[float],
+    lengths: Sequence[float],
     start: torch.Tensor | None = None,
     decay: float | None = None,
     loss: Loss | None = None,
     dtype: torch.dtype = torch.float32,
     batch: int | None = None,
-    until_wrong: bool = False,
+    fallen: Fallen | None = None,
 ) -> torch.Tensor:
     """Climb the loss from ``start`` by signed steps and return the last point.
 
@@ -55,7 +53,7 @@ def ascend(
         images: float32 (N, C, H, W) in [0, 1], on the model's device.
         labels: what ``losses.per_image`` takes for the model's head.
         eps: radius of the ball around each image, in [0, 1].
-        step_size: length of a step, in the units of ``eps``; or of each in turn.
+        lengths: of the steps in turn, in the units of ``eps``.
         start: where to begin, projected into the ball first; the images without one.
         decay: share of the gathered gradient that each step keeps, every gradient scaled to
             mean magnitude 1 first (Dong et al. 2018, algorithm 1); None follows the last
@@ -63,8 +61,9 @@ def ascend(
         loss: what to climb instead of ``losses.per_image``, each image's own number.
         dtype: bfloat16 computes the gradients in mixed precision.
         batch: gradients are taken of so many images at a time; of all without it.
-        until_wrong: an image stays at the first point where its logits are wrong, by more than
-            rounding explains (see ``_wrong``).
+        fallen: says of images (n, C, H, W) and their labels which are judged wrong, bool (n,). It
+            is asked about those that ``model``, maybe a copy or in mixed precision, has wrong;
+            they stay where they are. Without it all go to the end.
 
     Returns:
         Images in [0, 1] with ``(result - images).abs() <= eps`` in float32, exactly.
@@ -72,26 +71,29 @@ def ascend(
     Raises:
         ContractError: for arguments, logits or gradients that break the contract.
     """
-    lengths = list(step_size) if isinstance(step_size, Sequence) else [step_size] * steps
-    _check(model, images, labels, eps, steps, lengths, dtype)
+    _check(model, images, labels, eps, lengths, dtype)
     if not len(images):
         return images.clone()
     span = extremes(labels)
     images, labels = images.detach(), labels.to(images.device)
     low, high = ball(images, eps)
     moved = images.clone() if start is None else start.detach().clamp(low, high)
-    gathered, first = torch.zeros_like(images), None
+    gathered = None if decay is None else torch.zeros_like(images)
+    first = None
     finite = torch.ones((), dtype=torch.bool, device=images.device)
     climbing = torch.arange(len(images), device=images.device)
     for step, length in enumerate(lengths):
-        at_step = None if loss is None else partial(loss, done=step / steps)
+        at_step = None if loss is None else partial(loss, done=step / len(lengths))
         answers, on = [], []
         for rows in shares(climbing, batch):
             uphill, logits = gradient(model, moved[rows], labels[rows], span, dtype, at_step)
             finite = finite & uphill.isfinite().all()
             answers.append(logits)
-            if until_wrong:
-                stands = ~_wrong(logits, labels[rows], dtype)
+            if fallen is not None:
+                stands = correct(logits, labels[rows])
+                doubted = rows[~stands]
+                if len(doubted):
+                    stands[~stands] = ~fallen(moved[doubted], labels[doubted])
                 rows, uphill = rows[stands], uphill[stands]
             if decay is not None:
                 mean = uphill.abs().mean((1, 2, 3), keepdim=True).clamp_min(TINY)
@@ -139,13 +141,6 @@ def gradient(
         # the sum keeps each image's gradient independent of the batch it comes in
         (uphill,) = torch.autograd.grad((loss or per_image)(logits.float(), labels).sum(), moved)
     return uphill, logits.detach()
-
-
-def _wrong(logits: torch.Tensor, labels: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Bool (N,): judged wrong, and by more than a copy's or mixed precision's rounding."""
-    logits = logits.float()
-    slack = max(ROUNDING, 4 * torch.finfo(dtype).eps) * logits.abs().amax(1)
-    return Goal().margins(logits, labels).amin(1) < -slack
 
 
 def ball(images: torch.Tensor, eps: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -197,7 +192,6 @@ def _check(
     images: torch.Tensor,
     labels: torch.Tensor,
     eps: float,
-    steps: int,
     lengths: Sequence[float],
     dtype: torch.dtype,
 ) -> None:
@@ -207,10 +201,9 @@ def _check(
     check_images(images)
     if len(labels) != len(images):
         raise ContractError(f"{len(images)} images but {len(labels)} labels. Give one an image.")
-    if steps < 1 or len(lengths) != steps or not all(length >= 0 for length in lengths):
+    if not len(lengths) or not all(length >= 0 for length in lengths):
         raise ContractError(
-            f"steps={steps}, step_size={lengths[0] if lengths else None}: take 1 step or more, "
-            "forward, and give one length or one for each."
+            f"steps of length {sorted(set(lengths))}: take 1 step or more, forward."
         )
     if dtype not in (torch.float32, torch.bfloat16):
         raise ContractError(

@@ -40,7 +40,7 @@ def fgsm(
     dtype: torch.dtype = torch.float32,
 ) -> torch.Tensor:
     """Fast gradient sign method: one step of length eps (Goodfellow et al. 2015, section 4)."""
-    return engine.ascend(model, images, labels, eps, steps=1, step_size=eps, dtype=dtype)
+    return engine.ascend(model, images, labels, eps, lengths=[eps], dtype=dtype)
 
 
 def bim(
@@ -66,8 +66,7 @@ def bim(
         images,
         labels,
         eps,
-        steps=steps,
-        step_size=eps * BIM_STEP if step_size is None else step_size,
+        lengths=[eps * BIM_STEP if step_size is None else step_size] * steps,
         start=engine.random_start(images, eps, generator) if random_start else None,
         dtype=dtype,
     )
@@ -98,8 +97,7 @@ def mifgsm(
         images,
         labels,
         eps,
-        steps=steps,
-        step_size=eps / max(1, steps) if step_size is None else step_size,
+        lengths=[eps / max(1, steps) if step_size is None else step_size] * steps,
         start=engine.random_start(images, eps, generator) if random_start else None,
         decay=decay,
         dtype=dtype,
@@ -137,8 +135,7 @@ def pgd(
         images,
         labels,
         eps,
-        steps=steps,
-        step_size=eps * PGD_STEP if step_size is None else step_size,
+        lengths=[eps * PGD_STEP if step_size is None else step_size] * steps,
         start=start,
         loss=_towards if targeted else None,
         dtype=dtype,
@@ -170,8 +167,7 @@ def segpgd(
         images,
         labels,
         eps,
-        steps=steps,
-        step_size=step_size,
+        lengths=[step_size] * steps,
         loss=_still_right_first,
         dtype=dtype,
     )

@@ -1,4 +1,4 @@
-"""Sweeps over a data set, batch by batch: each finished one is kept, so a killed one goes on."""
+"""Sweeps over a data set, part by part: each finished one is kept, so a killed one goes on."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def on_device(data: ImageSet, rows: np.ndarray) -> tuple[torch.Tensor, torch.Ten
 
 
 class Kept:
-    """Finished batches by first position, in memory and, with a folder, on disk."""
+    """Finished parts by first position, in memory and, with a folder, on disk."""
 
     def __init__(
         self, folder: Path | None, name: str, identity: str, total: int, kind: type[NamedTuple]
@@ -49,7 +49,7 @@ class Kept:
         Args:
             folder: of one trained model; what is kept gets a folder of its own inside, ``name``.
             total: how many images there are in all.
-            kind: of a batch: a named tuple of arrays, of which ``clean`` has one row an image.
+            kind: of a part: a named tuple of arrays, of which ``clean`` has one row an image.
         """
         self.identity, self.total, self.kind = identity, total, kind
         self.parts: dict[int, Any] = {}
@@ -61,7 +61,7 @@ class Kept:
                 self._put(int(path.stem), self._read(path))
 
     def stop(self, position: int, batch: int) -> int:
-        """Where a batch that begins at ``position`` ends: before what is there already."""
+        """Where a part that begins at ``position`` ends: before what is there already."""
         later = [p for p in self.parts if p > position]
         return min([position + batch, self.total, *later])
 
@@ -120,7 +120,9 @@ def by_batches(
             if position not in kept.parts:
                 stop = kept.stop(position, batch * together)
                 part = _fitting(compute, index[position:stop], batch, bar.update)
-                if part is None:
+                if part is None and batch == 1 < together:
+                    together = 1  # what does not fit may be the images of the others
+                elif part is None:
                     batch = _halved(min(batch, stop - position))
                 else:
                     kept.add(position, part)

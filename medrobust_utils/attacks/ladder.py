@@ -87,8 +87,8 @@ def climb(
         # the error function takes normal noise to uniform noise in [-1, 1]
         noise = torch.erf(gaussian(images.shape[1:], numbers, plan.seed) / math.sqrt(2))
         noise = noise.to(images.device)
-    attack = partial(_attack, model if through is None else through, plan, batch)
     rate = partial(_rated, model, batch)
+    attack = partial(_attack, model if through is None else through, plan, batch, rate)
     yield from _rungs(attack, rate, images, labels, epsilons, plan, noise, clean)
 
 
@@ -146,19 +146,24 @@ def _attack(
     model: nn.Module,
     plan: Plan,
     batch: int | None,
+    rate: Callable,
     images: torch.Tensor,
     labels: torch.Tensor,
     eps: float,
     lengths: list[float],
     start: torch.Tensor | None,
 ) -> torch.Tensor:
-    how = dict(start=start, steps=len(lengths), dtype=plan.dtype)
     if plan.engine == "foolbox":
-        return foolbox_pgd(model, images, labels, eps, step_size=lengths[0], **how)
+        how = dict(steps=len(lengths), step_size=lengths[0], start=start, dtype=plan.dtype)
+        return foolbox_pgd(model, images, labels, eps, **how)
+
+    def fallen(moved: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return ~correct(rate(moved, labels), labels)
+
     return ascend(
-        model, images, labels, eps, step_size=lengths, batch=batch,
-        until_wrong=plan.mode == "nested",
-        decay=MIFGSM_DECAY if plan.attack == "mifgsm" else None, **how,
+        model, images, labels, eps, lengths=lengths, start=start, dtype=plan.dtype, batch=batch,
+        fallen=fallen if plan.mode == "nested" else None,
+        decay=MIFGSM_DECAY if plan.attack == "mifgsm" else None,
     )  # fmt: skip
 
 

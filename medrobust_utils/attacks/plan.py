@@ -41,8 +41,8 @@ class Plan:
             other attacks start at the image.
         dtype: bfloat16 computes gradients in mixed precision; scores are float32 always.
         attack: ``pgd``, ``fgsm``, ``bim`` or ``mifgsm``.
-        step_size: length of a step at every eps, in [0, 1], instead of ``rel_step``. A step may
-            be larger than the ball, as 2/255 is at eps 1/255: it ends at the ball's border.
+        step_size: the same length at every eps, in [0, 1], instead of ``rel_step * eps``. A step
+            may be larger than the ball, as 2/255 is at eps 1/255: it ends at the ball's border.
     """
 
     mode: str = "nested"
@@ -70,6 +70,10 @@ class Plan:
                 f"{self.mode} {self.attack}: use 'native'."
             )
         self._fill()
+        if self.steps < 1 or not (self.rel_step is None or self.rel_step >= 0):
+            raise ContractError(
+                f"steps={self.steps}, rel_step={self.rel_step}: take 1 step or more, forward."
+            )
         if self.attack == "fgsm" and (self.steps, self.rel_step) != (1, 1.0):
             raise ContractError(
                 "fgsm is one step of length eps: give it no steps, rel_step or step_size. For "

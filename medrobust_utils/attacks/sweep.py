@@ -1,4 +1,4 @@
-"""Accuracy at every eps: the ladder over a data set, batch by batch, kept as it comes."""
+"""Accuracy at every eps: the ladder over a data set, part by part, kept as it comes."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from .plan import Plan
 from .quick import quick_copy
 
 # Batches of a nested sweep that climb together, so that a network gets full ones from those still
-# standing. A kill costs all four, which is less than one batch of 40 steps at each of 8 eps.
+# standing. A kill costs all four: with the usual steps, less than one batch of 40 at each of 8 eps.
 TOGETHER = 4
-NESTED = 2  # counts changes of that attack, so that no part of an older one is read back
+METHOD = 2  # counts changes of the nested climb, so that no part of an older one is read back
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,8 @@ class SweepResult:
         epsilons: (E,), rising.
         logits: float32 (E, N, K) of the attacked images. Accuracy and balanced accuracy may be
             computed from them in every mode. AUC may not from a nested or standing sweep, which
-            leaves an image alone once it is judged wrong: its AUC is an upper bound.
+            leaves an image alone once it is judged wrong, a nested one at the very first point
+            that is: its AUC is an upper bound, and a loose one.
         clean: float32 (N, K), before the attack.
         labels: of the images, as the data set has them.
         mode: ``nested``, ``standing`` or ``independent``.
@@ -119,7 +120,7 @@ def attack_sweep(
 
     Raises:
         ContractError: for a breach of the contract, or an empty index.
-        RunError: for a kept batch that is damaged or of another sweep, or if not even one
+        RunError: for a kept part that is damaged or of another sweep, or if not even one
             image fits into memory.
     """
     plan = Plan(**how)
@@ -129,8 +130,8 @@ def attack_sweep(
         raise ContractError("no image to attack: the index is empty.")
     epsilons = [float(eps) for eps in epsilons]
     model.to(env.pick_device(), memory_format=torch.channels_last)
-    identity = identity_of(model, data, index, epsilons, plan)
-    kept = Kept(folder, f"{plan.attack}-{identity}", identity, len(index), _Part)
+    identity = _identity(model, data, index, epsilons, plan)
+    kept = Kept(folder, _name(plan, identity), identity, len(index), _Part)
 
     @cache  # not needed where every batch is kept already
     def through() -> nn.Module:
@@ -184,11 +185,26 @@ def _rungs(epsilons: list[float]) -> list[float]:
     return [0.0, *(eps for eps in epsilons if eps)]
 
 
-def identity_of(
+def kept_in(
+    folder: Path,
+    model: nn.Module,
+    data: ImageSet,
+    index: np.ndarray,
+    epsilons: Sequence[float],
+    plan: Plan,
+) -> Path:
+    """Where in ``folder`` a sweep keeps its finished parts."""
+    return folder / _name(plan, _identity(model, data, index, epsilons, plan))
+
+
+def _identity(
     model: nn.Module, data: ImageSet, index: np.ndarray, epsilons: Sequence[float], plan: Plan
 ) -> str:
-    """Names a sweep: what is kept of it lies in a folder called after the attack and this."""
     return identify(model, data, index, [float(eps) for eps in epsilons], _settings(plan))
+
+
+def _name(plan: Plan, identity: str) -> str:
+    return f"{plan.attack}-{identity}"
 
 
 def _settings(plan: Plan) -> dict:
@@ -200,5 +216,5 @@ def _settings(plan: Plan) -> dict:
     if plan.step_size is None:
         del settings["step_size"]
     if plan.mode == "nested":
-        settings["method"] = NESTED
+        settings["method"] = METHOD
     return settings

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 
 from .. import recipes
+from ..attacks import Plan
 from ..attacks.gradient import PGD_STEPS
 from ..models import MedicalModel, build_attentive
 from ..results import Run
@@ -98,8 +99,9 @@ def deviations(
     attack = settings["attack"]
     mode = attack_run or attack["mode"]
     if mode == "nested":
+        steps = attack["steps"] if mode == attack["mode"] else Plan().steps
         found.append(
-            f"attack: nested PGD, {attack['steps']} shrinking steps from the last radius on; the "
+            f"attack: nested PGD, {steps} shrinking steps from the last radius on; the "
             "paper attacked every radius afresh with 40 steps. Nested accuracies are a worst case."
         )
     elif mode == attack["mode"] == "independent" and attack["steps"] != PGD_STEPS:
