@@ -27,7 +27,7 @@ from .strength import BATCH, LADDERS, STEPS
 from .timing import Comparison, judge, take_turns
 
 ROUNDS = {64: 3, 224: 2}  # each at another eps
-NESTED = {64: 4, 224: 3}  # times as many images are attacked nested, which is over sooner
+NESTED = {64: 8, 224: 3}  # times as many images are attacked nested, which is over sooner
 AT_LEAST = {  # times as fast as a peer: nested and independent, on a CPU and on a GPU
     "cpu": {"resnet": (15, 2), "swin": (15, 2.5)},
     "cuda": {"resnet": (30, 2), "swin": (30, 2.5)},
