@@ -84,27 +84,26 @@ def ascend(
     climbing = torch.arange(len(images), device=images.device)
     for step, length in enumerate(lengths):
         at_step = None if loss is None else partial(loss, done=step / len(lengths))
-        answers, on = [], []
-        for rows in shares(climbing, batch):
-            uphill, logits = gradient(model, moved[rows], labels[rows], span, dtype, at_step)
-            finite = finite & uphill.isfinite().all()
-            answers.append(logits)
-            if fallen is not None:
-                stands = correct(logits, labels[rows])
-                doubted = rows[~stands]
-                if len(doubted):
-                    stands[~stands] = ~fallen(moved[doubted], labels[doubted])
-                rows, uphill = rows[stands], uphill[stands]
-            if decay is not None:
-                mean = uphill.abs().mean((1, 2, 3), keepdim=True).clamp_min(TINY)
-                uphill = gathered[rows] = decay * gathered[rows] + uphill / mean
-            further = moved[rows] + length * uphill.sign()
-            moved[rows] = further.clamp(low[rows], high[rows])
-            on.append(rows)
-        first = torch.cat(answers) if first is None else first
-        climbing = torch.cat(on)
-        if not len(climbing):
-            break
+        parts = [
+            gradient(model, moved[rows], labels[rows], span, dtype, at_step)
+            for rows in shares(climbing, batch)
+        ]
+        uphill, logits = (torch.cat(part) for part in zip(*parts, strict=True))
+        finite = finite & uphill.isfinite().all()
+        first = logits if first is None else first
+        if fallen is not None:
+            stands = correct(logits, labels[climbing])
+            doubted = climbing[~stands]
+            if len(doubted):
+                stands[~stands] = ~fallen(moved[doubted], labels[doubted])
+            climbing, uphill = climbing[stands], uphill[stands]
+            if not len(climbing):
+                break
+        if decay is not None:
+            mean = uphill.abs().mean((1, 2, 3), keepdim=True).clamp_min(TINY)
+            uphill = gathered[climbing] = decay * gathered[climbing] + uphill / mean
+        further = moved[climbing] + length * uphill.sign()
+        moved[climbing] = further.clamp(low[climbing], high[climbing])
     check_logits(first, labels.ndim == 2)
     if not finite:
         raise ContractError(
