@@ -25,6 +25,7 @@ from .timing import Comparison, compare, take_turns
 
 SET, SIZE, BATCH, IMAGES = "kermany", 224, 32, 256
 ROUNDS = 15  # of a fifth of a second, or less
+TRAINED = 3  # rounds beside a training step, of seconds
 WORKERS = os.cpu_count() or 1  # processes that decode
 FASTER, BOTTLENECK = 10, 0.1
 
@@ -41,7 +42,7 @@ def measure() -> Iterator[Comparison]:
         )
 
     step = glcm.plain_step()
-    reading, training = (median(s) for s in take_turns([cached, step], ROUNDS))
+    reading, training = (median(s) for s in take_turns([cached, step], TRAINED))
     share = reading * BATCH / IMAGES / training
     yield compare(
         f"reading {IMAGES} chest X-rays at {SIZE} px, {WORKERS} decoding processes",
