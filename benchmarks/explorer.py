@@ -21,6 +21,7 @@ from medrobust_utils.explorer.look import Choice
 from medrobust_utils.explorer.scene import Network, Scene
 from medrobust_utils.models import build
 
+from . import limits
 from .timing import Comparison, compare
 
 CASES = (("resnet18", 64, 1.0), ("resnet50", 224, 4.0))  # network, pixels, seconds a step may take
@@ -47,7 +48,11 @@ def _compare(name: str, size: int, limit: float) -> Comparison:
         rounds=ROUNDS,
     )
     kept = found.base_seconds <= limit
-    bound = f"a step is to take {limit:g} s at most."
+    bound = (
+        f"arithmetic: {found.base_seconds:.1f} s where {limit:g} are allowed for ten gradients and two "
+        f"maps of each network and their pictures; the fastest matrix product does "
+        f"{limits.peak(env.pick_device()):.0f} GFLOP/s."
+    )
     return replace(found, facts={"seconds_allowed": limit}, kept=kept, bound=bound)
 
 
