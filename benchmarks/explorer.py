@@ -49,8 +49,8 @@ def _compare(name: str, size: int, limit: float) -> Comparison:
     )
     kept = found.base_seconds <= limit
     bound = (
-        f"arithmetic: {found.base_seconds:.1f} s where {limit:g} are allowed for ten gradients and two "
-        f"maps of each network and their pictures; the fastest matrix product does "
+        f"Arithmetic: {found.base_seconds:.1f} s where {limit:g} are allowed for ten gradients, "
+        "two maps and the pictures of each network; the fastest matrix product does "
         f"{limits.peak(env.pick_device()):.0f} GFLOP/s."
     )
     return replace(found, facts={"seconds_allowed": limit}, kept=kept, bound=bound)

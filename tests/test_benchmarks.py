@@ -364,7 +364,7 @@ def test_the_explorers_slider_finds_a_new_eps_each_time_and_an_old_one_at_once(m
     assert sides[0][1] == 4 and len(set(sides[0][2])) == 2  # two networks, two new steps
     assert sides[1][1] == 0 and sides[1][2] == [1, 1]
     assert found.facts == {"seconds_allowed": 4.0} and found.at_least == 50
-    assert not found.reached and "4 s at most" in found.bound  # 30 times, and in time
+    assert not found.reached and "4 are allowed" in found.bound  # 30 times, and in time
 
 
 def _promise(how):
