@@ -5,13 +5,13 @@ the comparisons. To add one, write a module and name it there.
 """
 
 MODULES = (
-    "sweep",
-    "steps",
-    "glcm",
-    "method_two",
-    "reading",
-    "autoattack",
     "imports",
     "memory",
     "explorer",
+    "reading",
+    "steps",
+    "glcm",
+    "sweep",
+    "method_two",
+    "autoattack",
 )

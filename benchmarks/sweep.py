@@ -2,9 +2,10 @@
 
 A peer attacks every image afresh at every eps, 40 steps each, and how long it takes depends on no
 eps; so a round times it, and the kit's independent mode with the same steps, at one eps, and the
-sweep is eight times that. The nested mode is timed over the whole ladder. All attack held-out
-images that are right before the attack, for whose others nobody has to pay, in batches of the same
-size. How strong the attacks are stands beside how long they take (see ``strength``).
+sweep is eight times that. The nested mode is timed over the whole ladder, with all that a sweep
+does once: hashing, copying, reading. All attack held-out images that are right before the attack,
+for whose others nobody has to pay, in batches of the same size. How strong the attacks are stands
+beside how long they take (see ``strength``).
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ from statistics import median
 
 import numpy as np
 import torch
+from torch import nn
 
 from medrobust_utils import env
-from medrobust_utils.attacks import attack_sweep
+from medrobust_utils.attacks import attack_sweep, climb
+from medrobust_utils.attacks.keeping import on_device
 from medrobust_utils.attacks.quick import quick_copy
 from medrobust_utils.data import to_float
 
@@ -46,20 +49,17 @@ def measure() -> Iterator[Comparison]:
 def _timed(
     name: str, size: int, attacked: Victim, epsilons: list[float], strong: strength.Strength
 ) -> Iterator[Comparison]:
-    device, dtype = env.pick_device(), env.training_dtype(env.pick_device())
+    dtype = env.training_dtype(env.pick_device())
     batch = limits.by_device(BATCH)[size]
     right = attacked.held_out[: len(strong.clean)][strong.clean]
     few, many = right[:batch], right[: NESTED[size] * batch]
     middle = epsilons[2:-2]
-    turns = cycle([eps] for eps in middle)
-    how = dict(batch=batch, dtype=dtype)
-
-    def ours(rows: np.ndarray, ladder: list[float], **mode: object) -> None:
-        attack_sweep(attacked.model, attacked.data, rows, ladder, **how, **mode)
-
+    copy = quick_copy(attacked.model, on_device(attacked.data, few[:1])[0])
     sides = {
-        "independent": lambda: ours(few, next(turns), mode="independent", steps=STEPS),
-        "nested": lambda: ours(many, epsilons, mode="nested"),
+        "independent": _independent(attacked, copy, few, middle),
+        "nested": lambda: attack_sweep(
+            attacked.model, attacked.data, many, epsilons, mode="nested", batch=batch, dtype=dtype
+        ),
         **{peer: _peer(peer, attacked, few, middle) for peer in peers.PGD},
     }
     found = take_turns(list(sides.values()), ROUNDS[size], warm=False)
@@ -67,8 +67,7 @@ def _timed(
         side: [s / len(many) if side == "nested" else s * len(epsilons) / len(few) for s in rounds]
         for side, rounds in zip(sides, found, strict=True)
     }
-    images = to_float(attacked.data.images[few[:1]]).to(device)
-    gflop = limits.gradient_gflop(quick_copy(attacked.model, images), images)
+    gflop = limits.gradient_gflop(copy, on_device(attacked.data, few[:1])[0])
     title = f"sweep, {attacked.title}"
     counts = {"nested": len(many), "independent": len(few)}
     how_timed = {"eps": len(epsilons), "steps": STEPS, "batch": batch, "gradients": str(dtype)[6:]}
@@ -83,6 +82,26 @@ def _timed(
                 kept=strong.kept(mode),
                 bound=_bound(mode, peer, seconds, gflop, len(epsilons), goal, strong),
             )
+
+
+def _independent(
+    attacked: Victim, copy: nn.Module, rows: np.ndarray, ladder: list[float]
+) -> Callable[[], object]:
+    """Attacks the images of ``rows`` at the next eps, scores included.
+
+    Model, copy and images are ready, as they are for a peer.
+    """
+    images, labels = on_device(attacked.data, rows)
+    how = dict(mode="independent", steps=STEPS, dtype=env.training_dtype(images.device))
+    turns = cycle(ladder)
+
+    def attack() -> float:
+        (rung,) = climb(
+            attacked.model, images, labels, [next(turns)], rows=rows, through=copy, **how
+        )
+        return rung.logits.sum().item()
+
+    return attack
 
 
 def _bound(

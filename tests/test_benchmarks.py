@@ -258,7 +258,7 @@ def test_every_registered_module_measures(monkeypatch, tmp_path, readme):
 def test_an_unknown_measurement_is_refused(tmp_path, capsys):
     with pytest.raises(SystemExit) as refusal:
         __main__.main(["glmc"], tmp_path / "bench.json")
-    assert refusal.value.code == 2 and "there are sweep" in capsys.readouterr().err
+    assert refusal.value.code == 2 and "there are imports" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
@@ -649,7 +649,13 @@ def test_a_peers_sweep_is_eight_times_one_eps(rivals, victim, monkeypatch):
             side()
         return [[1.0] * rounds for _ in sides]
 
+    def climb(model, images, labels, epsilons, **how):
+        assert (model(images).argmax(1) == labels).all()
+        swept.append((how["mode"], len(images), [round(255 * eps) for eps in epsilons]))
+        return attacks.climb(model, images, labels, epsilons, **how)
+
     monkeypatch.setattr(sweep, "attack_sweep", attack)
+    monkeypatch.setattr(sweep, "climb", climb)
     monkeypatch.setattr(sweep, "take_turns", turns)
     found = list(sweep.measure())
     assert [(c.base, c.other) for c in found] == [
