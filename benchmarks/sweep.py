@@ -13,20 +13,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from itertools import cycle
 from statistics import median
+from unittest import mock
 
 import numpy as np
 import torch
 from torch import nn
 
 from medrobust_utils import env
-from medrobust_utils.attacks import attack_sweep, climb
+from medrobust_utils.attacks import attack_sweep, climb, engine
 from medrobust_utils.attacks.keeping import on_device
 from medrobust_utils.attacks.quick import quick_copy
 from medrobust_utils.data import to_float
 
 from . import limits, peers, strength
+from .contest import BATCH, LADDERS, STEPS, WANTED
 from .networks import Victim, plain, victim
-from .strength import BATCH, LADDERS, STEPS
 from .timing import Comparison, judge, take_turns
 
 ROUNDS = {64: 3, 224: 2}  # each at another eps
@@ -49,39 +50,65 @@ def measure() -> Iterator[Comparison]:
 def _timed(
     name: str, size: int, attacked: Victim, epsilons: list[float], strong: strength.Strength
 ) -> Iterator[Comparison]:
-    dtype = env.training_dtype(env.pick_device())
-    batch = limits.by_device(BATCH)[size]
     right = attacked.held_out[: len(strong.clean)][strong.clean]
+    batch = limits.by_device(BATCH)[size]
     few, many = right[:batch], right[: NESTED[size] * batch]
-    middle = epsilons[2:-2]
     copy = quick_copy(attacked.model, on_device(attacked.data, few[:1])[0])
+    taken = []  # gradients, by the nested mode
     sides = {
-        "independent": _independent(attacked, copy, few, middle),
-        "nested": lambda: attack_sweep(
-            attacked.model, attacked.data, many, epsilons, mode="nested", batch=batch, dtype=dtype
-        ),
-        **{peer: _peer(peer, attacked, few, middle) for peer in peers.PGD},
+        "independent": _independent(attacked, copy, few, epsilons[2:-2]),
+        "nested": lambda: taken.append(_nested(attacked, many, epsilons, batch)),
+        **{peer: _peer(peer, attacked, few, epsilons[2:-2]) for peer in peers.PGD},
     }
     found = take_turns(list(sides.values()), ROUNDS[size], warm=False)
     seconds = {  # for one image and the whole ladder
         side: [s / len(many) if side == "nested" else s * len(epsilons) / len(few) for s in rounds]
         for side, rounds in zip(sides, found, strict=True)
     }
+    gradients = dict.fromkeys(sides, STEPS * len(epsilons))
+    gradients["nested"] = sum(taken) / len(taken) / len(many)
     gflop = limits.gradient_gflop(copy, on_device(attacked.data, few[:1])[0])
-    title = f"sweep, {attacked.title}"
-    counts = {"nested": len(many), "independent": len(few)}
-    how_timed = {"eps": len(epsilons), "steps": STEPS, "batch": batch, "gradients": str(dtype)[6:]}
-    for mode, goal in zip(("nested", "independent"), limits.by_device(AT_LEAST)[name], strict=True):
+    common = {"eps": len(epsilons), "steps": STEPS, "batch": batch, "gradients": str(_dtype())[6:]}
+    timed = {"nested": len(many), "independent": len(few)}
+    for mode, goal in zip(timed, limits.by_device(AT_LEAST)[name], strict=True):
+        own = {"timed_images": timed[mode], "gradients_an_image": gradients[mode]}
         for peer in peers.PGD:
             yield judge(
-                title,
+                f"sweep, {attacked.title}",
                 (peer, seconds[peer]),
                 (mode, seconds[mode]),
                 at_least=goal,
-                facts=strong.facts(mode) | how_timed | {"timed_images": counts[mode]},
+                facts=strong.facts(mode) | common | own,
                 kept=strong.kept(mode),
-                bound=_bound(mode, peer, seconds, gflop, len(epsilons), goal, strong),
+                bound=_bound(mode, peer, seconds, gflop, gradients, goal, strong),
             )
+
+
+def _dtype() -> torch.dtype:
+    return env.training_dtype(env.pick_device())
+
+
+def _nested(attacked: Victim, rows: np.ndarray, epsilons: list[float], batch: int) -> int:
+    """Sweep nested; of how many images a gradient was taken, each time counted."""
+    count = 0
+    real = engine.gradient
+
+    def counting(model: nn.Module, images: torch.Tensor, *rest: object) -> object:
+        nonlocal count
+        count += len(images)
+        return real(model, images, *rest)
+
+    with mock.patch.object(engine, "gradient", counting):
+        attack_sweep(
+            attacked.model,
+            attacked.data,
+            rows,
+            epsilons,
+            mode="nested",
+            batch=batch,
+            dtype=_dtype(),
+        )
+    return count
 
 
 def _independent(
@@ -92,7 +119,7 @@ def _independent(
     Model, copy and images are ready, as they are for a peer.
     """
     images, labels = on_device(attacked.data, rows)
-    how = dict(mode="independent", steps=STEPS, dtype=env.training_dtype(images.device))
+    how = dict(mode="independent", steps=STEPS, dtype=_dtype())
     turns = cycle(ladder)
 
     def attack() -> float:
@@ -109,37 +136,40 @@ def _bound(
     peer: str,
     seconds: dict[str, list[float]],
     gflop: float,
-    eps_count: int,
+    gradients: dict[str, float],
     goal: float,
     strong: strength.Strength,
 ) -> str:
-    """What stands in the way: too few images, a weaker attack, or the machine's arithmetic."""
+    """What stands in the way: too few images, a weaker attack, or the machine's arithmetic.
+
+    Args:
+        seconds, gradients: of each side, for one image and the whole ladder.
+        gflop: 10^9 operations of one gradient.
+    """
     theirs, ours = median(seconds[peer]), median(seconds[mode])
+    rates = [gflop * gradients[side] / median(seconds[side]) for side in (peer, mode)]
     words = []
-    images = strong.images(mode)
-    if images < strength.WANTED:
+    if strong.images(mode) < WANTED:
         dear = {"nested": "Foolbox", "independent": mode}[mode]
-        hours = strength.WANTED * median(seconds[dear]) / 3600
+        hours = strong.clean.sum() * median(seconds[dear]) / 3600
         words.append(
-            f"Time: strength is compared on {images} of {strength.WANTED} images so far; "
-            f"{dear} takes {hours:.1f} hours for {strength.WANTED}."
+            f"Time: strength is compared on {strong.images(mode)} of {WANTED} images so far; "
+            f"{dear} takes {hours:.1f} hours for {WANTED}."
         )
     elif strong.inside(mode) < strength.ENOUGH:
         words.append("Eps: the ladder fits these weights badly; too few lie between 20 and 80 %.")
     if strong.weaker(mode):
         words.append(f"Strength: {strong.above(mode):.1%} of the images stand that Foolbox fells.")
-    needed = gflop * STEPS * eps_count
     if theirs / ours < goal and mode == "nested":
-        taken = gflop * strong.gradients
-        kit, other = taken / ours, needed / theirs
+        fewer = gradients[peer] / gradients[mode]
         words.append(
-            f"Gradients: {strong.gradients:.1f} an image for {peer}'s {STEPS * eps_count}, "
-            f"{needed / taken:.1f} times fewer, at {kit / other:.2f} of its rate, scoring "
-            f"included: {kit:.0f} GFLOP/s for {other:.0f}, where "
+            f"Gradients: {gradients[mode]:.1f} an image for {peer}'s {gradients[peer]}, "
+            f"{fewer:.1f} times fewer, at {rates[1] / rates[0]:.2f} of its rate, scoring "
+            f"included: {rates[1]:.0f} GFLOP/s for {rates[0]:.0f}, where "
             f"{limits.peak(env.pick_device()):.0f} are the most."
         )
     elif theirs / ours < goal:
-        words.append(limits.bound(needed / theirs, needed / ours, goal, env.pick_device()))
+        words.append(limits.bound(*rates, goal, env.pick_device()))
     return " ".join(words)
 
 

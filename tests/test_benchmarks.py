@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks import (  # noqa: E402
     MODULES,
     __main__,
+    contest,
     explorer,
     glcm,
     imports,
@@ -411,9 +412,13 @@ def test_a_matrix_product_is_timed(monkeypatch):
     assert 0 < found < 1e6
 
 
-def told(standing, clean):
+def told(standing, clean, missed=None):
+    """Where ``missed`` is not given, it is of those whom Foolbox met at every eps."""
     arrays = {name: np.array(rows, bool) for name, rows in standing.items()}
-    return strength.Strength(np.array(clean, bool), arrays)
+    if missed is None:
+        count = arrays["foolbox"].shape[1]
+        missed = arrays.get("nested", arrays["foolbox"])[:, :count] & ~arrays["foolbox"]
+    return strength.Strength(np.array(clean, bool), arrays, np.array(missed, bool))
 
 
 def test_strength_is_judged_eps_by_eps_on_the_images_of_both(monkeypatch):
@@ -435,18 +440,39 @@ def test_strength_is_judged_eps_by_eps_on_the_images_of_both(monkeypatch):
     assert facts["foolbox_accuracy"] == [0.75, 0.5, 0] and facts["clean_accuracy"] == 0.75
 
 
+def test_whom_foolbox_met_only_where_nested_leaves_them_bounds_the_difference(monkeypatch):
+    monkeypatch.setattr(strength, "WANTED", 4)
+    monkeypatch.setattr(strength, "ENOUGH", 1)
+    found = told(
+        {
+            "foolbox": [[1, 1], [1, 0]],
+            "nested": [[1, 1, 1, 1], [1, 0, 1, 0]],
+            "independent": [[1], [1]],
+        },
+        [1, 1, 1, 1],
+        missed=[[0, 0, 0, 1], [0, 0, 1, 0]],
+    )
+    assert found.images("nested") == 4 and found.met("nested") == 2
+    assert found.images("independent") == 1 and found.above("independent") == 0
+    assert found.above("nested") == 0.25 and found.weaker("nested")  # no less than Foolbox's gain
+    assert found.inside("nested") == 1  # of the two it met at every eps
+    facts = found.facts("nested")
+    assert facts["images"] == 4 and facts["met_at_every_eps"] == 2
+    assert facts["missed"] == [0.25, 0.25] and facts["foolbox_accuracy"] == [1, 0.5]
+
+
 def test_one_percent_of_the_images_is_no_weakness_and_too_few_are_no_proof():
     standing = np.zeros((3, 200), bool)
     standing[:, :100] = True
     weaker = standing.copy()
     weaker[1, 100:102] = True
     clean = np.ones(200, bool)
-    found = strength.Strength(clean, {"foolbox": standing, "nested": weaker})
+    found = told({"foolbox": standing, "nested": weaker}, clean)
     assert found.above("nested") == pytest.approx(0.01) and found.kept("nested")
     weaker[1, 102] = True
-    assert not found.kept("nested")
+    assert not told({"foolbox": standing, "nested": weaker}, clean).kept("nested")
     few = {name: rows[:, :199] for name, rows in (("foolbox", standing), ("nested", standing))}
-    assert not strength.Strength(clean[:199], few).kept("nested")
+    assert not told(few, clean[:199]).kept("nested")
 
 
 @pytest.fixture
@@ -459,41 +485,77 @@ def victim(tmp_path):
     return networks.Victim("a network", model, data, np.arange(20), tmp_path / "kept")
 
 
-def test_strength_attacks_who_was_right_and_goes_on_where_it_stopped(victim, monkeypatch):
-    few = {"cpu": {32: {"foolbox": 8, "independent": 4}}}
-    monkeypatch.setattr(strength, "CHUNK", few)
-    monkeypatch.setattr(strength, "BATCH", {"cpu": {32: 8}})
-    monkeypatch.setattr(strength, "WANTED", 20)
+@pytest.fixture
+def sparingly(monkeypatch):
+    """Parts of a few images, so that 20 images have several; what is asked of the attacks."""
+    few = {"cpu": {32: {"foolbox": 8, "nested": 10, "independent": 4}}}
+    monkeypatch.setattr(contest, "CHUNK", few)
+    monkeypatch.setattr(contest, "BATCH", {"cpu": {32: 8}})
+    monkeypatch.setattr(contest, "WANTED", 20)
     asked = []
 
     def sweep(model, data, rows, epsilons, **how):
-        asked.append((how["mode"], how.get("engine", "native"), len(rows)))
+        asked.append((how["mode"], how.get("engine", "native"), len(rows), len(epsilons)))
         return attacks.attack_sweep(model, data, rows, epsilons, **how)
 
-    monkeypatch.setattr(strength, "attack_sweep", sweep)
-    epsilons = [1 / 255, 8 / 255]
-    short = strength.measure(victim, epsilons, 2)  # the first images are never left out
-    eight, four = short.clean[:8].sum(), short.clean[:4].sum()
-    assert asked == [
-        ("independent", "foolbox", eight), ("independent", "native", four),
-        ("nested", "native", eight),
+    monkeypatch.setattr(contest, "attack_sweep", sweep)
+    return asked
+
+
+LADDER = [1 / 255, 8 / 255]
+
+
+def test_strength_attacks_who_was_right_and_goes_on_where_it_stopped(
+    victim, sparingly, monkeypatch
+):
+    short = strength.measure(victim, LADDER, 2)  # the first images are never left out
+    eight, ten, four = (short.clean[:count].sum() for count in (8, 10, 4))
+    assert sparingly == [
+        ("independent", "foolbox", eight, 2), ("nested", "native", ten, 2),
+        ("independent", "native", four, 2),
     ]  # fmt: skip
     assert short.images("nested") == 8 and short.images("independent") == 4
-    steps, right, standing = attacks.Plan().steps, eight, short.standing["nested"][0].sum()
-    assert 1 <= short.gradients <= steps * (right + standing) / right
-    assert strength.measure(victim, epsilons, 2).images("nested") == 8  # and no more unasked
+    assert strength.measure(victim, LADDER, 2).images("nested") == 8  # and no more unasked
     kept = set(victim.folder.rglob("*.npz"))
-    assert len(kept) == 2  # what the nested mode finds is never kept
-    strength.extend(victim, epsilons, 2)
+    strength.extend(victim, LADDER, 2)
     assert kept < set(victim.folder.rglob("*.npz"))
-    whole = strength.measure(victim, epsilons, 2)
-    assert whole.images("nested") == whole.images("independent") == 20
+    whole = strength.measure(victim, LADDER, 2)
+    assert whole.met("nested") == whole.images("independent") == 20
     assert (whole.standing["foolbox"][:, :8] == short.standing["foolbox"]).all()
     assert not whole.standing["nested"][:, ~whole.clean].any()
     assert whole.standing["nested"].sum() <= whole.standing["foolbox"].sum()
-    monkeypatch.setattr(strength, "fingerprint", lambda *parts: "other")
-    changed = strength.measure(victim, epsilons, 2)  # of other sources: anew; Foolbox's stays
-    assert changed.images("nested") == 20 and changed.images("independent") == 4
+    monkeypatch.setattr(contest, "fingerprint", lambda *parts: "other")
+    changed = strength.measure(victim, LADDER, 2)  # of other sources: anew; Foolbox's stays
+    assert changed.met("nested") == 20 and changed.images("independent") == 4
+
+
+def test_foolbox_meets_first_whom_the_nested_mode_leaves(victim, sparingly, monkeypatch):
+    before = strength.measure(victim, LADDER, 2)
+    sparingly.clear()
+    sweep = contest.attack_sweep
+
+    def stopped(model, data, rows, epsilons, **how):
+        if how.get("engine") == "foolbox" and len(epsilons) == 2:
+            raise KeyboardInterrupt
+        return sweep(model, data, rows, epsilons, **how)
+
+    monkeypatch.setattr(contest, "attack_sweep", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        strength.extend(victim, LADDER, 2)
+    monkeypatch.setattr(contest, "attack_sweep", sweep)
+    found = strength.measure(victim, LADDER, 2)
+    assert found.images("nested") == 20 and found.met("nested") == before.met("nested") == 8
+    stands = found.standing["nested"]
+    assert stands.shape == found.missed.shape == (2, 20)
+    asked = [count for _, engine, count, eps in sparingly if engine == "foolbox" and eps == 1]
+    left = [stands[row, part].sum() for part in (slice(10), slice(10, 20)) for row in (0, 1)]
+    assert asked[:4] == [count for count in left if count]  # nobody else, at no other eps
+
+    strength.extend(victim, LADDER, 2)
+    whole = strength.measure(victim, LADDER, 2)
+    truly = whole.standing["nested"] & ~whole.standing["foolbox"]
+    assert (found.missed == truly).all()
+    assert whole.above("nested") <= found.above("nested")
 
 
 def test_the_long_comparison_is_a_command_of_its_own(victim, monkeypatch, capsys):
@@ -503,7 +565,7 @@ def test_the_long_comparison_is_a_command_of_its_own(victim, monkeypatch, capsys
     strength.main(["swin", "224"])
     ((who, epsilons, steps),) = done
     assert who == ("swin", 224) and steps == 40
-    assert epsilons == [level / 255 for level in strength.LADDERS["swin", 224]]
+    assert epsilons == [level / 255 for level in contest.LADDERS["swin", 224]]
 
     def missing(name, size):
         raise DataError("set MEDROBUST_DATA")
@@ -587,7 +649,7 @@ def test_networks_are_those_of_the_protocol():
     """Sizes, arms and names that the measurements rely on."""
     settings = protocol.load(networks.PAPER).settings(networks.PROFILE)
     how = settings["thousand"]
-    assert how["size"] == 64 and how["attacked"] == strength.WANTED
+    assert how["size"] == 64 and how["attacked"] == contest.WANTED
     assert {arm["model"] for arm in how["arms"]} == {"swin", "resnet"}
 
 
@@ -629,13 +691,14 @@ def test_a_peers_sweep_is_eight_times_one_eps(rivals, victim, monkeypatch):
     ladder = (1, 2, 3, 4, 5, 6, 7, 8)
     monkeypatch.setattr(sweep, "LADDERS", {("resnet", 32): ladder})
     monkeypatch.setattr(sweep, "BATCH", {"cpu": {32: 3}})
-    monkeypatch.setattr(strength, "BATCH", {"cpu": {32: 20}})
+    monkeypatch.setattr(contest, "BATCH", {"cpu": {32: 20}})
     monkeypatch.setattr(sweep, "NESTED", {32: 2})
     monkeypatch.setattr(sweep, "ROUNDS", {32: 3})
     monkeypatch.setattr(sweep, "STEPS", 2)
     monkeypatch.setattr(sweep, "victim", lambda name, size: victim)
-    monkeypatch.setattr(strength, "CHUNK", {"cpu": {32: dict.fromkeys(strength.KEPT, 20)}})
-    monkeypatch.setattr(strength, "WANTED", 20)
+    monkeypatch.setattr(contest, "CHUNK", {"cpu": {32: dict.fromkeys(contest.KEPT, 20)}})
+    for module in (contest, strength, sweep):
+        monkeypatch.setattr(module, "WANTED", 20)
     monkeypatch.setattr(limits, "matmul_gflops", lambda device, dtype: 100.0)
     swept = []
 
@@ -678,15 +741,19 @@ def test_a_peers_sweep_is_eight_times_one_eps(rivals, victim, monkeypatch):
     assert "Gradients: " not in found[0].bound  # it is fast enough
     assert [c.facts["timed_images"] for c in found] == [6, 6, 3, 3]
     assert found[0].facts["eps"] == 8 and found[0].facts["gradients"] == "float32"
+    usual = attacks.Plan().steps  # one gradient is enough to find a wrong image; eight eps at most
+    assert 1 <= found[0].facts["gradients_an_image"] <= 8 * usual
+    assert found[2].facts["gradients_an_image"] == 16  # two steps at each eps
 
 
 def test_a_nested_sweep_that_is_too_slow_says_what_it_took(rivals, monkeypatch):
     monkeypatch.setattr(limits, "matmul_gflops", lambda device, dtype: 180.0)
     clean, standing = np.ones(200, bool), np.zeros((8, 200), bool)
     standing[:4, :100] = True
-    strong = strength.Strength(clean, {"foolbox": standing, "nested": standing}, gradients=16.0)
+    strong = told({"foolbox": standing, "nested": standing}, clean)
     seconds = {"Foolbox": [32.0], "torchattacks": [16.0], "nested": [2.0]}
-    words = rivals.sweep._bound("nested", "torchattacks", seconds, 5.0, 8, 15, strong)
+    gradients = {"torchattacks": 320, "nested": 16.0}
+    words = rivals.sweep._bound("nested", "torchattacks", seconds, 5.0, gradients, 15, strong)
     assert words == (
         "Gradients: 16.0 an image for torchattacks's 320, 20.0 times fewer, at 0.40 of its rate, "
         "scoring included: 40 GFLOP/s for 100, where 180 are the most."
@@ -696,11 +763,12 @@ def test_a_nested_sweep_that_is_too_slow_says_what_it_took(rivals, monkeypatch):
 def test_who_was_not_compared_with_all_says_what_that_takes(rivals, monkeypatch):
     monkeypatch.setattr(limits, "matmul_gflops", lambda device, dtype: 180.0)
     standing = {name: np.ones((8, 10), bool) for name in ("foolbox", "independent")}
-    strong = strength.Strength(np.ones(200, bool), standing)
+    strong = told(standing, np.arange(200) < 150)  # for whom was wrong before, nobody pays
     seconds = {"Foolbox": [72.0], "torchattacks": [16.0], "independent": [36.0]}
-    words = rivals.sweep._bound("independent", "Foolbox", seconds, 5.0, 8, 2, strong)
+    gradients = {"Foolbox": 320, "independent": 320}
+    words = rivals.sweep._bound("independent", "Foolbox", seconds, 5.0, gradients, 2, strong)
     assert words.startswith("Time: strength is compared on 10 of 200 images so far; independent ")
-    assert "takes 2.0 hours" in words and "Eps" not in words  # ten images show no ladder
+    assert "takes 1.5 hours" in words and "Eps" not in words  # ten images show no ladder
 
 
 def test_what_grows_is_drawn_for_each_side(rivals, victim, monkeypatch):
