@@ -148,19 +148,25 @@ def _number(value: float) -> str:
 def _besides(facts: Mapping) -> str:
     """What the quicker side lost, if it could lose anything, and what else was promised."""
     if "above_foolbox" in facts:
-        shares = "/".join(f"{100 * share:.0f}" for share in facts["foolbox_accuracy"])
-        gradients = facts.get("gradients_an_image")
-        return (
-            f"{100 * facts['above_foolbox']:+.1f} points against Foolbox at the worst eps, "
-            f"{facts['images']} images (Foolbox leaves {shares} %)"
-            + (f"; {gradients:.0f} gradients an image" if gradients else "")
-        )
+        return _against_foolbox(facts)
     if "misses" in facts:
         return f"{facts['misses']:g} of {facts['images']:g} optima missed"
     if "kit_robust_accuracy" in facts:
         ours, theirs = facts["kit_robust_accuracy"], facts["pyautoattack_robust_accuracy"]
         return f"robust accuracy {ours:.3f}, theirs {theirs:.3f}"
     return "; ".join(f"{name.replace('_', ' ')} {_fact(value)}" for name, value in facts.items())
+
+
+def _against_foolbox(facts: Mapping) -> str:
+    """How strong a sweep is; a bound where Foolbox met some images only where it leaves them."""
+    shares = "/".join(f"{100 * share:.0f}" for share in facts["foolbox_accuracy"])
+    met, images = facts["met_at_every_eps"], facts["images"]
+    most, of = ("at most ", f"of {met} ") if met < images else ("", "")
+    return (
+        f"{most}{100 * facts['above_foolbox']:+.1f} points against Foolbox at the worst eps, "
+        f"{images} images ({of}Foolbox leaves {shares} %); "
+        f"{facts['gradients_an_image']:.0f} gradients an image"
+    )
 
 
 def update(readme: Path, record: Mapping) -> None:

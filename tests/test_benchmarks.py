@@ -461,6 +461,22 @@ def test_whom_foolbox_met_only_where_nested_leaves_them_bounds_the_difference(mo
     assert facts["missed"] == [0.25, 0.25] and facts["foolbox_accuracy"] == [1, 0.5]
 
 
+def test_a_reader_is_told_where_the_difference_is_a_bound():
+    facts = {
+        "images": 200, "met_at_every_eps": 200, "above_foolbox": -0.015,
+        "foolbox_accuracy": [0.7, 0.25], "gradients_an_image": 16.9,
+    }  # fmt: skip
+    assert record._besides(facts) == (
+        "-1.5 points against Foolbox at the worst eps, 200 images (Foolbox leaves 70/25 %); 17 "
+        "gradients an image"
+    )
+    bounded = facts | {"met_at_every_eps": 8, "above_foolbox": 0.005}
+    assert record._besides(bounded) == (
+        "at most +0.5 points against Foolbox at the worst eps, 200 images (of 8 Foolbox leaves "
+        "70/25 %); 17 gradients an image"
+    )
+
+
 def test_one_percent_of_the_images_is_no_weakness_and_too_few_are_no_proof():
     standing = np.zeros((3, 200), bool)
     standing[:, :100] = True
