@@ -1,18 +1,28 @@
-"""What strength is compared on: networks, sizes of the ladder, and what each side finds, kept."""
+"""Who stands under which attack, image by image and eps by eps, kept as it is found.
+
+What each side found of a network has a file of its own beside the network's weights. Its name
+changes with weights, images, ladder and settings, and with what computes it: Foolbox's version, and
+of the kit's own modes the sources of the attacks.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 
-from medrobust_utils import attacks, env
-from medrobust_utils.attacks import Plan, attack_sweep
-from medrobust_utils.attacks.sweep import kept_in
+import medrobust_utils
+from medrobust_utils import env
+from medrobust_utils.attacks import attack_sweep
+from medrobust_utils.attacks.keeping import identify
+from medrobust_utils.attacks.sweep import TOGETHER
+from medrobust_utils.errors import RunError
 from medrobust_utils.evaluation import predict
-from medrobust_utils.storage import fingerprint
+from medrobust_utils.storage import fingerprint, write_atomic
 
 from . import limits
 from .networks import Victim
@@ -26,25 +36,25 @@ LADDERS = {
     ("swin", 224): (0.7, 1, 1.5, 2.2, 3, 3.8, 4.6, 6),
 }
 WANTED = 200  # held-out images
-FOOLBOX, NESTED, INDEPENDENT = KEPT = ("foolbox", "nested", "independent")
-# Images that are kept together, at most; a batch of the attacks has as many as in a sweep.
-CHUNK = {
-    "cpu": {
-        64: {"foolbox": 25, "nested": 64, "independent": 10},
-        224: {"foolbox": 4, "nested": 16, "independent": 2},
-    },
-    "cuda": {size: dict.fromkeys(KEPT, 100) for size in (64, 224)},
-}
 BATCH = {"cpu": {64: 16, 224: 4}, "cuda": {64: 100, 224: 100}}
+FOOLBOX, NESTED, INDEPENDENT = SIDES = ("foolbox", "nested", "independent")
+UNKNOWN, FELLED, STANDS = -1, 0, 1
+# What each side's answer depends on, besides the network and the images.
+FOOLBOX_SOURCES = ("attacks/reference.py", "attacks/noise.py", "losses.py", "env.py")
+KIT_SOURCES = ("attacks/*.py", "losses.py", "env.py")
 
 
 @dataclass(frozen=True)
 class Contest:
-    """One network's images, and what each side does with them.
+    """One network's first held-out images, and who was found to stand.
 
     Attributes:
+        epsilons: (E,), rising.
         chosen, clean: the rows that are compared (n,), and which are right before the attack.
-        plans: what each side does, and the folder that keeps what it finds.
+        plans: what each side does.
+        paths: where each side's findings are kept.
+        found: of each side int8 (E, n): UNKNOWN, FELLED or STANDS. Who was wrong before counts as
+            felled, and is not attacked.
     """
 
     attacked: Victim
@@ -52,78 +62,98 @@ class Contest:
     chosen: np.ndarray
     clean: np.ndarray
     plans: Mapping[str, Mapping]
+    paths: Mapping[str, Path]
+    found: dict[str, np.ndarray] = field(default_factory=dict)
 
     @property
-    def size(self) -> int:
-        """Pixels of a side."""
-        return self.attacked.data.images.shape[1]
+    def batch(self) -> int:
+        """Images that go through the network together."""
+        return limits.by_device(BATCH)[self.attacked.data.images.shape[1]]
 
-    def parts(self, name: str) -> list[slice]:
-        """Which images are kept together."""
-        size = limits.by_device(CHUNK)[self.size][name]
-        return [slice(start, start + size) for start in range(0, WANTED, size)]
+    def ask(self, side: str, wanted: np.ndarray, desc: str = "") -> None:
+        """Attack what is ``wanted``, bool (E, n), and not known yet; keep it batch by batch.
 
-    def known(self, name: str, part: slice) -> bool:
-        """Whether a part's images have been attacked so before."""
-        return self._known(name, self._right(part), self.epsilons)
-
-    def standing(self, name: str, part: slice) -> np.ndarray:
-        """Bool (E, n): who stands at each eps, of a part's images; none that was wrong before."""
-        clean = self.clean[part]
-        stands = np.zeros((len(self.epsilons), len(clean)), bool)
-        stands[:, clean] = self._attack(name, self._right(part), self.epsilons)
-        return stands
-
-    def known_where_left(self, part: slice, nested: np.ndarray) -> bool:
-        """Whether Foolbox has attacked those of a part that the nested mode leaves (E, n)."""
-        return all(self._known(FOOLBOX, *left) for left in self._left(part, nested))
-
-    def missed(self, part: slice, nested: np.ndarray) -> np.ndarray:
-        """Bool (E, n): who stands under the nested mode (E, n) and falls to Foolbox there."""
-        missed = np.zeros_like(nested)
-        for row, stands, left in zip(missed, nested, self._left(part, nested), strict=True):
-            row[stands] = ~self._attack(FOOLBOX, *left)[0]
-        return missed
-
-    def _right(self, part: slice) -> np.ndarray:
-        return self.chosen[part][self.clean[part]]
-
-    def _left(self, part: slice, nested: np.ndarray) -> list[tuple[np.ndarray, list[float]]]:
-        rows = self.chosen[part]
-        return [(rows[row], [eps]) for row, eps in zip(nested, self.epsilons, strict=True)]
-
-    def _known(self, name: str, rows: np.ndarray, epsilons: Sequence[float]) -> bool:
-        how = {key: value for key, value in self.plans[name].items() if key != "folder"}
-        folder = kept_in(
-            self.plans[name]["folder"], self.attacked.model, self.attacked.data, rows, epsilons,
-            Plan(**how),
-        )  # fmt: skip
-        return not len(rows) or any(folder.glob("*.npz"))
-
-    def _attack(self, name: str, rows: np.ndarray, epsilons: Sequence[float]) -> np.ndarray:
-        if not len(rows):
-            return np.zeros((len(epsilons), 0), bool)
-        batch = limits.by_device(BATCH)[self.size]
-        return attack_sweep(
-            self.attacked.model, self.attacked.data, rows, epsilons, batch=batch,
-            **self.plans[name],
-        ).right  # fmt: skip
+        The nested mode climbs the whole ladder with an image or none of it.
+        """
+        wanted = wanted & (self.found[side] == UNKNOWN)
+        with env.progress(total=int(wanted.sum()), desc=desc, disable=not desc) as bar:
+            for rungs, images in _jobs(wanted, self.batch, whole=side == NESTED):
+                result = attack_sweep(
+                    self.attacked.model,
+                    self.attacked.data,
+                    self.chosen[images],
+                    [self.epsilons[rung] for rung in rungs],
+                    batch=self.batch,
+                    **self.plans[side],
+                )
+                self.found[side][np.ix_(rungs, images)] = result.right
+                _write(self.paths[side], self.found[side])
+                bar.update(len(rungs) * len(images))
 
 
-def contest(attacked: Victim, epsilons: Sequence[float], steps: int) -> Contest:
-    """The first held-out images of a network, and what each side does with them."""
-    sources = sorted(Path(attacks.__file__).parent.glob("*.py"))
-    todays = fingerprint(*(path.read_text("utf-8") for path in sources))
-    quick = dict(
-        dtype=env.training_dtype(env.pick_device()), folder=attacked.folder / f"kit-{todays}"
-    )
-    cold = dict(mode="independent", steps=steps)
-    plans = {
-        FOOLBOX: cold | dict(engine="foolbox", folder=attacked.folder),
-        NESTED: dict(mode="nested") | quick,
-        INDEPENDENT: cold | quick,
-    }
+def _jobs(wanted: np.ndarray, batch: int, whole: bool) -> Iterator[tuple[list[int], np.ndarray]]:
+    """Rungs and images to attack together: a few images first, at all eps, then the next."""
+    rungs = list(range(len(wanted)))
+    for start in range(0, wanted.shape[1], batch * TOGETHER):
+        here = wanted[:, start : start + batch * TOGETHER]
+        if whole:
+            if here.any():
+                yield rungs, start + here.any(0).nonzero()[0]
+            continue
+        for rung in rungs:
+            images = start + here[rung].nonzero()[0]
+            for first in range(0, len(images), batch):
+                yield [rung], images[first : first + batch]
+
+
+def known(attacked: Victim, epsilons: Sequence[float], steps: int) -> Contest:
+    """What is known of a network so far.
+
+    Raises:
+        RunError: for a file that cannot be read.
+    """
     chosen = attacked.held_out[:WANTED]
     logits = predict(attacked.model, attacked.data, chosen)
     clean = logits.argmax(1) == attacked.data.targets[chosen]
-    return Contest(attacked, epsilons, chosen, clean, plans)
+    dtype = env.training_dtype(env.pick_device())
+    cold = dict(mode="independent", steps=steps)
+    plans = {
+        FOOLBOX: cold | dict(engine="foolbox"),
+        NESTED: dict(mode="nested", dtype=dtype),
+        INDEPENDENT: cold | dict(dtype=dtype),
+    }
+    what = identify(attacked.model, attacked.data, chosen, list(epsilons), {})
+    kit = [_sources(KIT_SOURCES), version("torch"), env.pick_device().type]
+    theirs = [_sources(FOOLBOX_SOURCES), version("foolbox")]
+    paths = {
+        side: attacked.folder
+        / f"strength-{side}-{fingerprint(what, plan, theirs if side == FOOLBOX else kit)}.npz"
+        for side, plan in plans.items()
+    }
+    start = np.where(clean, UNKNOWN, FELLED).astype(np.int8)
+    start = np.repeat(start[None], len(epsilons), 0)
+    found = {side: _read(path, start) for side, path in paths.items()}
+    return Contest(attacked, epsilons, chosen, clean, plans, paths, found)
+
+
+def _sources(patterns: Sequence[str]) -> list[str]:
+    root = Path(medrobust_utils.__file__).parent
+    return [path.read_text("utf-8") for pattern in patterns for path in sorted(root.glob(pattern))]
+
+
+def _write(path: Path, found: np.ndarray) -> None:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, found=found)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, buffer.getvalue())
+
+
+def _read(path: Path, start: np.ndarray) -> np.ndarray:
+    """What is kept, else ``start``."""
+    if not path.exists():
+        return start.copy()
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return file["found"].astype(start.dtype).reshape(start.shape)
+    except Exception as error:  # zip, zlib and numpy raise many types for a damaged file
+        raise RunError(f"{path}: cannot be read ({error}). Delete it to attack again.") from error

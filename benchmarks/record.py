@@ -159,12 +159,13 @@ def _besides(facts: Mapping) -> str:
 
 def _against_foolbox(facts: Mapping) -> str:
     """How strong a sweep is; a bound where Foolbox met some images only where it leaves them."""
-    shares = "/".join(f"{100 * share:.0f}" for share in facts["foolbox_accuracy"])
-    met, images = facts["met_at_every_eps"], facts["images"]
-    most, of = ("at most ", f"of {met} ") if met < images else ("", "")
+    pairs = zip(facts["foolbox_at_least"], facts["foolbox_at_most"], strict=True)
+    spans = [sorted({f"{100 * low:.0f}", f"{100 * high:.0f}"}, key=float) for low, high in pairs]
+    exact = facts["foolbox_at_least"] == facts["foolbox_at_most"]
     return (
-        f"{most}{100 * facts['above_foolbox']:+.1f} points against Foolbox at the worst eps, "
-        f"{images} images ({of}Foolbox leaves {shares} %); "
+        f"{'' if exact else 'at most '}{100 * facts['above_foolbox']:+.1f} points against Foolbox "
+        f"at the worst eps, {facts['images']} images (Foolbox leaves "
+        f"{'/'.join('-'.join(span) for span in spans)} %); "
         f"{facts['gradients_an_image']:.0f} gradients an image"
     )
 

@@ -24,7 +24,7 @@ from medrobust_utils.attacks.quick import quick_copy
 from medrobust_utils.data import to_float
 from medrobust_utils.results import project_root
 
-from . import peers, strength
+from . import contest, peers
 from .networks import Victim, plain, victim
 from .timing import take_turns
 
@@ -65,7 +65,7 @@ def _sides(attacked: Victim, **case: int) -> dict[str, Callable[[], object]]:
     images = to_float(attacked.data.images[rows]).to(device)
     images = interpolate(images, (size, size), mode="bilinear", antialias=True).clamp(0, 1)
     labels = torch.from_numpy(attacked.data.targets[rows]).to(device)
-    ladder = strength.LADDERS["resnet", 64]
+    ladder = contest.LADDERS["resnet", 64]
     chosen = np.linspace(0, len(ladder) - 1, case["eps values"]).round().astype(int)
     epsilons = [ladder[place] / 255 for place in chosen]
     model, quick = plain(attacked.model), quick_copy(attacked.model, images[:1])

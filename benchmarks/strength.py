@@ -2,14 +2,13 @@
 
 Foolbox's attack is ``LinfPGD`` itself, with the kit's random starts (``engine="foolbox"``), in
 float32. An image that is wrong before the attack counts as wrong for all and is not attacked.
-What Foolbox found is kept, a few images at a time, and so is what the kit's modes found, as long as
-the attacks' source stays the same. A benchmark compares as many images as are kept, and a few in
-any case. ``python -m benchmarks.strength resnet 224`` attacks all the others, which may take hours,
-and goes on where it was stopped.
+What was found is kept (see ``contest``), and a benchmark compares as many images as are known, and
+a few in any case. ``python -m benchmarks.strength resnet 224`` attacks all the others, which may
+take hours, and goes on where it was stopped.
 
-Foolbox meets each image at every eps, or only where the nested mode leaves it standing: the images
-that Foolbox fells there bound by how many more the nested mode leaves, for those it felled itself
-can only count against Foolbox. That is half the work or less, and done first.
+How much weaker the nested mode is at most can be told without meeting every image at every eps.
+Where the nested mode fells an image, Foolbox at best does too; so Foolbox attacks those that are
+left, and every other counts as felled by it. That is about half of the work, and done first.
 """
 
 from __future__ import annotations
@@ -20,10 +19,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from medrobust_utils import env
-from medrobust_utils.errors import DataError
+from medrobust_utils.errors import DataError, RunError
 
-from .contest import FOOLBOX, KEPT, LADDERS, NESTED, STEPS, WANTED, Contest, contest
+from . import contest
+from .contest import FELLED, FOOLBOX, INDEPENDENT, LADDERS, NESTED, STANDS, STEPS, UNKNOWN
 from .networks import Victim, victim
 
 SLACK = 0.01  # share of the images by which an attack may leave more standing than Foolbox
@@ -32,113 +31,113 @@ INSIDE, ENOUGH = (0.2, 0.8), 3  # at three eps or more Foolbox leaves such a sha
 
 @dataclass(frozen=True)
 class Strength:
-    """Who stands under each attack, of the first held-out images.
+    """Who stands under each attack, of the held-out images.
 
     Attributes:
         clean: bool (n,): right before the attack.
-        standing: for ``foolbox``, ``nested`` and ``independent`` bool (E, m): right at each eps,
-            of the first m images.
-        missed: bool (E, m): left standing by the nested mode and felled by Foolbox, of the first m
-            images that Foolbox met at least where the nested mode leaves them.
+        found: of each side int8 (E, n): UNKNOWN, FELLED or STANDS (see ``contest``).
     """
 
     clean: np.ndarray
-    standing: Mapping[str, np.ndarray]
-    missed: np.ndarray
+    found: Mapping[str, np.ndarray]
 
-    def met(self, mode: str) -> int:
-        """How many images a mode was compared with Foolbox on at every eps."""
-        return min(self.standing[name].shape[1] for name in (mode, FOOLBOX))
+    def unknown(self, mode: str) -> np.ndarray:
+        """Bool (E, n): what stays to be attacked before ``mode`` can be judged.
+
+        Foolbox may be unknown where the nested mode fells.
+        """
+        mine, theirs = (self.found[side] == UNKNOWN for side in (mode, FOOLBOX))
+        return mine | (theirs & (self.found[mode] == STANDS) if mode == NESTED else theirs)
 
     def images(self, mode: str) -> int:
-        """How many images a mode was compared with Foolbox on, be it where it leaves them."""
-        return max(self.met(mode), self.missed.shape[1] if mode == NESTED else 0)
+        """How many images, counted from the first, a mode can be judged on."""
+        known = ~self.unknown(mode).any(0)
+        return len(known) if known.all() else int(known.argmin())
 
-    def accuracy(self, name: str, images: int) -> np.ndarray:
-        """Share (E,) of the first images that stand."""
-        return self.standing[name][:, :images].mean(1)
+    def accuracy(self, side: str, mode: str) -> np.ndarray:
+        """Share (E,) that is known to stand under ``side``, of the images ``mode`` is judged on."""
+        return (self.found[side][:, : self.images(mode)] == STANDS).mean(1)
+
+    def foolbox_at_most(self, mode: str) -> np.ndarray:
+        """Share (E,) of the same images that Foolbox leaves if all stand that it has not met."""
+        return (self.found[FOOLBOX][:, : self.images(mode)] != FELLED).mean(1)
 
     def inside(self, mode: str) -> int:
-        """At how many eps Foolbox leaves 20 to 80 % of those right before, met at every eps."""
-        count = self.met(mode)
-        share = self.accuracy(FOOLBOX, count) / self.clean[:count].mean()
-        return int(((share >= INSIDE[0]) & (share <= INSIDE[1])).sum())
+        """At how many eps Foolbox is known to leave 20 to 80 % of those right before."""
+        clean = self.clean[: self.images(mode)].mean()
+        lowest, highest = self.accuracy(FOOLBOX, mode) / clean, self.foolbox_at_most(mode) / clean
+        return int(((lowest >= INSIDE[0]) & (highest <= INSIDE[1])).sum())
 
     def above(self, mode: str) -> float:
-        """By which share of the images more stand than Foolbox leaves, at the worst eps; at most.
-
-        It is exact where all images were met at every eps.
-        """
-        count = self.met(mode)
-        if self.images(mode) > count:
-            return float(self.missed.mean(1).max())
-        return float((self.accuracy(mode, count) - self.accuracy(FOOLBOX, count)).max())
+        """By which share of the images more stand than under Foolbox, at most, at the worst eps."""
+        return float((self.accuracy(mode, mode) - self.accuracy(FOOLBOX, mode)).max())
 
     def weaker(self, mode: str) -> bool:
-        """Whether more stand than Foolbox leaves, beyond SLACK."""
+        """Whether more may stand than under Foolbox, beyond SLACK."""
         return self.above(mode) > SLACK + 1e-9  # two images in 200 are just that
 
     def kept(self, mode: str) -> bool:
         """Whether the mode is as strong, on enough images and eps to tell."""
-        enough = self.images(mode) >= WANTED and self.inside(mode) >= ENOUGH
+        enough = self.images(mode) >= contest.WANTED and self.inside(mode) >= ENOUGH
         return enough and not self.weaker(mode)
 
     def facts(self, mode: str) -> dict:
         """For the record."""
-        met, count = self.met(mode), self.images(mode)
         shares = {
-            f"{name}_accuracy": self.accuracy(name, images).round(4).tolist()
-            for name, images in ((mode, count), (FOOLBOX, met))
+            f"{mode}_accuracy": self.accuracy(mode, mode),
+            "foolbox_at_least": self.accuracy(FOOLBOX, mode),
+            "foolbox_at_most": self.foolbox_at_most(mode),
         }
         return {
-            "images": count,
-            "met_at_every_eps": met,
-            "clean_accuracy": float(self.clean[:count].mean()),
+            "images": self.images(mode),
+            "clean_accuracy": float(self.clean[: self.images(mode)].mean()),
             "eps_inside": self.inside(mode),
             "above_foolbox": self.above(mode),
-            **shares,
-            **({"missed": self.missed.mean(1).round(4).tolist()} if mode == NESTED else {}),
+            **{name: share.round(4).tolist() for name, share in shares.items()},
         }
 
 
 def measure(attacked: Victim, epsilons: Sequence[float], steps: int) -> Strength:
-    """Compare the images that have been attacked before, and the first few in any case."""
-    job = contest(attacked, epsilons, steps)
-    standing, met = {}, 0
-    for name in KEPT:
-        found = []
-        for part in job.parts(name):
-            asked = part.start == 0 or (name == NESTED and part.start < met)
-            if not asked and not job.known(name, part):
-                break
-            found.append(job.standing(name, part))
-        standing[name] = np.concatenate(found, 1)
-        met = standing[FOOLBOX].shape[1]
-    return Strength(job.clean, standing, _missed(job, standing))
+    """Compare the images that have been attacked before, and the first few in any case.
 
-
-def _missed(job: Contest, standing: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Bool (E, m): as in ``Strength``."""
-    nested, met = standing[NESTED], standing[FOOLBOX].shape[1]
-    found = [nested[:, :met] & ~standing[FOOLBOX][:, : nested.shape[1]]]
-    for part in job.parts(NESTED):
-        here = nested[:, part]
-        if part.stop > met:
-            if not here.size or not job.known_where_left(part, here):
-                break
-            found.append(job.missed(part, here)[:, max(0, met - part.start) :])
-    return np.concatenate(found, 1)
+    The nested mode, which takes minutes, meets all that Foolbox has met.
+    """
+    job = contest.known(attacked, epsilons, steps)
+    few = np.zeros(job.found[FOOLBOX].shape, bool)
+    few[:, : job.batch] = True
+    job.ask(FOOLBOX, few)
+    job.ask(INDEPENDENT, few)
+    met = (job.found[FOOLBOX] != UNKNOWN).any(0)
+    job.ask(NESTED, np.broadcast_to(met, few.shape))
+    return Strength(job.clean, job.found)
 
 
 def extend(attacked: Victim, epsilons: Sequence[float], steps: int) -> None:
-    """Attack all held-out images, and keep what is found, the most telling first."""
-    job = contest(attacked, epsilons, steps)
-    if not all(job.known(FOOLBOX, part) for part in job.parts(FOOLBOX)):
-        for part in env.progress(job.parts(NESTED), desc=f"{NESTED} and {FOOLBOX} where it leaves"):
-            job.missed(part, job.standing(NESTED, part))
-    for name in KEPT:
-        for part in env.progress(job.parts(name), desc=name):
-            job.standing(name, part)
+    """Attack all held-out images, the most telling first, and keep what is found."""
+    job = contest.known(attacked, epsilons, steps)
+    everything = np.ones(job.found[FOOLBOX].shape, bool)
+    job.ask(NESTED, everything, f"nested, {attacked.title}")
+    left = job.found[NESTED] == STANDS
+    job.ask(FOOLBOX, left, f"Foolbox where nested leaves, {attacked.title}")
+    _show_ladder(job)
+    for side in (FOOLBOX, INDEPENDENT):
+        job.ask(side, everything, f"{side}, {attacked.title}")
+
+
+def _show_ladder(job: contest.Contest) -> None:
+    """Attack by Foolbox until it is known to fell a fifth, at the eps where that is soonest.
+
+    These are the largest at which it leaves a fifth.
+    """
+    found, right = job.found[FOOLBOX], job.clean.sum()
+    shares = (found == STANDS).sum(1) / right
+    for rung in (shares >= INSIDE[0]).nonzero()[0][-ENOUGH:]:
+        for count in range(0, len(job.clean), job.batch):
+            if (found[rung] != FELLED).sum() <= INSIDE[1] * right:
+                break
+            some = np.zeros(found.shape, bool)
+            some[rung, : count + job.batch] = True
+            job.ask(FOOLBOX, some)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -150,7 +149,7 @@ def main(arguments: list[str] | None = None) -> None:
     epsilons = [level / 255 for level in LADDERS[given.name, given.size]]
     try:
         extend(victim(given.name, given.size), epsilons, STEPS)
-    except DataError as error:
+    except (DataError, RunError) as error:
         parser.error(str(error))
 
 

@@ -25,13 +25,13 @@ from medrobust_utils.attacks.keeping import on_device
 from medrobust_utils.attacks.quick import quick_copy
 from medrobust_utils.data import to_float
 
-from . import limits, peers, strength
-from .contest import BATCH, LADDERS, STEPS, WANTED
+from . import contest, limits, peers, strength
+from .contest import BATCH, LADDERS, STEPS
 from .networks import Victim, plain, victim
 from .timing import Comparison, judge, take_turns
 
 ROUNDS = {64: 3, 224: 2}  # each at another eps
-NESTED = {64: 8, 224: 3}  # times as many images are attacked nested, which is over sooner
+TIMES = {64: 8, 224: 3}  # as many images are attacked nested, which is over sooner
 AT_LEAST = {  # times as fast as a peer: nested and independent, on a CPU and on a GPU
     "cpu": {"resnet": (15, 2), "swin": (15, 2.5)},
     "cuda": {"resnet": (30, 2), "swin": (30, 2.5)},
@@ -52,7 +52,7 @@ def _timed(
 ) -> Iterator[Comparison]:
     right = attacked.held_out[: len(strong.clean)][strong.clean]
     batch = limits.by_device(BATCH)[size]
-    few, many = right[:batch], right[: NESTED[size] * batch]
+    few, many = right[:batch], right[: TIMES[size] * batch]
     copy = quick_copy(attacked.model, on_device(attacked.data, few[:1])[0])
     taken = []  # gradients, by the nested mode
     sides = {
@@ -149,17 +149,17 @@ def _bound(
     theirs, ours = median(seconds[peer]), median(seconds[mode])
     rates = [gflop * gradients[side] / median(seconds[side]) for side in (peer, mode)]
     words = []
-    if strong.images(mode) < WANTED:
+    if strong.images(mode) < contest.WANTED:
         dear = {"nested": "Foolbox", "independent": mode}[mode]
-        hours = strong.clean.sum() * median(seconds[dear]) / 3600
+        rest = strong.unknown(mode).sum() / len(strong.found[mode]) * median(seconds[dear])
         words.append(
-            f"Time: strength is compared on {strong.images(mode)} of {WANTED} images so far; "
-            f"{dear} takes {hours:.1f} hours for {WANTED}."
+            f"Time: strength is compared on {strong.images(mode)} of {contest.WANTED} images so "
+            f"far; {dear} takes {rest / 3600:.1f} hours for the rest."
         )
     elif strong.inside(mode) < strength.ENOUGH:
-        words.append("Eps: the ladder fits these weights badly; too few lie between 20 and 80 %.")
+        words.append(f"Eps: Foolbox is known to leave 20 to 80 % at {strong.inside(mode)} only.")
     if strong.weaker(mode):
-        words.append(f"Strength: {strong.above(mode):.1%} of the images stand that Foolbox fells.")
+        words.append(f"Strength: up to {strong.above(mode):.1%} more stand than under Foolbox.")
     if theirs / ours < goal and mode == "nested":
         fewer = gradients[peer] / gradients[mode]
         words.append(
