@@ -9,7 +9,7 @@ import argparse
 import importlib
 from pathlib import Path
 
-from medrobust_utils.errors import DataError
+from medrobust_utils.errors import DataError, RunError
 from medrobust_utils.results import project_root
 
 from . import MODULES, record
@@ -45,8 +45,8 @@ def main(
                 found.append(comparison)
                 record.add(path, name, found, before)
                 print(record.text([comparison.record()]), flush=True)
-        except (DataError, ModuleNotFoundError) as error:
-            remedy = "" if isinstance(error, DataError) else " Run it by `make bench`."
+        except (DataError, RunError, ModuleNotFoundError) as error:
+            remedy = "" if isinstance(error, DataError | RunError) else " Run it by `make bench`."
             faults.append(f"{name}: NOT MEASURED: {error}{remedy}")
         lines += [comparison.record() for comparison in found]
     record.update(readme, record.read(path))

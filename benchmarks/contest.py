@@ -1,15 +1,16 @@
 """Who stands under which attack, image by image and eps by eps, kept as it is found.
 
 What each side found of a network has a file of its own beside the network's weights. Its name
-changes with weights, images, ladder and settings, and with what computes it: Foolbox's version, and
-of the kit's own modes the sources of the attacks.
+changes with weights, images, ladder, settings, torch and device, and with what computes it:
+Foolbox's version and our way of calling it, or the sources of the kit's attacks. Files of other
+names are left where they are.
 """
 
 from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import numpy as np
 
 import medrobust_utils
 from medrobust_utils import env
-from medrobust_utils.attacks import attack_sweep
+from medrobust_utils.attacks import Plan, attack_sweep
 from medrobust_utils.attacks.keeping import identify
 from medrobust_utils.attacks.sweep import TOGETHER
 from medrobust_utils.errors import RunError
@@ -39,9 +40,17 @@ WANTED = 200  # held-out images
 BATCH = {"cpu": {64: 16, 224: 4}, "cuda": {64: 100, 224: 100}}
 FOOLBOX, NESTED, INDEPENDENT = SIDES = ("foolbox", "nested", "independent")
 UNKNOWN, FELLED, STANDS = -1, 0, 1
-# What each side's answer depends on, besides the network and the images.
-FOOLBOX_SOURCES = ("attacks/reference.py", "attacks/noise.py", "losses.py", "env.py")
-KIT_SOURCES = ("attacks/*.py", "losses.py", "env.py")
+
+
+def _sources(*patterns: str) -> list[str]:
+    root = Path(medrobust_utils.__file__).parent
+    return [path.read_text("utf-8") for pattern in patterns for path in sorted(root.glob(pattern))]
+
+
+# Read once: what is edited while a measurement runs is not what runs.
+SOURCES = dict.fromkeys((NESTED, INDEPENDENT), _sources("attacks/*.py", "losses.py")) | {
+    FOOLBOX: _sources(*(f"attacks/{name}.py" for name in ("reference", "ladder", "noise")))
+}
 
 
 @dataclass(frozen=True)
@@ -51,7 +60,7 @@ class Contest:
     Attributes:
         epsilons: (E,), rising.
         chosen, clean: the rows that are compared (n,), and which are right before the attack.
-        plans: what each side does.
+        plans: what each side does, see ``plans``.
         paths: where each side's findings are kept.
         found: of each side int8 (E, n): UNKNOWN, FELLED or STANDS. Who was wrong before counts as
             felled, and is not attacked.
@@ -63,7 +72,7 @@ class Contest:
     clean: np.ndarray
     plans: Mapping[str, Mapping]
     paths: Mapping[str, Path]
-    found: dict[str, np.ndarray] = field(default_factory=dict)
+    found: dict[str, np.ndarray]
 
     @property
     def batch(self) -> int:
@@ -86,9 +95,19 @@ class Contest:
                     batch=self.batch,
                     **self.plans[side],
                 )
-                self.found[side][np.ix_(rungs, images)] = result.right
-                _write(self.paths[side], self.found[side])
+                self._keep(side, rungs, images, result.right)
                 bar.update(len(rungs) * len(images))
+
+    def _keep(self, side: str, rungs: list[int], images: np.ndarray, right: np.ndarray) -> None:
+        """Put it beside what there is, which may have come from another process by now."""
+        path, found = self.paths[side], self.found[side]
+        found[np.ix_(rungs, images)] = right
+        found = np.where(found == UNKNOWN, _read(path, found), found)
+        self.found[side] = found
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, found=found)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, buffer.getvalue())
 
 
 def _jobs(wanted: np.ndarray, batch: int, whole: bool) -> Iterator[tuple[list[int], np.ndarray]]:
@@ -106,46 +125,38 @@ def _jobs(wanted: np.ndarray, batch: int, whole: bool) -> Iterator[tuple[list[in
                 yield [rung], images[first : first + batch]
 
 
-def known(attacked: Victim, epsilons: Sequence[float], steps: int) -> Contest:
-    """What is known of a network so far.
-
-    Raises:
-        RunError: for a file that cannot be read.
-    """
-    chosen = attacked.held_out[:WANTED]
-    logits = predict(attacked.model, attacked.data, chosen)
-    clean = logits.argmax(1) == attacked.data.targets[chosen]
+def plans(steps: int) -> dict[str, dict]:
+    """What each side does, as ``attack_sweep`` takes it: what is timed and what is judged."""
     dtype = env.training_dtype(env.pick_device())
     cold = dict(mode="independent", steps=steps)
-    plans = {
+    return {
         FOOLBOX: cold | dict(engine="foolbox"),
         NESTED: dict(mode="nested", dtype=dtype),
         INDEPENDENT: cold | dict(dtype=dtype),
     }
+
+
+def known(attacked: Victim, epsilons: Sequence[float], steps: int) -> Contest:
+    """What is known of a network so far.
+
+    Raises:
+        RunError: for a file that is damaged or holds something else.
+    """
+    chosen = attacked.held_out[:WANTED]
+    logits = predict(attacked.model, attacked.data, chosen)
+    clean = logits.argmax(1) == attacked.data.targets[chosen]
     what = identify(attacked.model, attacked.data, chosen, list(epsilons), {})
-    kit = [_sources(KIT_SOURCES), version("torch"), env.pick_device().type]
-    theirs = [_sources(FOOLBOX_SOURCES), version("foolbox")]
+    where = [clean.tolist(), version("torch"), version("foolbox"), env.pick_device().type]
+    sides = plans(steps)
     paths = {
         side: attacked.folder
-        / f"strength-{side}-{fingerprint(what, plan, theirs if side == FOOLBOX else kit)}.npz"
-        for side, plan in plans.items()
+        / f"strength-{side}-{fingerprint(what, where, asdict(Plan(**plan)), SOURCES[side])}.npz"
+        for side, plan in sides.items()
     }
     start = np.where(clean, UNKNOWN, FELLED).astype(np.int8)
     start = np.repeat(start[None], len(epsilons), 0)
     found = {side: _read(path, start) for side, path in paths.items()}
-    return Contest(attacked, epsilons, chosen, clean, plans, paths, found)
-
-
-def _sources(patterns: Sequence[str]) -> list[str]:
-    root = Path(medrobust_utils.__file__).parent
-    return [path.read_text("utf-8") for pattern in patterns for path in sorted(root.glob(pattern))]
-
-
-def _write(path: Path, found: np.ndarray) -> None:
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, found=found)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, buffer.getvalue())
+    return Contest(attacked, epsilons, chosen, clean, sides, paths, found)
 
 
 def _read(path: Path, start: np.ndarray) -> np.ndarray:
@@ -154,6 +165,9 @@ def _read(path: Path, start: np.ndarray) -> np.ndarray:
         return start.copy()
     try:
         with np.load(path, allow_pickle=False) as file:
-            return file["found"].astype(start.dtype).reshape(start.shape)
+            found = file["found"]
+        if found.shape != start.shape or not np.isin(found, (UNKNOWN, FELLED, STANDS)).all():
+            raise ValueError(f"{found.shape} for {start.shape}, or other values than -1, 0 and 1")
     except Exception as error:  # zip, zlib and numpy raise many types for a damaged file
         raise RunError(f"{path}: cannot be read ({error}). Delete it to attack again.") from error
+    return found.astype(start.dtype)

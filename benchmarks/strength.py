@@ -27,6 +27,7 @@ from .networks import Victim, victim
 
 SLACK = 0.01  # share of the images by which an attack may leave more standing than Foolbox
 INSIDE, ENOUGH = (0.2, 0.8), 3  # at three eps or more Foolbox leaves such a share of the clean
+TIE = 1e-9  # a share of just that much counts, however it is rounded
 
 
 @dataclass(frozen=True)
@@ -41,17 +42,19 @@ class Strength:
     clean: np.ndarray
     found: Mapping[str, np.ndarray]
 
-    def unknown(self, mode: str) -> np.ndarray:
-        """Bool (E, n): what stays to be attacked before ``mode`` can be judged.
+    def missing(self, mode: str) -> dict[str, np.ndarray]:
+        """Bool (E, n) of each side: what it has to attack yet before ``mode`` can be judged.
 
-        Foolbox may be unknown where the nested mode fells.
+        Foolbox needs not meet whom the nested mode fells.
         """
         mine, theirs = (self.found[side] == UNKNOWN for side in (mode, FOOLBOX))
-        return mine | (theirs & (self.found[mode] == STANDS) if mode == NESTED else theirs)
+        if mode == NESTED:
+            theirs = theirs & (self.found[NESTED] != FELLED)
+        return {mode: mine, FOOLBOX: theirs}
 
     def images(self, mode: str) -> int:
         """How many images, counted from the first, a mode can be judged on."""
-        known = ~self.unknown(mode).any(0)
+        known = ~np.any(list(self.missing(mode).values()), (0, 1))
         return len(known) if known.all() else int(known.argmin())
 
     def accuracy(self, side: str, mode: str) -> np.ndarray:
@@ -66,7 +69,7 @@ class Strength:
         """At how many eps Foolbox is known to leave 20 to 80 % of those right before."""
         clean = self.clean[: self.images(mode)].mean()
         lowest, highest = self.accuracy(FOOLBOX, mode) / clean, self.foolbox_at_most(mode) / clean
-        return int(((lowest >= INSIDE[0]) & (highest <= INSIDE[1])).sum())
+        return int(((lowest >= INSIDE[0] - TIE) & (highest <= INSIDE[1] + TIE)).sum())
 
     def above(self, mode: str) -> float:
         """By which share of the images more stand than under Foolbox, at most, at the worst eps."""
@@ -74,7 +77,7 @@ class Strength:
 
     def weaker(self, mode: str) -> bool:
         """Whether more may stand than under Foolbox, beyond SLACK."""
-        return self.above(mode) > SLACK + 1e-9  # two images in 200 are just that
+        return self.above(mode) > SLACK + TIE  # two images in 200 are just that
 
     def kept(self, mode: str) -> bool:
         """Whether the mode is as strong, on enough images and eps to tell."""
@@ -129,13 +132,13 @@ def _show_ladder(job: contest.Contest) -> None:
 
     These are the largest at which it leaves a fifth.
     """
-    found, right = job.found[FOOLBOX], job.clean.sum()
-    shares = (found == STANDS).sum(1) / right
-    for rung in (shares >= INSIDE[0]).nonzero()[0][-ENOUGH:]:
+    right = job.clean.sum()
+    shares = (job.found[FOOLBOX] == STANDS).sum(1) / right
+    for rung in (shares >= INSIDE[0] - TIE).nonzero()[0][-ENOUGH:]:
         for count in range(0, len(job.clean), job.batch):
-            if (found[rung] != FELLED).sum() <= INSIDE[1] * right:
+            if (job.found[FOOLBOX][rung] != FELLED).sum() / right <= INSIDE[1] + TIE:
                 break
-            some = np.zeros(found.shape, bool)
+            some = np.zeros(job.found[FOOLBOX].shape, bool)
             some[rung, : count + job.batch] = True
             job.ask(FOOLBOX, some)
 

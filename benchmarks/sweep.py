@@ -11,6 +11,7 @@ beside how long they take (see ``strength``).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import cycle
 from statistics import median
 from unittest import mock
@@ -26,7 +27,7 @@ from medrobust_utils.attacks.quick import quick_copy
 from medrobust_utils.data import to_float
 
 from . import contest, limits, peers, strength
-from .contest import BATCH, LADDERS, STEPS
+from .contest import FOOLBOX, INDEPENDENT, LADDERS, NESTED, STEPS
 from .networks import Victim, plain, victim
 from .timing import Comparison, judge, take_turns
 
@@ -51,41 +52,38 @@ def _timed(
     name: str, size: int, attacked: Victim, epsilons: list[float], strong: strength.Strength
 ) -> Iterator[Comparison]:
     right = attacked.held_out[: len(strong.clean)][strong.clean]
-    batch = limits.by_device(BATCH)[size]
+    batch = limits.by_device(contest.BATCH)[size]
     few, many = right[:batch], right[: TIMES[size] * batch]
     copy = quick_copy(attacked.model, on_device(attacked.data, few[:1])[0])
     taken = []  # gradients, by the nested mode
     sides = {
-        "independent": _independent(attacked, copy, few, epsilons[2:-2]),
-        "nested": lambda: taken.append(_nested(attacked, many, epsilons, batch)),
+        INDEPENDENT: _independent(attacked, copy, few, epsilons[2:-2]),
+        NESTED: lambda: taken.append(_nested(attacked, many, epsilons, batch)),
         **{peer: _peer(peer, attacked, few, epsilons[2:-2]) for peer in peers.PGD},
     }
     found = take_turns(list(sides.values()), ROUNDS[size], warm=False)
     seconds = {  # for one image and the whole ladder
-        side: [s / len(many) if side == "nested" else s * len(epsilons) / len(few) for s in rounds]
+        side: [s / len(many) if side == NESTED else s * len(epsilons) / len(few) for s in rounds]
         for side, rounds in zip(sides, found, strict=True)
     }
     gradients = dict.fromkeys(sides, STEPS * len(epsilons))
-    gradients["nested"] = sum(taken) / len(taken) / len(many)
+    gradients[NESTED] = sum(taken) / len(taken) / len(many)
     gflop = limits.gradient_gflop(copy, on_device(attacked.data, few[:1])[0])
-    common = {"eps": len(epsilons), "steps": STEPS, "batch": batch, "gradients": str(_dtype())[6:]}
-    timed = {"nested": len(many), "independent": len(few)}
+    dtype = str(contest.plans(STEPS)[NESTED]["dtype"])[6:]
+    common = {"eps": len(epsilons), "steps": STEPS, "batch": batch, "gradients": dtype}
+    timed = {NESTED: len(many), INDEPENDENT: len(few)}
     for mode, goal in zip(timed, limits.by_device(AT_LEAST)[name], strict=True):
         own = {"timed_images": timed[mode], "gradients_an_image": gradients[mode]}
         for peer in peers.PGD:
-            yield judge(
+            judged = judge(
                 f"sweep, {attacked.title}",
                 (peer, seconds[peer]),
                 (mode, seconds[mode]),
                 at_least=goal,
                 facts=strong.facts(mode) | common | own,
                 kept=strong.kept(mode),
-                bound=_bound(mode, peer, seconds, gflop, gradients, goal, strong),
             )
-
-
-def _dtype() -> torch.dtype:
-    return env.training_dtype(env.pick_device())
+            yield replace(judged, bound=_bound(judged, seconds, gflop, gradients, strong))
 
 
 def _nested(attacked: Victim, rows: np.ndarray, epsilons: list[float], batch: int) -> int:
@@ -98,16 +96,9 @@ def _nested(attacked: Victim, rows: np.ndarray, epsilons: list[float], batch: in
         count += len(images)
         return real(model, images, *rest)
 
+    how = contest.plans(STEPS)[NESTED]
     with mock.patch.object(engine, "gradient", counting):
-        attack_sweep(
-            attacked.model,
-            attacked.data,
-            rows,
-            epsilons,
-            mode="nested",
-            batch=batch,
-            dtype=_dtype(),
-        )
+        attack_sweep(attacked.model, attacked.data, rows, epsilons, batch=batch, **how)
     return count
 
 
@@ -119,7 +110,7 @@ def _independent(
     Model, copy and images are ready, as they are for a peer.
     """
     images, labels = on_device(attacked.data, rows)
-    how = dict(mode="independent", steps=STEPS, dtype=_dtype())
+    how = contest.plans(STEPS)[INDEPENDENT]
     turns = cycle(ladder)
 
     def attack() -> float:
@@ -132,12 +123,10 @@ def _independent(
 
 
 def _bound(
-    mode: str,
-    peer: str,
+    judged: Comparison,
     seconds: dict[str, list[float]],
     gflop: float,
     gradients: dict[str, float],
-    goal: float,
     strong: strength.Strength,
 ) -> str:
     """What stands in the way: too few images, a weaker attack, or the machine's arithmetic.
@@ -146,21 +135,22 @@ def _bound(
         seconds, gradients: of each side, for one image and the whole ladder.
         gflop: 10^9 operations of one gradient.
     """
-    theirs, ours = median(seconds[peer]), median(seconds[mode])
-    rates = [gflop * gradients[side] / median(seconds[side]) for side in (peer, mode)]
+    peer, mode = judged.base, judged.other
     words = []
     if strong.images(mode) < contest.WANTED:
-        dear = {"nested": "Foolbox", "independent": mode}[mode]
-        rest = strong.unknown(mode).sum() / len(strong.found[mode]) * median(seconds[dear])
+        price = {mode: judged.other_seconds, FOOLBOX: median(seconds["Foolbox"])}
+        missing = strong.missing(mode).items()
+        rest = sum(pairs.sum() / len(pairs) * price[side] for side, pairs in missing)
         words.append(
             f"Time: strength is compared on {strong.images(mode)} of {contest.WANTED} images so "
-            f"far; {dear} takes {rest / 3600:.1f} hours for the rest."
+            f"far; the rest takes up to {rest / 3600:.1f} hours."
         )
     elif strong.inside(mode) < strength.ENOUGH:
         words.append(f"Eps: Foolbox is known to leave 20 to 80 % at {strong.inside(mode)} only.")
     if strong.weaker(mode):
         words.append(f"Strength: up to {strong.above(mode):.1%} more stand than under Foolbox.")
-    if theirs / ours < goal and mode == "nested":
+    rates = [gflop * gradients[side] / median(seconds[side]) for side in (peer, mode)]
+    if judged.ratio < judged.at_least and mode == NESTED:
         fewer = gradients[peer] / gradients[mode]
         words.append(
             f"Gradients: {gradients[mode]:.1f} an image for {peer}'s {gradients[peer]}, "
@@ -168,8 +158,8 @@ def _bound(
             f"included: {rates[1]:.0f} GFLOP/s for {rates[0]:.0f}, where "
             f"{limits.peak(env.pick_device()):.0f} are the most."
         )
-    elif theirs / ours < goal:
-        words.append(limits.bound(*rates, goal, env.pick_device()))
+    elif judged.ratio < judged.at_least:
+        words.append(limits.bound(*rates, judged.at_least, env.pick_device()))
     return " ".join(words)
 
 
