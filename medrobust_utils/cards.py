@@ -72,7 +72,7 @@ def find(checkpoints: Path) -> list[tuple[Path, Card]]:
         try:
             if (path.parent / "checkpoint.pt").is_file():
                 found.append((path.parent, _checked(json.loads(path.read_text("utf-8")))))
-        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
             continue
     return sorted(found, key=lambda one: finished_at(one[0]), reverse=True)
 

@@ -188,7 +188,7 @@ def read(path: str | Path) -> dict[str, Any]:
     path = path / "result.json" if path.is_dir() else path
     try:
         record = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # the last: brackets without end
         raise RunError(f"{path} cannot be read: {error}") from None
     if not isinstance(record, dict) or record.get("schema") != SCHEMA:
         raise RunError(f"{path} is not a result of schema {SCHEMA}; run the notebook again")

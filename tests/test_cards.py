@@ -50,7 +50,19 @@ def test_the_newest_is_first_and_a_card_that_says_the_same_stays_old(tmp_path):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "{", "[]", "null", '"x"', "{}", '{"schema": 99}', '{"schema": 1}', "\udcff", "9" * 5000],
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        '"x"',
+        "{}",
+        '{"schema": 99}',
+        '{"schema": 1}',
+        "\udcff",
+        "9" * 5000,
+        "[" * 100_000,
+    ],
 )
 def test_what_is_no_card_is_passed_over(tmp_path, text):
     good, bad = finished(tmp_path, "good"), finished(tmp_path, "bad")

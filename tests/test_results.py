@@ -173,6 +173,9 @@ def test_half_a_file_is_refused_by_name(tmp_path):
         results.collect(tmp_path)
     with pytest.raises(RunError, match="cannot be read"):
         results.read(tmp_path / "nowhere.json")
+    (tmp_path / "result.json").write_text("[" * 100_000)
+    with pytest.raises(RunError, match="cannot be read"):
+        results.read(tmp_path)
 
 
 def test_collect_puts_the_newest_last_and_rows_carry_their_run(tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -120,9 +121,9 @@ def _from_file(path: Path, name: str, options: dict) -> MedicalModel:
     """Weights of a safetensors file; its metadata may state other normalisation and strides."""
     try:
         with safe_open(path, "pt") as file:
-            facts = json.loads((file.metadata() or {}).get("medrobust", "{}"))
+            facts = _facts((file.metadata() or {}).get("medrobust", "{}"))
         state = load_file(path)
-    except (OSError, SafetensorError, ValueError) as error:
+    except (OSError, SafetensorError, ValueError, RecursionError) as error:
         raise DataError(
             f"{path}: cannot be read as safetensors ({error}). Fetch or write it again."
         ) from error
@@ -141,6 +142,27 @@ def _from_file(path: Path, name: str, options: dict) -> MedicalModel:
     model = MedicalModel(backbone, tuple(config["mean"]), tuple(config["std"]))
     model.start, model.source = "imagenet", facts.get("source", f"{path.name}, {_sha256(path)}")
     return model
+
+
+def _facts(note: str) -> dict:
+    """What a weight file says of itself in its metadata.
+
+    Raises:
+        ValueError: unless it is a JSON object whose normalisation, if any, has three numbers each.
+    """
+    facts = json.loads(note)
+    if not isinstance(facts, dict):
+        raise ValueError(f"its metadata say {note[:40]!r}, which is no JSON object")
+    for key in {"mean", "std"} & facts.keys():
+        three = facts[key] if isinstance(facts[key], list) else []
+        lowest = 0 if key == "std" else -math.inf
+        if len(three) != 3 or not all(
+            isinstance(one, int | float) and lowest < one < math.inf for one in three
+        ):
+            raise ValueError(
+                f"its metadata say {key} = {facts[key]!r}, which are not three numbers"
+            )
+    return facts
 
 
 def _sha256(path: Path) -> str:
