@@ -46,7 +46,8 @@ def main(
                 record.add(path, name, found, before)
                 print(record.text([comparison.record()]), flush=True)
         except (DataError, RunError, ModuleNotFoundError) as error:
-            remedy = "" if isinstance(error, DataError | RunError) else " Run it by `make bench`."
+            peerless = isinstance(error, ModuleNotFoundError)
+            remedy = " Run it by `make bench`." if peerless else ""
             faults.append(f"{name}: NOT MEASURED: {error}{remedy}")
         lines += [comparison.record() for comparison in found]
     record.update(readme, record.read(path))

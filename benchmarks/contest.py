@@ -8,7 +8,6 @@ names are left where they are.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -23,7 +22,7 @@ from medrobust_utils.attacks.keeping import identify
 from medrobust_utils.attacks.sweep import TOGETHER
 from medrobust_utils.errors import RunError
 from medrobust_utils.evaluation import predict
-from medrobust_utils.storage import fingerprint, write_atomic
+from medrobust_utils.storage import fingerprint, read_arrays, write_arrays
 
 from . import limits
 from .networks import Victim
@@ -104,10 +103,7 @@ class Contest:
         found[np.ix_(rungs, images)] = right
         found = np.where(found == UNKNOWN, _read(path, found), found)
         self.found[side] = found
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, found=found)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, buffer.getvalue())
+        write_arrays(path, {"found": found})
 
 
 def _jobs(wanted: np.ndarray, batch: int, whole: bool) -> Iterator[tuple[list[int], np.ndarray]]:
@@ -163,11 +159,7 @@ def _read(path: Path, start: np.ndarray) -> np.ndarray:
     """What is kept, else ``start``."""
     if not path.exists():
         return start.copy()
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            found = file["found"]
-        if found.shape != start.shape or not np.isin(found, (UNKNOWN, FELLED, STANDS)).all():
-            raise ValueError(f"{found.shape} for {start.shape}, or other values than -1, 0 and 1")
-    except Exception as error:  # zip, zlib and numpy raise many types for a damaged file
-        raise RunError(f"{path}: cannot be read ({error}). Delete it to attack again.") from error
+    found = read_arrays(path).get("found", np.empty(0))
+    if found.shape != start.shape or not np.isin(found, (UNKNOWN, FELLED, STANDS)).all():
+        raise RunError(f"{path}: holds something else. Delete it to attack again.")
     return found.astype(start.dtype)

@@ -106,7 +106,7 @@ def measure(attacked: Victim, epsilons: Sequence[float], steps: int) -> Strength
     The nested mode, which takes minutes, meets all that Foolbox has met.
     """
     job = contest.known(attacked, epsilons, steps)
-    few = np.zeros(job.found[FOOLBOX].shape, bool)
+    few = np.zeros_like(job.found[FOOLBOX], bool)
     few[:, : job.batch] = True
     job.ask(FOOLBOX, few)
     job.ask(INDEPENDENT, few)
@@ -118,7 +118,7 @@ def measure(attacked: Victim, epsilons: Sequence[float], steps: int) -> Strength
 def extend(attacked: Victim, epsilons: Sequence[float], steps: int) -> None:
     """Attack all held-out images, the most telling first, and keep what is found."""
     job = contest.known(attacked, epsilons, steps)
-    everything = np.ones(job.found[FOOLBOX].shape, bool)
+    everything = np.ones_like(job.found[FOOLBOX], bool)
     job.ask(NESTED, everything, f"nested, {attacked.title}")
     left = job.found[NESTED] == STANDS
     job.ask(FOOLBOX, left, f"Foolbox where nested leaves, {attacked.title}")
@@ -138,7 +138,7 @@ def _show_ladder(job: contest.Contest) -> None:
         for count in range(0, len(job.clean), job.batch):
             if (job.found[FOOLBOX][rung] != FELLED).sum() / right <= INSIDE[1] + TIE:
                 break
-            some = np.zeros(job.found[FOOLBOX].shape, bool)
+            some = np.zeros_like(job.found[FOOLBOX], bool)
             some[rung, : count + job.batch] = True
             job.ask(FOOLBOX, some)
 

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,10 +57,24 @@ def kept_arrays(path: Path, compute: Callable[[], dict[str, np.ndarray]]) -> dic
         RunError: if what was kept cannot be read.
     """
     if not path.exists():
-        buffer = io.BytesIO()
-        np.savez(buffer, **compute())
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, buffer.getvalue())
+        write_arrays(path, compute())
+    return read_arrays(path)
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Keep arrays in ``path``, an npz file, whole or not at all."""
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, buffer.getvalue())
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of an npz file.
+
+    Raises:
+        RunError: if it cannot be read.
+    """
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}

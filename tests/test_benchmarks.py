@@ -225,12 +225,18 @@ def test_without_real_images_the_rest_is_measured(tmp_path, monkeypatch, capsys,
         raise ModuleNotFoundError("No module named 'torchattacks'")
         yield
 
+    def damaged():
+        raise RunError("strength.npz: holds something else.")
+        yield
+
     monkeypatch.setattr(imports, "measure", peerless)
+    monkeypatch.setattr(memory, "measure", damaged)
     monkeypatch.setattr(steps, "measure", missing)
     monkeypatch.setattr(glcm, "measure", lambda: [compared([1, 1], [1, 1])[0]])
     path = tmp_path / "bench.json"
-    assert __main__.main(["steps", "imports", "glcm"], path, readme) == 1
+    assert __main__.main(["steps", "memory", "imports", "glcm"], path, readme) == 1
     printed = capsys.readouterr().out
+    assert "memory: NOT MEASURED: strength.npz: holds something else.\n" in printed
     assert "steps: NOT MEASURED: MEDROBUST_DATA" in printed
     assert "No module named 'torchattacks' Run it by `make bench`." in printed
     (modules,) = record.read(path).values()
@@ -604,7 +610,7 @@ def test_a_damaged_file_is_named_and_stays(victim, asked):
     assert path.read_bytes() == b"no zip"
     for strange in (np.zeros((20, 2), np.int8), np.full((2, 20), 7)):
         np.savez(path, found=strange)
-        with pytest.raises(RunError, match="cannot be read.*Delete it"):
+        with pytest.raises(RunError, match="strength-foolbox-.*something else.*Delete it"):
             strength.measure(victim, LADDER, 2)
 
 

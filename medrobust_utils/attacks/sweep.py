@@ -130,8 +130,8 @@ def attack_sweep(
         raise ContractError("no image to attack: the index is empty.")
     epsilons = [float(eps) for eps in epsilons]
     model.to(env.pick_device(), memory_format=torch.channels_last)
-    identity = _identity(model, data, index, epsilons, plan)
-    kept = Kept(folder, _name(plan, identity), identity, len(index), _Part)
+    identity = identify(model, data, index, epsilons, _settings(plan))
+    kept = Kept(folder, f"{plan.attack}-{identity}", identity, len(index), _Part)
 
     @cache  # not needed where every batch is kept already
     def through() -> nn.Module:
@@ -183,28 +183,6 @@ def _scores(
 def _rungs(epsilons: list[float]) -> list[float]:
     """The clean images first."""
     return [0.0, *(eps for eps in epsilons if eps)]
-
-
-def kept_in(
-    folder: Path,
-    model: nn.Module,
-    data: ImageSet,
-    index: np.ndarray,
-    epsilons: Sequence[float],
-    plan: Plan,
-) -> Path:
-    """Where in ``folder`` a sweep keeps its finished parts."""
-    return folder / _name(plan, _identity(model, data, index, epsilons, plan))
-
-
-def _identity(
-    model: nn.Module, data: ImageSet, index: np.ndarray, epsilons: Sequence[float], plan: Plan
-) -> str:
-    return identify(model, data, index, [float(eps) for eps in epsilons], _settings(plan))
-
-
-def _name(plan: Plan, identity: str) -> str:
-    return f"{plan.attack}-{identity}"
 
 
 def _settings(plan: Plan) -> dict:
