@@ -8,8 +8,9 @@ from __future__ import annotations
 import argparse
 import importlib
 from pathlib import Path
+from subprocess import CalledProcessError
 
-from medrobust_utils.errors import DataError, RunError
+from medrobust_utils.errors import MedrobustError
 from medrobust_utils.results import project_root
 
 from . import MODULES, record
@@ -20,7 +21,8 @@ def main(
 ) -> int:
     """Run the measurements named, or all.
 
-    Each comparison is kept when it is done, so a run that is stopped loses one.
+    Each comparison is kept when it is done, in the record and on the page, so a run that is
+    stopped loses one; what it did not come to stays as it was measured before.
 
     Returns:
         1 if a promise was not kept or could not be measured, else 0.
@@ -43,9 +45,11 @@ def main(
         try:
             for comparison in importlib.import_module(f"benchmarks.{name}").measure():
                 found.append(comparison)
-                record.add(path, name, found, before)
+                record.add(path, name, comparison, before)
+                record.update(readme, record.read(path))
                 print(record.text([comparison.record()]), flush=True)
-        except (DataError, RunError, ModuleNotFoundError) as error:
+            record.finish(path, name, found)
+        except (MedrobustError, OSError, CalledProcessError, ModuleNotFoundError) as error:
             peerless = isinstance(error, ModuleNotFoundError)
             remedy = " Run it by `make bench`." if peerless else ""
             faults.append(f"{name}: NOT MEASURED: {error}{remedy}")

@@ -29,7 +29,7 @@ SIZE, PHANTOMS, IMAGES = 64, 800, 32
 RECIPE = dict(
     epochs=4, batch=32, lr=0.001, weight_decay=0.0, warmup_epochs=0.0, clip=0.0, flips="both"
 )
-ROUNDS = {8: 3, 5: 1}  # for each size in 255ths: at 5/255 some stand, each for minutes
+ROUNDS = {8: 3, 5: 2}  # for each size in 255ths: at 5/255 some stand, each for minutes
 FASTER, APART = 2, 1  # times as fast; images that may end differently
 
 

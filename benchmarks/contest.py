@@ -84,7 +84,8 @@ class Contest:
         The nested mode climbs the whole ladder with an image or none of it.
         """
         wanted = wanted & (self.found[side] == UNKNOWN)
-        with env.progress(total=int(wanted.sum()), desc=desc, disable=not desc) as bar:
+        silent = not (desc and wanted.any())
+        with env.progress(total=int(wanted.sum()), desc=desc, disable=silent) as bar:
             for rungs, images in _jobs(wanted, self.batch, whole=side == NESTED):
                 result = attack_sweep(
                     self.attacked.model,

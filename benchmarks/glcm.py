@@ -7,6 +7,7 @@ does (32 gray images of 224 pixels); only the loss differs.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -27,13 +28,16 @@ def measure() -> Iterator[Comparison]:
     """A step with the loss beside one without."""
     data, device, dtype = batch = _batch()
     with_term = Assimilation.of(data, 0.5, levels=8, softness=1.0, rows="areas")
-    yield compare(
+    found = compare(
         f"training step of ResNet-18 ({BATCH} images of {SIZE} px, {str(dtype)[6:]})",
         ("cross-entropy", plain_step()),
         ("with the GLCM loss", _step(with_term, *batch)),
         at_most=TARGET,
         rounds=ROUNDS,
-        bound="the counting of gray levels, 121 areas and 4 directions an image.",
+    )
+    more = 1000 * (found.other_seconds - found.base_seconds) / BATCH
+    yield replace(
+        found, bound=f"counting gray levels in 121 areas and 4 directions: {more:.1f} ms an image."
     )
 
 

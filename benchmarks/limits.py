@@ -95,12 +95,13 @@ def bound(theirs: float, ours: float, goal: float, device: torch.device) -> str:
     words = (
         f"the other side does {theirs:.0f} GFLOP/s of the arithmetic that is needed and the kit "
         f"{ours:.0f}; this machine's fastest matrix product reaches {every}, {most:.1f} times the "
-        "other side's."
+        f"other side's. The kit is at {ours / peak(device):.0%} of it."
     )
+    if ours < theirs:
+        words += " That it is slower than the other side is its own memory traffic and overhead."
     if most < goal:
         return f"Arithmetic: {words} More would need fewer operations."
-    share = ours / peak(device)
-    return f"Memory and overhead: {words} The kit is at {share:.0%} of it."
+    return f"Memory and overhead: {words}"
 
 
 def by_device(table: Mapping[str, T]) -> T:

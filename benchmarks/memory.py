@@ -38,7 +38,7 @@ def measure() -> Iterator[Comparison]:
         at_most=1 + SLACK + 2 * results / few,  # a batch's and, at the end, the whole
         facts={"results_mb": results},
         unit="MB",
-        bound="memory that grows with the number of images.",
+        bound=f"memory grows by {1000 * (many - few) / (MANY - FEW):.1f} kB with each image.",
     )
 
 

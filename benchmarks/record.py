@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
@@ -14,6 +16,7 @@ from medrobust_utils.storage import write_atomic
 
 from .timing import Comparison
 
+PEERS = ("torchattacks", "pyautoattack")  # that the kit's own provenance does not name
 BEGIN, END = "<!-- bench: begin -->", "<!-- bench: end -->"
 
 
@@ -25,48 +28,69 @@ def machine() -> str:
     return f"{device}, {torch.backends.cpu.get_cpu_capability()}"
 
 
-def add(path: Path, module: str, found: Sequence[Comparison], before: Mapping) -> None:
-    """Put what a module found on this machine in the place of what it found here before.
-
-    Another machine's lines stay.
+def add(path: Path, module: str, found: Comparison, before: Mapping) -> None:
+    """Put what was found on this machine in the place of what was found here before.
 
     Args:
-        before: the record as it was; each comparison keeps the ratio it had there, so that
-            whoever measures twice in a row sees both.
+        before: the record as it was; the comparison keeps the ratio it had there, so that whoever
+            measures twice in a row sees both.
 
     Raises:
         RunError: for a promise that was not kept and gives no reason.
     """
     record, here = read(path), machine()
-    lines = [c.record() | {"before": _ratio(before, here, module, c)} for c in found]
-    for line in lines:
-        if not (line["reached"] or line["bound"]):
-            raise RunError(f"{line['name']}: the promise is not kept, and nothing says why.")
-    modules = record.setdefault(here, {})
-    modules[module] = {"provenance": env.provenance(), "comparisons": lines}
+    line = found.record()
+    if not (line["reached"] or line["bound"]):
+        raise RunError(f"{found.name}: the promise is not kept, and nothing says why.")
+    old = [one["ratio"] for one in _lines(before, here, module) if _sides(one) == _sides(line)]
+    line |= {"before": old[0] if old else None, "provenance": env.provenance() | _peers()}
+    lines = _lines(record, here, module)
+    if old_here := [one for one in lines if _sides(one) == _sides(line)]:
+        lines[lines.index(old_here[0])] = line
+    else:
+        lines.append(line)
+    _write(path, record | {here: record.get(here, {}) | {module: lines}})
+
+
+def finish(path: Path, module: str, found: Sequence[Comparison]) -> None:
+    """Drop what a module measured here before and does not measure any more."""
+    record, here = read(path), machine()
+    sides = [_sides(comparison.record()) for comparison in found]
+    lines = [line for line in _lines(record, here, module) if _sides(line) in sides]
+    _write(path, record | {here: record.get(here, {}) | {module: lines}})
+
+
+def _write(path: Path, record: Mapping) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, (json.dumps(record, indent=1) + "\n").encode())
 
 
-def _ratio(before: Mapping, here: str, module: str, new: Comparison) -> float | None:
-    """What the same sides had before."""
-    for line in before.get(here, {}).get(module, {}).get("comparisons", []):
-        if all(line[key] == getattr(new, key) for key in ("name", "base", "other")):
-            return line["ratio"]
-    return None
+def _lines(record: Mapping, machine: str, module: str) -> list[dict]:
+    return list(record.get(machine, {}).get(module, []))
+
+
+def _sides(line: Mapping) -> tuple[str, ...]:
+    """What tells a comparison from another of its module."""
+    return line["name"], line["base"], line["other"]
+
+
+def _peers() -> dict:
+    found = {}
+    for name in PEERS:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return {"peers": found}
 
 
 def read(path: Path) -> dict:
-    """Machine -> module -> what it found; empty without the file.
+    """Machine -> module -> lines, see ``Comparison.record``; empty without the file.
 
     Raises:
         RunError: if it is no such record.
     """
     try:
         record = json.loads(path.read_text("utf-8")) if path.exists() else {}
-        for modules in record.values():
-            for found in modules.values():
-                [line["name"] for line in found["comparisons"]]
+        markdown(record)
     except (ValueError, AttributeError, TypeError, KeyError) as error:
         raise RunError(
             f"{path}: cannot be read ({error!r}). Delete it and measure anew."
@@ -108,7 +132,7 @@ def markdown(record: Mapping) -> str:
     """One table a machine, and under it what stands in the way of what was not reached."""
     parts = []
     for machine, modules in record.items():
-        lines = [line for found in modules.values() for line in found["comparisons"]]
+        lines = [line for found in modules.values() for line in found]
         parts += [
             f"Measured on {machine}:",
             "",
@@ -158,16 +182,21 @@ def _besides(facts: Mapping) -> str:
 
 
 def _against_foolbox(facts: Mapping) -> str:
-    """How strong a sweep is; a bound where Foolbox met some images only where it leaves them."""
-    pairs = zip(facts["foolbox_at_least"], facts["foolbox_at_most"], strict=True)
-    spans = [sorted({f"{100 * low:.0f}", f"{100 * high:.0f}"}, key=float) for low, high in pairs]
-    exact = facts["foolbox_at_least"] == facts["foolbox_at_most"]
+    """How strong a sweep is; a bound where one side met only those images that tell."""
+    theirs = list(zip(facts["foolbox_at_least"], facts["foolbox_at_most"], strict=True))
+    spans = [sorted({_percent(low), _percent(high)}, key=float) for low, high in theirs]
+    exact = facts["at_least"] == facts["at_most"] and all(low == high for low, high in theirs)
     return (
         f"{'' if exact else 'at most '}{100 * facts['above_foolbox']:+.1f} points against Foolbox "
-        f"at the worst eps, {facts['images']} images (Foolbox leaves "
+        f"at the worst eps, {facts['images']} images (leaves "
+        f"{'/'.join(map(_percent, facts['at_most']))} %, Foolbox "
         f"{'/'.join('-'.join(span) for span in spans)} %); "
-        f"{facts['gradients_an_image']:.0f} gradients an image"
+        f"{facts['gradients_an_image']:.0f} {facts['gradients']} gradients an image"
     )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f}"
 
 
 def update(readme: Path, record: Mapping) -> None:

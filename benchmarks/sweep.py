@@ -31,7 +31,7 @@ from .contest import FOOLBOX, INDEPENDENT, LADDERS, NESTED, STEPS
 from .networks import Victim, plain, victim
 from .timing import Comparison, judge, take_turns
 
-ROUNDS = {64: 3, 224: 2}  # each at another eps
+ROUNDS = 3  # each at another eps
 TIMES = {64: 8, 224: 3}  # as many images are attacked nested, which is over sooner
 AT_LEAST = {  # times as fast as a peer: nested and independent, on a CPU and on a GPU
     "cpu": {"resnet": (15, 2), "swin": (15, 2.5)},
@@ -61,7 +61,7 @@ def _timed(
         NESTED: lambda: taken.append(_nested(attacked, many, epsilons, batch)),
         **{peer: _peer(peer, attacked, few, epsilons[2:-2]) for peer in peers.PGD},
     }
-    found = take_turns(list(sides.values()), ROUNDS[size], warm=False)
+    found = take_turns(list(sides.values()), ROUNDS, warm=False)
     seconds = {  # for one image and the whole ladder
         side: [s / len(many) if side == NESTED else s * len(epsilons) / len(few) for s in rounds]
         for side, rounds in zip(sides, found, strict=True)
