@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import argparse
 import importlib
+from collections.abc import Iterator
 from pathlib import Path
-from subprocess import CalledProcessError
 
 from medrobust_utils.errors import MedrobustError
 from medrobust_utils.results import project_root
 
 from . import MODULES, record
+from .timing import Comparison
 
 
 def main(
@@ -21,14 +22,15 @@ def main(
 ) -> int:
     """Run the measurements named, or all.
 
-    Each comparison is kept when it is done, in the record and on the page, so a run that is
-    stopped loses one; what it did not come to stays as it was measured before.
+    What is found is kept as it comes, in the record and on the page; what a run that is stopped
+    did not come to stays as it was measured before. A measurement that fails costs itself alone.
 
     Returns:
         1 if a promise was not kept or could not be measured, else 0.
 
     Raises:
         RunError: before anything is measured, if the record or the page cannot take the result.
+        OSError: if one of them cannot be written later.
     """
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(MODULES)}")
@@ -39,24 +41,32 @@ def main(
     readme = readme or project_root() / "README.md"
     before = record.read(path)
     record.update(readme, before)
-    lines, faults = [], []
+    lines, faults = [], {}
     for name in names or MODULES:
         found = []
-        try:
-            for comparison in importlib.import_module(f"benchmarks.{name}").measure():
-                found.append(comparison)
-                record.add(path, name, comparison, before)
-                record.update(readme, record.read(path))
-                print(record.text([comparison.record()]), flush=True)
+        for comparison in _measured(name, faults):
+            found.append(comparison)
+            record.add(path, name, comparison, before)
+            record.update(readme, record.read(path))
+            print(record.text([comparison.record()]), flush=True)
+        if name not in faults:
             record.finish(path, name, found)
-        except (MedrobustError, OSError, CalledProcessError, ModuleNotFoundError) as error:
-            peerless = isinstance(error, ModuleNotFoundError)
-            remedy = " Run it by `make bench`." if peerless else ""
-            faults.append(f"{name}: NOT MEASURED: {error}{remedy}")
+            record.update(readme, record.read(path))
         lines += [comparison.record() for comparison in found]
-    record.update(readme, record.read(path))
-    print("\n".join(["", record.text(lines), *faults, str(path)]))
+    print("\n".join(["", record.text(lines), *faults.values(), str(path)]))
     return int(bool(faults) or not all(line["reached"] for line in lines))
+
+
+def _measured(name: str, faults: dict[str, str]) -> Iterator[Comparison]:
+    """What a module finds, until something goes wrong, which is put among ``faults``."""
+    try:
+        for comparison in importlib.import_module(f"benchmarks.{name}").measure():
+            record.check(comparison)
+            yield comparison
+    except Exception as error:  # whatever it is, the other modules are worth measuring
+        remedy = " Run it by `make bench`." if isinstance(error, ModuleNotFoundError) else ""
+        what = error if isinstance(error, MedrobustError) else f"{type(error).__name__}: {error}"
+        faults[name] = f"{name}: NOT MEASURED: {what}{remedy}"
 
 
 if __name__ == "__main__":

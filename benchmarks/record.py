@@ -28,20 +28,21 @@ def machine() -> str:
     return f"{device}, {torch.backends.cpu.get_cpu_capability()}"
 
 
+def check(found: Comparison) -> None:
+    """Raise RunError for a promise that was not kept and gives no reason."""
+    if not (found.reached or found.bound):
+        raise RunError(f"{found.name}: the promise is not kept, and nothing says why.")
+
+
 def add(path: Path, module: str, found: Comparison, before: Mapping) -> None:
     """Put what was found on this machine in the place of what was found here before.
 
     Args:
         before: the record as it was; the comparison keeps the ratio it had there, so that whoever
             measures twice in a row sees both.
-
-    Raises:
-        RunError: for a promise that was not kept and gives no reason.
     """
     record, here = read(path), machine()
     line = found.record()
-    if not (line["reached"] or line["bound"]):
-        raise RunError(f"{found.name}: the promise is not kept, and nothing says why.")
     old = [one["ratio"] for one in _lines(before, here, module) if _sides(one) == _sides(line)]
     line |= {"before": old[0] if old else None, "provenance": env.provenance() | _peers()}
     lines = _lines(record, here, module)
@@ -65,8 +66,8 @@ def _write(path: Path, record: Mapping) -> None:
     write_atomic(path, (json.dumps(record, indent=1) + "\n").encode())
 
 
-def _lines(record: Mapping, machine: str, module: str) -> list[dict]:
-    return list(record.get(machine, {}).get(module, []))
+def _lines(record: Mapping, where: str, module: str) -> list[dict]:
+    return list(record.get(where, {}).get(module, []))
 
 
 def _sides(line: Mapping) -> tuple[str, ...]:
@@ -83,7 +84,9 @@ def _peers() -> dict:
 
 
 def read(path: Path) -> dict:
-    """Machine -> module -> lines, see ``Comparison.record``; empty without the file.
+    """Machine -> module -> lines; empty without the file.
+
+    A line is a ``Comparison.record`` with the ratio ``before`` it, if any, and its ``provenance``.
 
     Raises:
         RunError: if it is no such record.
@@ -183,20 +186,23 @@ def _besides(facts: Mapping) -> str:
 
 def _against_foolbox(facts: Mapping) -> str:
     """How strong a sweep is; a bound where one side met only those images that tell."""
-    theirs = list(zip(facts["foolbox_at_least"], facts["foolbox_at_most"], strict=True))
-    spans = [sorted({_percent(low), _percent(high)}, key=float) for low, high in theirs]
-    exact = facts["at_least"] == facts["at_most"] and all(low == high for low, high in theirs)
+    known = {
+        side: list(zip(facts[f"{side}_at_least"], facts[f"{side}_at_most"], strict=True))
+        for side in ("mode", "foolbox")
+    }
+    exact = all(low == high for spans in known.values() for low, high in spans)
     return (
         f"{'' if exact else 'at most '}{100 * facts['above_foolbox']:+.1f} points against Foolbox "
-        f"at the worst eps, {facts['images']} images (leaves "
-        f"{'/'.join(map(_percent, facts['at_most']))} %, Foolbox "
-        f"{'/'.join('-'.join(span) for span in spans)} %); "
+        f"at the worst eps, {facts['images']} images (leaves {_spans(known['mode'])} %, Foolbox "
+        f"{_spans(known['foolbox'])} %); "
         f"{facts['gradients_an_image']:.0f} {facts['gradients']} gradients an image"
     )
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f}"
+def _spans(known: Sequence[tuple[float, float]]) -> str:
+    """Percent at each eps, from the least to the most it may be."""
+    spans = [[f"{100 * low:.0f}", f"{100 * high:.0f}"] for low, high in known]
+    return "/".join("-".join(dict.fromkeys(span)) for span in spans)
 
 
 def update(readme: Path, record: Mapping) -> None:
@@ -209,4 +215,4 @@ def update(readme: Path, record: Mapping) -> None:
     if page.count(BEGIN) != 1 or page.count(END) != 1 or page.index(BEGIN) > page.index(END):
         raise RunError(f"{readme} needs the line {BEGIN} and after it {END}, each once")
     head, tail = page.split(BEGIN)[0], page.split(END)[1]
-    readme.write_text(f"{head}{BEGIN}\n{markdown(record)}\n{END}{tail}", "utf-8")
+    write_atomic(readme, f"{head}{BEGIN}\n{markdown(record)}\n{END}{tail}".encode())

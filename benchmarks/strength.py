@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from medrobust_utils.errors import DataError, RunError
+from medrobust_utils.errors import MedrobustError
 
 from . import contest
 from .contest import FELLED, FOOLBOX, INDEPENDENT, LADDERS, NESTED, STANDS, STEPS, UNKNOWN
@@ -90,8 +90,8 @@ class Strength:
     def facts(self, mode: str) -> dict:
         """For the record."""
         shares = {
-            "at_least": self.at_least(mode, mode),
-            "at_most": self.at_most(mode, mode),
+            "mode_at_least": self.at_least(mode, mode),
+            "mode_at_most": self.at_most(mode, mode),
             "foolbox_at_least": self.at_least(FOOLBOX, mode),
             "foolbox_at_most": self.at_most(FOOLBOX, mode),
         }
@@ -107,15 +107,20 @@ class Strength:
 def measure(attacked: Victim, epsilons: Sequence[float], steps: int) -> Strength:
     """Compare the images that have been attacked before, and the first few in any case.
 
-    The nested mode, which takes minutes, meets all that Foolbox has met.
+    Once Foolbox has met more, the nested mode, which takes minutes, meets all. Whom it leaves and
+    Foolbox has not met, Foolbox meets now if they are as few: a borderline image may fall with one
+    number of threads and stand with another.
     """
     job = contest.known(attacked, epsilons, steps)
     few = np.zeros_like(job.found[FOOLBOX], bool)
     few[:, : job.batch] = True
     job.ask(FOOLBOX, few)
     job.ask(INDEPENDENT, few)
-    met = (job.found[FOOLBOX] != UNKNOWN).any(0)
-    job.ask(NESTED, np.broadcast_to(met, few.shape))
+    more = (job.found[FOOLBOX][:, job.batch :] == STANDS).any()
+    job.ask(NESTED, np.ones_like(few) if more else few)
+    left = (job.found[NESTED] == STANDS) & (job.found[FOOLBOX] == UNKNOWN)
+    if left.sum() <= few.sum():
+        job.ask(FOOLBOX, left)
     return Strength(job.clean, job.found)
 
 
@@ -149,8 +154,8 @@ def _settle(job: contest.Contest, mode: str) -> None:
 def _show_ladder(job: contest.Contest) -> None:
     """Attack by Foolbox until it is known to fell a fifth, at the eps where that is soonest.
 
-    These are the largest at which it leaves a fifth of whom the nested mode leaves. Where that
-    shows too few, it meets all.
+    These are the largest at which it is known to leave a fifth of those right before. Should fewer
+    than three be shown in that way, it meets all.
     """
     right = job.clean.sum()
     shares = (job.found[FOOLBOX] == STANDS).sum(1) / right
@@ -175,7 +180,7 @@ def main(arguments: list[str] | None = None) -> None:
     epsilons = [level / 255 for level in LADDERS[given.name, given.size]]
     try:
         extend(victim(given.name, given.size), epsilons, STEPS)
-    except (DataError, RunError) as error:
+    except MedrobustError as error:
         parser.error(str(error))
 
 
