@@ -655,10 +655,10 @@ def test_few_who_stand_only_now_are_met_by_foolbox_at_once(victim, asked, monkey
 
     monkeypatch.setattr(strength, "_show_ladder", lambda job: None)
     right = contest.known(victim, LADDER, 2).clean.nonzero()[0]
-    leaves(right[:5])
+    leaves(right[:4])
     strength.extend(victim, LADDER, 2)
     known = contest.known(victim, LADDER, 2).found["foolbox"]
-    leaves([*right[:5], right[-1]])
+    leaves([*right[:4], right[-1]])
     found = strength.measure(victim, LADDER, 2)
     assert found.images("nested") == 20
     assert (known[:, right[-1]] == contest.UNKNOWN).all()
