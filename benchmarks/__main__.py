@@ -46,12 +46,10 @@ def main(
         found = []
         for comparison in _measured(name, faults):
             found.append(comparison)
-            record.add(path, name, comparison, before)
-            record.update(readme, record.read(path))
+            record.update(readme, record.add(path, name, comparison, before))
             print(record.text([comparison.record()]), flush=True)
         if name not in faults:
-            record.finish(path, name, found)
-            record.update(readme, record.read(path))
+            record.update(readme, record.finish(path, name, found))
         lines += [comparison.record() for comparison in found]
     print("\n".join(["", record.text(lines), *faults.values(), str(path)]))
     return int(bool(faults) or not all(line["reached"] for line in lines))

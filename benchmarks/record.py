@@ -34,12 +34,15 @@ def check(found: Comparison) -> None:
         raise RunError(f"{found.name}: the promise is not kept, and nothing says why.")
 
 
-def add(path: Path, module: str, found: Comparison, before: Mapping) -> None:
+def add(path: Path, module: str, found: Comparison, before: Mapping) -> dict:
     """Put what was found on this machine in the place of what was found here before.
 
     Args:
         before: the record as it was; the comparison keeps the ratio it had there, so that whoever
             measures twice in a row sees both.
+
+    Returns:
+        The record as it is now.
     """
     record, here = read(path), machine()
     line = found.record()
@@ -50,20 +53,25 @@ def add(path: Path, module: str, found: Comparison, before: Mapping) -> None:
         lines[lines.index(old_here[0])] = line
     else:
         lines.append(line)
-    _write(path, record | {here: record.get(here, {}) | {module: lines}})
+    return _write(path, record | {here: record.get(here, {}) | {module: lines}})
 
 
-def finish(path: Path, module: str, found: Sequence[Comparison]) -> None:
-    """Drop what a module measured here before and does not measure any more."""
+def finish(path: Path, module: str, found: Sequence[Comparison]) -> dict:
+    """Drop what a module measured here before and does not measure any more.
+
+    Returns:
+        The record as it is now.
+    """
     record, here = read(path), machine()
     sides = [_sides(comparison.record()) for comparison in found]
     lines = [line for line in _lines(record, here, module) if _sides(line) in sides]
-    _write(path, record | {here: record.get(here, {}) | {module: lines}})
+    return _write(path, record | {here: record.get(here, {}) | {module: lines}})
 
 
-def _write(path: Path, record: Mapping) -> None:
+def _write(path: Path, record: dict) -> dict:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, (json.dumps(record, indent=1) + "\n").encode())
+    return record
 
 
 def _lines(record: Mapping, where: str, module: str) -> list[dict]:

@@ -740,6 +740,14 @@ def by_rule(falls):
     return sweep
 
 
+def all_right(job, monkeypatch):
+    """Let every image of a contest be right before the attack."""
+    job.clean[:] = True
+    for side in contest.SIDES:
+        job.found[side][:] = contest.UNKNOWN
+    monkeypatch.setattr(contest, "known", lambda *args: job)
+
+
 def test_nobody_is_met_who_tells_nothing(victim, asked, monkeypatch):
     """At five eps the nested mode leaves the first 17, 15, 14, 13 and 2 of 20 images.
 
@@ -749,10 +757,7 @@ def test_nobody_is_met_who_tells_nothing(victim, asked, monkeypatch):
     ladder = [eps / 255 for eps in (1, 2, 3, 4, 5)]
     leaves = dict(zip(ladder, (17, 15, 14, 13, 2), strict=True))
     job = contest.known(victim, ladder, 2)
-    job.clean[:] = True
-    for side in contest.SIDES:
-        job.found[side][:] = contest.UNKNOWN
-    monkeypatch.setattr(contest, "known", lambda *args: job)
+    all_right(job, monkeypatch)
     who = {side: [] for side in contest.SIDES}
     met = who["foolbox"]
 
@@ -797,10 +802,7 @@ def test_nobody_is_met_who_tells_nothing(victim, asked, monkeypatch):
 def test_a_ladder_of_which_too_little_shows_is_met_whole(victim, asked, monkeypatch):
     """The nested mode leaves an image in ten where Foolbox leaves half."""
     job = contest.known(victim, LADDER, 2)
-    job.clean[:] = True
-    for side in contest.SIDES:
-        job.found[side][:] = contest.UNKNOWN
-    monkeypatch.setattr(contest, "known", lambda *args: job)
+    all_right(job, monkeypatch)
     sweep = by_rule(lambda side, row, eps: row >= (10 if side == "foolbox" else 2))
     monkeypatch.setattr(contest, "attack_sweep", sweep)
     strength.extend(victim, LADDER, 2)
