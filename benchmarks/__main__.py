@@ -10,8 +10,8 @@ import importlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from medrobust_utils.errors import MedrobustError
-from medrobust_utils.results import project_root
+from medrobust_utils.core.errors import MedrobustError
+from medrobust_utils.reporting.results import project_root
 
 from . import MODULES, record
 from .timing import Comparison

@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from pyautoattack import AutoAttack
 
-from medrobust_utils import env
 from medrobust_utils.attacks import autoattack_sweep
+from medrobust_utils.core import env
 from medrobust_utils.data import ImageSet, phantom_set, split_by_group, to_float
-from medrobust_utils.evaluation import predict
 from medrobust_utils.models import MedicalModel, build
-from medrobust_utils.training import fit
+from medrobust_utils.scoring.predict import predict
+from medrobust_utils.training.fit import fit
 
 from .networks import plain
 from .timing import Comparison, judge, take_turns

@@ -16,13 +16,13 @@ from pathlib import Path
 import numpy as np
 
 import medrobust_utils
-from medrobust_utils import env
 from medrobust_utils.attacks import Plan, attack_sweep
-from medrobust_utils.attacks.keeping import identify
-from medrobust_utils.attacks.sweep import TOGETHER
-from medrobust_utils.errors import RunError
-from medrobust_utils.evaluation import predict
-from medrobust_utils.storage import fingerprint, read_arrays, write_arrays
+from medrobust_utils.attacks.partial_results import identify
+from medrobust_utils.attacks.radius_sweep import TOGETHER
+from medrobust_utils.core import env
+from medrobust_utils.core.errors import RunError
+from medrobust_utils.core.storage import fingerprint, read_arrays, write_arrays
+from medrobust_utils.scoring.predict import predict
 
 from . import limits
 from .networks import Victim

@@ -14,7 +14,7 @@ from itertools import count
 import numpy as np
 import torch
 
-from medrobust_utils import env
+from medrobust_utils.core import env
 from medrobust_utils.data import phantom_set
 from medrobust_utils.explorer.gallery import Gallery, View
 from medrobust_utils.explorer.look import Choice

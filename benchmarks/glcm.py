@@ -12,10 +12,10 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from medrobust_utils import env
+from medrobust_utils.core import env
 from medrobust_utils.data import ImageSet, phantom_set, to_float
 from medrobust_utils.models import build_assimilated
-from medrobust_utils.objectives import Assimilation
+from medrobust_utils.training.objectives import Assimilation
 
 from .timing import Comparison, compare
 

@@ -16,8 +16,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from medrobust_utils import env
-from medrobust_utils.cam_layers import frozen
+from medrobust_utils.core import env
+from medrobust_utils.explain.cam_layers import frozen
 
 T = TypeVar("T")
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from medrobust_utils import env
 from medrobust_utils.attacks import attack_sweep
+from medrobust_utils.core import env
 from medrobust_utils.data import phantom_set
 from medrobust_utils.models import build
 

@@ -17,8 +17,9 @@ from unittest.mock import patch
 import numpy as np
 import torch
 
-from medrobust_utils import env, segmentation
+from medrobust_utils import segmentation
 from medrobust_utils.attacks import Selected, selective, selective_fgsm
+from medrobust_utils.core import env
 from medrobust_utils.data import phantom_set, split_three_ways, to_float
 from medrobust_utils.data.views import label_maps
 from medrobust_utils.models import MedicalModel, build_unet
@@ -61,9 +62,14 @@ def _compare(width: int) -> Iterator[Comparison]:
         )
         facts = {"val_loss": val_loss, **_facts(best, chosen)}
         found = compare(
-            f"{count} combinations, U-Net of width {width}", base, other,
-            at_least=goal, rounds=ROUNDS, facts=facts, kept=not facts["misses"],
-        )  # fmt: skip
+            f"{count} combinations, U-Net of width {width}",
+            base,
+            other,
+            at_least=goal,
+            rounds=ROUNDS,
+            facts=facts,
+            kept=not facts["misses"],
+        )
         rates = [gflop / seconds for seconds in (found.base_seconds, found.other_seconds)]
         yield replace(found, bound=limits.bound(*rates, goal, images.device))
 

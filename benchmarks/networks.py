@@ -16,13 +16,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from medrobust_utils import env, metrics, protocol
+from medrobust_utils.core import env
+from medrobust_utils.core.errors import ContractError
 from medrobust_utils.data import ImageSet, Split
-from medrobust_utils.errors import ContractError
-from medrobust_utils.evaluation import predict
 from medrobust_utils.models import MedicalModel, digest
+from medrobust_utils.reporting import protocol
+from medrobust_utils.scoring import metrics
+from medrobust_utils.scoring.predict import predict
 from medrobust_utils.studies.swin_noise_thousand import Thousand, arms, thousands, train
-from medrobust_utils.training import fit
+from medrobust_utils.training.fit import fit
 
 PAPER, PROFILE, SEED = "1_swin_noise", "small", 0
 EPOCHS = 2  # of the fine-tuning
@@ -87,12 +89,19 @@ def _grown(
         raise ContractError(f"{len(seen)} of the attacked images were trained on at another size.")
     folder = checkpoints / f"bench-{name}-{size}-{digest(model)}"
     recipe = dict(settings["training"]) | {
-        "epochs": EPOCHS, "lr": how["lr"]["fit"], "flips": settings["flips"]["isic"],
-    }  # fmt: skip
+        "epochs": EPOCHS,
+        "lr": how["lr"]["fit"],
+        "flips": settings["flips"]["isic"],
+    }
     fit(
-        model, task.data, Split(task.fit, task.attacked), recipe, folder, seed=SEED,
+        model,
+        task.data,
+        Split(task.fit, task.attacked),
+        recipe,
+        folder,
+        seed=SEED,
         validate=lambda model: {"top1": _top1(model, task.data, task.attacked)},
-    )  # fmt: skip
+    )
     return task, folder
 
 

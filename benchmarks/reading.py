@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Subset
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-from medrobust_utils import env
+from medrobust_utils.core import env
 from medrobust_utils.data import ImageSet, load, to_float
 
 from . import glcm

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import torch
 
-from medrobust_utils import env
-from medrobust_utils.errors import RunError
-from medrobust_utils.storage import write_atomic
+from medrobust_utils.core import env
+from medrobust_utils.core.errors import RunError
+from medrobust_utils.core.storage import write_atomic
 
 from .timing import Comparison
 

@@ -18,11 +18,11 @@ import torch
 from matplotlib.figure import Figure
 from torch.nn.functional import interpolate
 
-from medrobust_utils import env
 from medrobust_utils.attacks import climb
-from medrobust_utils.attacks.quick import quick_copy
+from medrobust_utils.attacks.fold_batchnorm import quick_copy
+from medrobust_utils.core import env
 from medrobust_utils.data import to_float
-from medrobust_utils.results import project_root
+from medrobust_utils.reporting.results import project_root
 
 from . import contest, peers
 from .networks import Victim, plain, victim
@@ -94,9 +94,17 @@ def draw(table: pd.DataFrame) -> Figure:
     figure, axes = plt.subplots(1, 4, figsize=(13, 3.4), sharey=True, layout="constrained")
     for place, (axis, part) in zip(axes, table.groupby("axis", sort=False), strict=True):
         sns.lineplot(
-            part, x="value", y="seconds", hue="side", style="side", ax=place, markers=True,
-            dashes=STYLES, palette="colorblind", legend=axis == "images",
-        )  # fmt: skip
+            part,
+            x="value",
+            y="seconds",
+            hue="side",
+            style="side",
+            ax=place,
+            markers=True,
+            dashes=STYLES,
+            palette="colorblind",
+            legend=axis == "images",
+        )
         place.set(xscale="log", yscale="log", xlabel=axis, ylabel="seconds")
         place.set_xticks(VARIED[axis], [str(value) for value in VARIED[axis]])
         place.minorticks_off()

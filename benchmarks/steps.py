@@ -16,12 +16,13 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from medrobust_utils import env, recipes
 from medrobust_utils.attacks.engine import ascend
-from medrobust_utils.attacks.quick import quick_copy
+from medrobust_utils.attacks.fold_batchnorm import quick_copy
+from medrobust_utils.core import env
 from medrobust_utils.data import phantom_set, to_float
 from medrobust_utils.models import MedicalModel, build
-from medrobust_utils.objectives import CrossEntropy
+from medrobust_utils.training import recipes
+from medrobust_utils.training.objectives import CrossEntropy
 
 from . import limits
 from .timing import Comparison, compare
@@ -92,17 +93,23 @@ def _training(
         f"fine-tuning step, ResNet-50, {len(images)} images of {SIZE} px, {str(dtype)[6:]}",
         (
             "plain float32 loop",
-            _step(plain, torch.optim.AdamW(plain.parameters(), lr=1e-4),
-                  lambda: cross_entropy(plain(images.contiguous()), labels)),
+            _step(
+                plain,
+                torch.optim.AdamW(plain.parameters(), lr=1e-4),
+                lambda: cross_entropy(plain(images.contiguous()), labels),
+            ),
         ),
         (
             "kit",
-            _step(ours, recipes.optimiser(ours, settings),
-                  lambda: objective(ours, images, labels, rows, dtype)),
+            _step(
+                ours,
+                recipes.optimiser(ours, settings),
+                lambda: objective(ours, images, labels, rows, dtype),
+            ),
         ),
         at_least=FASTER,
         rounds=ROUNDS,
-    )  # fmt: skip
+    )
     theirs, mine = gflop / found.base_seconds, gflop / found.other_seconds
     return replace(found, bound=limits.bound(theirs, mine, FASTER, images.device))
 

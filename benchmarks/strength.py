@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from medrobust_utils.errors import MedrobustError
+from medrobust_utils.core.errors import MedrobustError
 
 from . import contest
 from .contest import FELLED, FOOLBOX, INDEPENDENT, LADDERS, NESTED, STANDS, STEPS, UNKNOWN

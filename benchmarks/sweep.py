@@ -20,10 +20,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from medrobust_utils import env
 from medrobust_utils.attacks import attack_sweep, climb, engine
-from medrobust_utils.attacks.keeping import on_device
-from medrobust_utils.attacks.quick import quick_copy
+from medrobust_utils.attacks.fold_batchnorm import quick_copy
+from medrobust_utils.attacks.partial_results import on_device
+from medrobust_utils.core import env
 from medrobust_utils.data import to_float
 
 from . import contest, limits, peers, strength

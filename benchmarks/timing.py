@@ -102,10 +102,22 @@ def judge(
     pairs = list(zip(base[1], other[1], strict=True))
     ratios = [b / o if at_least is not None else o / b for b, o in pairs]
     return Comparison(
-        name, base[0], other[0], median(base[1]), median(other[1]),
-        median(ratios), min(ratios), max(ratios), at_least, at_most, len(ratios),
-        dict(facts or {}), bound, kept, unit,
-    )  # fmt: skip
+        name,
+        base[0],
+        other[0],
+        median(base[1]),
+        median(other[1]),
+        median(ratios),
+        min(ratios),
+        max(ratios),
+        at_least,
+        at_most,
+        len(ratios),
+        dict(facts or {}),
+        bound,
+        kept,
+        unit,
+    )
 
 
 def compare(

@@ -6,8 +6,8 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from .download.command import add_arguments as add_data_arguments
-from .errors import MedrobustError
+from .core.errors import MedrobustError
+from .data.download.command import add_arguments as add_data_arguments
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -97,7 +97,7 @@ def _port(text: str) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from . import planning, results, runner
+    from .reporting import planning, results, runner
 
     out = options.results or results.project_root() / "results"
     paths = planning.find_notebooks(options.notebooks)
@@ -115,7 +115,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _explore(options: argparse.Namespace) -> int:
-    from . import serving
+    from .explorer import serving
 
     given = [tuple(pair) for pair in options.given]
     serving.serve(given, port=options.port, out=options.out, browser=options.browser)
@@ -123,13 +123,13 @@ def _explore(options: argparse.Namespace) -> int:
 
 
 def _claims(arguments: list[str]) -> int:
-    from . import claims
+    from .reporting import claims
 
     return claims.main(arguments)
 
 
 def _report(options: argparse.Namespace) -> int:
-    from . import report, results
+    from .reporting import report, results
 
     written = report.write(options.results or results.project_root() / "results")
     print(f"Report: {written}")
@@ -137,13 +137,13 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _data(options: argparse.Namespace) -> int:
-    from .download import command
+    from .data.download import command
 
     return command.main(options)
 
 
 def _weights(options: argparse.Namespace) -> int:
-    from .errors import DataError
+    from .core.errors import DataError
     from .weights import fetch_resnet50
 
     if options.folder is None:

@@ -19,19 +19,20 @@ import numpy as np
 import torch
 from torch import nn
 
-from . import env, training
 from .attacks import Attack, Layered, Selective
 from .attacks.engine import extremes
-from .contracts import check_eval, check_images, check_labels, check_logits
+from .core import env
+from .core.contracts import check_eval, check_images, check_labels, check_logits
+from .core.errors import ContractError
+from .core.losses import IGNORED
+from .core.storage import fingerprint, kept_arrays
 from .data import ImageSet, Split, ThreeWay, batches
 from .data.label_maps import pixel_counts
 from .data.subsets import with_images
-from .errors import ContractError
-from .losses import IGNORED
 from .models import MedicalModel, digest
-from .objectives import Objective
-from .segmentation_metrics import Tally, join, score, tally
-from .storage import fingerprint, kept_arrays
+from .scoring.segmentation import Tally, join, score, tally
+from .training import fit as training
+from .training.objectives import Objective
 
 PART = 32  # images computed, and kept, at a time
 

@@ -40,10 +40,13 @@ def network(classes, head="softmax"):
     images, targets = images[ATTACKED:], as_targets(labels[ATTACKED:], classes, head)
     outputs = {"softmax": classes, "single": 1, "several": 3}[head]
     net = nn.Sequential(
-        nn.Conv2d(1, 16, 3, stride=2, padding=1), nn.ReLU(),
-        nn.Conv2d(16, 32, 3, stride=2, padding=1), nn.ReLU(),
-        nn.Flatten(), nn.Linear(32 * 16, outputs),
-    )  # fmt: skip
+        nn.Conv2d(1, 16, 3, stride=2, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(16, 32, 3, stride=2, padding=1),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(32 * 16, outputs),
+    )
     optimiser = torch.optim.Adam(net.parameters(), 3e-3)
     for _ in range(4):
         for rows in torch.randperm(len(images)).split(64):

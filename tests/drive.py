@@ -8,7 +8,7 @@ import numpy as np
 import scenes
 from PIL import Image
 
-from medrobust_utils.errors import RunError
+from medrobust_utils.core.errors import RunError
 from medrobust_utils.explorer.shelf import Place
 
 LONG = 60  # seconds; nobody waits that long unless something is broken

@@ -16,16 +16,31 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from medrobust_utils.catalogue import DataSet, RemoteFile
-from medrobust_utils.download.sets import download_set
-from medrobust_utils.download.transfer import Patience
-from medrobust_utils.errors import DataError
+from medrobust_utils.core.errors import DataError
+from medrobust_utils.data.catalogue import DataSet, RemoteFile
+from medrobust_utils.data.download.sets import download_set
+from medrobust_utils.data.download.transfer import Patience
 
 HASTE = Patience(connect=2, silence=0.3, tries=4, pause=0.001)
 FAULTS = (
-    "cut", "short", "delay", "corrupt", "busy", "gone", "forbidden", "reset", "no ranges",
-    "wrong range", "changed", "page", "page untold", "circle", "packed", "no length", "too long",
-)  # fmt: skip
+    "cut",
+    "short",
+    "delay",
+    "corrupt",
+    "busy",
+    "gone",
+    "forbidden",
+    "reset",
+    "no ranges",
+    "wrong range",
+    "changed",
+    "page",
+    "page untold",
+    "circle",
+    "packed",
+    "no length",
+    "too long",
+)
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -180,8 +195,11 @@ def one(seed: int) -> str:
     def plan(path):
         return draw.choice(faults) if draw.random() < chance else None
 
-    served = {f"/{host}/{name}": data for host in "ab" for name, data in
-              (("set.zip", archive), ("table.csv", plain))}  # fmt: skip
+    served = {
+        f"/{host}/{name}": data
+        for host in "ab"
+        for name, data in (("set.zip", archive), ("table.csv", plain))
+    }
     root = Path(tempfile.mkdtemp())
     try:
         with serving(served, plan, seed) as (address, server):

@@ -31,7 +31,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from medrobust_utils import data
-from medrobust_utils.errors import MedrobustError
+from medrobust_utils.core.errors import MedrobustError
 
 SIZE, SECONDS = 16, 20
 KINDS = {".csv": hostile.TABLE, ".npy": hostile.ARRAY, ".npz": hostile.ARCHIVE}
@@ -182,8 +182,10 @@ def _check_pixels(found: data.ImageSet, on_disk: dict[str, Path], others: Contai
 
 def _check_labels(model: Model, found: data.ImageSet, root: Path) -> None:
     classes = CLASSES.get(model.reader)
-    same_tables = all((root / name).is_file() and (root / name).read_bytes() == content
-                      for name, content in model.tables.items())  # fmt: skip
+    same_tables = all(
+        (root / name).is_file() and (root / name).read_bytes() == content
+        for name, content in model.tables.items()
+    )
     for row, name in enumerate(found.ids):
         if classes:
             label = re.match(PLACES[model.reader][0], name)[1]
@@ -279,9 +281,11 @@ def strategy(model: Model) -> st.SearchStrategy:
 
 
 def fuzz(
-    examples: int, seed: int | None = None, readers: list[str] | None = None,
+    examples: int,
+    seed: int | None = None,
+    readers: list[str] | None = None,
     told: Callable[[str, dict], None] = lambda reader, counts: None,
-) -> dict[str, dict[str, int]]:  # fmt: skip
+) -> dict[str, dict[str, int]]:
     """Read ``examples`` damaged trees, shared evenly by the readers.
 
     Args:
@@ -313,9 +317,12 @@ def _fuzz_one(reader: str, examples: int, seed: int | None) -> dict[str, int]:
         model = model_of(reader, Path(scratch, "valid"))
 
         @settings(
-            max_examples=examples, derandomize=seed is None, deadline=None, database=None,
+            max_examples=examples,
+            derandomize=seed is None,
+            deadline=None,
+            database=None,
             suppress_health_check=list(HealthCheck),
-        )  # fmt: skip
+        )
         @given(strategy(model), st.booleans())
         def run(mutations: list, duplicates: bool) -> None:
             outcome = check(model, mutations, duplicates)

@@ -135,8 +135,22 @@ def zip_file(path: Path, rng: np.random.Generator) -> None:
     _replace(path, data if rng.random() < 0.5 else data[: rng.integers(4, len(data))])
 
 
-ANY = (flip, flip_head, cut, cut_out, insert, zeros, empty, html, random_bytes, directory,
-       symlink_to_itself, dangling, fifo, zip_file)  # fmt: skip
+ANY = (
+    flip,
+    flip_head,
+    cut,
+    cut_out,
+    insert,
+    zeros,
+    empty,
+    html,
+    random_bytes,
+    directory,
+    symlink_to_itself,
+    dangling,
+    fifo,
+    zip_file,
+)
 
 
 # images
@@ -166,8 +180,10 @@ def bomb(path: Path, rng: np.random.Generator) -> None:
     side = int(rng.choice([60_000, 2_000_000, 2**31 - 1]))
     header = b"IHDR" + struct.pack(">IIBBBBB", side, side, 8, int(rng.choice([0, 2, 6])), 0, 0, 0)
     body = b"IDAT" + zlib.compress(bytes(1000))
-    chunks = (struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c))
-              for c in (header, body, b"IEND"))  # fmt: skip
+    chunks = (
+        struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c))
+        for c in (header, body, b"IEND")
+    )
     _replace(path, b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
 
 
@@ -233,8 +249,21 @@ def rotated(path: Path, rng: np.random.Generator) -> None:
     _saved(_noise(rng, 20, 30, 3), path, "JPEG", exif=note)
 
 
-IMAGE = (*ANY, other_format, bomb, text_bomb, animated, cmyk, sixteen_bit, wide_numbers, palette,
-         see_through, one_bit, odd_shape, rotated)  # fmt: skip
+IMAGE = (
+    *ANY,
+    other_format,
+    bomb,
+    text_bomb,
+    animated,
+    cmyk,
+    sixteen_bit,
+    wide_numbers,
+    palette,
+    see_through,
+    one_bit,
+    odd_shape,
+    rotated,
+)
 
 
 # label tables
@@ -294,8 +323,12 @@ def double_row(path: Path, rng: np.random.Generator) -> None:
 def less_rows(path: Path, rng: np.random.Generator) -> None:
     """Lines are missing, the first perhaps."""
     start, count = rng.integers(1 << 20), rng.integers(1, 4)
-    _edit_lines(path, lambda lines: [line for i, line in enumerate(lines)
-                                     if not 0 <= i - start % len(lines) < count])  # fmt: skip
+    _edit_lines(
+        path,
+        lambda lines: [
+            line for i, line in enumerate(lines) if not 0 <= i - start % len(lines) < count
+        ],
+    )
 
 
 def shuffled(path: Path, rng: np.random.Generator) -> None:
@@ -332,10 +365,35 @@ def extra_cells(path: Path, rng: np.random.Generator) -> None:
     _edit_lines(path, longer)
 
 
-VALUES = [b"", b" ", b"nan", b"NaN", b"NA", b"null", b"inf", b"-inf", b"1e400", b"-1", b"9" * 30,
-          b"0.5", b"0x1F", b"True", b"1_000", b"../../etc/passwd", b"=1+1", b"\xff\xfe",
-          b"x" * 300_000, b"\xe2\x80\xae", b"|", b"No Finding|Mass", b"nv ", b"NV",
-          b"\xd9\xa3", b"3.0", b"2021-01-01"]  # fmt: skip
+VALUES = [
+    b"",
+    b" ",
+    b"nan",
+    b"NaN",
+    b"NA",
+    b"null",
+    b"inf",
+    b"-inf",
+    b"1e400",
+    b"-1",
+    b"9" * 30,
+    b"0.5",
+    b"0x1F",
+    b"True",
+    b"1_000",
+    b"../../etc/passwd",
+    b"=1+1",
+    b"\xff\xfe",
+    b"x" * 300_000,
+    b"\xe2\x80\xae",
+    b"|",
+    b"No Finding|Mass",
+    b"nv ",
+    b"NV",
+    b"\xd9\xa3",
+    b"3.0",
+    b"2021-01-01",
+]
 
 
 def cell(path: Path, rng: np.random.Generator) -> None:
@@ -362,8 +420,22 @@ def heading(path: Path, rng: np.random.Generator) -> None:
     _edit_cell(path, rng, names[rng.integers(len(names))], head=True)
 
 
-TABLE = (*ANY, encoding, line_ends, quote, nul, double_row, less_rows, shuffled, drop_column,
-         extra_cells, cell, cell, column_of, heading)  # fmt: skip
+TABLE = (
+    *ANY,
+    encoding,
+    line_ends,
+    quote,
+    nul,
+    double_row,
+    less_rows,
+    shuffled,
+    drop_column,
+    extra_cells,
+    cell,
+    cell,
+    column_of,
+    heading,
+)
 
 
 # arrays
@@ -382,12 +454,30 @@ def header(path: Path, rng: np.random.Generator) -> None:
     """The header promises another shape, type or order than the bytes hold."""
     data = _content(path)
     old, new = [
-        (b"(", b"(99999999999999999999, "), (b"(", b"(-"), (b"(", b"(1000000, "), (b"(", b"[("),
-        (b"<f8", b"<i8"), (b"<f8", b"<f2"), (b"<f8", b">f8"), (b"<f8", b"|O8"), (b"<f8", b"<c8"),
-        (b"<f8", b"<M8"), (b"<f8", b"|V8"), (b"<f8", b"<U2"), (b"<f8", b"<f7"), (b"<U6", b"<U3"),
-        (b"False", b"True "), (b"descr", b"descs"), (b"{", b"{{"), (b"}", b" "), (b"'", b"\\"),
-        (b"False", b"exit()"), (b"16", b"00"), (b"16", b"08"), (b"\x93NUMPY\x01", b"\x93NUMPY\x07"),
-    ][rng.integers(23)]  # fmt: skip
+        (b"(", b"(99999999999999999999, "),
+        (b"(", b"(-"),
+        (b"(", b"(1000000, "),
+        (b"(", b"[("),
+        (b"<f8", b"<i8"),
+        (b"<f8", b"<f2"),
+        (b"<f8", b">f8"),
+        (b"<f8", b"|O8"),
+        (b"<f8", b"<c8"),
+        (b"<f8", b"<M8"),
+        (b"<f8", b"|V8"),
+        (b"<f8", b"<U2"),
+        (b"<f8", b"<f7"),
+        (b"<U6", b"<U3"),
+        (b"False", b"True "),
+        (b"descr", b"descs"),
+        (b"{", b"{{"),
+        (b"}", b" "),
+        (b"'", b"\\"),
+        (b"False", b"exit()"),
+        (b"16", b"00"),
+        (b"16", b"08"),
+        (b"\x93NUMPY\x01", b"\x93NUMPY\x07"),
+    ][rng.integers(23)]
     _replace(path, data.replace(old, new, 1))
 
 
@@ -502,8 +592,26 @@ def delete_folder(path: Path, rng: np.random.Generator) -> None:
     shutil.rmtree(path.parent, ignore_errors=True)
 
 
-NAMES = ["Bild ä{}", "{} (copy)", "{}.bak", "-{}", ".{}", "{}\n", "\u202e{}", "{}é", "e\u0301{}",
-         "~{}", "{} ", "._{}", "{}_mask", "'{}'", "%s{}", "[{}]", "\udcff{}", "{}\\"]  # fmt: skip
+NAMES = [
+    "Bild ä{}",
+    "{} (copy)",
+    "{}.bak",
+    "-{}",
+    ".{}",
+    "{}\n",
+    "\u202e{}",
+    "{}é",
+    "e\u0301{}",
+    "~{}",
+    "{} ",
+    "._{}",
+    "{}_mask",
+    "'{}'",
+    "%s{}",
+    "[{}]",
+    "\udcff{}",
+    "{}\\",
+]
 
 
 def rename(path: Path, rng: np.random.Generator) -> None:
@@ -597,5 +705,17 @@ def _move(path: Path, target: Path) -> None:
         path.rename(target)
 
 
-TREE = (delete, delete_folder, rename, copy, case, other_suffix, to_another_class,
-        to_another_part, swap, over, stray, link_elsewhere)  # fmt: skip
+TREE = (
+    delete,
+    delete_folder,
+    rename,
+    copy,
+    case,
+    other_suffix,
+    to_another_class,
+    to_another_part,
+    swap,
+    over,
+    stray,
+    link_elsewhere,
+)

@@ -31,11 +31,11 @@ import faulty_server  # noqa: E402
 import test_training  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from medrobust_utils import training  # noqa: E402
-from medrobust_utils.catalogue import RemoteFile  # noqa: E402
 from medrobust_utils.data import READERS  # noqa: E402
+from medrobust_utils.data.catalogue import RemoteFile  # noqa: E402
+from medrobust_utils.data.download.sets import download_set  # noqa: E402
 from medrobust_utils.data.phantoms import phantom_set  # noqa: E402
-from medrobust_utils.download.sets import download_set  # noqa: E402
+from medrobust_utils.training import fit as training  # noqa: E402
 
 STAGES = ("download", "unpack", "cache", "train")
 MOST = 3  # kills before a run may end
@@ -94,8 +94,11 @@ def outcome(stage: str, folder: Path) -> dict[str, str]:
         return {"result.json": _sha256(folder / "result.json")}
     files = (path for path in sorted(folder.rglob("*")) if path.is_file())
     names = {path.relative_to(folder).as_posix(): path for path in files}
-    return {name: _sha256(path) for name, path in names.items()
-            if ".partial-" not in name and not name.endswith(".lock")}  # fmt: skip
+    return {
+        name: _sha256(path)
+        for name, path in names.items()
+        if ".partial-" not in name and not name.endswith(".lock")
+    }
 
 
 def _sha256(path: Path) -> str:

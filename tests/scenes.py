@@ -6,12 +6,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from medrobust_utils import env
+from medrobust_utils.core import env
+from medrobust_utils.core.losses import per_image
 from medrobust_utils.data import to_float
 from medrobust_utils.data.phantoms import phantom_set
 from medrobust_utils.data.views import label_maps
 from medrobust_utils.explorer.scene import Network, Scene
-from medrobust_utils.losses import per_image
 from medrobust_utils.models import MedicalModel, build, build_unet, digest
 
 SIZE = 64

@@ -5,9 +5,9 @@ from functools import cache
 import torch
 from torch import nn
 
-from medrobust_utils import env
+from medrobust_utils.core import env
+from medrobust_utils.core.losses import per_image
 from medrobust_utils.data import phantom_set, to_float
-from medrobust_utils.losses import per_image
 from medrobust_utils.models import build_unet
 
 SIZE = 32

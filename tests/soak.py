@@ -123,7 +123,8 @@ def kills(count: int) -> str:
 
 def census(root: str) -> str:
     """Every reader that finds its real data below ``root``."""
-    from medrobust_utils import catalogue, data
+    from medrobust_utils import data
+    from medrobust_utils.data import catalogue
 
     rows = []
     with tempfile.TemporaryDirectory() as home:
@@ -138,8 +139,14 @@ def census(root: str) -> str:
             complete = "whole" if found.complete else "a part"
             rows.append((name, complete, listed, gone, dropped, len(found)))
             say(f"  {name}: {listed:,} images listed, {len(found):,} kept")
-    heads = ("Data set", "Here", "Images listed", "Copies removed",
-             "Contradictory copies dropped", "Kept")  # fmt: skip
+    heads = (
+        "Data set",
+        "Here",
+        "Images listed",
+        "Copies removed",
+        "Contradictory copies dropped",
+        "Kept",
+    )
     if not rows:
         return ""
     return "## The real data\n\nRead as they are; what is listed is kept or counted.\n\n" + table(

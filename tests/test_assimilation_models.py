@@ -5,17 +5,13 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from medrobust_utils import env, models
+from medrobust_utils import models
 from medrobust_utils.attacks import engine, pgd
-from medrobust_utils.errors import ContractError
-from medrobust_utils.losses import per_image
+from medrobust_utils.core import env
+from medrobust_utils.core.errors import ContractError
+from medrobust_utils.core.losses import per_image
 from medrobust_utils.models import AssimilatedModel, MedicalModel, build_assimilated
-from medrobust_utils.models.assimilation import (
-    COLOURS,
-    ConvColour,
-    DeconvColour,
-    TextureModule,
-)
+from medrobust_utils.models.assimilation import COLOURS, ConvColour, DeconvColour, TextureModule
 
 GRAY = torch.rand(3, 1, 32, 40, generator=torch.Generator().manual_seed(0))
 LABELS = torch.tensor([0, 1, 1])
@@ -43,9 +39,12 @@ def tiny(colour="conv"):
     """Smooth between its ReLUs, small, float64."""
     torch.manual_seed(3)
     backbone = torch.nn.Sequential(
-        torch.nn.Conv2d(3, 4, 3, stride=2), torch.nn.Tanh(), torch.nn.AdaptiveAvgPool2d(2),
-        torch.nn.Flatten(), torch.nn.Linear(16, 2),
-    )  # fmt: skip
+        torch.nn.Conv2d(3, 4, 3, stride=2),
+        torch.nn.Tanh(),
+        torch.nn.AdaptiveAvgPool2d(2),
+        torch.nn.Flatten(),
+        torch.nn.Linear(16, 2),
+    )
     plain = MedicalModel(backbone, (0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
     return trained_a_little(AssimilatedModel(plain, colour)).double()
 
@@ -218,9 +217,14 @@ def test_every_part_has_its_say_in_the_attackers_gradient(part):
 def test_an_attack_on_the_gray_image_raises_the_loss_of_the_whole_network(colour):
     model, eps = trained_a_little(build(colour)), 8 / 255
     moved = pgd(
-        model, GRAY, LABELS, eps, steps=8, step_size=eps / 4,
+        model,
+        GRAY,
+        LABELS,
+        eps,
+        steps=8,
+        step_size=eps / 4,
         generator=torch.Generator().manual_seed(0),
-    )  # fmt: skip
+    )
     with torch.no_grad():
         clean, attacked = (per_image(model(images), LABELS) for images in (GRAY, moved))
         noise = GRAY + eps * (torch.rand_like(GRAY) * 2 - 1).sign()

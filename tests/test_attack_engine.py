@@ -7,9 +7,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from medrobust_utils import attacks, models
 from medrobust_utils.attacks.engine import ascend, ball
+from medrobust_utils.core.errors import ContractError
+from medrobust_utils.core.losses import correct, per_image
 from medrobust_utils.data import to_float
-from medrobust_utils.errors import ContractError
-from medrobust_utils.losses import correct, per_image
 
 ITERATIVE = [attacks.bim, attacks.mifgsm, attacks.pgd]
 EVERY = [attacks.fgsm, *ITERATIVE]

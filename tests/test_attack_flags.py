@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from medrobust_utils import attacks
-from medrobust_utils.attacks import flags
+from medrobust_utils.attacks import red_flags
 from medrobust_utils.data import to_float
 
 NAMES = [
@@ -131,4 +131,4 @@ def test_every_head_is_judged(kind, images):
 
 def test_flags_repeat_themselves(images):
     a, b = (flags_of(net(), images, eps=1 / 255, seed=7) for _ in range(2))
-    assert a == b and flags.MOST == 64
+    assert a == b and red_flags.MOST == 64

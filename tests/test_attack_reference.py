@@ -6,8 +6,8 @@ import torch
 
 from medrobust_utils import attacks, models
 from medrobust_utils.attacks.engine import random_start
+from medrobust_utils.core.errors import ContractError
 from medrobust_utils.data import to_float
-from medrobust_utils.errors import ContractError
 
 EPS = {("cnn", 2): 4 / 255, ("cnn", 7): 2 / 255, ("swin", 2): 2 / 255, ("swin", 7): 1 / 255}
 SWIN = dict(img_size=32, embed_dim=16, depths=(1, 1), num_heads=(1, 2), window_size=4)

@@ -12,13 +12,15 @@ import pytest
 import torch
 from torch import nn
 
-from medrobust_utils import attacks, env, metrics, models
-from medrobust_utils.attacks import keeping as module
-from medrobust_utils.attacks import ladder, sweep
+from medrobust_utils import attacks, models
+from medrobust_utils.attacks import ladder, radius_sweep
+from medrobust_utils.attacks import partial_results as module
 from medrobust_utils.attacks.engine import ball
+from medrobust_utils.core import env
+from medrobust_utils.core.errors import ContractError, RunError
+from medrobust_utils.core.losses import per_image
 from medrobust_utils.data import to_float
-from medrobust_utils.errors import ContractError, RunError
-from medrobust_utils.losses import per_image
+from medrobust_utils.scoring import metrics
 
 EPSILONS = np.array([0, 0.00125, 0.5, 1, 2, 4, 16]) / 255
 
@@ -150,10 +152,10 @@ KNOWN = {
 def test_sweeps_kept_by_earlier_versions_are_still_found(name, skin):
     """Their folders' names: a change means that hours of attacks would be computed again."""
     data, plan = replace(skin, checksum="images"), attacks.Plan(**KNOWN[name])
-    settings = sweep._settings(plan)
+    settings = radius_sweep._settings(plan)
     found = module.identify(nn.Identity(), data, np.arange(5), [0.0, 0.01], settings)
     assert found == name
-    settings = sweep._settings(replace(plan))
+    settings = radius_sweep._settings(replace(plan))
     assert module.identify(nn.Identity(), data, np.arange(5), [0.0, 0.01], settings) == name
 
 
@@ -161,7 +163,7 @@ def test_a_nested_sweep_of_an_earlier_version_is_not_read_back(skin):
     """Its steps did not shrink: another attack."""
     data, before = replace(skin, checksum="images"), ("3a14300c0b", "66f94e5bdd")
     for plan in (dict(steps=5, rel_step=0.25), dict(steps=3, rel_step=0.25, dtype=torch.bfloat16)):
-        settings = sweep._settings(attacks.Plan(**plan))
+        settings = radius_sweep._settings(attacks.Plan(**plan))
         found = module.identify(nn.Identity(), data, np.arange(5), [0.0, 0.01], settings)
         assert found not in before
         del settings["method"]
@@ -356,7 +358,7 @@ def test_a_nested_sweep_that_does_not_fit_gets_smaller_batches_too(trained, skin
 
 def test_images_that_do_not_fit_together_climb_one_by_one(trained, skin, monkeypatch):
     """Where it is the images of the other batches that fill the memory."""
-    real, sizes = sweep.on_device, []
+    real, sizes = radius_sweep.on_device, []
 
     def small(data, rows):
         if len(rows) > 1:
@@ -364,7 +366,7 @@ def test_images_that_do_not_fit_together_climb_one_by_one(trained, skin, monkeyp
         sizes.append(len(rows))
         return real(data, rows)
 
-    monkeypatch.setattr(sweep, "on_device", small)
+    monkeypatch.setattr(radius_sweep, "on_device", small)
     how = dict(index=INDEX[:6], epsilons=EPSILONS[2:4], batch=2)
     with pytest.warns(UserWarning, match="going on with 1"):
         result = attacks.attack_sweep(trained, skin, **how)
@@ -442,13 +444,13 @@ def test_a_damaged_or_foreign_batch_is_refused(trained, skin, tmp_path):
         attacks.attack_sweep(trained, skin, INDEX[:6], [0.01], seed=seed, folder=tmp_path)
         return max(tmp_path.glob("*/*.npz"), key=lambda path: path.stat().st_mtime_ns)
 
-    first, second = sweep(0), sweep(1)
+    first, second = radius_sweep(0), radius_sweep(1)
     first.write_bytes(second.read_bytes())
     with pytest.raises(RunError, match="other settings"):
-        sweep(0)
+        radius_sweep(0)
     first.write_bytes(second.read_bytes()[:100])
     with pytest.raises(RunError, match="Delete it"):
-        sweep(0)
+        radius_sweep(0)
 
 
 CHILD = """

@@ -9,11 +9,13 @@ import pytest
 import torch
 from found import falling, find, only
 
-from medrobust_utils import claims, metrics, plots, protocol, results
+from medrobust_utils import plots
+from medrobust_utils.core.errors import DataError, ProtocolError
 from medrobust_utils.data import ImageSet, ThreeWay, to_float
 from medrobust_utils.data.contrast import enhance
-from medrobust_utils.errors import DataError, ProtocolError
-from medrobust_utils.metrics import Estimate
+from medrobust_utils.reporting import claims, protocol, results
+from medrobust_utils.scoring import metrics
+from medrobust_utils.scoring.metrics import Estimate
 from medrobust_utils.studies import attentive_cnn as study
 from medrobust_utils.studies import attentive_cnn_attack as attack
 from medrobust_utils.studies import attentive_cnn_gains as comparisons
@@ -145,7 +147,7 @@ def test_what_cannot_be_run_is_refused_by_name(changes, call, error, message):
 
 def test_a_trained_arm_is_read_back_and_another_recipe_trains_anew(settings, trained, monkeypatch):
     arm, model, history, folder = trained[1]
-    monkeypatch.setattr("medrobust_utils.training._Job._step", None)
+    monkeypatch.setattr("medrobust_utils.training.fit._Job._step", None)
     _, again, same_history, same_folder = study.train(arm, settings, folder.parent)
     assert (repr(same_history), same_folder) == (repr(history), folder)  # an AUC may be NaN
     assert all(
@@ -225,7 +227,7 @@ def test_clean_scores_are_of_all_test_images(measured, trained):
 
 
 def test_a_finished_measurement_is_read_back(settings, trained, ladder, measured, monkeypatch):
-    monkeypatch.setattr("medrobust_utils.attacks.sweep.climb", None)
+    monkeypatch.setattr("medrobust_utils.attacks.radius_sweep.climb", None)
     arm, model, _, folder = trained[0]
     again = attack.measure(arm, model, settings, ladder, folder, seed=0)
     assert np.array_equal(again.sweep.logits, measured[0].sweep.logits)
@@ -339,10 +341,16 @@ def made_task(role, split="honest", filter="none", n=40):
     names = {"skin": "ham10000", "fundus": "retinopathy", "chest": "nih"}
     everything = np.arange(n)
     data = ImageSet(
-        names[role], np.zeros((n, 8, 8, 1), np.uint8), everything % classes,
-        tuple(f"class {k}" for k in range(classes)), everything, tuple(map(str, everything)),
-        synthetic=False, complete=True, checksum=role,
-    )  # fmt: skip
+        names[role],
+        np.zeros((n, 8, 8, 1), np.uint8),
+        everything % classes,
+        tuple(f"class {k}" for k in range(classes)),
+        everything,
+        tuple(map(str, everything)),
+        synthetic=False,
+        complete=True,
+        checksum=role,
+    )
     finding = "Pneumothorax" if role == "chest" else ""
     ways = ThreeWay(everything, everything, everything)
     return study.Task(role, split, filter, data, data, ways, everything, everything, finding)
@@ -453,9 +461,10 @@ def test_one_task_keeps_more_of_its_right_answers_than_another(run):
 def test_another_attack_than_the_profiles_is_an_override(run):
     run.add("x", 1.0)
     for parameters, wanted in (
-        ({"ATTACK": ""}, ""), ({"ATTACK": "nested"}, "ATTACK=nested"),
+        ({"ATTACK": ""}, ""),
+        ({"ATTACK": "nested"}, "ATTACK=nested"),
         ({"SET": "seeds=1", "ATTACK": "foolbox"}, "seeds=1 ATTACK=foolbox"),
-    ):  # fmt: skip
+    ):
         run.record["parameters"] = parameters
         run.save()
         (row,) = results.rows([results.read(run.out)])
@@ -551,12 +560,18 @@ def made_maps(names, positions, n=4):
     draw = np.random.default_rng(0)
     field = draw.random((n, 16, 16)).astype(np.float16)
     return maps.Explained(
-        index=np.arange(n), classes=np.zeros(n, int), right=np.ones(n, bool),
-        fallen=np.tile(np.arange(n) < n // 2, (positions, 1)), clean=field,
-        attacked=np.stack([field] * positions), change=np.zeros((n, 1, 16, 16), np.float32),
-        shown=np.array(0), names=np.array(sorted(names)), before=draw.random((len(names), n)),
+        index=np.arange(n),
+        classes=np.zeros(n, int),
+        right=np.ones(n, bool),
+        fallen=np.tile(np.arange(n) < n // 2, (positions, 1)),
+        clean=field,
+        attacked=np.stack([field] * positions),
+        change=np.zeros((n, 1, 16, 16), np.float32),
+        shown=np.array(0),
+        names=np.array(sorted(names)),
+        before=draw.random((len(names), n)),
         after=draw.random((len(names), positions, n)),
-    )  # fmt: skip
+    )
 
 
 def test_rows_on_maps_mark_the_radius_that_fells_half(run):
@@ -588,9 +603,12 @@ def test_maps_of_two_networks_are_compared_on_the_same_images(run):
     seen = made_maps({"map_regions", "map_entropy", "sparse_shape"}, 4)
     opposite = np.concatenate([1 - seen.clean[:3], seen.clean[3:]])
     other = replace(
-        seen, clean=opposite, classes=np.array([0, 0, 0, 1]), before=seen.before - 0.1,
+        seen,
+        clean=opposite,
+        classes=np.array([0, 0, 0, 1]),
+        before=seen.before - 0.1,
         after=seen.after - 0.2,
-    )  # fmt: skip
+    )
     known = {plain.arm.key: seen, ours.arm.key: other}
     map_rows.add_maps_between(run, plain, ours, known, FOUR, 0)
     row = only(run, "map_correlation_between_models")  # the last explains another class
@@ -615,11 +633,18 @@ def test_attention_adds_what_the_paper_says_to_the_block_and_a_little_more_to_se
 def test_deviations_say_what_was_changed(settings, arms):
     found = " ".join(record.deviations(settings, PAPER.settings("paper"), arms))
     for word in (
-        "skin: 90 phantoms of 64 pixels", "skin: epochs 1 (paper: 300)", "share 1 (paper: 0.1)",
-        "nested PGD, 2 shrinking steps", "fastest precision", "at most 32 images", "51,699",
-        "not run: chest with inception", "12 of 18 test images attacked",
-        "resnet: resnet10t in place of resnet50.", "resnet: images of 64 pixels instead of 224.",
-    ):  # fmt: skip
+        "skin: 90 phantoms of 64 pixels",
+        "skin: epochs 1 (paper: 300)",
+        "share 1 (paper: 0.1)",
+        "nested PGD, 2 shrinking steps",
+        "fastest precision",
+        "at most 32 images",
+        "51,699",
+        "not run: chest with inception",
+        "12 of 18 test images attacked",
+        "resnet: resnet10t in place of resnet50.",
+        "resnet: images of 64 pixels instead of 224.",
+    ):
         assert word in found, word
     assert "lr" not in found and "Pneumonia" not in found
     other = tiny(positive=settings["positive"] | {"chest": ["Effusion"]})
@@ -689,9 +714,10 @@ def test_no_claim_is_spoken_to_by_rows_that_mean_different_things(whole):
     single = ("attention", "model", "filter", "split", "role", "radius_255")
     for claim in PAPER.claims:
         speaking = [
-            row for row in whole["rows"]
+            row
+            for row in whole["rows"]
             if row["metric"] == claim.metric and claim.select.items() <= row.items()
-        ]  # fmt: skip
+        ]
         assert speaking, claim.id
         for tag in single:
             assert len({row.get(tag) for row in speaking}) == 1, (claim.id, tag)
@@ -750,8 +776,9 @@ def test_the_papers_words_become_marks(whole):
     assert found[0.005] == ("below", pytest.approx(1 / 7, abs=1e-4))
     fundus = figures.reported(PAPER.claims, tags | {"role": "fundus"})
     assert fundus == [
-        (0.005, "above", pytest.approx(0.832 - 0.03)), (0.01, "value", pytest.approx(0.832 - 0.03))
-    ]  # fmt: skip
+        (0.005, "above", pytest.approx(0.832 - 0.03)),
+        (0.01, "value", pytest.approx(0.832 - 0.03)),
+    ]
     panels = {"skin": PANELS["skin"] | {"model": "resnet", "attention": "none"}}
     axis = figures.readings(pd.DataFrame(whole["rows"]), panels, PAPER.claims).axes[0]
     curves = [line for line in axis.lines if len(line.get_xdata()) > 1]

@@ -6,12 +6,12 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from medrobust_utils.weights import FACTS
 from safetensors.torch import save_file
 
 from medrobust_utils import models
-from medrobust_utils.errors import ContractError
+from medrobust_utils.core.errors import ContractError
 from medrobust_utils.models import AttentiveCNN, SoftAttention, build_attentive
-from medrobust_utils.weights import FACTS
 
 INCEPTION = "inception_resnet_v2"
 IMAGES = torch.rand(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
@@ -150,9 +150,13 @@ def test_the_head_after_the_trunk(attention, flatten):
 
 @pytest.mark.parametrize(
     ("attention", "flatten", "drops"),
-    [("none", False, False), ("released", False, True), ("none", True, True),
-     ("intended", True, True)],
-)  # fmt: skip
+    [
+        ("none", False, False),
+        ("released", False, True),
+        ("none", True, True),
+        ("intended", True, True),
+    ],
+)
 def test_dropout_is_where_the_paper_has_it(attention, flatten, drops):
     net = AttentiveCNN(torch.nn.Identity(), (64, 5, 5), 3, attention=attention, flatten=flatten)
     seen = []

@@ -7,11 +7,11 @@ from digits import as_targets, attacked, network
 from torch import nn
 
 from medrobust_utils import attacks
-from medrobust_utils.attacks.apgd import apgd
-from medrobust_utils.attacks.fab import onto_plane
-from medrobust_utils.attacks.goals import Goal
-from medrobust_utils.attacks.square import HALVED_AT, side_of
-from medrobust_utils.errors import ContractError
+from medrobust_utils.attacks.autoattack.apgd import apgd
+from medrobust_utils.attacks.autoattack.fab import onto_plane
+from medrobust_utils.attacks.autoattack.margins import Goal
+from medrobust_utils.attacks.autoattack.square import HALVED_AT, side_of
+from medrobust_utils.core.errors import ContractError
 
 QUICK = dict(steps=20, queries=100)
 EPS = 0.12
@@ -217,9 +217,13 @@ def test_the_step_onto_a_plane_is_the_shortest():
         # least t with |d| <= t, w d = goal, 0 <= p + d <= 1
         bound = np.block([[np.eye(9), -np.ones((9, 1))], [-np.eye(9), -np.ones((9, 1))]])
         best = linprog(
-            np.r_[np.zeros(9), 1], bound, np.zeros(18), np.r_[w, 0][None], [float(goal)],
+            np.r_[np.zeros(9), 1],
+            bound,
+            np.zeros(18),
+            np.r_[w, 0][None],
+            [float(goal)],
             bounds=[*zip(-p, 1 - p, strict=True), (0, None)],
-        )  # fmt: skip
+        )
         assert best.success
         assert float(move.abs().max()) == pytest.approx(best.fun, abs=1e-5)
         assert float((weight * move).sum()) == pytest.approx(float(goal), abs=1e-5)
@@ -308,9 +312,9 @@ def test_a_sweep_spares_who_has_fallen_and_goes_on_after_a_kill(tmp_path, monkey
         assert sum(shares.values()) == pytest.approx(1)
         assert shares.get("standing", 0) == pytest.approx((won == "").mean())
 
-    from medrobust_utils.attacks import auto_sweep
+    from medrobust_utils.attacks.autoattack import sweep
 
-    real, done = auto_sweep._climb, []
+    real, done = sweep._climb, []
 
     def killed(*args):
         if len(done) == 2:
@@ -318,7 +322,7 @@ def test_a_sweep_spares_who_has_fallen_and_goes_on_after_a_kill(tmp_path, monkey
         done.append(1)
         return real(*args)
 
-    monkeypatch.setattr(auto_sweep, "_climb", killed)
+    monkeypatch.setattr(sweep, "_climb", killed)
     how = dict(folder=tmp_path, batch=20, **QUICK)
     with pytest.raises(KeyboardInterrupt):
         attacks.autoattack_sweep(model, data, index, EPSILONS, **how)
@@ -383,11 +387,23 @@ def test_what_is_less_than_the_published_settings_is_said():
 
 
 def test_the_flag_counts_each_image_once_and_what_autoattack_felled_only():
-    won = np.array([["", "square", "wrong before", "earlier attack"],
-                    ["square", "square", "wrong before", "earlier attack"]])  # fmt: skip
+    won = np.array(
+        [
+            ["", "square", "wrong before", "earlier attack"],
+            ["square", "square", "wrong before", "earlier attack"],
+        ]
+    )
     none = np.zeros((2, 4, 2), np.float32)
-    result = attacks.AutoResult(np.array([0.1, 0.2]), none, none[0], np.zeros(4, int), "standing",
-                                won == "", won, np.zeros((2, 4), int))  # fmt: skip
+    result = attacks.AutoResult(
+        np.array([0.1, 0.2]),
+        none,
+        none[0],
+        np.zeros(4, int),
+        "standing",
+        won == "",
+        won,
+        np.zeros((2, 4), int),
+    )
     (flag,) = result.flags()
     assert flag.raised and flag.measured.startswith("2 of the 2 images")
 

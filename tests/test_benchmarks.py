@@ -32,11 +32,12 @@ from benchmarks import (  # noqa: E402
     strength,
     timing,
 )
-from medrobust_utils import attacks, protocol  # noqa: E402
+from medrobust_utils import attacks
 from medrobust_utils.attacks.selective import combinations  # noqa: E402
+from medrobust_utils.core.errors import ContractError, DataError, RunError  # noqa: E402
 from medrobust_utils.data import phantom_set, to_float  # noqa: E402
-from medrobust_utils.errors import ContractError, DataError, RunError  # noqa: E402
 from medrobust_utils.models import build  # noqa: E402
+from medrobust_utils.reporting import protocol  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 README = f"# Speed\n{record.BEGIN}\nold\n{record.END}\nthe rest\n"
@@ -555,10 +556,15 @@ def test_whom_foolbox_leaves_the_independent_mode_needs_not_meet(monkeypatch):
 
 def test_a_reader_is_told_where_the_difference_is_a_bound():
     facts = {
-        "images": 200, "above_foolbox": -0.015, "gradients_an_image": 16.9, "gradients": "bfloat16",
-        "mode_at_least": [0.6, 0.2], "mode_at_most": [0.6, 0.2],
-        "foolbox_at_least": [0.7, 0.25], "foolbox_at_most": [0.7, 0.25],
-    }  # fmt: skip
+        "images": 200,
+        "above_foolbox": -0.015,
+        "gradients_an_image": 16.9,
+        "gradients": "bfloat16",
+        "mode_at_least": [0.6, 0.2],
+        "mode_at_most": [0.6, 0.2],
+        "foolbox_at_least": [0.7, 0.25],
+        "foolbox_at_most": [0.7, 0.25],
+    }
     assert record._besides(facts) == (
         "-1.5 points against Foolbox at the worst eps, 200 images (leaves 60/20 %, Foolbox 70/25 "
         "%); 17 bfloat16 gradients an image"

@@ -6,8 +6,8 @@ from networks import Out, small, swin, vit
 from segmenters import Plain, untrained
 from torch import nn
 
-from medrobust_utils.cam_layers import layers, spatial, target_layer
-from medrobust_utils.errors import ContractError
+from medrobust_utils.core.errors import ContractError
+from medrobust_utils.explain.cam_layers import layers, spatial, target_layer
 from medrobust_utils.models import build_unet
 from medrobust_utils.models.assimilation import build_assimilated
 from medrobust_utils.models.attentive import build_attentive

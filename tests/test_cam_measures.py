@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from medrobust_utils import cam_measures as measures
-from medrobust_utils.errors import ContractError
+from medrobust_utils.core.errors import ContractError
+from medrobust_utils.explain import measures
 
 SIZE = 40
 PAIRS = (measures.correlation, measures.similarity, measures.top_overlap)

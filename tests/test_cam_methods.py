@@ -8,10 +8,10 @@ from networks import Out, noise, small, swin, traces
 from segmenters import Plain, tissue, trained, untrained
 from torch import nn
 
-from medrobust_utils.cam_layers import layers
-from medrobust_utils.cams import METHODS, grad_cam
-from medrobust_utils.errors import ContractError
-from medrobust_utils.losses import BACKGROUND
+from medrobust_utils.core.errors import ContractError
+from medrobust_utils.core.losses import BACKGROUND
+from medrobust_utils.explain.cam_layers import layers
+from medrobust_utils.explain.cams import METHODS, grad_cam
 from medrobust_utils.models.assimilation import build_assimilated
 from medrobust_utils.models.attentive import build_attentive
 
@@ -110,8 +110,10 @@ def test_where_the_head_averages_place_by_place_is_the_same():
     one, other = (grad_cam(model, images, range(7), method=m) for m in ("grad-cam", "hirescam"))
     assert one.valid.sum() >= 2 and one.reasons == other.reasons
     np.testing.assert_allclose(one.maps, other.maps, atol=1e-4)
-    early = [grad_cam(model, images, range(7), method=m, layer="backbone.layer2").maps
-             for m in ("grad-cam", "hirescam")]  # fmt: skip
+    early = [
+        grad_cam(model, images, range(7), method=m, layer="backbone.layer2").maps
+        for m in ("grad-cam", "hirescam")
+    ]
     assert np.nanmax(np.abs(early[0] - early[1])) > 0.1
 
 
@@ -156,9 +158,13 @@ def test_only_the_region_counts():
     region.flags.writeable = False
     for classes in ([1, 1], [2, 2]):
         maps = grad_cam(
-            trained(3), images[:2], classes, regions=region, layer="backbone.merge.1",
+            trained(3),
+            images[:2],
+            classes,
+            regions=region,
+            layer="backbone.merge.1",
             method="layercam",
-        ).maps  # fmt: skip
+        ).maps
         assert (maps[~region] == 0).all() and maps[0].max() > 0.99 and maps[1].max() > 0.99
 
 

@@ -9,12 +9,12 @@ import torch.nn.functional as F
 from networks import noise, small, swin, traces, vit
 from torch import nn
 
-from medrobust_utils import cam_plots
-from medrobust_utils.cam_layers import target_layer
-from medrobust_utils.cam_measures import energy_inside, pointing
-from medrobust_utils.cams import METHODS, Maps, grad_cam
-from medrobust_utils.errors import ContractError
+from medrobust_utils.core.errors import ContractError
+from medrobust_utils.explain.cam_layers import target_layer
+from medrobust_utils.explain.cams import METHODS, Maps, grad_cam
+from medrobust_utils.explain.measures import energy_inside, pointing
 from medrobust_utils.models.attentive import build_attentive
+from medrobust_utils.plots import cam_plots
 
 
 class Colours(nn.Module):
@@ -243,8 +243,13 @@ def test_misuse_is_explained(patches, change, message):
 def test_the_figure_never_draws_an_invalid_map(patches):
     images, masks = patches
     maps = grad_cam(Colours(), images, [0, 0])
-    broken = Maps(maps.maps * [[[1]], [[np.nan]]], np.array([True, False]), ("", "empty: none"),
-                  maps.classes, maps.layer)  # fmt: skip
+    broken = Maps(
+        maps.maps * [[[1]], [[np.nan]]],
+        np.array([True, False]),
+        ("", "empty: none"),
+        maps.classes,
+        maps.layer,
+    )
     columns = {"picture": images, "map": maps, "broken": broken}
     figure = cam_plots.explanations(images, columns, labels=["one", "two"], masks=masks[0])
     cells = np.array(figure.axes[:8]).reshape(2, 4)

@@ -7,8 +7,9 @@ import pickle
 import pytest
 import torch
 
-from medrobust_utils import cards, protocol
-from medrobust_utils.errors import RunError
+from medrobust_utils.core.errors import RunError
+from medrobust_utils.reporting import protocol
+from medrobust_utils.training import cards
 
 
 def card(**changes):

@@ -5,28 +5,51 @@ import re
 import pandas as pd
 import pytest
 
-from medrobust_utils import claims, env, protocol, results, verdicts
-from medrobust_utils.errors import RunError
-from medrobust_utils.protocol import Claim
+from medrobust_utils.core import env
+from medrobust_utils.core.errors import RunError
+from medrobust_utils.reporting import claims, protocol, results, verdicts
+from medrobust_utils.reporting.protocol import Claim
 
-REAL = {"dataset": "nih", "synthetic": False, "complete": True, "start": "imagenet",
-        "competent": True}  # fmt: skip
-PHANTOM = {"dataset": "phantom-chest", "synthetic": True, "complete": True, "start": "scratch",
-           "competent": True}  # fmt: skip
+REAL = {
+    "dataset": "nih",
+    "synthetic": False,
+    "complete": True,
+    "start": "imagenet",
+    "competent": True,
+}
+PHANTOM = {
+    "dataset": "phantom-chest",
+    "synthetic": True,
+    "complete": True,
+    "start": "scratch",
+    "competent": True,
+}
 
 
 def claim(expect=None, **more):
     about = {
-        "id": "c", "text": "Swin", "where": "Figure 8", "metric": "top1", "command": "run it",
+        "id": "c",
+        "text": "Swin",
+        "where": "Figure 8",
+        "metric": "top1",
+        "command": "run it",
         "expect": expect or {"value": 0.5, "tolerance": 0.02},
-        "select": {"role": "nih", "noise": 0.1}, "requires": dict(REAL),
-    }  # fmt: skip
+        "select": {"role": "nih", "noise": 0.1},
+        "requires": dict(REAL),
+    }
     return Claim(**{**about, **more})
 
 
 def row(value, low=None, high=None, **tags):
-    about = {"metric": "top1", "value": value, "low": low, "high": high, "role": "nih",
-             "noise": 0.1, "status": "complete"}  # fmt: skip
+    about = {
+        "metric": "top1",
+        "value": value,
+        "low": low,
+        "high": high,
+        "role": "nih",
+        "noise": 0.1,
+        "status": "complete",
+    }
     return {**about, **REAL, **tags}
 
 
@@ -218,8 +241,10 @@ def test_the_table_keeps_the_verdict_and_the_stand_in_apart(project):
     cell = table.loc["fig4-swin-top1"]
     assert cell["verdict"] == "not tested at this scale" and pd.isna(cell["ours"])
     assert (cell["expected"], cell["stand_in"], cell["stand_in_kind"]) == (
-        "0.484 \u00b1 0.02", 0.48, "phantom",
-    )  # fmt: skip
+        "0.484 \u00b1 0.02",
+        0.48,
+        "phantom",
+    )
     assert cell["stand_in_reading"] == "agrees" and cell["stand_in_interval"] == "[0.47, 0.49]"
     assert table.loc["attention-window-exponent", "verdict"] == "reproduced"
     assert table.loc["attention-global-exponent", "verdict"] == "not reproduced"
@@ -231,8 +256,10 @@ def test_the_counts_add_up(project):
     counts = claims.summary(results.collect("results"), "1_swin_noise")
     total = len(protocol.load("1_swin_noise").claims)
     assert counts == {
-        "reproduced": 1, "not reproduced": 1, "not tested at this scale": total - 2,
-    }  # fmt: skip
+        "reproduced": 1,
+        "not reproduced": 1,
+        "not tested at this scale": total - 2,
+    }
     assert claims.count_line(counts).startswith(f"{total} claims: 1 reproduced, 1 not reproduced")
 
 
@@ -310,5 +337,9 @@ def test_a_readme_without_markers_is_left_alone(project, text):
 
 def test_numbers_keep_their_digits():
     assert [verdicts.number(v) for v in (None, 0.123456, 112120, -2.1179, 0)] == [
-        "", "0.1235", "112,120", "-2.118", "0",
-    ]  # fmt: skip
+        "",
+        "0.1235",
+        "112,120",
+        "-2.118",
+        "0",
+    ]

@@ -5,9 +5,9 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
+from medrobust_utils.core.errors import DataError
 from medrobust_utils.data import consep, consep_patches
 from medrobust_utils.data.phantoms import phantom_set
-from medrobust_utils.errors import DataError
 
 
 @pytest.fixture

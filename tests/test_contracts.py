@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from medrobust_utils.contracts import check_eval, check_images, check_logits
-from medrobust_utils.errors import ContractError
+from medrobust_utils.core.contracts import check_eval, check_images, check_logits
+from medrobust_utils.core.errors import ContractError
 
 GOOD = torch.rand(2, 3, 8, 8)
 

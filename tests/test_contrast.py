@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import torch
 
+from medrobust_utils.core.errors import ContractError
 from medrobust_utils.data import contrast
 from medrobust_utils.data.convert import to_float
 from medrobust_utils.data.phantoms import phantom_set
-from medrobust_utils.errors import ContractError
 
 
 @pytest.fixture(scope="module")

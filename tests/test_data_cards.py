@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from medrobust_utils import catalogue, data
+from medrobust_utils import data
+from medrobust_utils.data import catalogue
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tools"))

@@ -16,10 +16,10 @@ from faulty_server import HASTE, entry, serving, tree
 from PIL import Image
 
 from medrobust_utils import __main__ as cli
-from medrobust_utils import catalogue
-from medrobust_utils.catalogue import RemoteFile
-from medrobust_utils.download import dataverse, download_set, isic, kaggle, subset, verify
-from medrobust_utils.errors import DataError
+from medrobust_utils.core.errors import DataError
+from medrobust_utils.data import catalogue
+from medrobust_utils.data.catalogue import RemoteFile
+from medrobust_utils.data.download import dataverse, download_set, isic, kaggle, subset, verify
 
 ROOT = Path(__file__).resolve().parents[1]
 HAM = catalogue.load()["ham10000"]
@@ -197,10 +197,10 @@ def test_the_copy_on_kaggle_is_tried_where_the_publisher_is_down(tmp_path, monke
     with serving({}) as (address, _):
         files = (RemoteFile("set.zip", (f"{address}/gone",), unpack="."),)
         changes = {"kaggle": "datasets/a/b", "lift": "Dataset_BUSI_with_GT", "files": files}
-        monkeypatch.setattr("medrobust_utils.download.access.has_credentials", lambda: False)
+        monkeypatch.setattr("medrobust_utils.data.download.access.has_credentials", lambda: False)
         with pytest.raises(DataError, match="HTTP 404"):
             download_set(entry(**changes), tmp_path, patience=HASTE, say=quiet)
-        monkeypatch.setattr("medrobust_utils.download.access.has_credentials", lambda: True)
+        monkeypatch.setattr("medrobust_utils.data.download.access.has_credentials", lambda: True)
         download_set(entry(**changes), tmp_path, patience=HASTE, say=quiet)
     assert list(tree(tmp_path / "drawn set")) == ["normal/normal (1).png"]
 

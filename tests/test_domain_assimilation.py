@@ -9,22 +9,25 @@ import pytest
 import torch
 from found import falling, find, only
 
-from medrobust_utils import cam_measures, claims, glcm, metrics, protocol, results, sharpness
 from medrobust_utils.attacks import SweepResult, attack_sweep, fgsm
-from medrobust_utils.cams import grad_cam
-from medrobust_utils.complexity import operations
+from medrobust_utils.core.errors import ProtocolError, RunError
 from medrobust_utils.data import ImageSet, ThreeWay, to_float
 from medrobust_utils.data.phantoms import phantom_set
 from medrobust_utils.data.splits import leaks, split_by_image, split_three_ways
-from medrobust_utils.errors import ProtocolError, RunError
+from medrobust_utils.explain import measures, sharpness
+from medrobust_utils.explain.cams import grad_cam
 from medrobust_utils.models.assimilation import ConvColour, DeconvColour, TextureModule
-from medrobust_utils.objectives import Assimilation
+from medrobust_utils.models.complexity import operations
+from medrobust_utils.reporting import claims, protocol, results
+from medrobust_utils.scoring import metrics
 from medrobust_utils.studies import domain_assimilation as study
 from medrobust_utils.studies import domain_assimilation_attack as attack
 from medrobust_utils.studies import domain_assimilation_gains as gains
 from medrobust_utils.studies import domain_assimilation_reasons as why
 from medrobust_utils.studies import domain_assimilation_record as record
 from medrobust_utils.studies import domain_assimilation_rows as rows
+from medrobust_utils.training import glcm
+from medrobust_utils.training.objectives import Assimilation
 
 PAPER = protocol.load("3_domain_assimilation")
 FULL = PAPER.settings("paper")
@@ -92,10 +95,16 @@ def made_task(role="ct", split="honest", size=20, **changes):
     """A task of ``size`` images a class that nobody looks at: all are tested on and attacked."""
     everything = np.arange(2 * size)
     data = ImageSet(
-        FULL.datasets[role], np.zeros((2 * size, 8, 8, 1), np.uint8), everything % 2,
-        ("negative", "positive"), everything, tuple(map(str, everything)),
-        synthetic=False, complete=True, checksum=role,
-    )  # fmt: skip
+        FULL.datasets[role],
+        np.zeros((2 * size, 8, 8, 1), np.uint8),
+        everything % 2,
+        ("negative", "positive"),
+        everything,
+        tuple(map(str, everything)),
+        synthetic=False,
+        complete=True,
+        checksum=role,
+    )
     data = replace(data, **changes)
     ways = ThreeWay(everything, everything, everything)
     return study.Task(role, split, data, data, ways, size + 3, everything)
@@ -104,9 +113,11 @@ def made_task(role="ct", split="honest", size=20, **changes):
 def arm_of(task, defence="none", **changes):
     modules = defence in ("modules", "glcm")
     how = {
-        "alpha": 0.9 if defence == "glcm" else 1.0, "colour": "conv" if modules else "none",
-        "rows": "areas" if defence == "glcm" else "none", "seed": 0,
-    }  # fmt: skip
+        "alpha": 0.9 if defence == "glcm" else 1.0,
+        "colour": "conv" if modules else "none",
+        "rows": "areas" if defence == "glcm" else "none",
+        "seed": 0,
+    }
     return study.Arm(task, "resnet50", "imagenet", defence, **(how | changes))
 
 
@@ -181,16 +192,23 @@ def test_every_arm_of_a_profile_has_a_key_and_a_folder_of_its_own(profile, monke
 
 def test_the_profiles_hold_every_network_that_was_asked_for(monkeypatch):
     for profile, places in (
-        ("small", [*((role, "resnet50") for role in study.ROLES), ("ct", "resnet18"),
-                   ("ct", "densenet121")]),
+        (
+            "small",
+            [
+                *((role, "resnet50") for role in study.ROLES),
+                ("ct", "resnet18"),
+                ("ct", "densenet121"),
+            ],
+        ),
         ("paper", itertools.product(study.ROLES, record.BACKBONES)),
-    ):  # fmt: skip
+    ):
         _, found = planned(profile, monkeypatch)
         defences = {}
         for arm in found:
             if (arm.task.split_name, arm.alpha, arm.rows) in (
-                ("honest", 1.0, "none"), ("honest", 0.9, "areas")
-            ):  # fmt: skip
+                ("honest", 1.0, "none"),
+                ("honest", 0.9, "areas"),
+            ):
                 place = arm.task.role, arm.backbone
                 defences.setdefault(place, set()).add(arm.defence)
         assert sorted(defences) == sorted(places)
@@ -247,10 +265,17 @@ def doubled(name, *, size, phantoms, seed, duplicates):
     data = phantom_set("ct", 120, size=size, seed=seed)
     keep = np.arange(120).repeat(4 if duplicates else 1)
     return replace(
-        data, name="scans", images=data.images[keep], targets=data.targets[keep],
-        groups=data.groups[keep // 2 * 2], ids=tuple(map(str, range(len(keep)))), masks=None,
-        census={}, checksum=str(duplicates), synthetic=False,
-    )  # fmt: skip
+        data,
+        name="scans",
+        images=data.images[keep],
+        targets=data.targets[keep],
+        groups=data.groups[keep // 2 * 2],
+        ids=tuple(map(str, range(len(keep)))),
+        masks=None,
+        census={},
+        checksum=str(duplicates),
+        synthetic=False,
+    )
 
 
 def test_an_honest_task_leaks_nothing_and_one_by_image_keeps_every_copy(monkeypatch):
@@ -304,7 +329,7 @@ def test_all_defences_of_a_seed_begin_with_the_same_backbone_and_head(settings, 
 
 def test_a_trained_arm_is_read_back_and_another_recipe_trains_anew(settings, trained, monkeypatch):
     arm, model, history, folder = trained["glcm"]
-    monkeypatch.setattr("medrobust_utils.training._Job._step", None)
+    monkeypatch.setattr("medrobust_utils.training.fit._Job._step", None)
     _, again, same_history, same_folder = study.train(arm, settings, folder.parent)
     assert (repr(same_history), same_folder) == (repr(history), folder)  # an AUC may be NaN
     assert all(
@@ -339,8 +364,11 @@ def test_each_defence_trains_by_its_own_objective(settings, arms, tmp_path, monk
     assert attacker.step_size == pytest.approx(3 / 255)
     # the epoch of best clean accuracy is not the most robust one
     assert {defence: recipe["patience"] for defence, (recipe, _) in asked.items()} == {
-        "none": 30, "modules": 30, "glcm": 30, "adversarial": 0
-    }  # fmt: skip
+        "none": 30,
+        "modules": 30,
+        "glcm": 30,
+        "adversarial": 0,
+    }
 
 
 def test_without_weights_an_arm_is_what_it_is_not_what_was_asked(settings, trained):
@@ -458,8 +486,9 @@ def test_attacks_take_the_steps_that_the_profile_states(settings, trained, measu
     ]
     assert "dtype" not in asked[-2][1] and asked[0][1]["dtype"] == torch.float32
     for attacks, expected in (
-        ("quarter", ["fgsm", "bim", "mifgsm", "pgd", None, None]), ("pgd", ["pgd", None, None])
-    ):  # fmt: skip
+        ("quarter", ["fgsm", "bim", "mifgsm", "pgd", None, None]),
+        ("pgd", ["pgd", None, None]),
+    ):
         asked.clear()
         attack.measure(replace(arm, attacks=attacks), model, plan, folder, seed=7)
         assert [how.get("attack") for _, how in asked] == expected
@@ -487,9 +516,9 @@ def test_every_arm_is_measured_on_the_same_images_and_draws(settings, trained, m
 
 
 def test_a_finished_measurement_is_read_back(settings, trained, measured, monkeypatch):
-    monkeypatch.setattr("medrobust_utils.attacks.sweep.climb", None)
+    monkeypatch.setattr("medrobust_utils.attacks.radius_sweep.climb", None)
     # a busy machine's probe may choose another precision than the training had
-    monkeypatch.setattr("medrobust_utils.env.training_dtype", lambda device: torch.float16)
+    monkeypatch.setattr("medrobust_utils.core.env.training_dtype", lambda device: torch.float16)
     arm, model, _, folder = trained["glcm"]
     assert model.trained_in in (torch.float32, torch.bfloat16)
     again = attack.measure(arm, model, settings, folder, seed=0)
@@ -546,7 +575,7 @@ def test_reasons_are_measured_for_the_networks_own_answers(settings, trained, ex
     with torch.no_grad():
         said = model(images).argmax(1)
         gray = glcm.grayscale(model.adapt(images))
-    area = cam_measures.area(grad_cam(model, images, said).maps)
+    area = measures.area(grad_cam(model, images, said).maps)
     assert found.values["attention_area"] == pytest.approx(area, nan_ok=True)
     rise = sharpness.rise(model, images, said)
     assert found.values["loss_rise"] == pytest.approx(rise, rel=1e-3, abs=1e-6)
@@ -597,8 +626,10 @@ def test_photographs_are_gray_and_labelled_by_the_networks_own_answers(photos):
 
 def test_rows_of_a_task_count_what_was_removed_and_draw_the_majority_line(run):
     census = {
-        "exact_duplicates_removed": 5, "contradictory_labels_dropped": 2, "near_duplicate_pairs": 9
-    }  # fmt: skip
+        "exact_duplicates_removed": 5,
+        "contradictory_labels_dropped": 2,
+        "near_duplicate_pairs": 9,
+    }
     task = made_task("xray", census=census, groups=np.arange(40) // 2)
     split = ThreeWay(np.arange(0, 21), np.arange(22, 26), np.arange(26, 40))
     task = replace(task, split=split._replace(test=np.array([21, *split.test])))
@@ -675,18 +706,23 @@ def test_the_odd_curve_of_fgsm_is_measured_from_its_lowest_point(run):
 def test_what_is_held_against_what():
     honest, leaky = made_task(), made_task(split="by image")
     arms = {
-        "vanilla": arm_of(honest), "modules": arm_of(honest, "modules"),
-        "glcm": arm_of(honest, "glcm"), "deconv": arm_of(honest, "glcm", colour="deconv"),
-        "trained": arm_of(honest, "adversarial"), "leaky": arm_of(leaky),
-        "leaky glcm": arm_of(leaky, "glcm", alpha=0.5), "mri": arm_of(made_task("mri"), "glcm"),
+        "vanilla": arm_of(honest),
+        "modules": arm_of(honest, "modules"),
+        "glcm": arm_of(honest, "glcm"),
+        "deconv": arm_of(honest, "glcm", colour="deconv"),
+        "trained": arm_of(honest, "adversarial"),
+        "leaky": arm_of(leaky),
+        "leaky glcm": arm_of(leaky, "glcm", alpha=0.5),
+        "mri": arm_of(made_task("mri"), "glcm"),
         "scratch": replace(arm_of(honest), start="scratch"),
         "small": replace(arm_of(honest, "glcm"), backbone="resnet18"),
-    }  # fmt: skip
+    }
     groups = {name: [made(arm, falling(2, [9] * 40))] for name, arm in arms.items()}
     assert set(gains.pairs(groups)) == {
         *(("vanilla", other) for other in ("modules", "glcm", "deconv", "trained")),
-        ("modules", "glcm"), ("leaky", "leaky glcm"),
-    }  # fmt: skip
+        ("modules", "glcm"),
+        ("leaky", "leaky glcm"),
+    }
     assert set(gains.leaky_pairs(groups)) == {("vanilla", "leaky")}
 
 
@@ -915,14 +951,17 @@ def test_deviations_of_a_small_run_are_said_in_words(settings, arms):
         "ct, resnet10t from scratch: at most 1 epochs (slides: 300).",
         "resnet10t: trained from scratch, where the slides fine-tune.",
         "resnet10t is none of the slides' backbones.",
-        "training: lr 0.001 (profile paper: 0.0001).", "training: batch 16 (profile paper: 32).",
-        "adversarial: steps 2 (profile paper: 10).", "adversarial: rel_step 0.75",
+        "training: lr 0.001 (profile paper: 0.0001).",
+        "training: batch 16 (profile paper: 32).",
+        "adversarial: steps 2 (profile paper: 10).",
+        "adversarial: rel_step 0.75",
         "not attacked again (but by FGSM)",
         "attack: quarter steps: 2, rel_step: 0.25 (profile paper: steps: 40, rel_step: 0.25).",
         "attack: eps_255 [1, 16] (profile paper: [1, 2,",
-        "fastest precision", "not run: ct with densenet121, ct with resnet18, ct with resnet50,",
+        "fastest precision",
+        "not run: ct with densenet121, ct with resnet18, ct with resnet50,",
         "not on the slides.",
-    ):  # fmt: skip
+    ):
         assert said in found, said
     assert found.count("none of the slides' backbones") == 1  # once, not once an arm
     assert "weight_decay" not in found and "alpha 0.9 instead" not in found
@@ -948,10 +987,12 @@ def test_a_subset_other_rates_and_what_was_not_run_are_said():
         "xray: a subset of 800 images of kermany.",
         "xray, split honest: 400 images a class (slides: 1583).",
         "xray, split honest: 64 of 800 test images attacked.",
-        "xray, resnet50 from imagenet: at most 2 epochs", "new_lr_factor 10.0 (profile paper: 1.0)",
-        "mri with resnet50", "not run either: xray resnet50 honest modules",
+        "xray, resnet50 from imagenet: at most 2 epochs",
+        "new_lr_factor 10.0 (profile paper: 1.0)",
+        "mri with resnet50",
+        "not run either: xray resnet50 honest modules",
         "xray resnet50 honest glcm (alpha 0.9, conv, areas)",
-    ):  # fmt: skip
+    ):
         assert said in found, said
     assert "variants of xray honest: attacked with PGD by eps / 4 and the nested climb" in found
     assert "networks of xray honest: not attacked with torchattacks' steps" in words(
@@ -1100,9 +1141,16 @@ def test_sweeps_of_the_study_are_found_again_whatever_the_arm_is_called(
     assert len(names) == len(attack.CELLS) + 2
     task, how = arm.task, settings["attack"]
     again = attack_sweep(
-        model, task.data, task.attacked, [eps / 255 for eps in how["eps_255"]], folder=folder,
-        seed=0, attack="fgsm", mode="independent", dtype=attack.precision(settings, model),
-    )  # fmt: skip
+        model,
+        task.data,
+        task.attacked,
+        [eps / 255 for eps in how["eps_255"]],
+        folder=folder,
+        seed=0,
+        attack="fgsm",
+        mode="independent",
+        dtype=attack.precision(settings, model),
+    )
     assert {path.name for path in folder.iterdir() if path.is_dir()} == names
     assert np.array_equal(again.logits, measured["none"].sweeps["fgsm", "single"].logits)
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from medrobust_utils import glcm_plots
+from medrobust_utils.plots import glcm_plots
 from medrobust_utils.studies import domain_assimilation_plots as figures
 
 EPS = (1.0, 2.0, 4.0)
@@ -22,9 +22,16 @@ def attacked():
         cells += [(cell, eps, left / eps) for cell in figures.CELLS for eps in EPS]
         for (attack, step), eps, value in cells:
             table.append(
-                {"attack": attack, "step": step, "eps_255": eps, "defence": defence,
-                 "value": value, "low": value - 0.05, "high": value + 0.05}
-            )  # fmt: skip
+                {
+                    "attack": attack,
+                    "step": step,
+                    "eps_255": eps,
+                    "defence": defence,
+                    "value": value,
+                    "low": value - 0.05,
+                    "high": value + 0.05,
+                }
+            )
     return pd.DataFrame(table)
 
 

@@ -11,10 +11,10 @@ import time
 import pytest
 from faulty_server import HASTE, entry, packed, random, serving, soak, tree
 
-from medrobust_utils.catalogue import RemoteFile
-from medrobust_utils.download import download_set
-from medrobust_utils.download.lock import Lock, exclusive
-from medrobust_utils.errors import DataError
+from medrobust_utils.core.errors import DataError
+from medrobust_utils.data.catalogue import RemoteFile
+from medrobust_utils.data.download import download_set
+from medrobust_utils.data.download.lock import Lock, exclusive
 
 ARCHIVE, CONTENT = packed(random.Random(7))
 MD5 = hashlib.md5(ARCHIVE).hexdigest()
@@ -147,7 +147,9 @@ def test_two_downloads_into_one_folder_do_not_meet(tmp_path):
 
 def test_a_full_disk_is_said_before_it_is_full(tmp_path, monkeypatch):
     usage = type("Usage", (), {"free": 10})
-    monkeypatch.setattr("medrobust_utils.download.resuming.shutil.disk_usage", lambda path: usage)
+    monkeypatch.setattr(
+        "medrobust_utils.data.download.resuming.shutil.disk_usage", lambda path: usage
+    )
     with (
         serving({"/a": ARCHIVE}) as (address, _),
         pytest.raises(DataError, match="10 bytes are free"),

@@ -8,8 +8,8 @@ import pytest
 import torch
 from tqdm.std import tqdm as text_bar
 
-from medrobust_utils import env
 from medrobust_utils.__main__ import main
+from medrobust_utils.core import env
 
 CPU = torch.device("cpu")
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import scenes
 
-from medrobust_utils.cam_measures import correlation
-from medrobust_utils.errors import ContractError
+from medrobust_utils.core.errors import ContractError
+from medrobust_utils.explain.measures import correlation
 from medrobust_utils.explorer import curve, look
 from medrobust_utils.explorer.look import Choice, Memory, Outdated
 

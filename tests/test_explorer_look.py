@@ -9,13 +9,14 @@ import pytest
 import scenes
 import torch
 
-from medrobust_utils import attacks, cam_layers, cams
-from medrobust_utils.errors import ContractError
+from medrobust_utils import attacks
+from medrobust_utils.core.errors import ContractError
+from medrobust_utils.core.losses import BACKGROUND
+from medrobust_utils.explain import cam_layers, cams
 from medrobust_utils.explorer import record
 from medrobust_utils.explorer.look import Choice, Memory, Outdated, attacks_for, look
 from medrobust_utils.explorer.memory import size
 from medrobust_utils.explorer.scene import Network, Sample
-from medrobust_utils.losses import BACKGROUND
 from medrobust_utils.models import MedicalModel, digest
 
 every_scene = pytest.mark.parametrize("make", scenes.SCENES)

@@ -16,12 +16,12 @@ from matplotlib.image import AxesImage
 from matplotlib.text import Text
 from PIL import Image
 
-from medrobust_utils.errors import ContractError
+from medrobust_utils.core.errors import ContractError
+from medrobust_utils.explain.perturbations import to_be_seen
 from medrobust_utils.explorer import picture, twin
 from medrobust_utils.explorer.look import Choice, Memory, Seen, look
 from medrobust_utils.explorer.scene import Network
 from medrobust_utils.models import digest
-from medrobust_utils.perturbations import to_be_seen
 
 HOSTILE = (
     "$\\frac{$ 100$ %s {0}",

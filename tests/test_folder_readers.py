@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from medrobust_utils import data
-from medrobust_utils.data import brain_mri, busi, cache, iq_othnccd, kermany
+from medrobust_utils.core.errors import DataError
+from medrobust_utils.data import brain_mri, busi, decoding, iq_othnccd, kermany
 from medrobust_utils.data.splits import leaks, split_by_group
-from medrobust_utils.errors import DataError
 
 # a file of each class and part, as their publishers name them; the same stems recur on purpose
 FILES = {
@@ -141,8 +141,9 @@ def test_the_same_name_in_two_folders_is_two_images(root):
 
 def test_patients_are_told_from_file_names(root):
     images = kermany.read(root, 16)
-    groups = {name.split("/")[-1]: group for name, group in
-              zip(images.ids, images.groups, strict=True)}  # fmt: skip
+    groups = {
+        name.split("/")[-1]: group for name, group in zip(images.ids, images.groups, strict=True)
+    }
     together = [
         {"IM-0115-0001", "IM-0115-0001-0002", "NORMAL2-IM-0115-0001-0003"},
         {"NORMAL2-IM-0927-0001"},  # person927 is another series of numbers
@@ -168,9 +169,18 @@ def test_the_third_part_is_read_where_it_is_there(root):
 
 @pytest.mark.parametrize(
     "name",
-    ["person_bacteria_1", "person1_fungus_1", "person1_bacteria", "IM-0115", "NORMAL-IM-1-1",
-     "person1_virus_1_2_3", "xIM-0115-0001", "IM-0115-0001 copy", "1_left"],
-)  # fmt: skip
+    [
+        "person_bacteria_1",
+        "person1_fungus_1",
+        "person1_bacteria",
+        "IM-0115",
+        "NORMAL-IM-1-1",
+        "person1_virus_1_2_3",
+        "xIM-0115-0001",
+        "IM-0115-0001 copy",
+        "1_left",
+    ],
+)
 def test_a_name_without_a_patient_is_refused(root, name):
     paint(root / f"chest_xray/train/NORMAL/{name}.jpeg", 99)
     with pytest.raises(DataError, match=rf"{name}.jpeg: not of the form .*Rename or move"):
@@ -191,8 +201,11 @@ def test_copies_go_and_contradictions_too_and_are_counted(copied):
     assert images.census["images_listed"] == 8 and len(images) == 5
     assert images.census["exact_duplicates_removed"] == 1
     assert images.census["contradictory_labels_dropped"] == 2
-    gone = {"Training/notumor/Tr-no_0999", "Training/glioma/Tr-gl_0010",
-            "Training/pituitary/Tr-pi_0999"}  # fmt: skip
+    gone = {
+        "Training/notumor/Tr-no_0999",
+        "Training/glioma/Tr-gl_0010",
+        "Training/pituitary/Tr-pi_0999",
+    }
     assert not gone & set(images.ids)
     assert images.class_counts() == dict(zip(images.classes, (2, 1, 1, 1), strict=True))
 
@@ -200,7 +213,7 @@ def test_copies_go_and_contradictions_too_and_are_counted(copied):
 def test_copies_can_stay_as_in_a_paper_that_looked_for_none(copied, monkeypatch):
     honest = brain_mri.read(copied, 16)
     monkeypatch.setenv("MEDROBUST_DATA", str(copied))
-    monkeypatch.setattr(cache, "decode", lambda *a: pytest.fail("decoded the images again"))
+    monkeypatch.setattr(decoding, "decode", lambda *a: pytest.fail("decoded the images again"))
     images = data.load("brain_mri", size=16, duplicates=True)
     assert len(images) == 8 and images.checksum != honest.checksum
     assert images.class_counts() == dict(zip(images.classes, (3, 2, 1, 2), strict=True))
@@ -210,8 +223,9 @@ def test_copies_can_stay_as_in_a_paper_that_looked_for_none(copied, monkeypatch)
     assert group["Training/notumor/Tr-no_0010"] == group["Training/notumor/Tr-no_0999"]
     assert group["Training/glioma/Tr-gl_0010"] == group["Training/pituitary/Tr-pi_0999"]
     assert len(set(images.groups)) == 6
-    test = np.array([images.ids.index(f"Training/{name}_0999") for name in
-                     ("notumor/Tr-no", "pituitary/Tr-pi")])  # fmt: skip
+    test = np.array(
+        [images.ids.index(f"Training/{name}_0999") for name in ("notumor/Tr-no", "pituitary/Tr-pi")]
+    )
     split = data.ThreeWay(np.setdiff1d(np.arange(8), test), np.arange(0), test)
     assert leaks(images, split) == 2
 
@@ -300,26 +314,41 @@ def truncated(root):
     [
         ("brain_mri", remove("brain_tumor_mri"), "brain_tumor_mri is missing.*data_download"),
         ("iq_othnccd", remove("The IQ-OTHNCCD lung cancer dataset"), "dataset is missing.*--list"),
-        ("brain_mri", remove("brain_tumor_mri/Training/glioma"),
-         "brain_tumor_mri: no image in Training/glioma. Unpack"),
+        (
+            "brain_mri",
+            remove("brain_tumor_mri/Training/glioma"),
+            "brain_tumor_mri: no image in Training/glioma. Unpack",
+        ),
         ("brain_mri", clear("brain_tumor_mri/Training/glioma"), "no image in Training/glioma"),
         ("brain_mri", a_file_for_a_folder, "no image in Training/glioma"),
         ("kermany", remove("chest_xray/test"), "no image in test/NORMAL"),
-        ("iq_othnccd", remove("The IQ-OTHNCCD lung cancer dataset/Bengin cases"),
-         "no image in Bengin cases"),
-        ("brain_mri", foreign("brain_tumor_mri/Training/glioma/notes.txt"),
-         r"notes.txt: not an image of this set \(.jpg\). Move"),
+        (
+            "iq_othnccd",
+            remove("The IQ-OTHNCCD lung cancer dataset/Bengin cases"),
+            "no image in Bengin cases",
+        ),
+        (
+            "brain_mri",
+            foreign("brain_tumor_mri/Training/glioma/notes.txt"),
+            r"notes.txt: not an image of this set \(.jpg\). Move",
+        ),
         ("kermany", foreign("chest_xray/test/NORMAL/IM-0001-0001.png"), "not an image of this"),
         ("busi", foreign(f"{BUSI}/normal/normal (1).jpg"), "not an image of this set"),
         ("kermany", nested, "NORMAL.NORMAL: not an image of this set"),
         ("iq_othnccd", truncated, r"Malignant case \(1\).jpg: cannot be read.*download it again"),
         ("busi", clear(f"{BUSI}/malignant"), "no image in malignant"),
-        ("busi", drop(f"{BUSI}/benign/benign (1)_mask.png"),
-         r"benign \(1\).png: its outline is missing. Unpack"),
-        ("busi", drop(f"{BUSI}/benign/benign (2).png"),
-         r"benign \(2\)_mask.png: its image is missing. Unpack"),
+        (
+            "busi",
+            drop(f"{BUSI}/benign/benign (1)_mask.png"),
+            r"benign \(1\).png: its outline is missing. Unpack",
+        ),
+        (
+            "busi",
+            drop(f"{BUSI}/benign/benign (2).png"),
+            r"benign \(2\)_mask.png: its image is missing. Unpack",
+        ),
     ],
-)  # fmt: skip
+)
 def test_damage_is_named_with_a_remedy(root, name, damage, message):
     damage(root)
     with pytest.raises(DataError, match=message):

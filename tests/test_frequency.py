@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from medrobust_utils import attacks, evaluation, models
+from medrobust_utils import attacks, models
+from medrobust_utils.core.errors import ContractError
 from medrobust_utils.data import to_float
-from medrobust_utils.errors import ContractError
-from medrobust_utils.frequency import (
+from medrobust_utils.explain.spectrum import (
     band_noise,
     centres,
     centroid,
@@ -25,7 +25,8 @@ from medrobust_utils.frequency import (
     under_band_noise,
     white_centroid,
 )
-from medrobust_utils.frequency_plots import by_frequency
+from medrobust_utils.plots.spectrum_plots import by_frequency
+from medrobust_utils.scoring import predict
 
 SIDE, BANDS = 16, 4
 BLUR = torch.tensor([[1.0, 2, 1], [2, 4, 2], [1, 2, 1]]) / 16
@@ -245,7 +246,7 @@ def test_noisy_images_stay_in_range_and_are_scored_as_they_come(skin):
     torch.manual_seed(0)
     backbone = nn.Sequential(nn.Conv2d(3, 7, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     model, index = Spy(backbone, (0.5,) * 3, (0.25,) * 3).eval(), np.arange(10, 30)
-    logits, targets = evaluation.predict(model, skin, index), skin.targets[index]
+    logits, targets = predict.predict(model, skin, index), skin.targets[index]
     still = under_band_noise(model, skin, index, bands=2, rms=0, seed=0)
     np.testing.assert_array_equal(still, [logits.argmax(1) == targets] * 2)
     seen.clear()
@@ -331,8 +332,10 @@ def test_a_set_that_does_not_fit_is_refused_before_the_network_runs(skin):
 
 def test_the_figure_names_its_lines_and_tells_them_apart_in_gray():
     mean = np.array([1.4, 1.1, np.nan, 0.5])
-    curves = {name: (centres(4), mean + k, mean + k - 0.1, mean + k + 0.1)
-              for k, name in enumerate(("Swin-T", "ResNet-50", "third"))}  # fmt: skip
+    curves = {
+        name: (centres(4), mean + k, mean + k - 0.1, mean + k + 0.1)
+        for k, name in enumerate(("Swin-T", "ResNet-50", "third"))
+    }
     (axis,) = by_frequency(curves, "density", level=1.0).axes
     assert axis.get_xlabel() == "spatial frequency (cycles per pixel)"
     assert axis.get_ylabel() == "density"

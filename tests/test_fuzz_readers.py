@@ -10,8 +10,8 @@ import small_trees
 from PIL import Image
 
 from medrobust_utils import data
-from medrobust_utils.data import cache
-from medrobust_utils.errors import DataError
+from medrobust_utils.core.errors import DataError
+from medrobust_utils.data import decoding
 
 EXAMPLES = 240  # `make soak` reads more than ten times as many
 
@@ -122,7 +122,7 @@ def test_no_other_program_is_called_for_an_image(tmp_path, monkeypatch):
     monkeypatch.setattr("subprocess.check_call", None)
     monkeypatch.setattr("subprocess.Popen", None)
     with pytest.raises(DataError, match="cannot be read as an image"):
-        cache.open_image(tmp_path / "x.jpg", "RGB")
+        decoding.open_image(tmp_path / "x.jpg", "RGB")
 
 
 def test_a_name_that_is_no_utf8_is_read(tmp_path):

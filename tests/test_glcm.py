@@ -6,10 +6,10 @@ import torch
 from PIL import Image
 from skimage.feature import graycomatrix, graycoprops
 
-from medrobust_utils import glcm
+from medrobust_utils.core.errors import ContractError
 from medrobust_utils.data import to_float
 from medrobust_utils.data.phantoms import phantom_set
-from medrobust_utils.errors import ContractError
+from medrobust_utils.training import glcm
 
 ANGLES = np.arange(8) * np.pi / 4
 SHARED = ("ASM", "contrast", None, "correlation", "dissimilarity")  # scikit-image's names

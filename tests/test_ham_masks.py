@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medrobust_utils.data import cache, ham10000
+from medrobust_utils.core.errors import DataError
+from medrobust_utils.data import decoding, ham10000
 from medrobust_utils.data.imageset import Rows
-from medrobust_utils.errors import DataError
 
 FOLDER = "ham10000/HAM10000_segmentations_lesion_tschandl"
 
@@ -58,7 +58,7 @@ def test_outlines_follow_their_images_when_duplicates_go(outlined):
 def test_outlines_change_neither_pixels_nor_order_nor_checksum(outlined, monkeypatch):
     with_outlines = ham10000.read(outlined, 24)
     shutil.rmtree(outlined / FOLDER)
-    monkeypatch.setattr(cache, "decode", lambda *a: pytest.fail("decoded the images again"))
+    monkeypatch.setattr(decoding, "decode", lambda *a: pytest.fail("decoded the images again"))
     without = ham10000.read(outlined, 24)
     assert without.masks is None
     assert without.checksum == with_outlines.checksum and without.ids == with_outlines.ids

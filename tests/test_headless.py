@@ -10,7 +10,7 @@ import pytest
 import tiny
 from jupyter_client.manager import start_new_kernel
 
-from medrobust_utils import env
+from medrobust_utils.core import env
 
 # Asked plainly, from another thread (as a widget's work runs), and under each variable.
 ASK = """import json, os

@@ -6,9 +6,9 @@ import pytest
 from PIL import Image
 
 from medrobust_utils import data
+from medrobust_utils.core.errors import DataError
 from medrobust_utils.data import isic
 from medrobust_utils.data.phantoms import phantom_set
-from medrobust_utils.errors import DataError
 
 
 @pytest.fixture(scope="module")
@@ -73,8 +73,9 @@ def test_later_exports_name_the_same_diagnoses(root):
         "vascular lesion": "",
     }
     old = table.pop("diagnosis")
-    table["diagnosis_2"] = ["Benign soft tissue proliferations - Vascular" * (one == "vascular "
-                            "lesion") for one in old]  # fmt: skip
+    table["diagnosis_2"] = [
+        "Benign soft tissue proliferations - Vascular" * (one == "vascular lesion") for one in old
+    ]
     table["diagnosis_3"] = [later.get(one, one.capitalize()) for one in old]
     write(root, table)
     after = data.load("isic", size=16)

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medrobust_utils.data import cache, consep, label_maps, load, split_official
+from medrobust_utils.core.errors import DataError
+from medrobust_utils.core.losses import IGNORED
+from medrobust_utils.data import consep, decoding, label_maps, load, split_official
 from medrobust_utils.data.label_maps import OVERLAPPING, pixel_shares, read_label_maps, settle
 from medrobust_utils.data.splits import leaks
-from medrobust_utils.errors import DataError
-from medrobust_utils.losses import IGNORED
 
 SIDE = 40
 # What the publisher's numbers 0 to 7 are called here.
@@ -99,7 +99,7 @@ def test_a_palette_gives_numbers_and_no_colours(root):
 
 def test_label_maps_are_read_once_and_again_when_changed(root, monkeypatch):
     first = consep.read(root, SIDE)
-    monkeypatch.setattr(cache, "decode", lambda *a: pytest.fail("decoded the images again"))
+    monkeypatch.setattr(decoding, "decode", lambda *a: pytest.fail("decoded the images again"))
     with monkeypatch.context() as patch:
         patch.setattr(label_maps, "_classes", lambda *a: pytest.fail("read the labels again"))
         assert consep.read(root, SIDE).checksum == first.checksum

@@ -8,8 +8,8 @@ from torch import nn
 
 from medrobust_utils.attacks import layered_pgd, pgd
 from medrobust_utils.attacks.layered import full_area
-from medrobust_utils.errors import ContractError
-from medrobust_utils.losses import IGNORED
+from medrobust_utils.core.errors import ContractError
+from medrobust_utils.core.losses import IGNORED
 
 EPS = 0.02
 HOW = dict(classes=(0, 1, 2), steps=3, step_size=0.01)

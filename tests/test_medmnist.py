@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from medrobust_utils import data
+from medrobust_utils.core.errors import DataError
 from medrobust_utils.data import medmnist
-from medrobust_utils.errors import DataError
 
 COUNTS = {"train": 20, "val": 6, "test": 8}
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as reference
 
-from medrobust_utils import metrics
+from medrobust_utils.scoring import metrics
 
 RNG = np.random.default_rng(0)
 N, K = 300, 7
@@ -169,5 +169,7 @@ def test_ranking_well_while_naming_one_class_beats_chance_but_not_the_majority()
     targets = np.where(np.arange(N) % 4 == 0, 1, 0)
     logits = np.stack([np.full(N, 9.0), LOGITS[:, 0] + 2 * targets], axis=1).astype(np.float32)
     assert gates_of(logits, targets) == {
-        "competent": True, "beats_prior": False, "beats_majority": False
-    }  # fmt: skip
+        "competent": True,
+        "beats_prior": False,
+        "beats_majority": False,
+    }

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from medrobust_utils import models, weights
-from medrobust_utils.errors import ContractError, DataError
+from medrobust_utils.core.errors import ContractError, DataError
 
 IMAGES = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
@@ -88,9 +88,17 @@ def test_bad_requests_and_files_are_explained(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "note",
-    ["[1]", "{", "[" * 100_000, '{"mean": "abc"}', '{"mean": [0.5, 0.5]}', '{"std": [1, 1, 0]}',
-     '{"std": [1, 1, "1"]}', '{"mean": [NaN, 0, 0]}'],
-)  # fmt: skip
+    [
+        "[1]",
+        "{",
+        "[" * 100_000,
+        '{"mean": "abc"}',
+        '{"mean": [0.5, 0.5]}',
+        '{"std": [1, 1, 0]}',
+        '{"std": [1, 1, "1"]}',
+        '{"mean": [NaN, 0, 0]}',
+    ],
+)
 def test_a_weight_file_with_a_strange_note_is_refused_by_name(note, tmp_path, monkeypatch):
     monkeypatch.setenv("MEDROBUST_WEIGHTS", str(tmp_path))
     state = timm.create_model("resnet18").state_dict()

@@ -8,13 +8,13 @@ from PIL import Image
 from skimage import data as scikit
 from sklearn.datasets import load_sample_image
 
-from medrobust_utils.data import natural, to_float
-from medrobust_utils.errors import DataError
+from medrobust_utils.core.errors import DataError
+from medrobust_utils.data import photographs, to_float
 
 
 @pytest.fixture(scope="module")
 def photos():
-    return natural.natural_photos(48)
+    return photographs.natural_photos(48)
 
 
 def test_forty_crops_of_eight_photographs(photos):
@@ -46,7 +46,7 @@ def test_crops_lie_where_their_names_say(name, whole):
     whole = whole()
     height, width = whole.shape[:2]
     side = round(0.75 * min(height, width))
-    photos = natural.natural_photos(side)  # the size of this crop: it is not resized
+    photos = photographs.natural_photos(side)  # the size of this crop: it is not resized
     for place, top, left in (
         ("top-left", 0, 0),
         ("top-right", 0, width - side),
@@ -65,8 +65,8 @@ def test_the_camera_is_gray_and_the_cat_is_not(photos):
 
 
 def test_checksums_tell_sizes_apart_and_repeat(photos):
-    assert natural.natural_photos(48).checksum == photos.checksum
-    assert natural.natural_photos(47).checksum != photos.checksum
+    assert photographs.natural_photos(48).checksum == photos.checksum
+    assert photographs.natural_photos(47).checksum != photos.checksum
 
 
 def test_nothing_is_fetched(monkeypatch):
@@ -75,18 +75,18 @@ def test_nothing_is_fetched(monkeypatch):
 
     monkeypatch.setattr(socket, "socket", refuse)
     monkeypatch.setattr(scikit._fetchers, "_fetch", refuse)
-    assert len(natural.natural_photos(8)) == 40
+    assert len(photographs.natural_photos(8)) == 40
 
 
 def test_a_package_without_its_photograph_is_named(monkeypatch, tmp_path):
-    monkeypatch.setattr(natural, "files", lambda package: tmp_path)
+    monkeypatch.setattr(photographs, "files", lambda package: tmp_path)
     with pytest.raises(DataError, match=r"astronaut.png.*comes with skimage.*Install"):
-        natural.natural_photos(8)
+        photographs.natural_photos(8)
 
 
 def test_a_damaged_photograph_is_named(monkeypatch, tmp_path):
     Image.new("RGB", (9, 9)).save(tmp_path / "astronaut.png")
     (tmp_path / "camera.png").write_bytes(b"no image")
-    monkeypatch.setattr(natural, "files", lambda package: tmp_path)
+    monkeypatch.setattr(photographs, "files", lambda package: tmp_path)
     with pytest.raises(DataError, match=r"camera.png: cannot be read"):
-        natural.natural_photos(8)
+        photographs.natural_photos(8)

@@ -5,16 +5,18 @@ import pytest
 import torch
 from torch import nn
 
-from medrobust_utils import attacks, env, evaluation, models
-from medrobust_utils.complexity import (
+from medrobust_utils import attacks, models
+from medrobust_utils.core import env
+from medrobust_utils.core.errors import ContractError, RunError
+from medrobust_utils.data import to_float
+from medrobust_utils.models.complexity import (
     counted_global,
     counted_window,
     equation_1,
     equation_2,
     growth_exponent,
 )
-from medrobust_utils.data import to_float
-from medrobust_utils.errors import ContractError, RunError
+from medrobust_utils.scoring import predict
 
 IMAGES = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
@@ -69,7 +71,7 @@ def model(skin):
 
 def test_prediction_is_the_same_for_every_batch_size(model, skin):
     index = np.arange(10, 30)
-    a, b = (evaluation.predict(model, skin, index, batch=batch) for batch in (3, 20))
+    a, b = (predict.predict(model, skin, index, batch=batch) for batch in (3, 20))
     assert a.shape == (20, 7) and a.dtype == np.float32
     assert np.allclose(a, b, atol=1e-5)
     with torch.inference_mode():
@@ -78,15 +80,15 @@ def test_prediction_is_the_same_for_every_batch_size(model, skin):
 
 def test_prediction_holds_the_contract(model, skin):
     with pytest.raises(ContractError, match="training mode"):
-        evaluation.predict(model.train(), skin, np.arange(4))
+        predict.predict(model.train(), skin, np.arange(4))
     with pytest.raises(ContractError, match="probabilities"):
-        evaluation.predict(nn.Sequential(model, nn.Softmax(1)).eval(), skin, np.arange(4))
+        predict.predict(nn.Sequential(model, nn.Softmax(1)).eval(), skin, np.arange(4))
     with pytest.raises(ContractError, match="empty"):
-        evaluation.predict(model.eval(), skin, np.arange(0))
+        predict.predict(model.eval(), skin, np.arange(0))
 
 
 def sweep(model, data, folder, seeds=None):
-    return evaluation.noise_sweep(
+    return predict.noise_sweep(
         model,
         data,
         np.arange(12),
@@ -106,7 +108,7 @@ def test_a_sweep_has_every_cell_and_noise_matters(model, skin, tmp_path):
         for seed in seeds
     }
     clean = cells["none", 0.0, 0]
-    assert np.allclose(clean, evaluation.predict(model, skin, np.arange(12)))
+    assert np.allclose(clean, predict.predict(model, skin, np.arange(12)))
     strong = np.abs(cells["variance", 0.4, 5] - clean).mean()
     weak = np.abs(cells["multiplier", 0.1, 5] - clean).mean()
     assert strong > 2 * weak > 0
@@ -115,7 +117,7 @@ def test_a_sweep_has_every_cell_and_noise_matters(model, skin, tmp_path):
 
 def test_an_interrupted_sweep_goes_on(model, skin, tmp_path, monkeypatch):
     expected = sweep(model, skin, tmp_path / "whole")
-    real, calls = evaluation.predict, []
+    real, calls = predict.predict, []
 
     def stops(*args, **kwargs):
         if len(calls) == 3:
@@ -123,10 +125,10 @@ def test_an_interrupted_sweep_goes_on(model, skin, tmp_path, monkeypatch):
         calls.append(1)
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(evaluation, "predict", stops)
+    monkeypatch.setattr(predict, "predict", stops)
     with pytest.raises(KeyboardInterrupt):
         sweep(model, skin, tmp_path / "part")
-    monkeypatch.setattr(evaluation, "predict", lambda *a, **k: calls.append(2) or real(*a, **k))
+    monkeypatch.setattr(predict, "predict", lambda *a, **k: calls.append(2) or real(*a, **k))
     cells = sweep(model, skin, tmp_path / "part")
     assert calls.count(2) == len(expected) - 3
     assert all(np.array_equal(cells[key], expected[key]) for key in expected)
@@ -134,20 +136,20 @@ def test_an_interrupted_sweep_goes_on(model, skin, tmp_path, monkeypatch):
 
 def test_a_sweep_of_other_images_is_another_sweep(model, skin, tmp_path):
     first = sweep(model, skin, tmp_path)
-    other = evaluation.noise_sweep(model, skin, np.arange(5), tmp_path, levels=[0], seeds={})
+    other = predict.noise_sweep(model, skin, np.arange(5), tmp_path, levels=[0], seeds={})
     assert np.allclose(other["none", 0.0, 0], first["none", 0.0, 0][:5], atol=1e-5)
 
 
 def test_kept_logits_are_checked(model, skin, tmp_path):
     path = tmp_path / "logits.npz"
-    evaluation.kept(path, model, skin, np.arange(6))
+    predict.kept(path, model, skin, np.arange(6))
     with pytest.raises(RunError, match="other images"):
-        evaluation.kept(path, model, skin, np.arange(7))
+        predict.kept(path, model, skin, np.arange(7))
     whole = path.read_bytes()
     for damaged in (b"no npz", b"", whole[: len(whole) // 2]):
         path.write_bytes(damaged)
         with pytest.raises(RunError, match="cannot be read.*Delete it"):
-            evaluation.kept(path, model, skin, np.arange(6))
+            predict.kept(path, model, skin, np.arange(6))
 
 
 def test_float32_is_not_shortened_while_scoring():

@@ -6,7 +6,7 @@ import nbformat
 import pytest
 from PIL import Image
 
-from medrobust_utils import planning, results, runner
+from medrobust_utils.reporting import planning, results, runner
 
 NOTEBOOKS = planning.find_notebooks([], Path(__file__).parents[1] / "notebooks")
 

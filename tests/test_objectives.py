@@ -11,22 +11,30 @@ import torch
 import torch.nn.functional as F
 from test_training import interrupt, read_checkpoint, same
 
-from medrobust_utils import glcm, recipes, training
-from medrobust_utils.attacks import AdversarialTraining, engine
+from medrobust_utils.attacks import engine
+from medrobust_utils.core.errors import ContractError, RunError
 from medrobust_utils.data import split_by_group, to_float
 from medrobust_utils.data.phantoms import phantom_set
 from medrobust_utils.data.views import binary
-from medrobust_utils.errors import ContractError, RunError
 from medrobust_utils.models import AssimilatedModel, MedicalModel
-from medrobust_utils.objectives import Assimilation, CrossEntropy
+from medrobust_utils.training import fit as training
+from medrobust_utils.training import glcm, recipes
+from medrobust_utils.training.adversarial import AdversarialTraining
+from medrobust_utils.training.objectives import Assimilation, CrossEntropy
 
 HOW = {"levels": 8, "softness": 1.0, "rows": "areas"}
 FULL = torch.float32
 ROWS = np.array([7, 2, 30, 11])  # neither sorted nor from 0: a wrong order shows
 SETTINGS = {
-    "epochs": 2, "batch": 16, "lr": 1e-3, "weight_decay": 0.0, "warmup_epochs": 1.0, "clip": 0.0,
-    "flips": "none", "optimiser": "adam",
-}  # fmt: skip
+    "epochs": 2,
+    "batch": 16,
+    "lr": 1e-3,
+    "weight_decay": 0.0,
+    "warmup_epochs": 1.0,
+    "clip": 0.0,
+    "flips": "none",
+    "optimiser": "adam",
+}
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +54,13 @@ def network(modules=True):
     """A backbone of one layer, with batch norm; where modules are, the last of T is not zero."""
     torch.manual_seed(0)
     backbone = torch.nn.Sequential(
-        torch.nn.Conv2d(3, 6, 3, stride=2), torch.nn.BatchNorm2d(6), torch.nn.ReLU(),
-        torch.nn.AdaptiveAvgPool2d(3), torch.nn.Flatten(), torch.nn.Linear(54, 2),
-    )  # fmt: skip
+        torch.nn.Conv2d(3, 6, 3, stride=2),
+        torch.nn.BatchNorm2d(6),
+        torch.nn.ReLU(),
+        torch.nn.AdaptiveAvgPool2d(3),
+        torch.nn.Flatten(),
+        torch.nn.Linear(54, 2),
+    )
     plain = MedicalModel(backbone, (0.4, 0.5, 0.6), (0.2, 0.2, 0.2))
     if not modules:
         return plain
@@ -234,9 +246,13 @@ def test_adversarial_training_learns_from_images_moved_within_the_ball(batch):
     torch.manual_seed(2)
     how = {"lengths": [2 / 255] * 3}
     expected = engine.ascend(
-        fresh.eval(), images, targets, 8 / 255,
-        start=engine.random_start(images, 8 / 255, None), **how,
-    )  # fmt: skip
+        fresh.eval(),
+        images,
+        targets,
+        8 / 255,
+        start=engine.random_start(images, 8 / 255, None),
+        **how,
+    )
     assert torch.equal(moved, expected)
     fresh.train()
     entropy = F.cross_entropy(fresh(moved), targets).item()
@@ -269,9 +285,15 @@ def test_the_gradient_of_adversarial_training_is_the_parameters(batch):
 def fit(data, folder, objective, settings=SETTINGS, modules=True):
     model = network(modules)
     history = training.fit(
-        model, data, split_by_group(data, seed=0), settings, folder, seed=0,
-        validate=lambda model: {}, objective=objective,
-    )  # fmt: skip
+        model,
+        data,
+        split_by_group(data, seed=0),
+        settings,
+        folder,
+        seed=0,
+        validate=lambda model: {},
+        objective=objective,
+    )
     numbers = [{k: v for k, v in row.items() if k != "seconds"} for row in history]
     return numbers, {k: v.clone() for k, v in model.state_dict().items()}
 
@@ -331,12 +353,13 @@ def test_training_hands_over_the_numbers_of_the_images(scans, tmp_path):
 
 def test_a_checkpoint_of_another_objective_is_refused(scans, tmp_path):
     known = {
-        "none": None, **objectives(scans),
+        "none": None,
+        **objectives(scans),
         "other alpha": Assimilation.of(scans, 0.6, **HOW),
         "other rows": Assimilation.of(scans, 0.5, **(HOW | {"rows": "orientations"})),
         "other levels": Assimilation.of(scans, 0.5, **(HOW | {"levels": 5})),
         "other steps": AdversarialTraining(4 / 255, 3, 3 / 255),
-    }  # fmt: skip
+    }
     once = SETTINGS | {"epochs": 1}
     for name in ("none", "glcm", "adversarial"):
         fit(scans, tmp_path / name, known[name], once)
@@ -361,9 +384,12 @@ def test_only_an_objective_that_was_given_enters_the_identity(scans, tmp_path):
     objective = AdversarialTraining(4 / 255, 2, 3 / 255)
     # the five parts of an identity before there were objectives
     parts = [
-        once, 0, scans.checksum, split_by_group(scans, seed=0).train.tolist(),
+        once,
+        0,
+        scans.checksum,
+        split_by_group(scans, seed=0).train.tolist(),
         {k: list(v.shape) for k, v in network().state_dict().items()},
-    ]  # fmt: skip
+    ]
     for given, expected in ((None, parts), (objective, [*parts, objective.identity])):
         folder = tmp_path / str(len(expected))
         fit(scans, folder, given, once)

@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from medrobust_utils.data import cache, outside
-from medrobust_utils.data.outside import picture
-from medrobust_utils.errors import DataError
+from medrobust_utils.core.errors import DataError
+from medrobust_utils.data import decoding, upload
+from medrobust_utils.data.upload import picture
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
 RNG = np.random.default_rng(5)
@@ -53,7 +53,7 @@ def test_an_upload_is_decoded_as_the_readers_decode_a_file(tmp_path, kind, chann
     path = tmp_path / "a"
     path.write_bytes(saved(image, kind))
     found = picture("x.txt", path.read_bytes(), size=size, channels=channels)[0]
-    np.testing.assert_array_equal(found, cache.decode(path, size, channels)[0])
+    np.testing.assert_array_equal(found, decoding.decode(path, size, channels)[0])
     assert found.dtype == np.uint8 and found.flags.writeable
 
 
@@ -261,7 +261,7 @@ def test_what_others_do_about_warnings_is_left_alone():
     ["<img src=x onerror=alert(1)>", "a\0b\r\n\x1b[31m", "x" * 500, "", "\u202egnp.exe", "\ud800"],
 )
 def test_hostile_names_are_harmless_in_messages(name):
-    safe = outside.readable(name)
+    safe = upload.readable(name)
     assert 0 < len(safe) <= 60 and safe.isprintable() and not set("<>&\"'\\`") & set(safe)
     with pytest.raises(DataError) as caught:
         picture(name, b"text", size=24, channels=3)
@@ -270,7 +270,7 @@ def test_hostile_names_are_harmless_in_messages(name):
 
 def test_ordinary_names_stay_as_they_are():
     for name in ("chest x-ray (2).png", "Läsion_3.jpg", "皮膚.webp"):
-        assert outside.readable(name) == name
+        assert upload.readable(name) == name
 
 
 SEEDS = [

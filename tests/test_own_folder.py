@@ -9,9 +9,10 @@ import pytest
 from PIL import Image
 from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless
 
-from medrobust_utils import data, protocol, verdicts
+from medrobust_utils import data
+from medrobust_utils.core.errors import DataError, MedrobustError
 from medrobust_utils.data.phantoms import phantom_set
-from medrobust_utils.errors import DataError, MedrobustError
+from medrobust_utils.reporting import protocol, verdicts
 from medrobust_utils.studies import attentive_cnn, domain_assimilation, swin_noise, unet_adversarial
 
 
@@ -176,8 +177,12 @@ def test_dicom_is_shown_in_its_window_and_grouped_by_a_hash(tmp_path, pictures):
     stored = pictures[:8].astype(np.uint16) * 8
     window = {"WindowCenter": "1020", "WindowWidth": "2040"}
     for i in range(8):
-        dicom(tmp_path / f"{'ab'[i % 2]}/{i}.dcm", stored[i], patient=f"P{i // 2}",
-              **(window if i < 4 else {}))  # fmt: skip
+        dicom(
+            tmp_path / f"{'ab'[i % 2]}/{i}.dcm",
+            stored[i],
+            patient=f"P{i // 2}",
+            **(window if i < 4 else {}),
+        )
     found = load(tmp_path)
     assert found.images.shape == (8, 32, 32, 1) and len(np.unique(found.subjects)) == 4
     for image, shown in zip(found.ids, found.images[:], strict=True):
@@ -190,8 +195,12 @@ def test_dicom_is_shown_in_its_window_and_grouped_by_a_hash(tmp_path, pictures):
 
 def test_dicom_negatives_are_turned_and_rescaled_values_keep_their_window(tmp_path, pictures):
     stored = pictures[:4].astype(np.uint16) * 8
-    hounsfield = {"RescaleSlope": "1", "RescaleIntercept": "-1024", "WindowCenter": "0",
-                  "WindowWidth": "400"}  # fmt: skip
+    hounsfield = {
+        "RescaleSlope": "1",
+        "RescaleIntercept": "-1024",
+        "WindowCenter": "0",
+        "WindowWidth": "400",
+    }
     for i in range(4):
         turned = {"PhotometricInterpretation": "MONOCHROME1"} if i % 2 else hounsfield
         dicom(tmp_path / f"{'ab'[i % 2]}/{i}.dcm", stored[i], **turned)
@@ -235,22 +244,31 @@ def test_dicom_that_cannot_be_shown_is_refused_without_a_name(tmp_path, pictures
         (lambda r: (r / "ill/notes.txt").write_text(""), "notes.txt: not an image"),
         (lambda r: (r / "readme.md").write_text(""), "readme.md: lies beside the folders"),
         (lambda r: (r / "odd").mkdir(), "odd: holds no image"),
-        (lambda r: (r / "ill/00.png").rename(r / "ill/00.jpg") and put(
-            r / "ill/00.png", np.zeros((32, 32), np.uint8)), "00.png.*same name"),
+        (
+            lambda r: (
+                (r / "ill/00.png").rename(r / "ill/00.jpg")
+                and put(r / "ill/00.png", np.zeros((32, 32), np.uint8))
+            ),
+            "00.png.*same name",
+        ),
         (lambda r: (r / "ill/00.png").write_bytes(b"x"), "00.png: cannot be read as an image"),
-        (lambda r: (r / "ill/00.png").write_bytes((r / "ill/00.png").read_bytes()[:200]),
-         "00.png: cannot be read as an image"),
+        (
+            lambda r: (r / "ill/00.png").write_bytes((r / "ill/00.png").read_bytes()[:200]),
+            "00.png: cannot be read as an image",
+        ),
         (lambda r: put(r / "ill/00.png", np.zeros((4, 4), np.uint8)), "00.png: 4 x 4 pixels"),
         (lambda r: put(r / "ill/00.png", np.zeros((5001, 5000), np.uint8)), "million pixels"),
-        (lambda r: [p.unlink() for p in (r / "ill").glob("*")] and (r / "ill").rmdir(),
-         "holds 1 folder of a class"),
+        (
+            lambda r: [p.unlink() for p in (r / "ill").glob("*")] and (r / "ill").rmdir(),
+            "holds 1 folder of a class",
+        ),
         (lambda r: table(r, image=["well/01"], label=["a"]), "has no line in labels.csv"),
         (lambda r: table(r, image=["gone.png"], label=["a"]), "line 2 names the image 'gone.png'"),
         (lambda r: table(r, image=["../x.png"], label=["a"]), "line 2 names the image '../x.png'"),
         (lambda r: (r / "labels.csv").write_text('image,label\n"'), "labels.csv: cannot be read"),
         (lambda r: (r / "labels.csv").write_text("a,b\n1,2\n"), "needs a column image"),
     ],
-)  # fmt: skip
+)
 def test_what_does_not_fit_is_refused_by_name(tmp_path, pictures, spoil, message):
     root = classes(tmp_path, pictures, 9)
     spoil(root)
@@ -304,9 +322,11 @@ def test_own_images_stand_in_for_the_first_set_of_papers_1_to_3(tmp_path, pictur
     # of two classes the second is the positive one
     assert arms[0].task.data.class_counts() == {"negative": 20, "positive": 20}
     raw = domain_assimilation._task(
-        settings("3_domain_assimilation", f"datasets.ct={name} positive.ct=[ill]"), "ct", "honest",
+        settings("3_domain_assimilation", f"datasets.ct={name} positive.ct=[ill]"),
+        "ct",
+        "honest",
         seed=0,
-    )  # fmt: skip
+    )
     assert raw.data.class_counts() == arms[0].task.data.class_counts()
     assert raw.data.checksum != arms[0].task.data.checksum
 
@@ -330,8 +350,12 @@ def test_paper_3_sees_coloured_images_gray(tmp_path, pictures):
 def test_own_findings_run_as_multi_label_and_papers_2_and_3_ask_which(tmp_path, pictures):
     for i in range(60):
         put(tmp_path / f"images/{i}.png", pictures[i])
-    table(tmp_path, image=list(range(60)), mass=[i % 2 for i in range(60)],
-          cyst=[int(i % 3 == 0) for i in range(60)])  # fmt: skip
+    table(
+        tmp_path,
+        image=list(range(60)),
+        mass=[i % 2 for i in range(60)],
+        cyst=[int(i % 3 == 0) for i in range(60)],
+    )
     name = f"folder:{tmp_path}"
     tasks = swin_noise.tasks(settings("1_swin_noise"), seed=0, role=name)
     assert [task.protocol for task in tasks] == ["multi_label", "single_label"]

@@ -16,8 +16,8 @@ import scenes
 from drive import BROKEN, CHEST, SKIN, TISSUE, FakeShelf, click, drop, pictures, said, settled
 from PIL import Image
 
-from medrobust_utils import env
-from medrobust_utils.errors import RunError
+from medrobust_utils.core import env
+from medrobust_utils.core.errors import RunError
 from medrobust_utils.explorer import controls, gallery, summary
 from medrobust_utils.explorer.look import Memory, look
 from medrobust_utils.explorer.panel import Explorer

@@ -8,16 +8,22 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from medrobust_utils.core.errors import DataError
+from medrobust_utils.core.losses import IGNORED
 from medrobust_utils.data import pannuke, split_official
 from medrobust_utils.data.splits import leaks
-from medrobust_utils.errors import DataError
-from medrobust_utils.losses import IGNORED
 
 SIDE = 40
 COUNTS = (18, 5, 7)  # the first fold takes two chunks
 # Class of a pixel that has a label in this channel alone; the channels as the publisher lists them.
-CHANNEL = {"neoplastic": 0, "inflammatory": 1, "connective": 2, "dead": 3, "epithelial": 4,
-           "background": 5}  # fmt: skip
+CHANNEL = {
+    "neoplastic": 0,
+    "inflammatory": 1,
+    "connective": 2,
+    "dead": 3,
+    "epithelial": 4,
+    "background": 5,
+}
 PUBLISHED = "Fold {0}/images/fold{0}/images.npy", "Fold {0}/masks/fold{0}/masks.npy"
 KAGGLE = "Part {0}/Images/images.npy", "Part {0}/Masks/masks.npy"
 
@@ -239,13 +245,19 @@ def no_fold(root):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (edit("images", lambda a: a[..., :1]), r"images.npy: has the shape \(5, 40, 40, 1\).*"
-         r"\(5, 40, 40, 3\) is needed"),
+        (
+            edit("images", lambda a: a[..., :1]),
+            r"images.npy: has the shape \(5, 40, 40, 1\).*"
+            r"\(5, 40, 40, 3\) is needed",
+        ),
         (edit("images", lambda a: a[:, :30]), r"images.npy: has the shape \(5, 30, 40, 3\)"),
         (edit("images", lambda a: a[0, 0, 0, 0]), r"images.npy: has the shape \(\)"),
         (edit("images", lambda a: a[:0]), r"images.npy: has the shape \(0, 40, 40, 3\)"),
-        (edit("masks", lambda a: a[..., :5]), r"masks.npy: has the shape \(5, 40, 40, 5\).*"
-         r"\(5, 40, 40, 6\) is needed"),
+        (
+            edit("masks", lambda a: a[..., :5]),
+            r"masks.npy: has the shape \(5, 40, 40, 5\).*"
+            r"\(5, 40, 40, 6\) is needed",
+        ),
         (edit("masks", lambda a: a[:4]), r"masks.npy: has the shape \(4, .*5 images"),
         (edit("masks", lambda a: a[:, :20, :20]), r"masks.npy: has the shape \(5, 20, 20, 6\)"),
         (edit("types", lambda a: a[:4]), r"types.npy: has the shape \(4,\).*5 images"),
@@ -267,7 +279,7 @@ def no_fold(root):
         (no_fold, "pannuke: no fold in it. Unpack"),
         (lambda root: (root / "pannuke").rename(root / "elsewhere"), "pannuke is missing.*list"),
     ],
-)  # fmt: skip
+)
 def test_damage_is_named_with_a_remedy(root, home, damage, message):
     damage(root)
     with pytest.raises(DataError, match=message):

@@ -5,10 +5,10 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from medrobust_utils import perturbations as measures
+from medrobust_utils.core.errors import ContractError
 from medrobust_utils.data import to_float
 from medrobust_utils.data.phantoms import phantom_set
-from medrobust_utils.errors import ContractError
+from medrobust_utils.explain import perturbations as measures
 
 SIZE = 96
 ROWS, COLUMNS = np.mgrid[:SIZE, :SIZE]

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from medrobust_utils.core.errors import DataError
 from medrobust_utils.data.phantoms import MODALITIES, draw, phantom_set
-from medrobust_utils.errors import DataError
 
 SINGLE = [name for name, kind in MODALITIES.items() if not kind.multi_label]
 # Classes without anything to outline; in all others something must be drawn.

@@ -4,8 +4,9 @@ import copy
 
 import pytest
 
-from medrobust_utils import data, protocol
-from medrobust_utils.errors import ProtocolError
+from medrobust_utils import data
+from medrobust_utils.core.errors import ProtocolError
+from medrobust_utils.reporting import protocol
 
 SMALL = """
 paper: {title: A study, citation: Someone}
@@ -45,8 +46,10 @@ def small(old="", new=""):
 def test_a_table_becomes_one_claim_per_cell_without_its_dashes():
     claims = {claim.id: claim for claim in small().claims}
     assert [name for name in claims if name.startswith("t1")] == [
-        "t1-swin-acc", "t1-swin-auc", "t1-resnet-acc",
-    ]  # fmt: skip
+        "t1-swin-acc",
+        "t1-swin-auc",
+        "t1-resnet-acc",
+    ]
     cell = claims["t1-swin-acc"]
     assert (cell.text, cell.where, cell.metric) == ("Swin: Acc", "Table 1", "top1")
     assert cell.select == {"role": "nih", "model": "swin"}
@@ -68,8 +71,11 @@ def test_what_a_data_set_lacks_reaches_its_claims_beside_what_they_say():
 def test_each_gives_one_claim_per_combination_and_keeps_types():
     claims = [claim for claim in small().claims if claim.where == "Text"]
     assert [claim.id for claim in claims] == [
-        "falls-nih-0.1", "falls-nih-0.4", "falls-isic-0.1", "falls-isic-0.4",
-    ]  # fmt: skip
+        "falls-nih-0.1",
+        "falls-nih-0.4",
+        "falls-isic-0.1",
+        "falls-isic-0.4",
+    ]
     assert claims[3].select == {"role": "isic", "noise": 0.4}
     assert claims[3].text == "Falls on ISIC at 0.4"
     assert claims[3].value is None
@@ -132,9 +138,13 @@ def test_overrides_replace_values_of_the_same_type():
     text = "epochs=3 lr=1 training.batch=16 noises=[0.2,0.3] flip=false name=2"
     settings = small().settings("smoke", text)
     assert dict(settings) == {
-        "epochs": 3, "lr": 1.0, "name": "2", "flip": False, "noises": [0.2, 0.3],
+        "epochs": 3,
+        "lr": 1.0,
+        "name": "2",
+        "flip": False,
+        "noises": [0.2, 0.3],
         "training": {"batch": 16},
-    }  # fmt: skip
+    }
     assert small().settings("smoke", "lr=1e-4").lr == 1e-4
 
 
@@ -188,10 +198,19 @@ def test_every_paper_of_the_package_loads():
 
 
 ABOUT_GAINS = {
-    "accuracy", "accuracy_gain", "accuracy_lost", "excess_over_twenty", "gain_beyond",
-    "gain_extreme", "gain_extreme_relative", "gain_typical", "gain_typical_relative",
-    "kept_difference", "later_loss_saved", "mean_gain",
-}  # fmt: skip
+    "accuracy",
+    "accuracy_gain",
+    "accuracy_lost",
+    "excess_over_twenty",
+    "gain_beyond",
+    "gain_extreme",
+    "gain_extreme_relative",
+    "gain_typical",
+    "gain_typical_relative",
+    "kept_difference",
+    "later_loss_saved",
+    "mean_gain",
+}
 
 
 @pytest.mark.parametrize("paper", ["2_attentive_cnn", "3_domain_assimilation"])
@@ -243,7 +262,10 @@ def test_reported_gives_the_curve_of_the_paper_once_per_point():
     paper = protocol.load("1_swin_noise")
     curve = paper.reported(metric="auc_micro", role="isic", model="swin")
     assert [(c.select["noise"], c.value) for c in curve] == [
-        (0.0, 0.9994), (0.025, 0.9207), (0.1, 0.8906), (0.4, 0.8639),
-    ]  # fmt: skip
+        (0.0, 0.9994),
+        (0.025, 0.9207),
+        (0.1, 0.8906),
+        (0.4, 0.8639),
+    ]
     assert paper.reported(metric="auc_micro", role="isic", model="vit") == []
     assert {c.where for c in paper.reported(where="Figure 9")} == {"Figure 9"}

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from medrobust_utils import attacks
-from medrobust_utils.attacks import auto_sweep, quick, sweep
+from medrobust_utils.attacks import fold_batchnorm, radius_sweep
+from medrobust_utils.attacks.autoattack import sweep as auto_sweep
 from medrobust_utils.attacks.engine import gradient
 from medrobust_utils.data import phantom_set, to_float
 from medrobust_utils.models import build
@@ -39,7 +40,7 @@ def norms(model):
 def test_batch_norm_is_folded_away_and_the_network_is_left_alone(network):
     before = {name: value.clone() for name, value in network.state_dict().items()}
     images, labels = torch.rand(5, 3, 32, 32), torch.arange(5)
-    copied = quick.quick_copy(network, images[:1])
+    copied = fold_batchnorm.quick_copy(network, images[:1])
     assert norms(network) > 5 and norms(copied) == 0
     assert not any(p.requires_grad for p in copied.parameters())
     assert all(p.requires_grad for p in network.parameters())
@@ -82,7 +83,7 @@ class Branching(Shared):
 @pytest.mark.parametrize("kind", [Shared, Drawing, Branching])
 def test_what_cannot_be_folded_is_copied_as_it_is(kind):
     model, images = kind().eval(), torch.rand(2, 3, 8, 8)
-    copied = quick.quick_copy(model, images)
+    copied = fold_batchnorm.quick_copy(model, images)
     assert copied is not model and type(copied) is kind and norms(copied) == norms(model)
     torch.manual_seed(1)
     found = copied(images)
@@ -102,22 +103,22 @@ class Single(nn.Module):
 
 
 def test_a_folded_copy_has_to_be_right_for_more_than_one_image(network, monkeypatch):
-    monkeypatch.setattr(quick, "fuse", Single)
-    copied = quick.quick_copy(network, torch.rand(1, 3, 32, 32))
+    monkeypatch.setattr(fold_batchnorm, "fuse", Single)
+    copied = fold_batchnorm.quick_copy(network, torch.rand(1, 3, 32, 32))
     assert type(copied) is type(network)
 
 
 def test_nothing_is_traced_where_there_is_no_batch_norm(monkeypatch):
-    monkeypatch.setattr(quick, "fuse", lambda model: pytest.fail("traced"))
+    monkeypatch.setattr(fold_batchnorm, "fuse", lambda model: pytest.fail("traced"))
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Flatten()).eval()
-    copied = quick.quick_copy(model, torch.rand(1, 3, 8, 8))
+    copied = fold_batchnorm.quick_copy(model, torch.rand(1, 3, 8, 8))
     assert copied is not model and not any(p.requires_grad for p in copied.parameters())
 
 
 @pytest.mark.parametrize("kept", [torch.ones(2, requires_grad=True) * 2, threading.Lock()])
 def test_what_cannot_be_copied_is_used_itself(kept, network):
     network.kept = kept  # a tensor that was computed, or a lock: nobody can copy such
-    assert quick.quick_copy(network, torch.rand(1, 3, 32, 32)) is network
+    assert fold_batchnorm.quick_copy(network, torch.rand(1, 3, 32, 32)) is network
 
 
 def test_a_lack_of_memory_is_no_reason_to_go_on_without_a_copy(network, monkeypatch):
@@ -126,9 +127,9 @@ def test_a_lack_of_memory_is_no_reason_to_go_on_without_a_copy(network, monkeypa
     def full(model):
         raise torch.OutOfMemoryError("out of memory")
 
-    monkeypatch.setattr(quick.copy, "deepcopy", full)
+    monkeypatch.setattr(fold_batchnorm.copy, "deepcopy", full)
     with pytest.raises(torch.OutOfMemoryError):
-        quick.quick_copy(network, torch.rand(1, 3, 32, 32))
+        fold_batchnorm.quick_copy(network, torch.rand(1, 3, 32, 32))
 
 
 class Contrary(nn.Module):
@@ -153,7 +154,7 @@ def test_a_copy_that_leads_astray_costs_strength_and_not_honesty(network, skin, 
         asked.append(len(images))
         return Contrary(model).eval()
 
-    monkeypatch.setattr(sweep, "quick_copy", wrong)
+    monkeypatch.setattr(radius_sweep, "quick_copy", wrong)
     astray = attacks.attack_sweep(
         network, skin, index, [0.0, 0.1], mode="independent", steps=5, batch=5
     )
@@ -187,7 +188,7 @@ def test_a_nested_sweep_believes_only_the_network(network, skin, monkeypatch):
         network.backbone.fc.bias[0] += (logits[:, 1:].amax(1) - logits[:, 0]).max() + 0.01
     skin.targets[:] = 0
     fair = attacks.attack_sweep(network, skin, index, epsilons)
-    monkeypatch.setattr(sweep, "quick_copy", lambda model, images: Slander(model).eval())
+    monkeypatch.setattr(radius_sweep, "quick_copy", lambda model, images: Slander(model).eval())
     astray = attacks.attack_sweep(network, skin, index, epsilons)
     assert fair.clean_right.all() and not fair.right[-1].all()
     assert (astray.right.sum(1) <= fair.right.sum(1) + 1).all()

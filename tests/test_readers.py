@@ -9,9 +9,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from medrobust_utils import data, env
-from medrobust_utils.data import cache, ham10000, nih
-from medrobust_utils.errors import DataError
+from medrobust_utils import data
+from medrobust_utils.core import env
+from medrobust_utils.core.errors import DataError
+from medrobust_utils.data import decoding, ham10000, nih
 
 
 def change(path: Path, edit):
@@ -171,7 +172,7 @@ def test_nih_labels_are_checked(nih_root, label, message):
 def test_the_cache_is_used_and_a_changed_file_is_decoded_again(ham_root, monkeypatch):
     first = ham10000.read(ham_root, 16)
     calls = []
-    monkeypatch.setattr(cache, "decode", lambda *a: calls.append(a))
+    monkeypatch.setattr(decoding, "decode", lambda *a: calls.append(a))
     again = ham10000.read(ham_root, 16)
     assert not calls and again.checksum == first.checksum
     monkeypatch.undo()
@@ -181,17 +182,17 @@ def test_the_cache_is_used_and_a_changed_file_is_decoded_again(ham_root, monkeyp
 
 
 def test_an_interrupted_cache_is_never_taken_for_whole(ham_root, home, monkeypatch):
-    real = cache.decode
+    real = decoding.decode
 
     def fails_late(path, size, channels):
         if "0000050" in path.name:
             raise KeyboardInterrupt
         return real(path, size, channels)
 
-    monkeypatch.setattr(cache, "decode", fails_late)
+    monkeypatch.setattr(decoding, "decode", fails_late)
     with pytest.raises(KeyboardInterrupt):
         ham10000.read(ham_root, 16)
-    monkeypatch.setattr(cache, "decode", real)
+    monkeypatch.setattr(decoding, "decode", real)
     assert not list((home / "decoded").glob("*"))
     assert len(ham10000.read(ham_root, 16)) == 60
 

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from medrobust_utils import claims, planning, results
+from medrobust_utils.reporting import claims, planning, results
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -83,8 +83,13 @@ def test_the_table_of_attacks_is_that_of_the_reference_run():
             "model": model[:6].split("-")[0].lower(),
             "start": "imagenet" if start == "ImageNet" else "scratch",
         }
-        kinds = [("none", 0.0), ("noise", 4.0), ("pgd", 4.0), ("autoattack", 1.0),
-                 ("autoattack", 4.0)]  # fmt: skip
+        kinds = [
+            ("none", 0.0),
+            ("noise", 4.0),
+            ("pgd", 4.0),
+            ("autoattack", 1.0),
+            ("autoattack", 4.0),
+        ]
         for (attack, eps), text in zip(kinds, cells, strict=True):
             tags = wanted | {"attack": attack, "eps_255": eps}
             (row,) = (r for r in run["rows"] if tags.items() <= r.items())
@@ -145,9 +150,10 @@ def test_the_table_of_attacked_networks_is_that_of_the_reference_run():
 
         def text(metric, wanted=wanted, **tags):
             (row,) = (
-                row for row in run["rows"]
+                row
+                for row in run["rows"]
                 if row["metric"] == metric and (wanted | tags).items() <= row.items()
-            )  # fmt: skip
+            )
             return row["value"], f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
 
         model = {"model": "resnet", "attack": "none"}
@@ -177,8 +183,11 @@ def test_the_table_of_assimilated_networks_is_that_of_the_reference_run():
     assert len(lines) == len(shown)
     roles = {"CT": "ct", "MRI": "mri", "X-ray": "xray", "ultrasound": "ultrasound"}
     names = {
-        "vanilla": "none", "modules": "modules", "assimilated": "glcm", "PGD-trained": "adversarial"
-    }  # fmt: skip
+        "vanilla": "none",
+        "modules": "modules",
+        "assimilated": "glcm",
+        "PGD-trained": "adversarial",
+    }
     for name, *cells in lines:
         place, backbone, defence = name.split(", ")
         wanted = {
@@ -208,26 +217,32 @@ def test_the_table_of_assimilated_networks_is_that_of_the_reference_run():
 def test_the_table_of_unets_is_that_of_the_reference_run():
     run = results.read(ROOT / "results" / "reference" / "04_unet_adversarial_training")
     schemes = {
-        "1, clean": "clean", "2, layered": "layered", "3, selective": "selective",
-        "4, union": "union", "PGD-trained": "adversarial",
-    }  # fmt: skip
+        "1, clean": "clean",
+        "2, layered": "layered",
+        "3, selective": "selective",
+        "4, union": "union",
+        "PGD-trained": "adversarial",
+    }
     lines = [
         line.strip("| \n").split(" | ")
         for line in README.splitlines()
         if re.match(r"\| (\d, (clean|layered|selective|union)|PGD-trained) \|", line)
     ]
     assert {line[0] for line in lines} == {
-        name for name, scheme in schemes.items()
+        name
+        for name, scheme in schemes.items()
         if any(row.get("scheme") == scheme for row in run["rows"])
-    }  # fmt: skip
+    }
     scores = ("pixel_accuracy", "mean_iou", "foreground_accuracy")
     columns = [
         {"metric": score, "attack": attack, "variant": "main"} | how
         for attack, how in (
-            ("none", {}), ("background", {"reading": "total", "made_for": "own"}), ("worst", {})
+            ("none", {}),
+            ("background", {"reading": "total", "made_for": "own"}),
+            ("worst", {}),
         )
         for score in scores[attack == "worst" :]
-    ]  # fmt: skip
+    ]
     for name, *cells in lines:
         for tags, cell in zip(columns, cells, strict=True):
             wanted = tags | {"scheme": schemes[name]}

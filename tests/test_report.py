@@ -9,8 +9,9 @@ import matplotlib
 import numpy as np
 import pytest
 
-from medrobust_utils import env, report, results
-from medrobust_utils.errors import RunError
+from medrobust_utils.core import env
+from medrobust_utils.core.errors import RunError
+from medrobust_utils.reporting import report, results
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
@@ -20,18 +21,25 @@ VOID = {"meta", "br", "img"}
 
 def images(name, synthetic):
     return SimpleNamespace(
-        name=name, synthetic=synthetic, complete=False, checksum="00ff" * 16,
-        images=np.zeros((3, 2, 2, 1), np.uint8), census={},
-    )  # fmt: skip
+        name=name,
+        synthetic=synthetic,
+        complete=False,
+        checksum="00ff" * 16,
+        images=np.zeros((3, 2, 2, 1), np.uint8),
+        census={},
+    )
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.setattr(env, "provenance", lambda: {"device": "cpu", "versions": {"torch": "9.9"}})
     run = results.Run.start(
-        "01_swin_noise", "1_swin_noise", "smoke", {"SET": "<script>alert(1)</script>"},
+        "01_swin_noise",
+        "1_swin_noise",
+        "smoke",
+        {"SET": "<script>alert(1)</script>"},
         tmp_path / "smoke",
-    )  # fmt: skip
+    )
     run.dataset(images("phantom-chest", True))
     tags = {"role": "nih", "model": "swin", "protocol": "single_label", "reading": "none"}
     run.add("top1", 0.31, 0.25, 0.36, noise=0.0, dataset="phantom-chest", **tags)

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medrobust_utils import env, results, storage
-from medrobust_utils.errors import RunError
+from medrobust_utils.core import env, storage
+from medrobust_utils.core.errors import RunError
+from medrobust_utils.reporting import results
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
@@ -23,9 +24,13 @@ def known_machine(monkeypatch):
 
 def images(name="phantom-chest", synthetic=True, complete=True, n=5):
     return SimpleNamespace(
-        name=name, synthetic=synthetic, complete=complete, checksum="00ff",
-        images=np.zeros((n, 2, 2, 1), np.uint8), census={"found": np.int64(n)},
-    )  # fmt: skip
+        name=name,
+        synthetic=synthetic,
+        complete=complete,
+        checksum="00ff",
+        images=np.zeros((n, 2, 2, 1), np.uint8),
+        census={"found": np.int64(n)},
+    )
 
 
 @pytest.fixture
@@ -47,10 +52,18 @@ def test_a_saved_run_reads_back(run):
     assert record["warnings"] == ["careful"] and record["deviations"] == ["fewer epochs"]
     assert record["datasets"]["phantom-chest"]["n"] == 5
     assert record["datasets"]["phantom-chest"]["census"] == {"found": 5}
-    assert record["rows"] == [{
-        "metric": "top1", "value": 0.5, "low": 0.4, "high": 0.6, "n": 5,
-        "dataset": "phantom-chest", "synthetic": True, "complete": True,
-    }]  # fmt: skip
+    assert record["rows"] == [
+        {
+            "metric": "top1",
+            "value": 0.5,
+            "low": 0.4,
+            "high": 0.6,
+            "n": 5,
+            "dataset": "phantom-chest",
+            "synthetic": True,
+            "complete": True,
+        }
+    ]
     assert record["history"] == {"swin": [{"epoch": 1, "loss": 2.0}]}
     provenance = record["provenance"]
     assert provenance["seed"] == 3 and provenance["device"] == "test"

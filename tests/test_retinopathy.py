@@ -6,9 +6,9 @@ import pytest
 from PIL import Image
 
 from medrobust_utils import data
+from medrobust_utils.core.errors import DataError
 from medrobust_utils.data import retinopathy
 from medrobust_utils.data.phantoms import phantom_set
-from medrobust_utils.errors import DataError
 
 PATIENTS = 20
 
@@ -75,8 +75,10 @@ def test_copies_go_unless_they_are_wanted(root):
 
 
 def grade(value):
-    return lambda root: change(root, lambda t: t.astype({"level": object}).replace(
-        {"level": {t.level[3]: value}}, regex=False))  # fmt: skip
+    return lambda root: change(
+        root,
+        lambda t: t.astype({"level": object}).replace({"level": {t.level[3]: value}}, regex=False),
+    )
 
 
 def name(value):

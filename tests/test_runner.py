@@ -17,10 +17,10 @@ import psutil
 import pytest
 import tiny
 
-from medrobust_utils import planning, runner
 from medrobust_utils.__main__ import main
-from medrobust_utils.errors import ProtocolError
-from medrobust_utils.progress import Display
+from medrobust_utils.core.errors import ProtocolError
+from medrobust_utils.reporting import planning, runner
+from medrobust_utils.reporting.progress import Display
 
 
 def wait_for(condition, seconds=120.0):

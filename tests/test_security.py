@@ -17,9 +17,12 @@ import test_training
 import torch
 
 import medrobust_utils
-from medrobust_utils import cards, data, models, results, storage, weights
-from medrobust_utils.attacks import sweep
-from medrobust_utils.errors import DataError, MedrobustError, RunError
+from medrobust_utils import data, models, weights
+from medrobust_utils.attacks import radius_sweep
+from medrobust_utils.core import storage
+from medrobust_utils.core.errors import DataError, MedrobustError, RunError
+from medrobust_utils.reporting import results
+from medrobust_utils.training import cards
 
 PACKAGE = Path(medrobust_utils.__file__).parent
 
@@ -109,7 +112,7 @@ def test_no_kept_array_runs_code(tmp_path, kind):
 def test_no_part_of_a_sweep_runs_code(tmp_path, kind):
     path = tmp_path / "0000000.npz"
     path.write_bytes(pickles()[kind])
-    reader = next(kind for kind in vars(sweep).values() if hasattr(kind, "_read"))
+    reader = next(kind for kind in vars(radius_sweep).values() if hasattr(kind, "_read"))
     with pytest.raises(RunError, match=r"0000000\.npz: cannot be read"):
         reader._read(reader.__new__(reader), path)
 
@@ -226,8 +229,11 @@ def dangers(source: str) -> list[str]:
         name = ast.unparse(node.func)
         given = {key.arg: getattr(key.value, "value", None) for key in node.keywords}
         shell = given.get("shell") is True
-        lacks = [key for pattern, (key, value) in NEEDS.items()
-                 if re.search(pattern, name) and given.get(key, ...) != value]  # fmt: skip
+        lacks = [
+            key
+            for pattern, (key, value) in NEEDS.items()
+            if re.search(pattern, name) and given.get(key, ...) != value
+        ]
         if shell or lacks or FORBIDDEN.search(name) or name == "yaml.load":
             found.append(f"line {node.lineno}: {name}")
     return found

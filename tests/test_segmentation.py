@@ -8,19 +8,20 @@ import torch
 from torch import nn
 from torchvision.models.segmentation import lraspp_mobilenet_v3_large
 
-from medrobust_utils import attacks, models, segmentation, training
+from medrobust_utils import attacks, models, segmentation
 from medrobust_utils.attacks.layered import layered_pgd
 from medrobust_utils.attacks.selective import selective_fgsm
+from medrobust_utils.core.errors import ContractError, RunError
+from medrobust_utils.core.losses import IGNORED
 from medrobust_utils.data import ImageSet, ThreeWay, to_float
 from medrobust_utils.data.phantoms import phantom_set
 from medrobust_utils.data.subsets import rows_of, union
 from medrobust_utils.data.views import label_maps
-from medrobust_utils.errors import ContractError, RunError
-from medrobust_utils.losses import IGNORED
-from medrobust_utils.metrics import Estimate
 from medrobust_utils.models import digest
+from medrobust_utils.scoring.metrics import Estimate
+from medrobust_utils.scoring.segmentation import per_image, score
 from medrobust_utils.segmentation import Attack, Layered, Selective
-from medrobust_utils.segmentation_metrics import per_image, score
+from medrobust_utils.training import fit as training
 
 K = 6
 RECIPE = {
@@ -219,10 +220,8 @@ def test_validation_may_look_at_other_images(cells, split, tmp_path):
 
 def test_adversarial_training_takes_label_maps(cells, split, tmp_path, whole):
     recipe = RECIPE | {"epochs": 1}
-    moved = fit(cells, split, tmp_path / "a", recipe,
-                objective=attacks.AdversarialTraining(0.05, 2, 0.03))  # fmt: skip
-    still = fit(cells, split, tmp_path / "b", recipe,
-                objective=attacks.AdversarialTraining(0.0, 1, 0.0))  # fmt: skip
+    moved = fit(cells, split, tmp_path / "a", recipe, objective=AdversarialTraining(0.05, 2, 0.03))
+    still = fit(cells, split, tmp_path / "b", recipe, objective=AdversarialTraining(0.0, 1, 0.0))
     assert moved[0][0]["train_loss"] > still[0][0]["train_loss"]
     plain = fit(cells, split, tmp_path / "c", recipe)
     assert still[0][0]["train_loss"] == pytest.approx(plain[0][0]["train_loss"], rel=1e-3)
@@ -403,9 +402,15 @@ def test_a_killed_run_goes_on_and_a_second_reads_back(
     assert equal(perturbed(model, cells, index, how, tmp_path / "cut"), whole) and len(calls) == 5
 
 
-@pytest.mark.parametrize("damage", [lambda data: b"", lambda data: data[: len(data) // 2],
-                                    lambda data: data.replace(b"\x93NUMPY", b"\x93NOMPY")],
-                         ids=["empty", "half", "altered"])  # fmt: skip
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: b"",
+        lambda data: data[: len(data) // 2],
+        lambda data: data.replace(b"\x93NUMPY", b"\x93NOMPY"),
+    ],
+    ids=["empty", "half", "altered"],
+)
 def test_a_damaged_part_is_named(cells, model, tmp_path, small_parts, damage):
     how, index = BOTH[1], np.arange(6)
     segmentation.harden(model, cells, index, how, tmp_path)
@@ -437,13 +442,19 @@ def test_what_is_kept_depends_on_all_it_was_made_of(cells, model, tmp_path):
         (moved, cells, index, once),
         (model, replace(cells, checksum="another"), index, once),
         (model, cells, index[::-1], once),
-        *[(model, cells, index, Attack(*how)) for how in (("pgd", 0.01, 1), ("pgd", 0.02, 2),
-                                                          ("background", 0.02, 1))],
-        *[(model, cells, index, Layered(*how)) for how in ((0.02, 1), (0.02, 1, "image"),
-                                                           (0.02, 1, "stage", True))],
-        *[(model, cells, index, Selective(*how, "greedy")) for how in ((0.02, 0.02), (0.02, 0.03),
-                                                                       (0.01, 0.03))],
-    ]  # fmt: skip
+        *[
+            (model, cells, index, Attack(*how))
+            for how in (("pgd", 0.01, 1), ("pgd", 0.02, 2), ("background", 0.02, 1))
+        ],
+        *[
+            (model, cells, index, Layered(*how))
+            for how in ((0.02, 1), (0.02, 1, "image"), (0.02, 1, "stage", True))
+        ],
+        *[
+            (model, cells, index, Selective(*how, "greedy"))
+            for how in ((0.02, 0.02), (0.02, 0.03), (0.01, 0.03))
+        ],
+    ]
     found = [perturbed(*run, tmp_path)[0] for run in runs]
     found.append(perturbed(*runs[0], tmp_path, dtype=torch.bfloat16)[0])
     checksums = {one.checksum for one in found}

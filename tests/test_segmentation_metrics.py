@@ -7,10 +7,10 @@ import pytest
 import torch
 from sklearn import metrics as reference
 
-from medrobust_utils import metrics
-from medrobust_utils import segmentation_metrics as scoring
-from medrobust_utils.errors import ContractError
-from medrobust_utils.losses import IGNORED
+from medrobust_utils.core.errors import ContractError
+from medrobust_utils.core.losses import IGNORED
+from medrobust_utils.scoring import metrics
+from medrobust_utils.scoring import segmentation as scoring
 
 N, K, SIDE = 12, 6, 10
 CLASSES = ("background", "neoplastic", "inflammatory", "connective", "epithelial", "other")
@@ -254,8 +254,9 @@ def test_constant_says_background_for_certain(counted):
 
 def test_the_worst_is_chosen_image_by_image(counted):
     random = np.random.default_rng(4)
-    others = [tally(LOGITS + random.normal(size=LOGITS.shape).astype("f4"), TARGETS)
-              for _ in range(3)]  # fmt: skip
+    others = [
+        tally(LOGITS + random.normal(size=LOGITS.shape).astype("f4"), TARGETS) for _ in range(3)
+    ]
     everyone = [counted, *others]
     ious = np.array([scoring.per_image(one)["mean_iou"] for one in everyone])
     worst, which = scoring.worst(everyone)
@@ -271,8 +272,9 @@ def test_the_worst_is_chosen_image_by_image(counted):
 @pytest.mark.parametrize("by", ["loss", "pixel_accuracy", "foreground_accuracy"])
 def test_the_worst_is_by_the_score_that_is_asked_for(counted, by):
     random = np.random.default_rng(5)
-    others = [tally(LOGITS + random.normal(size=LOGITS.shape).astype("f4"), TARGETS)
-              for _ in range(3)]  # fmt: skip
+    others = [
+        tally(LOGITS + random.normal(size=LOGITS.shape).astype("f4"), TARGETS) for _ in range(3)
+    ]
     everyone = [counted, *others]
     values = np.array([scoring.per_image(one)[by] for one in everyone])
     worst, _ = scoring.worst(everyone, by)
@@ -286,8 +288,10 @@ def test_no_single_attack_is_worse_than_the_worst_in_any_score_of_the_pixels():
     truth[0, :2] = 1
     erased, renamed = np.zeros_like(truth), truth.copy()
     renamed[0, 0], renamed[0, 7, :3] = 2, 2
-    pair = [tally(10.0 * np.moveaxis(np.eye(3, dtype="f4")[one], 3, 1), truth)
-            for one in (erased, renamed)]  # fmt: skip
+    pair = [
+        tally(10.0 * np.moveaxis(np.eye(3, dtype="f4")[one], 3, 1), truth)
+        for one in (erased, renamed)
+    ]
     found = values(scoring.score_worst(pair, np.ones((1, 1)), "abc"))
     alone = [values(scoring.score(one, np.ones((1, 1)), "abc")) for one in pair]
     for name in ("pixel_accuracy", "foreground_accuracy", "mean_iou"):

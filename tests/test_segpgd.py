@@ -11,9 +11,9 @@ from torchvision.models.segmentation import lraspp_mobilenet_v3_large
 
 from medrobust_utils.attacks import bim, engine, fgsm, mifgsm, pgd, segpgd
 from medrobust_utils.attacks.layered import full_area
-from medrobust_utils.contracts import check_labels, check_logits
-from medrobust_utils.errors import ContractError
-from medrobust_utils.losses import IGNORED, labelled, per_image, per_pixel
+from medrobust_utils.core.contracts import check_labels, check_logits
+from medrobust_utils.core.errors import ContractError
+from medrobust_utils.core.losses import IGNORED, labelled, per_image, per_pixel
 
 EPS = 0.02
 STEPS = dict(steps=4, step_size=0.008)

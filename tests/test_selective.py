@@ -11,8 +11,8 @@ from torchvision.models.segmentation import lraspp_mobilenet_v3_large
 
 from medrobust_utils.attacks import selective, selective_fgsm
 from medrobust_utils.attacks.selective import SEARCHES, combinations
-from medrobust_utils.errors import ContractError
-from medrobust_utils.losses import IGNORED
+from medrobust_utils.core.errors import ContractError
+from medrobust_utils.core.losses import IGNORED
 
 HOW = dict(step_size=0.02, bound=0.05)  # three of six steps leave the bound
 EXACT = dict(rtol=0, atol=1e-6)

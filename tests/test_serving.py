@@ -18,9 +18,9 @@ import pytest
 import served
 import tiny
 
-from medrobust_utils import serving
 from medrobust_utils.__main__ import main
-from medrobust_utils.errors import ProtocolError, RunError
+from medrobust_utils.core.errors import ProtocolError, RunError
+from medrobust_utils.explorer import serving
 
 SHOW = """import json, os, sys
 seen = {"out": OUT, "seed": SEED, "folder": os.getcwd(), "python": sys.executable,

@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from medrobust_utils import attacks, models, sharpness
+from medrobust_utils import attacks, models
+from medrobust_utils.core.errors import ContractError
+from medrobust_utils.core.losses import per_image
 from medrobust_utils.data import to_float
-from medrobust_utils.errors import ContractError
-from medrobust_utils.losses import per_image
+from medrobust_utils.explain import sharpness
 
 SHAPE = (3, 8, 8)
 COUNT = math.prod(SHAPE)

@@ -12,15 +12,16 @@ import scenes
 import torch
 from PIL import Image
 
-from medrobust_utils import cards, protocol
+from medrobust_utils.core.errors import ContractError, MedrobustError, ProtocolError, RunError
 from medrobust_utils.data import to_float
 from medrobust_utils.data.phantoms import phantom_set
 from medrobust_utils.data.views import enhanced
-from medrobust_utils.errors import ContractError, MedrobustError, ProtocolError, RunError
 from medrobust_utils.explorer.gallery import Gallery
 from medrobust_utils.explorer.shelf import OFFERED, Place, Shelf, _unseen
 from medrobust_utils.explorer.studies import STUDIES
 from medrobust_utils.models import digest
+from medrobust_utils.reporting import protocol
+from medrobust_utils.training import cards
 
 CT = "3_domain_assimilation"
 TINY = {
@@ -77,7 +78,7 @@ def weights(scene):
 def test_without_earlier_runs_there_is_a_pair_to_train(paper, checkpoints, monkeypatch, tmp_path):
     fresh = Shelf(tmp_path)
     assert [place.key for place in fresh.places(paper)] == ["pair"] == [fresh.first(paper).key]
-    monkeypatch.setattr("medrobust_utils.training._Job._step", None)  # it is read back
+    monkeypatch.setattr("medrobust_utils.training.fit._Job._step", None)  # it is read back
     shelf = Shelf(checkpoints)
     scene = shelf.open(fresh.first(paper))
     assert tuple(network.name for network in scene.networks) == PAIRS[paper]
@@ -139,11 +140,15 @@ def test_the_undefended_network_is_first_then_what_it_is_best_compared_with(chec
     shelf = Shelf(tmp_path)
     scene = shelf.open(shelf.places(CT)[0])
     assert [one.name.partition(" (")[0] for one in scene.networks[:2]] == [
-        "vanilla", "adversarial training"
-    ]  # fmt: skip
+        "vanilla",
+        "adversarial training",
+    ]
     assert {one.name.partition(" (")[0] for one in scene.networks} == {
-        "vanilla", "adversarial training", "domain assimilation", "modules alone"
-    }  # fmt: skip
+        "vanilla",
+        "adversarial training",
+        "domain assimilation",
+        "modules alone",
+    }
     assert weights(scene.pair) == weights(scene)[:2]
 
 

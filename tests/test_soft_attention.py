@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from medrobust_utils.errors import ContractError
+from medrobust_utils.core.errors import ContractError
 from medrobust_utils.models import SoftAttention
 
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from medrobust_utils.core.errors import DataError
 from medrobust_utils.data import (
     ImageSet,
     ThreeWay,
@@ -18,7 +19,6 @@ from medrobust_utils.data.duplicates import drop_duplicates, join_groups, near_d
 from medrobust_utils.data.single_label import copy_per_label
 from medrobust_utils.data.splits import Split, check_split, leaks
 from medrobust_utils.data.subsets import rows_of
-from medrobust_utils.errors import DataError
 
 
 def grouped(images, size=2):
@@ -225,8 +225,9 @@ def test_a_split_by_image_keeps_classes_and_ignores_groups(ham):
 
 
 def test_a_class_too_small_to_split_by_image_is_named(ham):
-    rare = subset(ham, np.append(np.flatnonzero(ham.targets == 5)[:50],
-                                 np.flatnonzero(ham.targets == 3)[:1]))  # fmt: skip
+    rare = subset(
+        ham, np.append(np.flatnonzero(ham.targets == 5)[:50], np.flatnonzero(ham.targets == 3)[:1])
+    )
     with pytest.raises(DataError, match="51 images are too few to split every class.*Bring more"):
         split_by_image(rare, seed=0)
     with pytest.raises(DataError, match="2 images are too few"):

@@ -9,9 +9,10 @@ import test_attentive_cnn as attentive
 import test_domain_assimilation as assimilation
 from found import falling, find, only
 
-from medrobust_utils import claims, metrics, results
 from medrobust_utils.attacks import AutoResult
-from medrobust_utils.metrics import Estimate
+from medrobust_utils.reporting import claims, results
+from medrobust_utils.scoring import metrics
+from medrobust_utils.scoring.metrics import Estimate
 from medrobust_utils.studies import attentive_cnn as first_study
 from medrobust_utils.studies import attentive_cnn_attack as first_attack
 from medrobust_utils.studies import attentive_cnn_gains as first_gains
@@ -65,9 +66,7 @@ def left(robust, epsilons, before, stands, shortened=""):
     won = np.where(stands, "", np.where(before, "apgd-ce", "earlier attack"))
     none = np.zeros((len(epsilons), len(labels), 2), np.float32)
     queries = np.where(before, 10, 0)
-    result = AutoResult(
-        np.array(epsilons), none, none[0], labels, "standing", stands, won, queries
-    )  # fmt: skip
+    result = AutoResult(np.array(epsilons), none, none[0], labels, "standing", stands, won, queries)
     weights = metrics.group_weights(robust.arm.task.data.groups, 0, draws=200)
     return survival.Survival(robust.arm, GATES, before, result, weights, shortened)
 
@@ -105,9 +104,11 @@ def test_attention_is_marked_where_it_was_attacked_again(started, standing, expe
     assert row["autoattack"] == expected and row["value"] == pytest.approx((standing - 10) / 40)
     assert only(run, "gain_before_autoattack")["value"] == pytest.approx(20 / 40)
     for elsewhere in (
-        only(run, "accuracy_gain", scale="signed", eps=0.02), only(run, "gain_extreme"),
-        only(run, "accuracy_gain", eps=0.0), only(run, "mean_gain", scale="signed"),
-    ):  # fmt: skip
+        only(run, "accuracy_gain", scale="signed", eps=0.02),
+        only(run, "gain_extreme"),
+        only(run, "accuracy_gain", eps=0.0),
+        only(run, "mean_gain", scale="signed"),
+    ):
         assert "autoattack" not in elsewhere
 
 
@@ -128,8 +129,10 @@ def test_a_shortened_attack_may_undo_a_gain_and_cannot_prove_it(started):
     first_gains.add_pair(run, [plain], [ours], attentive.FOUR)
     eps = [attentive.FOUR.values[1]]
     short = "20 of 100 steps"
-    pair = [left(plain, eps, count(20), count(10), short),
-            left(ours, eps, count(40), count(30), short)]  # fmt: skip
+    pair = [
+        left(plain, eps, count(20), count(10), short),
+        left(ours, eps, count(40), count(30), short),
+    ]
     first.add_pair(run, *([one] for one in pair))
     assert only(run, "gain_typical")["autoattack"] == "survives a shortened one"
     assert "autoattack" not in only(run, "gain_typical_relative")  # a ratio is not spoken to
@@ -151,8 +154,9 @@ def test_a_sign_of_hidden_gradients_stands_beside_the_outcome(started):
     flag = only(run, "red_flag")
     assert flag["radius_255"] == pytest.approx(0.04 * 255) and "12 of the 12" in flag["measured"]
     table = pd.DataFrame(run.record["rows"]).assign(ours="")
-    shown = survival.overview(table[table["metric"].isin(survival.SHOWN)],
-                              ["attention", "radius_255"])  # fmt: skip
+    shown = survival.overview(
+        table[table["metric"].isin(survival.SHOWN)], ["attention", "radius_255"]
+    )
     assert shown["RED FLAG"].tolist() == ["", flag["measured"]]
 
 
@@ -210,8 +214,9 @@ def test_claims_ask_for_the_radii_of_their_own_task():
     tasks = {role: attentive.made_task(role, filter=name) for role, name in filters.items()}
     arms = {role: attentive.made(task, falling(2, [0])).arm for role, task in tasks.items()}
     found = {role: first.asked(attentive.PAPER.claims, arm, ladder) for role, arm in arms.items()}
-    leads = {ladder.cells[cell] for cell in ladder.cells
-             if cell[1] in (0.00125, 0.0025, 0.005, 0.01)}  # fmt: skip
+    leads = {
+        ladder.cells[cell] for cell in ladder.cells if cell[1] in (0.00125, 0.0025, 0.005, 0.01)
+    }
     assert found["skin"] == leads and not found["chest"]
     assert found["fundus"] == {ladder.cells[scale, 0.32] for scale in ladder.scales()}
 
@@ -227,8 +232,10 @@ def test_a_defence_is_marked_at_its_eps_and_in_the_mean(tmp_path, standing, expe
     assert not any("autoattack" in row for row in run.record["rows"])
     eps = [1 / 255, 4 / 255]
     before = np.repeat(count(40), 2, 0)
-    pair = [left(plain, eps, before, np.repeat(count(10), 2, 0)),
-            left(ours, eps, before, np.concatenate([count(30), count(standing)]))]  # fmt: skip
+    pair = [
+        left(plain, eps, before, np.repeat(count(10), 2, 0)),
+        left(ours, eps, before, np.concatenate([count(30), count(standing)])),
+    ]
     second.add_pair(run, *([one] for one in pair), [1, 2, 4])
     assert not any("autoattack" in row for row in find(run, "mean_gain"))  # it did not meet 2/255
     second.add_pair(run, *([one] for one in pair), [1, 4])
@@ -307,7 +314,7 @@ def test_a_network_of_paper_2_is_attacked_where_it_stands_and_read_back(tmp_path
     assert not (found.result.right & ~found.before).any()
     assert np.array_equal(found.epsilons, ladder.values)
     assert kept < {path.name for path in tmp_path.iterdir()}
-    monkeypatch.setattr("medrobust_utils.attacks.auto_sweep.follow", None)
+    monkeypatch.setattr("medrobust_utils.attacks.autoattack.sweep.follow", None)
     again = first.survive(robust, model, settings, ladder, [0, 1], tmp_path, seed=0)
     assert np.array_equal(again.result.won, found.result.won)
 

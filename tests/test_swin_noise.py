@@ -7,9 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from medrobust_utils import claims, evaluation, models, plots, protocol, results
-from medrobust_utils.errors import ProtocolError
-from medrobust_utils.metrics import Estimate
+from medrobust_utils import models, plots
+from medrobust_utils.core.errors import ProtocolError
+from medrobust_utils.reporting import claims, protocol, results
+from medrobust_utils.scoring import predict
+from medrobust_utils.scoring.metrics import Estimate
 from medrobust_utils.studies import swin_noise as study
 from medrobust_utils.studies import swin_noise_compare as compare
 from medrobust_utils.studies import swin_noise_plots as figures
@@ -91,7 +93,7 @@ def test_a_trained_arm_is_read_back_and_another_recipe_has_another_folder(
     settings, trained, monkeypatch
 ):
     arm, model, history, folder = trained[0]
-    monkeypatch.setattr("medrobust_utils.training._Job._step", None)
+    monkeypatch.setattr("medrobust_utils.training.fit._Job._step", None)
     _, again, same_history, same_folder = study.train(arm, settings, folder.parent, seed=0)
     assert (same_history, same_folder) == (history, folder)
     assert all(
@@ -128,7 +130,7 @@ def test_bad_settings_are_refused_before_anything_runs():
 
 
 def test_a_finished_sweep_is_read_back(settings, trained, sweeps, monkeypatch):
-    monkeypatch.setattr(evaluation, "predict", None)
+    monkeypatch.setattr(predict, "predict", None)
     arm, model, _, folder = trained[0]
     again = study.sweep(arm, model, settings, folder, seed=0)
     assert again.clean["top1"].value == sweeps[0].clean["top1"].value

@@ -7,10 +7,11 @@ import pandas as pd
 import pytest
 from found import find, only
 
-from medrobust_utils import claims, metrics, protocol, results
 from medrobust_utils.attacks import AutoResult, Flag, SweepResult
-from medrobust_utils.errors import ProtocolError
-from medrobust_utils.evaluation import predict
+from medrobust_utils.core.errors import ProtocolError
+from medrobust_utils.reporting import claims, protocol, results
+from medrobust_utils.scoring import metrics
+from medrobust_utils.scoring.predict import predict
 from medrobust_utils.studies import swin_noise_attack as study
 from medrobust_utils.studies import swin_noise_attack_plots as figures
 from medrobust_utils.studies import swin_noise_attack_rows as rows
@@ -132,7 +133,7 @@ def test_random_weights_learn_other_images_first_and_say_so(chest, settings):
 
 def test_a_trained_arm_is_read_back(chest, settings, tasks, monkeypatch):
     _, model, history, folder = chest
-    monkeypatch.setattr("medrobust_utils.training._Job._step", None)
+    monkeypatch.setattr("medrobust_utils.training.fit._Job._step", None)
     (planned,) = thousand.arms(settings, tasks[:1], "swin")
     _, again, same, where = thousand.train(planned, settings, folder.parent, seed=0)
     assert (str(same), where) == (str(history), folder)  # scores of few images may be nan
@@ -254,18 +255,28 @@ def made(task, model, *, clean=32, noise=(32, 30, 28), pgd=(20, 10, 4), auto=(16
     some = metrics.weighted_mean(np.ones(n), weights)
     arm = thousand.Arm(task, model, "imagenet", "nothing")
     return study.Attack(
-        arm, {"top1": some}, GATES, np.repeat(right(*noise)[:, None], 3, 1), sweep, result,
+        arm,
+        {"top1": some},
+        GATES,
+        np.repeat(right(*noise)[:, None], 3, 1),
+        sweep,
+        result,
         {"Effusion": (some, some)},
-        np.ones((n, 16)), centroid, np.repeat(right(20), 16, 0), weights, 0.6,
-    )  # fmt: skip
+        np.ones((n, 16)),
+        centroid,
+        np.repeat(right(20), 16, 0),
+        weights,
+        0.6,
+    )
 
 
 @pytest.fixture
 def pair(tasks):
     """Swin-T: 32 right, 16 of them stand AutoAttack at 0.5/255; ResNet-50: 40 right, 10 stand."""
     swin = made(tasks[1], "swin")
-    other = made(tasks[1], "resnet", clean=40, noise=(40, 40, 40), pgd=(20, 4, 0),
-                 auto=(10, 0, 0), low=0.3)  # fmt: skip
+    other = made(
+        tasks[1], "resnet", clean=40, noise=(40, 40, 40), pgd=(20, 4, 0), auto=(10, 0, 0), low=0.3
+    )
     return swin, other
 
 
@@ -294,8 +305,9 @@ def test_rows_of_a_network(run, pair):
     assert only(run, "sensitivity_centroid")["n"] == 35
     assert len(find(run, "accuracy_band_noise")) == len(find(run, "sensitivity_density")) == 16
     assert {row["attack"] for row in find(run, "auc_attacked", finding="Effusion")} == {
-        "none", "autoattack",
-    }  # fmt: skip
+        "none",
+        "autoattack",
+    }
 
 
 def test_the_comparison_is_paired_and_above_zero_speaks_for_swin(run, pair):
@@ -333,8 +345,9 @@ def test_the_verdicts_follow(run, pair):
     for one in pair:
         rows.add_attack(run, one)
     rows.add_comparison(run, *pair)
-    measured = [row | real | {"profile": "paper", "overrides": ""}
-                for row in results.rows([run.record])]  # fmt: skip
+    measured = [
+        row | real | {"profile": "paper", "overrides": ""} for row in results.rows([run.record])
+    ]
     judged = {c.id: claims.judge(c, measured).verdict for c in PAPER.claims}
     assert judged["noise-is-not-adversarial-isic-1"] == "reproduced"
     assert judged["hypothesis-autoattack-isic-0.5"] == "reproduced"
@@ -342,8 +355,9 @@ def test_the_verdicts_follow(run, pair):
     assert judged["lowpass-isic"] == "reproduced"
     assert judged["lowpass-nih"] == "not tested at this scale"
     phantom = [row | {"synthetic": True} for row in measured]
-    settled = {c.id for c in PAPER.claims
-               if claims.judge(c, phantom).verdict != "not tested at this scale"}  # fmt: skip
+    settled = {
+        c.id for c in PAPER.claims if claims.judge(c, phantom).verdict != "not tested at this scale"
+    }
     assert not settled
 
 
@@ -359,9 +373,13 @@ def test_flags_and_numbers_of_images_are_written_down(run, pair, tasks):
 def test_deviations_name_what_is_not_the_published_attack(settings, chest):
     arm, model, _, folder = chest
     told = " ".join(rows.deviations(settings, PAPER.settings("paper"), [(arm, model, folder)]))
-    for words in ("2 steps instead of the published 100", "5 queries instead of the published 5000",
-                  "images of 32 pixels, not 224", "40 images to fit and 16 to attack",
-                  "images of phantom-chest first"):  # fmt: skip
+    for words in (
+        "2 steps instead of the published 100",
+        "5 queries instead of the published 5000",
+        "images of 32 pixels, not 224",
+        "40 images to fit and 16 to attack",
+        "images of phantom-chest first",
+    ):
         assert words in told
     assert rows.deviations(settings, PAPER.settings("paper"), []) == []
 
@@ -375,8 +393,10 @@ def test_the_figure_begins_before_the_attack_and_shows_the_constant_answer(run, 
     figure = figures.by_eps(shown, names, {"isic": "skin"}, {"isic": 0.6})
     panels = [axis for axis in figure.axes if axis.get_visible()]
     assert [panel.get_title() for panel in panels] == [
-        "skin: noise (random signs)", "skin: PGD", "skin: AutoAttack",
-    ]  # fmt: skip
+        "skin: noise (random signs)",
+        "skin: PGD",
+        "skin: AutoAttack",
+    ]
     for panel in panels:
         swin, resnet, constant = panel.lines
         assert list(swin.get_xdata()) == [0, 0.5, 1, 2] and swin.get_ydata()[0] == 0.8

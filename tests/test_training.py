@@ -16,10 +16,12 @@ import pytest
 import torch
 from sklearn.utils.class_weight import compute_class_weight
 
-from medrobust_utils import models, recipes, training
+from medrobust_utils import models
+from medrobust_utils.core.errors import ContractError, RunError
+from medrobust_utils.core.losses import per_image
 from medrobust_utils.data import split_by_group, to_float
-from medrobust_utils.errors import ContractError, RunError
-from medrobust_utils.losses import per_image
+from medrobust_utils.training import fit as training
+from medrobust_utils.training import recipes
 
 SETTINGS = {
     "epochs": 3,
@@ -221,9 +223,15 @@ def read_checkpoint(folder):
 
 
 DEFAULTS = {
-    "optimiser": "adamw", "adam_eps": 1e-8, "epsilon_hat": False, "schedule": "cosine",
-    "class_weights": False, "share": 1.0, "patience": 0, "min_delta": 0.0,
-}  # fmt: skip
+    "optimiser": "adamw",
+    "adam_eps": 1e-8,
+    "epsilon_hat": False,
+    "schedule": "cosine",
+    "class_weights": False,
+    "share": 1.0,
+    "patience": 0,
+    "min_delta": 0.0,
+}
 
 
 def test_defaults_leave_old_checkpoints_what_they_were(skin, tmp_path, monkeypatch):
@@ -231,9 +239,12 @@ def test_defaults_leave_old_checkpoints_what_they_were(skin, tmp_path, monkeypat
     first = fit(skin, tmp_path, settings)
     # the identity of a checkpoint before recipes had more than these seven settings
     parts = [
-        settings, 0, skin.checksum, split_by_group(skin, seed=0).train.tolist(),
+        settings,
+        0,
+        skin.checksum,
+        split_by_group(skin, seed=0).train.tolist(),
         {k: list(v.shape) for k, v in build(skin).state_dict().items()},
-    ]  # fmt: skip
+    ]
     text = json.dumps(parts, sort_keys=True, default=str)
     state = read_checkpoint(tmp_path)
     assert state["identity"] == hashlib.sha256(text.encode()).hexdigest()[:10]
@@ -247,11 +258,17 @@ def test_defaults_leave_old_checkpoints_what_they_were(skin, tmp_path, monkeypat
 @pytest.mark.parametrize(
     "change",
     [
-        {"optimiser": "adam"}, {"adam_eps": 0.1}, {"epsilon_hat": True}, {"schedule": "constant"},
-        {"class_weights": True}, {"share": 0.5}, {"patience": 3}, {"min_delta": 0.01},
+        {"optimiser": "adam"},
+        {"adam_eps": 0.1},
+        {"epsilon_hat": True},
+        {"schedule": "constant"},
+        {"class_weights": True},
+        {"share": 0.5},
+        {"patience": 3},
+        {"min_delta": 0.01},
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_every_setting_makes_another_recipe(change):
     essences = [recipes.essence(recipes.complete(SETTINGS | extra)) for extra in (DEFAULTS, change)]
     assert essences[0] == SETTINGS and essences[1] == SETTINGS | change
@@ -398,10 +415,14 @@ def test_class_weights_and_share_enter_the_loss(skin, tmp_path, monkeypatch):
     assert abs(means[True, 0.25] / means[False, 0.25] - 1) > 1e-3
     with pytest.raises(ContractError, match="one class an image"):
         training.fit(
-            model, replace(skin, targets=np.eye(7, dtype=np.uint8)[skin.targets]), split,
-            STILL | {"class_weights": True}, tmp_path / "multi", seed=0,
+            model,
+            replace(skin, targets=np.eye(7, dtype=np.uint8)[skin.targets]),
+            split,
+            STILL | {"class_weights": True},
+            tmp_path / "multi",
+            seed=0,
             validate=lambda model: {},
-        )  # fmt: skip
+        )
 
 
 def test_the_best_epoch_must_gain_enough():
@@ -452,10 +473,17 @@ def test_early_stopping_needs_a_score_to_look_at(skin, tmp_path):
 
 
 STOPPING = SETTINGS | {
-    "epochs": 6, "share": 0.4, "optimiser": "adam", "adam_eps": 0.1, "lr": 0.01,
-    "weight_decay": 0.0, "schedule": "constant", "class_weights": True, "patience": 2,
+    "epochs": 6,
+    "share": 0.4,
+    "optimiser": "adam",
+    "adam_eps": 0.1,
+    "lr": 0.01,
+    "weight_decay": 0.0,
+    "schedule": "constant",
+    "class_weights": True,
+    "patience": 2,
     "min_delta": 0.001,
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")
@@ -474,9 +502,18 @@ def stopped(skin, tmp_path_factory):
 
 @pytest.mark.parametrize(
     ("method", "calls"),
-    [("_step", 2), ("_step", 4), ("_step", 7), ("_step", 11), ("finish_epoch", 1),
-     ("finish_epoch", 3), ("save", 7), ("save", 9), ("save", 15)],
-)  # fmt: skip
+    [
+        ("_step", 2),
+        ("_step", 4),
+        ("_step", 7),
+        ("_step", 11),
+        ("finish_epoch", 1),
+        ("finish_epoch", 3),
+        ("save", 7),
+        ("save", 9),
+        ("save", 15),
+    ],
+)
 def test_an_interruption_does_not_change_the_best(
     skin, stopped, tmp_path, monkeypatch, method, calls
 ):

@@ -4,8 +4,8 @@ import pytest
 import torch
 from segmenters import tissue, trained
 
-from medrobust_utils.errors import ContractError
-from medrobust_utils.losses import per_image
+from medrobust_utils.core.errors import ContractError
+from medrobust_utils.core.losses import per_image
 from medrobust_utils.models import build_unet
 
 

@@ -8,14 +8,16 @@ import pytest
 import torch
 from found import find, only
 
-from medrobust_utils import claims, data, metrics, protocol, results, segmentation
-from medrobust_utils import segmentation_metrics as scoring
+from medrobust_utils import data, segmentation
 from medrobust_utils.attacks import Attack, Layered, Selective, pgd
 from medrobust_utils.attacks.layered import full_area
+from medrobust_utils.core.errors import ProtocolError, RunError
+from medrobust_utils.core.losses import IGNORED
 from medrobust_utils.data import ImageSet, ThreeWay, to_float
 from medrobust_utils.data.subsets import rows_of
-from medrobust_utils.errors import ProtocolError, RunError
-from medrobust_utils.losses import IGNORED
+from medrobust_utils.reporting import claims, protocol, results
+from medrobust_utils.scoring import metrics
+from medrobust_utils.scoring import segmentation as scoring
 from medrobust_utils.studies import unet_adversarial as study
 from medrobust_utils.studies import unet_adversarial_attack as attack
 from medrobust_utils.studies import unet_adversarial_methods as methods
@@ -91,10 +93,16 @@ def made_task(n=12, **changes):
         label_map[3, 3] = IGNORED
     everything = np.arange(n)
     made = ImageSet(
-        FULL.datasets["histology"], np.zeros((n, 4, 4, 3), np.uint8), maps, CLASSES,
-        everything // 2, tuple(map(str, everything)),
-        synthetic=False, complete=True, checksum="made",
-    )  # fmt: skip
+        FULL.datasets["histology"],
+        np.zeros((n, 4, 4, 3), np.uint8),
+        maps,
+        CLASSES,
+        everything // 2,
+        tuple(map(str, everything)),
+        synthetic=False,
+        complete=True,
+        checksum="made",
+    )
     ways = ThreeWay(everything, everything, everything)
     return study.Task("histology", replace(made, **changes), ways, everything)
 
@@ -239,9 +247,13 @@ def test_perturbed_images_are_made_against_the_clean_network_of_the_seed(setting
         ((method, made_images),) = one.sets.items()
         how = study.methods(one.arm, settings)[method]
         again, told = segmentation.harden(
-            clean.model, clean.arm.task.data, train, how, clean.folder / "again",
+            clean.model,
+            clean.arm.task.data,
+            train,
+            how,
+            clean.folder / "again",
             dtype=attack.precision(settings, clean.model),
-        )  # fmt: skip
+        )
         assert np.array_equal(made_images.images, again.images)
         if method == "selective":
             assert np.array_equal(one.signs, told["signs"])
@@ -261,8 +273,14 @@ def test_each_network_is_trained_on_its_own_images(settings, arms, checkpoints, 
         return []
 
     monkeypatch.setattr(segmentation, "fit", remember)
-    monkeypatch.setattr(segmentation, "harden", lambda model, given, index, how, folder, dtype: (
-        replace(rows_of(given, index), checksum=repr(how)), {}))  # fmt: skip
+    monkeypatch.setattr(
+        segmentation,
+        "harden",
+        lambda model, given, index, how, folder, dtype: (
+            replace(rows_of(given, index), checksum=repr(how)),
+            {},
+        ),
+    )
     monkeypatch.setattr(study, "precision", lambda settings, model: torch.float32)
     task, n = arms[0].task, len(arms[0].task.split.train)
     for arm in arms:
@@ -271,8 +289,9 @@ def test_each_network_is_trained_on_its_own_images(settings, arms, checkpoints, 
         perturbed = {"layered": 1, "selective": 1, "union": 3}.get(arm.scheme, 0)
         if perturbed:
             assert len(given) == perturbed * n and list(split.train) == list(range(len(given)))
-            assert np.array_equal(given.targets, np.tile(task.data.targets[task.split.train],
-                                                         (perturbed, 1, 1)))  # fmt: skip
+            assert np.array_equal(
+                given.targets, np.tile(task.data.targets[task.split.train], (perturbed, 1, 1))
+            )
         else:
             assert given is task.data and split is task.split
         assert clean[0] is task.data and np.array_equal(clean[1], task.split.val)
@@ -352,8 +371,9 @@ def test_scores_are_those_of_the_network_on_the_images_it_was_shown(settings, tr
 def test_every_network_meets_every_attack_within_its_bound(settings, measured):
     for name, robust in measured.items():
         wanted = {attack.CLEAN, attack.WORST, *attack.attacks(settings)}
-        assert set(robust.tallies) == wanted | ({attack.TRANSFERRED} - {attack.CLEAN}
-                                                if name != "clean" else set())  # fmt: skip
+        assert set(robust.tallies) == wanted | (
+            {attack.TRANSFERRED} - {attack.CLEAN} if name != "clean" else set()
+        )
         largest = {cell: moved[0].max() for cell, moved in robust.moved.items()}
         assert largest[attack.CLEAN] == 0
         for cell in set(largest) - {attack.CLEAN, attack.PER_STEP}:
@@ -422,8 +442,9 @@ def test_regions_share_an_edge_and_a_class():
 def test_shapes_are_those_of_the_predictions(settings, trained):
     clean, task = trained["clean"], trained["clean"].arm.task
     found = methods.shapes(clean, settings)
-    ways = {f"layered, {ball}, {which}" for ball in ("stage", "image")
-            for which in ("all", "present")}  # fmt: skip
+    ways = {
+        f"layered, {ball}, {which}" for ball in ("stage", "image") for which in ("all", "present")
+    }
     assert set(found) == {"clean", "plain", "plain, K times", *ways}
     index = methods.probed(clean, settings)
     assert len(index) == 2 and set(index) <= set(task.split.train)
@@ -559,9 +580,14 @@ def test_what_is_held_against_what():
         groups[scheme] = [made(arm_of(task, scheme))]
     groups["image"] = [made(arm_of(task, "layered", ball="image"))]
     assert list(rows.pairs(groups)) == [
-        ("clean", "layered"), ("clean", "union"), ("clean", "adversarial"), ("clean", "image"),
-        ("layered", "union"), ("layered", "adversarial"), ("union", "adversarial"),
-    ]  # fmt: skip
+        ("clean", "layered"),
+        ("clean", "union"),
+        ("clean", "adversarial"),
+        ("clean", "image"),
+        ("layered", "union"),
+        ("layered", "adversarial"),
+        ("union", "adversarial"),
+    ]
 
 
 def test_a_gain_is_the_second_less_the_first_image_by_image(run):
@@ -618,8 +644,11 @@ def test_rows_of_shapes_subtract_plain_from_layered(run):
 
 def test_rows_of_searches_count_what_is_missed(run):
     def chosen(loss, evaluations):
-        return {"loss": np.array(loss), "before": np.array([2.0, 2.0]),
-                "evaluations": np.array([evaluations] * 2)}  # fmt: skip
+        return {
+            "loss": np.array(loss),
+            "before": np.array([2.0, 2.0]),
+            "evaluations": np.array([evaluations] * 2),
+        }
 
     found = {"exhaustive": chosen([1.0, 1.0], 729), "greedy": chosen([1.0, 1.5], 13)}
     rows.add_searches(run, {"role": "histology"}, found, ONES)
@@ -670,8 +699,12 @@ def test_a_line_for_every_network_attack_and_image():
     groups = {"a": [made(arm_of(task, seed=k)) for k in (0, 1)], "b": [made(arm_of(task, "union"))]}
     table = rows.per_image_table(groups)
     assert len(table) == 12 * (2 * 6 + 7)
-    one = table[table["scheme"].eq("union") & table["attack"].eq("background")
-                & table["made_for"].eq("own") & table["reading"].eq("total")]  # fmt: skip
+    one = table[
+        table["scheme"].eq("union")
+        & table["attack"].eq("background")
+        & table["made_for"].eq("own")
+        & table["reading"].eq("total")
+    ]
     assert list(one["image"]) == [str(k) for k in range(12)]
     assert list(one["foreground_accuracy"]) == [0] * 6 + [1] * 6
     assert list(one["worst_by"]) == ["background"] * 6 + ["none"] * 6
@@ -692,8 +725,13 @@ def test_a_network_is_described_by_what_was_run(settings, trained):
     n = len(trained["clean"].arm.task.split.train)
     found = {name: record.describe(one, settings) for name, one in trained.items()}
     assert {name: about["images"] for name, about in found.items()} == {
-        "clean": n, "layered": n, "variant": n, "selective": n, "adversarial": n, "union": 3 * n
-    }  # fmt: skip
+        "clean": n,
+        "layered": n,
+        "variant": n,
+        "selective": n,
+        "adversarial": n,
+        "union": 3 * n,
+    }
     assert found["union"]["trained_on"] == ["clean", "layered", "selective"]
     two = settings["method_two"]
     length = f"step_size={two['step_size']}, bound={two['bound']}"
@@ -713,8 +751,12 @@ def test_a_network_is_described_by_what_was_run(settings, trained):
 def test_deviations_of_a_small_run_are_said_in_words(settings, arms):
     words = record.deviations(settings, FULL, arms)
     assert any("phantom-histology (40 phantoms) in place of PanNuke" in text for text in words)
-    for text in ("size 32 (profile paper: 256)", "6 test images (paper: 561)",
-                 "unet: width 4 (profile paper: 64)", "method_two: search greedy"):  # fmt: skip
+    for text in (
+        "size 32 (profile paper: 256)",
+        "6 test images (paper: 561)",
+        "unet: width 4 (profile paper: 64)",
+        "method_two: search greedy",
+    ):
         assert any(text in word for word in words), text
 
 
@@ -749,16 +791,20 @@ def whole(tmp_path_factory):
         rows.add_pair(run, groups[plain], groups[defended])
     about = {"role": "histology", "dataset": task.data.name} | rows.gates([base])
     values = {measure: np.ones(2) for measure in (*methods.SHAPES, "moved")}
-    ways = [f"layered, {ball}, {which}" for ball in ("stage", "image")
-            for which in ("all", "present")]  # fmt: skip
+    ways = [
+        f"layered, {ball}, {which}" for ball in ("stage", "image") for which in ("all", "present")
+    ]
     rows.add_shapes(run, about, dict.fromkeys(["plain", "plain, K times", *ways], values), ONES)
     for method in ("layered", "selective"):
         found = {"similarity": np.ones(2), "largest": np.ones(2), "mean": np.ones(2)}
         rows.add_likeness(run, about, method, found, ONES)
     counted = {"loss": np.ones(2), "before": np.ones(2), "evaluations": np.full(2, 729)}
     rows.add_searches(run, about, {"exhaustive": counted}, ONES)
-    table = [dict(method=method, classes=k, gradients=100 * k, evaluations=3**k + 3, seconds=k)
-             for method in ("layered", "selective") for k in (1, 6)]  # fmt: skip
+    table = [
+        dict(method=method, classes=k, gradients=100 * k, evaluations=3**k + 3, seconds=k)
+        for method in ("layered", "selective")
+        for k in (1, 6)
+    ]
     rows.add_costs(run, about, table)
     curve = [dict(val_loss=loss) for loss in (2, 1, 2, 1, 2)]
     where = {"role": "histology", "dataset": task.data.name}
@@ -810,8 +856,13 @@ def test_what_was_measured_on_phantoms_is_a_stand_in(measured, run):
     judged = claims.judge_all([results.read(run.save())], PAPER.name)[PAPER.name]
     assert {v.verdict for v in judged} == {"not tested at this scale"}
     spoken = {v.claim.id: v for v in judged if v.stand_in}
-    for name in ("table1-unet1-loss", "table2-unet4-accuracy", "robust-union-worst-mean_iou",
-                 "attacked-union-mean_iou", "four-above-two-mean_iou"):  # fmt: skip
+    for name in (
+        "table1-unet1-loss",
+        "table2-unet4-accuracy",
+        "robust-union-worst-mean_iou",
+        "attacked-union-mean_iou",
+        "four-above-two-mean_iou",
+    ):
         assert spoken[name].stand_in["synthetic"], name
 
 

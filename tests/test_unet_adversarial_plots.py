@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from medrobust_utils.losses import IGNORED
+from medrobust_utils.core.losses import IGNORED
 from medrobust_utils.studies import unet_adversarial_plots as figures
 from medrobust_utils.studies.unet_adversarial import SCHEMES
 from medrobust_utils.studies.unet_adversarial_attack import (
@@ -128,10 +128,12 @@ def test_images_are_left_out_with_the_rows_and_columns_they_filled():
 
 def test_shares_have_a_bar_a_class_and_side_told_by_hatch_too():
     table = pd.DataFrame(
-        [dict(kind=kind, side=side, value=value)
-         for side, values in {"train": (0.8, 0.2), "test": (0.9, 0.1)}.items()
-         for kind, value in zip(("background", "neoplastic"), values, strict=True)]
-    )  # fmt: skip
+        [
+            dict(kind=kind, side=side, value=value)
+            for side, values in {"train": (0.8, 0.2), "test": (0.9, 0.1)}.items()
+            for kind, value in zip(("background", "neoplastic"), values, strict=True)
+        ]
+    )
     (axis,) = figures.shares(table).axes
     assert axis.get_xscale() == "log"
     assert [text.get_text() for text in axis.get_legend().get_texts()] == ["train", "test"]
@@ -179,11 +181,15 @@ def test_signs_share_a_scale_and_say_their_share():
 
 def test_costs_count_gradients_and_evaluations_together():
     table = pd.DataFrame(
-        [dict(method="layered", classes=k, gradients=100 * k, evaluations=0, seconds=k)
-         for k in (1, 2)]
-        + [dict(method="selective", classes=k, gradients=k, evaluations=3**k, seconds=3**k)
-           for k in (1, 2)]
-    )  # fmt: skip
+        [
+            dict(method="layered", classes=k, gradients=100 * k, evaluations=0, seconds=k)
+            for k in (1, 2)
+        ]
+        + [
+            dict(method="selective", classes=k, gradients=k, evaluations=3**k, seconds=3**k)
+            for k in (1, 2)
+        ]
+    )
     passes, seconds = figures.costs(table).axes
     assert passes.get_yscale() == seconds.get_yscale() == "log"
     drawn = [list(line.get_ydata()) for line in passes.lines]

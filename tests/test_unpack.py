@@ -9,9 +9,9 @@ import zipfile
 
 import pytest
 
-from medrobust_utils.download import unpack as unpacking
-from medrobust_utils.download.unpack import check, unpack
-from medrobust_utils.errors import DataError
+from medrobust_utils.core.errors import DataError
+from medrobust_utils.data.download import unpack as unpacking
+from medrobust_utils.data.download.unpack import check, unpack
 
 INNER = {"a/1.png": b"one" * 999, "a/2.png": b"two", "b/1.png": b"three"}
 
@@ -67,10 +67,19 @@ def test_the_parts_of_a_cut_archive_are_read_as_one(tmp_path):
 
 
 HOSTILE_NAMES = [
-    ("../out.png",), ("/etc/out.png",), ("a/../../out.png",), ("C:/out.png",), ("a\\..\\out.png",),
-    ("a/1.png", "a/1.png"), ("a/1.png", "A/1.png"), ("a/1.png", "a/1.PNG"), ("a", "a/1.png"),
-    ("a\x07.png",), ("x" * 300 + ".png",), ("caf\u00e9.png", "cafe\u0301.png"),
-]  # fmt: skip
+    ("../out.png",),
+    ("/etc/out.png",),
+    ("a/../../out.png",),
+    ("C:/out.png",),
+    ("a\\..\\out.png",),
+    ("a/1.png", "a/1.png"),
+    ("a/1.png", "A/1.png"),
+    ("a/1.png", "a/1.PNG"),
+    ("a", "a/1.png"),
+    ("a\x07.png",),
+    ("x" * 300 + ".png",),
+    ("caf\u00e9.png", "cafe\u0301.png"),
+]
 
 
 @pytest.mark.parametrize("names", HOSTILE_NAMES, ids=lambda names: "+".join(names)[:24])

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from medrobust_utils.core.errors import DataError
+from medrobust_utils.core.losses import IGNORED
 from medrobust_utils.data import batches, nih, split_by_group
 from medrobust_utils.data.contrast import enhance
 from medrobust_utils.data.convert import to_float, to_uint8
@@ -13,8 +15,6 @@ from medrobust_utils.data.imageset import Rows
 from medrobust_utils.data.phantoms import phantom_set
 from medrobust_utils.data.single_label import copy_per_label
 from medrobust_utils.data.views import Enhanced, binary, enhanced, label_maps, undersample
-from medrobust_utils.errors import DataError
-from medrobust_utils.losses import IGNORED
 
 SIDES = ("negative", "positive")
 
@@ -28,8 +28,10 @@ def test_several_grades_become_one_class(fundus):
     view = binary(fundus, ["Moderate", "Severe", "Proliferative DR"], SIDES)
     assert (view.targets == (fundus.targets >= 2)).all() and view.targets.dtype == np.int64
     assert view.classes == SIDES and not view.multi_label
-    assert view.class_counts() == {"negative": int((fundus.targets < 2).sum()),
-                                   "positive": int((fundus.targets >= 2).sum())}  # fmt: skip
+    assert view.class_counts() == {
+        "negative": int((fundus.targets < 2).sum()),
+        "positive": int((fundus.targets >= 2).sum()),
+    }
     assert view.images is fundus.images and view.groups is fundus.groups and view.ids == fundus.ids
     assert view.census["images_per_class"] == view.class_counts()
     assert "images_per_class" not in fundus.census  # the old set is unharmed
@@ -73,10 +75,13 @@ def test_impossible_questions_are_refused(fundus, chest):
         binary(fundus, [], SIDES)
     healthy = chest.targets[:, -1] == 1
     only = replace(
-        chest, images=chest.images[healthy], targets=chest.targets[healthy],
-        groups=chest.groups[healthy], masks=None,
+        chest,
+        images=chest.images[healthy],
+        targets=chest.targets[healthy],
+        groups=chest.groups[healthy],
+        masks=None,
         ids=tuple(np.array(chest.ids)[healthy]),
-    )  # fmt: skip
+    )
     with pytest.raises(DataError, match="images are positive; both classes"):
         binary(only, ["Pneumothorax"], SIDES)
 
@@ -190,8 +195,10 @@ def test_what_lies_on_disk_stays_there(skewed, tmp_path):
     view = binary(replace(skewed, images=Rows(stored, keep), **order), ["Severe"], SIDES)
     even = undersample(view, 5, seed=0)
     assert isinstance(even.images, Rows) and isinstance(even.images.base.base, np.memmap)
-    assert (even.images[np.arange(10)] == stored[59 - np.array(
-        [view.ids.index(name) for name in even.ids])]).all()  # fmt: skip
+    assert (
+        even.images[np.arange(10)]
+        == stored[59 - np.array([view.ids.index(name) for name in even.ids])]
+    ).all()
     filtered = enhanced(even)
     assert filtered.images[[2, 4]].shape == (2, 32, 32, 3)
     assert next(batches(filtered, np.arange(10), 4))[1].shape == (4, 3, 32, 32)

@@ -14,10 +14,21 @@ FAST: bool = False  # skip what takes long
 NAME: str = ""  # any text"""
 
 RECORD = {
-    "schema": 1, "notebook": "tiny", "paper": "none", "status": "complete", "profile": "smoke",
-    "parameters": {}, "provenance": {}, "datasets": {}, "models": {}, "rows": [], "figures": [],
-    "warnings": [], "deviations": [], "history": {},
-}  # fmt: skip
+    "schema": 1,
+    "notebook": "tiny",
+    "paper": "none",
+    "status": "complete",
+    "profile": "smoke",
+    "parameters": {},
+    "provenance": {},
+    "datasets": {},
+    "models": {},
+    "rows": [],
+    "figures": [],
+    "warnings": [],
+    "deviations": [],
+    "history": {},
+}
 
 SAVE = f"""import json
 from pathlib import Path

@@ -9,8 +9,8 @@ import os
 import sys
 from pathlib import Path
 
-from medrobust_utils import catalogue
-from medrobust_utils.catalogue import DataSet
+from medrobust_utils.data import catalogue
+from medrobust_utils.data.catalogue import DataSet
 
 ROOT = Path(__file__).resolve().parents[1]
 CENSUS, CARDS = ROOT / "docs" / "census.json", ROOT / "DATA.md"
@@ -54,7 +54,8 @@ or colour, or DICOM. Results on your images never count as a verdict on a paper.
 
 def count() -> dict[str, dict]:
     """Name -> census of every data set that lies below MEDROBUST_DATA."""
-    from medrobust_utils import data, env
+    from medrobust_utils import data
+    from medrobust_utils.core import env
 
     root = env.data_root()
     found = {}

@@ -1,21 +1,19 @@
 """Attacks: noise that knows nothing, and gradients that know the model."""
 
-from .adversarial import AdversarialTraining
-from .auto_sweep import AutoResult, autoattack_sweep
-from .cascade import Attacked, autoattack
-from .flags import Flag, red_flags
+from .autoattack.attack import Attacked, autoattack
+from .autoattack.sweep import AutoResult, autoattack_sweep
+from .config import AutoPlan, Plan
+from .foolbox import foolbox_fgsm, foolbox_pgd
 from .gradient import bim, fgsm, madry_step, mifgsm, pgd, segpgd
 from .ladder import climb
 from .layered import layered_pgd
 from .noise import gaussian, noise_std, noisy_logits
-from .plan import AutoPlan, Plan
-from .reference import foolbox_fgsm, foolbox_pgd
+from .radius_sweep import SweepResult, attack_sweep
+from .red_flags import Flag, red_flags
 from .segmenting import Attack, Layered, Selective
 from .selective import Selected, selective_fgsm
-from .sweep import SweepResult, attack_sweep
 
 __all__ = [
-    "AdversarialTraining",
     "Attack",
     "Attacked",
     "AutoPlan",

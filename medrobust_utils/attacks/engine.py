@@ -14,10 +14,10 @@ from typing import Protocol
 import torch
 from torch import nn
 
-from .. import env
-from ..contracts import check_eval, check_images, check_labels, check_logits
-from ..errors import ContractError
-from ..losses import IGNORED, correct, per_image
+from ..core import env
+from ..core.contracts import check_eval, check_images, check_labels, check_logits
+from ..core.errors import ContractError
+from ..core.losses import IGNORED, correct, per_image
 
 TINY = torch.finfo(torch.float32).tiny
 Fallen = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]

@@ -13,8 +13,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from ..errors import ContractError
-from ..losses import labelled, per_image, per_pixel
+from ..core.errors import ContractError
+from ..core.losses import labelled, per_image, per_pixel
 from . import engine
 
 PGD_STEPS = 40  # Foolbox 3.3.4, LinfPGD

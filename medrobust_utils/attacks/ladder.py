@@ -20,15 +20,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from .. import env
-from ..contracts import check_eval, check_images, check_labels, check_logits
-from ..errors import ContractError
-from ..losses import correct
+from ..core import env
+from ..core.contracts import check_eval, check_images, check_labels, check_logits
+from ..core.errors import ContractError
+from ..core.losses import correct
+from .config import Plan
 from .engine import ascend, check_eps, extremes, shares
+from .foolbox import foolbox_pgd
 from .gradient import MIFGSM_DECAY
 from .noise import gaussian
-from .plan import Plan
-from .reference import foolbox_pgd
 
 
 @dataclass(frozen=True)
@@ -161,10 +161,17 @@ def _attack(
         return ~correct(rate(moved, labels), labels)
 
     return ascend(
-        model, images, labels, eps, lengths=lengths, start=start, dtype=plan.dtype, batch=batch,
+        model,
+        images,
+        labels,
+        eps,
+        lengths=lengths,
+        start=start,
+        dtype=plan.dtype,
+        batch=batch,
         fallen=fallen if plan.mode == "nested" else None,
         decay=MIFGSM_DECAY if plan.attack == "mifgsm" else None,
-    )  # fmt: skip
+    )
 
 
 def _rated(

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from ..contracts import check_eval, check_images, check_labels
-from ..errors import ContractError
+from ..core.contracts import check_eval, check_images, check_labels
+from ..core.errors import ContractError
 from .engine import extremes
 from .gradient import pgd
 

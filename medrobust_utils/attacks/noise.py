@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..errors import ContractError
+from ..core.errors import ContractError
 
 if TYPE_CHECKING:  # timm is slow to import, and attacks need it for nothing else
     from ..models import MedicalModel

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from ..errors import ContractError
-from ..losses import BACKGROUND
+from ..core.errors import ContractError
+from ..core.losses import BACKGROUND
 from .gradient import madry_step, pgd, segpgd
 from .layered import full_area, layered_pgd
 from .selective import selective_fgsm

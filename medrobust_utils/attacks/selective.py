@@ -17,13 +17,13 @@ from itertools import product
 import torch
 from torch import nn
 
-from .. import env
-from ..contracts import check_eval, check_images, check_labels, check_logits
-from ..errors import ContractError
-from ..losses import per_image
+from ..core import env
+from ..core.contracts import check_eval, check_images, check_labels, check_logits
+from ..core.errors import ContractError
+from ..core.losses import per_image
 from .engine import ball, check_eps, extremes, gradient
+from .fold_batchnorm import quick_copy
 from .layered import full_area
-from .quick import quick_copy
 
 SEARCHES = ("exhaustive", "screened", "greedy")
 BATCH = 16  # candidates evaluated at a time; larger ones fall out of a CPU's caches

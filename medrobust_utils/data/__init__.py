@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from .. import env
-from ..errors import DataError
+from ..core import env
+from ..core.errors import DataError
 from . import (
     brain_mri,
     busi,

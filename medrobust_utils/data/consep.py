@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..errors import DataError
-from .cache import decoded
+from ..core.errors import DataError
+from .decoding import decoded
 from .imageset import ImageSet
 from .label_maps import read_label_maps
 from .reading import combine, find_folder, index_images

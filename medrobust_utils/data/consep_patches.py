@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from .. import env
-from ..errors import DataError
-from .cache import building, open_image
+from ..core import env
+from ..core.errors import DataError
+from .decoding import building, open_image
 
 SIDE = 256
 STARTS = (0, 256, 512, 744)  # the last patch overlaps its neighbour by 24 pixels

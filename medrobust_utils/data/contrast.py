@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..errors import ContractError
+from ..core.errors import ContractError
 
 SIGMA = 20.0  # pixels of a 224 pixel image; OpenCV's 8-bit kernel is then 121 pixels wide
 REACH = 3.0  # standard deviations to each side, OpenCV's rule for 8-bit images

@@ -15,7 +15,7 @@ import pydicom
 from PIL import Image
 from pydicom.pixels import apply_modality_lut, apply_windowing, pixel_array
 
-from ..errors import DataError
+from ..core.errors import DataError
 
 SUFFIXES = (".dcm", ".dicom")
 GRAY = ("MONOCHROME1", "MONOCHROME2")

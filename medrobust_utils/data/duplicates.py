@@ -9,7 +9,7 @@ import torch
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from .. import env
+from ..core import env
 from .imageset import Rows
 
 THUMBNAIL = 48  # side at which pictures are compared

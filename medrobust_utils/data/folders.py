@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..errors import DataError
+from ..core.errors import DataError
 from .imageset import ImageSet
 from .reading import assemble, find_folder, index_images
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from ..errors import DataError
+from ..core.errors import DataError
 from .folders import read_folders
 from .imageset import ImageSet
 
@@ -32,8 +32,11 @@ def read(root: Path, size: int, *, duplicates: bool = False) -> ImageSet:
     Raises:
         DataError: naming the file, if one is missing, unreadable or unknown.
     """
-    parts = [part for part in ("train", "val", "test")
-             if part != "val" or (root / "chest_xray" / part).is_dir()]  # fmt: skip
+    parts = [
+        part
+        for part in ("train", "val", "test")
+        if part != "val" or (root / "chest_xray" / part).is_dir()
+    ]
     return read_folders(
         root,
         size,

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from .. import env
-from ..errors import DataError
-from ..losses import IGNORED
-from .cache import listing_key, open_image, remembered
+from ..core import env
+from ..core.errors import DataError
+from ..core.losses import IGNORED
+from .decoding import listing_key, open_image, remembered
 
 OVERLAPPING = 254  # in readers only; ``settle`` makes it IGNORED, as what has no label is at once
 

@@ -19,9 +19,9 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from .. import env
-from ..errors import DataError
-from .cache import building, listing_key, opened, to_square
+from ..core import env
+from ..core.errors import DataError
+from .decoding import building, listing_key, opened, to_square
 from .imageset import ImageSet
 from .reading import combine, find_folder
 
@@ -41,20 +41,42 @@ class Kind(NamedTuple):
 
 SETS = {
     "chestmnist": Kind(
-        ("atelectasis", "cardiomegaly", "effusion", "infiltration", "mass", "nodule", "pneumonia",
-         "pneumothorax", "consolidation", "edema", "emphysema", "fibrosis", "pleural", "hernia"),
-        (78_468, 11_219, 22_433), several=True,
+        (
+            "atelectasis",
+            "cardiomegaly",
+            "effusion",
+            "infiltration",
+            "mass",
+            "nodule",
+            "pneumonia",
+            "pneumothorax",
+            "consolidation",
+            "edema",
+            "emphysema",
+            "fibrosis",
+            "pleural",
+            "hernia",
+        ),
+        (78_468, 11_219, 22_433),
+        several=True,
     ),
     "dermamnist": Kind(
-        ("actinic keratoses and intraepithelial carcinoma", "basal cell carcinoma",
-         "benign keratosis-like lesions", "dermatofibroma", "melanoma", "melanocytic nevi",
-         "vascular lesions"),
-        (7_007, 1_003, 2_005), channels=3,
+        (
+            "actinic keratoses and intraepithelial carcinoma",
+            "basal cell carcinoma",
+            "benign keratosis-like lesions",
+            "dermatofibroma",
+            "melanoma",
+            "melanocytic nevi",
+            "vascular lesions",
+        ),
+        (7_007, 1_003, 2_005),
+        channels=3,
     ),
     "retinamnist": Kind(("0", "1", "2", "3", "4"), (1_080, 120, 400), channels=3),
     "pneumoniamnist": Kind(("normal", "pneumonia"), (4_708, 524, 624)),
     "breastmnist": Kind(("malignant", "normal, benign"), (546, 78, 156)),
-}  # fmt: skip
+}
 
 
 def read(name: str, root: Path, size: int, *, duplicates: bool = False) -> ImageSet:
@@ -81,8 +103,11 @@ def read(name: str, root: Path, size: int, *, duplicates: bool = False) -> Image
             _convert(folder, path, kind, side, [len(part) for part in labels], size)
     images, hashes = opened(cache, (n, size, size, kind.channels))
     parts = [part for part, rows in zip(PARTS, labels, strict=True) for _ in rows]
-    ids = [f"{part}_{row:05d}" for part, rows in zip(PARTS, labels, strict=True)
-           for row in range(len(rows))]  # fmt: skip
+    ids = [
+        f"{part}_{row:05d}"
+        for part, rows in zip(PARTS, labels, strict=True)
+        for row in range(len(rows))
+    ]
     data = combine(
         name=name,
         ids=ids,

@@ -21,10 +21,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..errors import DataError
-from ..losses import IGNORED
+from ..core.errors import DataError
+from ..core.losses import IGNORED
 from . import dicom
-from .cache import MaskFiles, decoded
+from .decoding import MaskFiles, decoded
 from .imageset import ImageSet
 from .label_maps import read_label_maps
 from .own_pictures import SUFFIXES, scan, visible

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from .. import env
-from ..errors import DataError
+from ..core import env
+from ..core.errors import DataError
 from . import dicom
-from .outside import FORMATS, LEAST_SIDE, MOST_PIXELS, TOO_LARGE
+from .upload import FORMATS, LEAST_SIDE, MOST_PIXELS, TOO_LARGE
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", *dicom.SUFFIXES)
 GRAY = ("1", "L", "LA", "La")

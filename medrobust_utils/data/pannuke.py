@@ -19,10 +19,10 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from .. import env
-from ..errors import DataError
-from ..losses import IGNORED
-from .cache import building, cached, listing_key, opened, to_square
+from ..core import env
+from ..core.errors import DataError
+from ..core.losses import IGNORED
+from .decoding import building, cached, listing_key, opened, to_square
 from .imageset import ImageSet
 from .label_maps import OVERLAPPING, nearest
 from .reading import combine, find_folder

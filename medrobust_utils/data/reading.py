@@ -10,15 +10,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..errors import DataError
-from .cache import MaskFiles, decoded, remembered
-from .duplicates import (
-    NEAR_DUPLICATE,
-    THUMBNAIL,
-    drop_duplicates,
-    join_groups,
-    near_duplicates,
-)
+from ..core.errors import DataError
+from .decoding import MaskFiles, decoded, remembered
+from .duplicates import NEAR_DUPLICATE, THUMBNAIL, drop_duplicates, join_groups, near_duplicates
 from .imageset import ImageSet, Rows
 from .label_maps import settle
 

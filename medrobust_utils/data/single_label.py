@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..errors import DataError
+from ..core.errors import DataError
 from .imageset import ImageSet, Rows
 from .splits import Split, check_split
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..errors import DataError
+from ..core.errors import DataError
 from .imageset import ImageSet
 
 

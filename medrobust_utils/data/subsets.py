@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from ..storage import fingerprint
+from ..core.storage import fingerprint
 from .convert import to_float
 from .imageset import ImageSet
 
@@ -21,8 +21,11 @@ def rows_of(data: ImageSet, index: np.ndarray) -> ImageSet:
         groups=data.groups[index],
         ids=tuple(data.ids[row] for row in index),
         checksum=fingerprint(data.checksum, np.asarray(index).tolist()),
-        masks=None, subjects=None, parts=None, census={},
-    )  # fmt: skip
+        masks=None,
+        subjects=None,
+        parts=None,
+        census={},
+    )
 
 
 def with_images(data: ImageSet, index: np.ndarray, images: torch.Tensor, *how: str) -> ImageSet:
@@ -42,8 +45,11 @@ def union(*sets: ImageSet) -> ImageSet:
         groups=np.concatenate([one.groups for one in sets]),
         ids=tuple(f"{place}/{name}" for place, one in enumerate(sets) for name in one.ids),
         checksum=fingerprint([one.checksum for one in sets]),
-        masks=None, subjects=None, parts=None, census={},
-    )  # fmt: skip
+        masks=None,
+        subjects=None,
+        parts=None,
+        census={},
+    )
 
 
 def _rows_of_floats(data: ImageSet) -> np.ndarray:

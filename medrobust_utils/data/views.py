@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..errors import DataError
+from ..core.errors import DataError
 from .contrast import enhance
 from .convert import to_float, to_uint8
 from .imageset import ImageSet, Rows

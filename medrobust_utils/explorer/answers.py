@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from ..errors import ContractError
-from ..losses import BACKGROUND, IGNORED, as_classes
+from ..core.errors import ContractError
+from ..core.losses import BACKGROUND, IGNORED, as_classes
 from .scene import Sample, Scene
 
 ANSWER, LABEL = "answer", "label"  # targets of a look beside the names of classes

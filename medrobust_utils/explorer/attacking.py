@@ -10,7 +10,7 @@ from torch import nn
 
 from .. import attacks
 from ..attacks import engine, segmenting
-from ..errors import ContractError
+from ..core.errors import ContractError
 from .scene import Scene
 
 STEPS = 10

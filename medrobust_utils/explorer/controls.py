@@ -17,7 +17,7 @@ import ipywidgets as widgets
 from tqdm.std import tqdm
 from traitlets import TraitError
 
-from ..cams import METHODS
+from ..explain.cams import METHODS
 from . import answers
 from .look import NAMES, Choice, Outdated, attacks_for
 from .scene import Scene

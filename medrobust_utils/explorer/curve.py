@@ -9,8 +9,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy.stats import binomtest
 
-from .. import cam_measures, env, metrics, plots
-from ..errors import ContractError
+from .. import plots
+from ..core import env
+from ..core.errors import ContractError
+from ..explain import measures
+from ..scoring import metrics
 from . import answers
 from .look import Choice, Memory, Seen, look
 from .record import CLASSES, PIXELS
@@ -118,7 +121,7 @@ def _lost(one: Seen) -> float | None:
 def _by_chance(looks: Sequence[Seen]) -> np.ndarray:
     """Correlation of each image's clean map with that of the next image."""
     maps = np.concatenate([one.before.maps for one in looks])
-    return cam_measures.correlation(maps, np.roll(maps, 1, axis=0)) if len(maps) > 1 else [np.nan]
+    return measures.correlation(maps, np.roll(maps, 1, axis=0)) if len(maps) > 1 else [np.nan]
 
 
 def _row(metric: str, values: np.ndarray, groups: np.ndarray, seed: int, **tags: object) -> dict:
@@ -168,8 +171,13 @@ def draw(found: Sequence[dict], head: str) -> Figure:
 
 def _line(axis: object, part: Sequence[dict], name: str, number: int) -> None:
     eps, value = ([row[key] for row in part] for key in ("eps_255", "value"))
-    axis.plot(eps, value, "o^"[number % 2] + ("-", "--")[number % 2], color=plots.PALETTE[number],
-              label=name)  # fmt: skip
+    axis.plot(
+        eps,
+        value,
+        "o^"[number % 2] + ("-", "--")[number % 2],
+        color=plots.PALETTE[number],
+        label=name,
+    )
     for row in part:
         if row["low"] is not None:
             at = row["eps_255"] * (1 + 0.06 * number)  # side by side

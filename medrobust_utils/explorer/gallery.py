@@ -11,9 +11,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from .. import env, storage
-from ..data import outside, to_float
-from ..errors import RunError
+from ..core import env, storage
+from ..core.errors import RunError
+from ..data import to_float, upload
 from . import picture
 from .look import Choice, Memory, Outdated, layers, look
 from .scene import Network, Sample, Scene
@@ -74,10 +74,10 @@ class Gallery:
             DataError: for what is no picture; see ``outside.picture``.
         """
         _, height, _, channels = self.scene.data.images.shape
-        pixels, notes = outside.picture(name, content, size=height, channels=channels)
+        pixels, notes = upload.picture(name, content, size=height, channels=channels)
         if self.scene.prepare is not None:
             pixels, notes = self.scene.prepare(pixels), (*notes, self.scene.prepared)
-        shown, self._turn = outside.readable(name), self._turn + 1
+        shown, self._turn = upload.readable(name), self._turn + 1
         kept = {key: one for key, one in self.uploads.items() if key[0] != shown}
         key = (shown, self._turn)
         kept[key] = Sample(f"uploaded: {shown}", to_float(pixels[None]), notes=notes)

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from .. import cam_layers, cams, env
-from ..contracts import check_logits
-from ..errors import ContractError
+from ..core import env
+from ..core.contracts import check_logits
+from ..core.errors import ContractError
+from ..explain import cam_layers, cams
 from . import answers, record
 from .attacking import NAMES, STEPS, Outdated, attack, attacks_for, interruptible
 from .memory import Memory

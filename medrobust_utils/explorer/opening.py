@@ -7,9 +7,11 @@ from pathlib import Path
 
 import torch
 
-from .. import cards, env, protocol
-from ..errors import MedrobustError, RunError
+from ..core import env
+from ..core.errors import MedrobustError, RunError
 from ..models import MedicalModel, digest
+from ..reporting import protocol
+from ..training import cards
 from .scene import Network
 from .studies import Arm, Study
 

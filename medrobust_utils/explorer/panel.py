@@ -14,8 +14,8 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from .. import env
-from ..errors import MedrobustError, RunError
+from ..core import env
+from ..core.errors import MedrobustError, RunError
 from . import gallery, summary
 from .controls import NOBODY, Controls
 from .gallery import Gallery, Shown, View

@@ -17,11 +17,10 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.patches import Patch
 
-from .. import cam_plots
-from ..cams import Maps
-from ..errors import ContractError
-from ..perturbations import to_be_seen
-from ..plots import PALETTE
+from ..core.errors import ContractError
+from ..explain.cams import Maps
+from ..explain.perturbations import to_be_seen
+from ..plots import PALETTE, cam_plots
 from .attacking import NAMES
 from .look import Seen
 from .record import FINDINGS, PIXELS

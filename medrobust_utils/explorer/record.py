@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from .. import cam_measures, storage
-from ..losses import IGNORED
+from ..core import storage
+from ..core.losses import IGNORED
+from ..explain import measures
 from . import answers
 from .attacking import ONE_STEP, STEPS
 from .scene import Network, Sample, Scene
@@ -83,7 +84,7 @@ def _maps(seen: Seen) -> dict[str, float | None]:
     """How alike the maps are, and how far they hit the mask."""
     before, after = seen.before.maps, seen.after.maps
     found = {
-        name: float(getattr(cam_measures, name)(before, after)[0])
+        name: float(getattr(measures, name)(before, after)[0])
         for name in ("correlation", "similarity", "top_overlap")
     }
     found["mask_share"] = None if seen.mask is None else float(seen.mask.mean())
@@ -91,7 +92,7 @@ def _maps(seen: Seen) -> dict[str, float | None]:
         for side, maps in (("before", before), ("after", after)):
             found[f"{name}_{side}"] = None
             if seen.mask is not None:
-                hit = getattr(cam_measures, measure)(maps, seen.mask[None])
+                hit = getattr(measures, measure)(maps, seen.mask[None])
                 found[f"{name}_{side}"] = float(hit[0])
     return found
 

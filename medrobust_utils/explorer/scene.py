@@ -9,8 +9,8 @@ from functools import cached_property
 import numpy as np
 import torch
 
+from ..core.errors import ContractError
 from ..data import ImageSet, to_float
-from ..errors import ContractError
 from ..models import MedicalModel
 
 

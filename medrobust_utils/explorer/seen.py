@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .. import cams
-from ..errors import ContractError
+from ..core.errors import ContractError
+from ..explain import cams
 from . import answers
 from .attacking import NAMES
 

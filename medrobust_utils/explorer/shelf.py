@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from .. import cards, protocol
-from ..errors import RunError
+from ..core.errors import RunError
+from ..reporting import protocol
+from ..training import cards
 from .opening import as_it_began, check_images, described, plan, with_weights
 from .scene import Network, Scene, Shelved
 from .studies import STUDIES, Arm, Study

@@ -9,8 +9,8 @@ from dataclasses import replace
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .. import cam_plots
-from ..errors import ContractError
+from ..core.errors import ContractError
+from ..plots import cam_plots
 from .attacking import NAMES
 from .look import Choice, Memory, Seen, look
 from .picture import AREA, SMALL, TRUTH, Picture, about, activation, answer, printable

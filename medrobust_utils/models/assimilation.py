@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from ..errors import ContractError
+from ..core.errors import ContractError
 from .medical import MedicalModel, build
 
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..errors import ContractError
+from ..core.errors import ContractError
 from .medical import MedicalModel, wrap_pretrained
 from .soft_attention import SoftAttention
 

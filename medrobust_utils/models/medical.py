@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from timm.data import IMAGENET_DEFAULT_STD
 from torch import nn
 
-from .. import env
-from ..errors import ContractError, DataError
+from ..core import env
+from ..core.errors import ContractError, DataError
 
 
 class MedicalModel(nn.Module):

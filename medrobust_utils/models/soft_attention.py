@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..errors import ContractError
+from ..core.errors import ContractError
 
 FORMS = ("released", "intended")
 HEADS = 16

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import nn
 
-from ..errors import ContractError
+from ..core.errors import ContractError
 from .medical import MedicalModel
 
 

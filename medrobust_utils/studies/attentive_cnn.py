@@ -13,19 +13,14 @@ from pathlib import Path
 
 import numpy as np
 
-from .. import cards, env
-from ..data import (
-    ImageSet,
-    ThreeWay,
-    load,
-    split_like_datta,
-    split_three_ways,
-)
+from ..core import env
+from ..core.errors import ProtocolError
+from ..core.storage import fingerprint
+from ..data import ImageSet, ThreeWay, load, split_like_datta, split_three_ways
 from ..data.views import binary, enhanced
-from ..errors import ProtocolError
 from ..models import MedicalModel, build_attentive
-from ..storage import fingerprint
-from ..training import fit
+from ..training import cards
+from ..training.fit import fit
 from .common import asked_for, cast, curve_scores, question, select, some
 
 ROLES = ("skin", "fundus", "chest")  # the paper's three tasks, each played by a set of the profile
@@ -149,9 +144,14 @@ def build_arm(arm: Arm, settings: Mapping) -> MedicalModel:
     env.seed_everything(arm.seed)
     task, spec = arm.task, settings["models"][arm.model]
     return build_attentive(
-        spec["backbone"], len(task.data.classes), attention=arm.attention, start=arm.start,
-        size=task.size, gamma=settings["gamma"], options=spec["options"],
-    )  # fmt: skip
+        spec["backbone"],
+        len(task.data.classes),
+        attention=arm.attention,
+        start=arm.start,
+        size=task.size,
+        gamma=settings["gamma"],
+        options=spec["options"],
+    )
 
 
 def train(
@@ -170,18 +170,35 @@ def train(
     for name in ("epochs", "share", "flips"):
         recipe[name] = recipe[name][task.role]
     identity = fingerprint(
-        spec, recipe, settings["gamma"], arm.seed, model.source, task.data.checksum,
-        task.split.train.tolist(), task.chosen.tolist(),
-    )  # fmt: skip
+        spec,
+        recipe,
+        settings["gamma"],
+        arm.seed,
+        model.source,
+        task.data.checksum,
+        task.split.train.tolist(),
+        task.chosen.tolist(),
+    )
     folder = checkpoints / f"{arm.key}-{identity}"
     history = fit(
-        model, task.data, task.split, recipe, folder, seed=arm.seed,
+        model,
+        task.data,
+        task.split,
+        recipe,
+        folder,
+        seed=arm.seed,
         validate=lambda model: curve_scores(model, task.data, task.chosen),
-    )  # fmt: skip
+    )
     card = cards.Card(
-        "2_attentive_cnn", task.key, planned, task.asked or task.role, task.seed,
-        settings, model.source,
-        task.data.checksum, cards.split_of(task.split.train),
-    )  # fmt: skip
+        "2_attentive_cnn",
+        task.key,
+        planned,
+        task.asked or task.role,
+        task.seed,
+        settings,
+        model.source,
+        task.data.checksum,
+        cards.split_of(task.split.train),
+    )
     cards.leave(folder, card)
     return arm, model, history, folder

@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from .. import metrics
 from ..attacks import Flag, SweepResult, attack_sweep
+from ..core.errors import ProtocolError
 from ..data.contrast import ContrastFilter
-from ..errors import ProtocolError
-from ..evaluation import kept
-from ..metrics import Estimate
 from ..models import MedicalModel
+from ..scoring import metrics
+from ..scoring.metrics import Estimate
+from ..scoring.predict import kept
 from .attentive_cnn import ROLES, Arm
 from .attentive_cnn_radii import Radii
 from .common import clean_scores, kept_flags, precision, some
@@ -108,9 +108,17 @@ def measure(
         folder / f"logits-{task.filter}.npz", model, task.data, task.split.test, desc=arm.key
     )
     sweep = attack_sweep(
-        model, task.data, index, ladder.values, folder=folder, desc=f"{attack} PGD",
-        seed=seed, dtype=dtype, steps=steps, **ATTACKS[attack],
-    )  # fmt: skip
+        model,
+        task.data,
+        index,
+        ladder.values,
+        folder=folder,
+        desc=f"{attack} PGD",
+        seed=seed,
+        dtype=dtype,
+        steps=steps,
+        **ATTACKS[attack],
+    )
     draw = [seed, ROLES.index(task.role)]
     clean, gates = clean_scores(task.data, task.split, logits, draw)
     weights = metrics.group_weights(task.data.groups[index], draw)
@@ -169,9 +177,15 @@ def flags(
     radius = ladder.values[-1 if place is None else place]
     index = some(task.attacked, settings["attack"]["check"]["images"], seed)
     return kept_flags(
-        folder, f"flags-{task.filter}", model, task.data, index, radius, seed=seed,
+        folder,
+        f"flags-{task.filter}",
+        model,
+        task.data,
+        index,
+        radius,
+        seed=seed,
         dtype=precision(settings, model),
-    )  # fmt: skip
+    )
 
 
 def through_filter(arm: Arm, model: MedicalModel) -> tuple[Arm, nn.Module]:

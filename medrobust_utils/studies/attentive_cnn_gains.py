@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from .. import metrics
-from ..metrics import Estimate
-from ..results import Run
+from ..reporting.results import Run
+from ..scoring import metrics
+from ..scoring.metrics import Estimate
 from .attentive_cnn_attack import Robustness
 from .attentive_cnn_radii import Radii
 from .attentive_cnn_rows import NO_ATTACK, Group
@@ -61,8 +61,10 @@ def extremes(plain: Group) -> tuple[list[int], list[int]]:
     The last of the former is the *typical* radius, the first of the latter the *extreme* one.
     """
     start = pooled([member.start for member in plain]).value
-    course = [pooled([member.accuracy[k] for member in plain]).value
-              for k in range(len(plain[0].accuracy))]  # fmt: skip
+    course = [
+        pooled([member.accuracy[k] for member in plain]).value
+        for k in range(len(plain[0].accuracy))
+    ]
     typical = [k for k, value in enumerate(course) if value >= start / 2]
     return typical, [k for k, value in enumerate(course) if value <= LOW]
 

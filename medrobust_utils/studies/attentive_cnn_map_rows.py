@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ..cam_measures import correlation, top_overlap
-from ..results import Run
+from ..explain.measures import correlation, top_overlap
+from ..reporting.results import Run
 from .attentive_cnn_attack import Robustness
 from .attentive_cnn_maps import Explained, average
 from .attentive_cnn_radii import Radii

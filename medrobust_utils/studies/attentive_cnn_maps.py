@@ -10,15 +10,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .. import cam_measures, env, metrics, perturbations
 from ..attacks import climb
-from ..cams import Maps, grad_cam
+from ..core import env
+from ..core.errors import RunError
+from ..core.losses import correct
+from ..core.storage import fingerprint, write_atomic
 from ..data import to_float
-from ..errors import RunError
-from ..losses import correct
-from ..metrics import Estimate
+from ..explain import measures, perturbations
+from ..explain.cams import Maps, grad_cam
 from ..models import MedicalModel
-from ..storage import fingerprint, write_atomic
+from ..scoring import metrics
+from ..scoring.metrics import Estimate
 from .attentive_cnn import ROLES, Arm
 from .attentive_cnn_radii import Radii
 from .common import precision, some
@@ -128,9 +130,17 @@ def _explain(
     clean = grad_cam(model, images, classes).maps
     fallen, attacked, after, change = [], [], [], None
     rungs = climb(
-        model, images, labels, ladder.values, rows=index, mode="independent", steps=STEPS,
-        rel_step=REL_STEP, seed=seed, dtype=precision(settings, model),
-    )  # fmt: skip
+        model,
+        images,
+        labels,
+        ladder.values,
+        rows=index,
+        mode="independent",
+        steps=STEPS,
+        rel_step=REL_STEP,
+        seed=seed,
+        dtype=precision(settings, model),
+    )
     bar = env.progress(rungs, total=len(ladder.values), desc=f"{arm.key}: explaining")
     for place, rung in enumerate(bar):
         maps = grad_cam(model, rung.images, classes).maps
@@ -140,24 +150,30 @@ def _explain(
         found |= _of_change(moved, images.cpu().numpy(), rung.eps, masks)
         # for the class predicted under attack, as published figures are mostly made: where the
         # attack succeeds, the question changes together with the image
-        found["map_correlation_own_class"] = cam_measures.correlation(clean, own)
+        found["map_correlation_own_class"] = measures.correlation(clean, own)
         after.append(found)
         fallen.append(~correct(rung.logits, labels).cpu().numpy())
         attacked.append(maps)
         change = moved if place == shown else change
     before = _of_maps(clean, masks) | {
         # maps of two different images: what a correlation of unrelated maps looks like
-        "map_correlation_other_image": cam_measures.correlation(clean, np.roll(clean, 1, axis=0))
+        "map_correlation_other_image": measures.correlation(clean, np.roll(clean, 1, axis=0))
     }
     names = sorted(set(before) | set(after[0]))
     nothing = np.full(len(index), np.nan)
     return Explained(
-        index=index, classes=classes, right=right, fallen=np.stack(fallen),
-        clean=clean.astype(np.float16), attacked=np.stack(attacked).astype(np.float16),
-        change=change, shown=np.array(shown), names=np.array(names),
+        index=index,
+        classes=classes,
+        right=right,
+        fallen=np.stack(fallen),
+        clean=clean.astype(np.float16),
+        attacked=np.stack(attacked).astype(np.float16),
+        change=change,
+        shown=np.array(shown),
+        names=np.array(names),
         before=np.stack([before.get(name, nothing) for name in names]),
         after=np.stack([[one.get(name, nothing) for one in after] for name in names]),
-    )  # fmt: skip
+    )
 
 
 def _masks(arm: Arm, index: np.ndarray) -> np.ndarray | None:
@@ -170,16 +186,16 @@ def _masks(arm: Arm, index: np.ndarray) -> np.ndarray | None:
 
 def _of_maps(maps: np.ndarray, masks: np.ndarray | None) -> dict[str, np.ndarray]:
     found = {
-        "map_entropy": cam_measures.entropy(maps),
-        "map_regions": cam_measures.regions(maps),
+        "map_entropy": measures.entropy(maps),
+        "map_regions": measures.regions(maps),
         "map_valid": np.isfinite(maps).all((1, 2)).astype(float),
     }
     if masks is not None:
         share = masks.mean((1, 2))
         found |= {
-            "map_energy_inside": cam_measures.energy_inside(maps, masks),
-            "map_pointing": cam_measures.pointing(maps, masks),
-            "map_overlap": cam_measures.mask_overlap(maps, masks),
+            "map_energy_inside": measures.energy_inside(maps, masks),
+            "map_pointing": measures.pointing(maps, masks),
+            "map_overlap": measures.mask_overlap(maps, masks),
             "mask_share": np.where(share > 0, share, np.nan),
         }
     return found
@@ -187,9 +203,9 @@ def _of_maps(maps: np.ndarray, masks: np.ndarray | None) -> dict[str, np.ndarray
 
 def _of_pairs(clean: np.ndarray, attacked: np.ndarray) -> dict[str, np.ndarray]:
     return {
-        "map_correlation": cam_measures.correlation(clean, attacked),
-        "map_ssim": cam_measures.similarity(clean, attacked),
-        "map_top_overlap": cam_measures.top_overlap(clean, attacked),
+        "map_correlation": measures.correlation(clean, attacked),
+        "map_ssim": measures.similarity(clean, attacked),
+        "map_top_overlap": measures.top_overlap(clean, attacked),
     }
 
 

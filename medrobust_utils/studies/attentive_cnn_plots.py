@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 from ..plots import PALETTE, STYLES, chosen, grid, without_empty
-from ..protocol import Claim
+from ..reporting.protocol import Claim
 
 NAMES = {
     "none": "no attention",
@@ -119,10 +119,15 @@ def clean_scores(rows: pd.DataFrame, panels: Panels, claims: Iterable[Claim]) ->
             spans = [some["value"] - some["low"], some["high"] - some["value"]]
             places = [labels.index(name(row)) + 0.15 - 0.3 * number for row in some.itertuples()]
             axis.errorbar(
-                some["value"].astype(float), places, xerr=np.array(spans, float).clip(0),
-                fmt=STYLES[number][0], color=PALETTE[number], capsize=2, label=shown,
+                some["value"].astype(float),
+                places,
+                xerr=np.array(spans, float).clip(0),
+                fmt=STYLES[number][0],
+                color=PALETTE[number],
+                capsize=2,
+                label=shown,
                 fillstyle=("full", "none")[number],
-            )  # fmt: skip
+            )
         majority = here[here["model"].eq("majority") & here["metric"].eq("accuracy")]
         for value in majority["value"].head(1):
             axis.axvline(value, color=GRAYS[0], label="majority line (accuracy)")
@@ -186,9 +191,13 @@ def readings(rows: pd.DataFrame, panels: Panels, claims: Sequence[Claim]) -> Fig
             curve = here[here["scale"].eq(scale)].sort_values("eps")
             marker, line = STYLES[number]
             axis.plot(
-                curve["eps"].astype(float), curve["value"].astype(float), marker=marker,
-                linestyle=line, color=PALETTE[number], markersize=5,
-            )  # fmt: skip
+                curve["eps"].astype(float),
+                curve["value"].astype(float),
+                marker=marker,
+                linestyle=line,
+                color=PALETTE[number],
+                markersize=5,
+            )
         for eps, kind, value in reported(claims, tags):
             mark = {"value": "X", "above": "^", "below": "v"}[kind]
             axis.plot(eps, value, mark, color="k", markersize=9, zorder=3)

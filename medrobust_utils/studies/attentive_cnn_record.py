@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 
-from .. import recipes
 from ..attacks import Plan
 from ..attacks.gradient import PGD_STEPS
 from ..models import MedicalModel, build_attentive
-from ..results import Run
+from ..reporting.results import Run
+from ..training import recipes
 from .attentive_cnn import Arm, Task
 from .common import parameters
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .. import metrics
 from ..attacks import Flag
 from ..data.splits import leaks
-from ..metrics import Estimate
-from ..results import Run
+from ..reporting.results import Run
+from ..scoring import metrics
+from ..scoring.metrics import Estimate
 from .attentive_cnn import Task
 from .attentive_cnn_attack import Robustness
 from .attentive_cnn_radii import Radii
@@ -27,9 +27,12 @@ def add_task(run: Run, task: Task) -> None:
     data, test = task.data, task.split.test
     run.dataset(task.raw)
     tags = {
-        "role": task.role, "dataset": data.name, "split": task.split_name,
-        "filter": task.filter, "finding": task.finding,
-    }  # fmt: skip
+        "role": task.role,
+        "dataset": data.name,
+        "split": task.split_name,
+        "filter": task.filter,
+        "finding": task.finding,
+    }
     prior = metrics.prior_logits(data.targets[task.split.train], len(test), len(data.classes))
     weights = metrics.group_weights(data.groups[test])
     for name, value in metrics.score(prior, data.targets[test], weights).items():

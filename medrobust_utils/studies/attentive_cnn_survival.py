@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
-from ..protocol import Claim
-from ..results import Run
+from ..reporting.protocol import Claim
+from ..reporting.results import Run
 from . import survival
 from .attentive_cnn import ROLES, Arm
 from .attentive_cnn_attack import Robustness
@@ -92,9 +92,16 @@ def survive(
     before = survival.standing(every, sweep.right, sweep.clean_right, epsilons)
     before = before[:, np.isin(task.attacked, index)]
     return survival.attack_again(
-        robust, model, how, index, epsilons, before, folder, seed=seed,
+        robust,
+        model,
+        how,
+        index,
+        epsilons,
+        before,
+        folder,
+        seed=seed,
         draw=[seed, ROLES.index(task.role)],
-    )  # fmt: skip
+    )
 
 
 def add_network(run: Run, group: survival.Group) -> None:

@@ -11,15 +11,16 @@ import numpy as np
 import torch
 from torch import nn
 
-from .. import env, metrics
 from ..attacks import Flag, red_flags
+from ..core import env
+from ..core.errors import DataError, ProtocolError, RunError
+from ..core.storage import fingerprint, write_atomic
 from ..data import ImageSet, ThreeWay, own, to_float
-from ..errors import DataError, ProtocolError, RunError
-from ..evaluation import predict
-from ..metrics import Estimate
 from ..models import MedicalModel
-from ..results import Run
-from ..storage import fingerprint, write_atomic
+from ..reporting.results import Run
+from ..scoring import metrics
+from ..scoring.metrics import Estimate
+from ..scoring.predict import predict
 
 # Where both of two networks have no more than this share right (`alive` is false), a difference
 # between them says nothing.

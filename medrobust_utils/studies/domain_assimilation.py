@@ -14,16 +14,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .. import cards, env
-from ..attacks import AdversarialTraining
+from ..core import env
+from ..core.errors import ProtocolError
+from ..core.storage import fingerprint
 from ..data import ImageSet, ThreeWay, load, split_by_image, split_three_ways, to_float
 from ..data.own_gray import gray
 from ..data.views import binary, undersample
-from ..errors import ProtocolError
 from ..models import AssimilatedModel, MedicalModel, build, build_assimilated
-from ..objectives import Assimilation
-from ..storage import fingerprint
-from ..training import fit
+from ..training import cards
+from ..training.adversarial import AdversarialTraining
+from ..training.fit import fit
+from ..training.objectives import Assimilation
 from .common import asked_for, cast, curve_scores, question, select, some
 
 ROLES = ("ct", "mri", "xray", "ultrasound")  # each played by a data set of the profile
@@ -187,9 +188,12 @@ def _task(settings: Mapping, role: str, split_name: str, *, seed: int) -> Task:
     sets, asked = {}, asked_for(settings, role)
     for honest in (True, False):
         raw = load(
-            settings["datasets"][role], size=settings["size"], phantoms=settings["phantoms"],
-            seed=seed, duplicates=not honest,
-        )  # fmt: skip
+            settings["datasets"][role],
+            size=settings["size"],
+            phantoms=settings["phantoms"],
+            seed=seed,
+            duplicates=not honest,
+        )
         if not honest:  # another set of images than the honest split's, so under another name
             raw = replace(raw, name=f"{raw.name}-with-duplicates")
         positive = settings["positive"][role]
@@ -251,19 +255,36 @@ def train(
         how = {**settings["glcm"], "rows": arm.rows if arm.defence == "glcm" else "areas"}
         objective = Assimilation.of(task.data, arm.alpha, **how)
     identity = fingerprint(
-        recipe, objective.identity if objective else "", arm.seed, model.source,
-        task.data.checksum, task.split.train.tolist(), task.split.val.tolist(),
-    )  # fmt: skip
+        recipe,
+        objective.identity if objective else "",
+        arm.seed,
+        model.source,
+        task.data.checksum,
+        task.split.train.tolist(),
+        task.split.val.tolist(),
+    )
     folder = checkpoints / f"{arm.key}-{identity}"
     history = fit(
-        model, task.data, task.split, recipe, folder, seed=arm.seed, objective=objective,
+        model,
+        task.data,
+        task.split,
+        recipe,
+        folder,
+        seed=arm.seed,
+        objective=objective,
         validate=lambda model: _validate(model, task, objective),
-    )  # fmt: skip
+    )
     card = cards.Card(
-        "3_domain_assimilation", task.key, planned, task.asked or task.role, task.seed,
-        settings, model.source,
-        task.data.checksum, cards.split_of(task.split.train),
-    )  # fmt: skip
+        "3_domain_assimilation",
+        task.key,
+        planned,
+        task.asked or task.role,
+        task.seed,
+        settings,
+        model.source,
+        task.data.checksum,
+        cards.split_of(task.split.train),
+    )
     cards.leave(folder, card)
     return arm, model, history, folder
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from .. import metrics
 from ..attacks import Flag, SweepResult, attack_sweep
-from ..evaluation import kept
-from ..metrics import Estimate
 from ..models import MedicalModel
+from ..scoring import metrics
+from ..scoring.metrics import Estimate
+from ..scoring.predict import kept
 from .common import clean_scores, kept_flags, precision, some
 from .domain_assimilation import ROLES, SPLITS, Arm
 
@@ -111,20 +111,33 @@ def measure(
     common = {"folder": folder, "seed": seed, "dtype": precision(settings, model)}
     sweeps = {}
     for name, step in RUN[arm.attacks]:
-        plan = dict(attack=name, mode="independent") if name == "fgsm" else dict(
-            attack=name, mode=how["mode"], **_steps(how, step)
-        )  # fmt: skip
+        plan = (
+            dict(attack=name, mode="independent")
+            if name == "fgsm"
+            else dict(attack=name, mode=how["mode"], **_steps(how, step))
+        )
         sweeps[name, step] = attack_sweep(
             model, task.data, task.attacked, epsilons, desc=f"{name}, {step}", **plan, **common
         )
     strong = attack_sweep(
-        model, task.data, task.attacked, epsilons, desc="strong", folder=folder, seed=seed,
+        model,
+        task.data,
+        task.attacked,
+        epsilons,
+        desc="strong",
+        folder=folder,
+        seed=seed,
         steps=how["strong_steps"],
-    )  # fmt: skip
+    )
     fine = attack_sweep(
-        model, task.data, task.attacked, [eps / 255 for eps in how["fine_255"]], desc="fine",
-        steps=how["strong_steps"], **common,
-    )  # fmt: skip
+        model,
+        task.data,
+        task.attacked,
+        [eps / 255 for eps in how["fine_255"]],
+        desc="fine",
+        steps=how["strong_steps"],
+        **common,
+    )
     draw = [seed, ROLES.index(task.role), SPLITS.index(task.split_name)]
     clean, gates = clean_scores(task.data, task.split, logits, draw)
     weights = metrics.group_weights(task.data.groups[task.attacked], draw)

@@ -7,9 +7,9 @@ from itertools import product
 
 import numpy as np
 
-from .. import metrics
-from ..metrics import Estimate
-from ..results import Run
+from ..reporting.results import Run
+from ..scoring import metrics
+from ..scoring.metrics import Estimate
 from .common import LOW, add, gates, pooled
 from .domain_assimilation import Arm
 from .domain_assimilation_attack import Robustness

@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
 from .. import plots
-from ..glcm_plots import HEAT
 from ..plots import PALETTE, grid, without_empty
+from ..plots.glcm_plots import HEAT
 
 NAMES = {
     "natural": "network on photographs",
@@ -40,9 +40,11 @@ CELLS = {
     ("fgsm", "single"): "FGSM",
     **{(name, "quarter"): f"{ATTACKS[name]}, {STEPS['quarter']}" for name in list(ATTACKS)[1:]},
     ("worst", "all"): "worst of all",
-    **{(name, "torchattacks"): f"{ATTACKS[name]}, {STEPS['torchattacks']}"
-       for name in list(ATTACKS)[1:]},
-}  # fmt: skip
+    **{
+        (name, "torchattacks"): f"{ATTACKS[name]}, {STEPS['torchattacks']}"
+        for name in list(ATTACKS)[1:]
+    },
+}
 BORDER = np.log(2)  # nats: with two classes, a larger loss is a wrong answer
 
 
@@ -141,9 +143,15 @@ def _curve(axis: Axes, curve: pd.DataFrame, defence: str) -> None:
     marker, line, colour = LOOKS[defence]
     value, low, high = (curve[name].astype(float) for name in ("value", "low", "high"))
     axis.plot(
-        curve["eps_255"], value, marker=marker, linestyle=line, color=colour, markersize=5,
-        linewidth=1.8, label=NAMES[defence],
-    )  # fmt: skip
+        curve["eps_255"],
+        value,
+        marker=marker,
+        linestyle=line,
+        color=colour,
+        markersize=5,
+        linewidth=1.8,
+        label=NAMES[defence],
+    )
     axis.fill_between(curve["eps_255"], low, high, color=colour, alpha=0.13, linewidth=0)
 
 
@@ -175,9 +183,13 @@ def pull(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
             norms = np.array([row[f"{key}_gradient"] for row in history])
             norms = np.where(norms > 0, norms, np.nan)  # a log scale has no place for none at all
             axis.plot(
-                [row["epoch"] for row in history], norms, marker=marker, linestyle=line,
-                color=colour, label=name,
-            )  # fmt: skip
+                [row["epoch"] for row in history],
+                norms,
+                marker=marker,
+                linestyle=line,
+                color=colour,
+                label=name,
+            )
         axis.set(yscale="log", xlabel="epoch", ylabel="norm of the gradient by T and C")
         axis.set_title(title, fontsize=10)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -197,9 +209,14 @@ def loss_along(changes: np.ndarray, courses: Mapping[str, Mapping[str, np.ndarra
         colour = LOOKS[defence][2]
         for (name, course), look in zip(lines.items(), (("x", ":"), ("o", "-")), strict=True):
             axis.plot(
-                changes, course, marker=look[0], linestyle=look[1], color=colour, markersize=4,
+                changes,
+                course,
+                marker=look[0],
+                linestyle=look[1],
+                color=colour,
+                markersize=4,
                 label=name,
-            )  # fmt: skip
+            )
         axis.axhline(BORDER, color="k", linewidth=1, label="above: wrong answer")
         axis.set(title=NAMES[defence], xlabel="eps (gray levels of 255)")
         axis.legend(fontsize=8)

@@ -13,15 +13,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .. import cam_measures, env, glcm, metrics, sharpness
 from ..attacks import attack_sweep
-from ..cams import grad_cam
+from ..core import env
+from ..core.storage import fingerprint, kept_arrays
 from ..data import ImageSet, to_float
-from ..data.natural import natural_photos
-from ..evaluation import predict
+from ..data.photographs import natural_photos
+from ..explain import measures, sharpness
+from ..explain.cams import grad_cam
 from ..models import AssimilatedModel, MedicalModel
 from ..models.medical import wrap_pretrained
-from ..storage import fingerprint, kept_arrays
+from ..scoring import metrics
+from ..scoring.predict import predict
+from ..training import glcm
 from .common import precision, some
 from .domain_assimilation import Arm
 
@@ -86,17 +89,29 @@ def natural(settings: Mapping, backbone: str, start: str, folder: Path, *, seed:
     said = predict(model, photos, every).argmax(1)
     photos = replace(photos, targets=said.astype(np.int64))
     key = fingerprint(
-        photos.checksum, backbone, model.source, settings["size"], said.tolist(),
+        photos.checksum,
+        backbone,
+        model.source,
+        settings["size"],
+        said.tolist(),
         seed if model.start == "scratch" else "",
-    )  # fmt: skip
+    )
     folder = folder / f"natural-{backbone}-{key}"
     folder.mkdir(parents=True, exist_ok=True)
     values = kept_arrays(folder / "reasons.npz", lambda: _measured(model, photos, every, {}))
     plan = settings["attack"]["quarter"]
     sweep = attack_sweep(
-        model, photos, every, [1 / 255], folder=folder, mode="independent", seed=seed,
-        steps=plan["steps"], rel_step=plan["rel_step"], dtype=precision(settings, model),
-    )  # fmt: skip
+        model,
+        photos,
+        every,
+        [1 / 255],
+        folder=folder,
+        mode="independent",
+        seed=seed,
+        steps=plan["steps"],
+        rel_step=plan["rel_step"],
+        dtype=precision(settings, model),
+    )
     weights = metrics.group_weights(photos.groups, [seed, len(photos)])  # draws of their own
     return Natural(photos, Reasons(values, weights), sweep.right[0])
 
@@ -111,7 +126,7 @@ def _measured(
     images = to_float(data.images[index]).to(device)
     maps = grad_cam(model, images, said)
     found = {
-        "attention_area": cam_measures.area(maps.maps),
+        "attention_area": measures.area(maps.maps),
         "loss_rise": sharpness.rise(model, images, said),
         "gradient_norm": sharpness.gradient_norm(model, images, said),
     }

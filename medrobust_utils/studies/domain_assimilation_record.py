@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 
-from .. import recipes
-from ..complexity import operations
 from ..models import MedicalModel, build_assimilated
-from ..results import Run
+from ..models.complexity import operations
+from ..reporting.results import Run
+from ..training import recipes
 from .common import parameters
 from .domain_assimilation import Arm, Task, epochs, variants
 
@@ -129,10 +129,14 @@ def _not_run(arms: Iterable[Arm], paper: Mapping) -> list[str]:
             if place not in done:
                 places.append(" with ".join(place))
             elif (*place, group["split"], *what) not in exact:
-                single.append(f"{place[0]} {place[1]} {group['split']} {how['defence']}" + (
-                    f" (alpha {how['alpha']:g}, {how['colour']}, {how['rows']})"
-                    if how["defence"] == "glcm" else ""
-                ))  # fmt: skip
+                single.append(
+                    f"{place[0]} {place[1]} {group['split']} {how['defence']}"
+                    + (
+                        f" (alpha {how['alpha']:g}, {how['colour']}, {how['rows']})"
+                        if how["defence"] == "glcm"
+                        else ""
+                    )
+                )
     found = [f"not run: {', '.join(sorted(set(places)))}."] if places else []
     if single:
         found.append(f"not run either: {', '.join(dict.fromkeys(single))}.")

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .. import metrics
 from ..attacks import Flag
 from ..data.splits import leaks
-from ..metrics import Estimate
-from ..results import Run
+from ..reporting.results import Run
+from ..scoring import metrics
+from ..scoring.metrics import Estimate
 from .common import add, gates, pooled
 from .domain_assimilation import Task
 from .domain_assimilation_attack import Robustness

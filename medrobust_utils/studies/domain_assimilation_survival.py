@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from .. import metrics
 from ..models import MedicalModel
-from ..results import Run
+from ..reporting.results import Run
+from ..scoring import metrics
 from . import survival
 from .common import add, gates, in_gray_levels, some
 from .domain_assimilation import ROLES, SPLITS
@@ -71,6 +71,12 @@ def add_pair(
     if set(met) >= {float(level) for level in levels}:
         survival.mark(run, ["mean_gain"], tags, says)
     add(
-        run, "autoattack_mean_gain", mean, n=len(defended[0].result.labels), attack="autoattack",
-        autoattack=says, **tags, **gates(plain, defended),
-    )  # fmt: skip
+        run,
+        "autoattack_mean_gain",
+        mean,
+        n=len(defended[0].result.labels),
+        attack="autoattack",
+        autoattack=says,
+        **tags,
+        **gates(plain, defended),
+    )

@@ -16,13 +16,13 @@ import numpy as np
 import pandas as pd
 from torch import nn
 
-from .. import metrics
 from ..attacks import AutoPlan, AutoResult, autoattack_sweep
-from ..attacks.auto_sweep import EARLIER, RANDOM_SEARCH
-from ..attacks.plan import MEMBERS, WRONG
-from ..metrics import Estimate
-from ..results import Run
-from ..verdicts import LOST, SHORTENED, SURVIVES, UNCLEAR, carries
+from ..attacks.autoattack.sweep import EARLIER, RANDOM_SEARCH
+from ..attacks.config import MEMBERS, WRONG
+from ..reporting.results import Run
+from ..reporting.verdicts import LOST, SHORTENED, SURVIVES, UNCLEAR, carries
+from ..scoring import metrics
+from ..scoring.metrics import Estimate
 from .common import add, budget, gates, in_gray_levels, pooled
 
 SHOWN = (
@@ -116,9 +116,16 @@ def attack_again(
     data = robust.arm.task.data
     plan = budget(how)
     result = autoattack_sweep(
-        model, data, index, epsilons, felled=~before, folder=folder, desc="AutoAttack", seed=seed,
+        model,
+        data,
+        index,
+        epsilons,
+        felled=~before,
+        folder=folder,
+        desc="AutoAttack",
+        seed=seed,
         **plan,
-    )  # fmt: skip
+    )
     weights = metrics.group_weights(data.groups[index], draw)
     ways = max(result.clean.shape[1] - 1, 1)
     shortened = AutoPlan(**plan).shortened(ways)

@@ -13,16 +13,18 @@ from pathlib import Path
 
 import numpy as np
 
-from .. import cards, env, metrics
+from ..core import env
+from ..core.errors import ProtocolError
+from ..core.storage import fingerprint
 from ..data import ImageSet, Split, load, split_by_group
 from ..data.nih import official_split
 from ..data.single_label import copy_per_label
-from ..errors import ProtocolError
-from ..evaluation import kept, noise_sweep, predict
-from ..metrics import Estimate
 from ..models import MedicalModel, build
-from ..storage import fingerprint
-from ..training import fit
+from ..scoring import metrics
+from ..scoring.metrics import Estimate
+from ..scoring.predict import kept, noise_sweep, predict
+from ..training import cards
+from ..training.fit import fit
 from .common import asked_for, cast, whole_images
 
 ROLES = ("nih", "isic")  # the paper's two data sets; each is played by a set of the profile
@@ -167,9 +169,15 @@ def train(
         "flips": settings["flips"][task.role],
     }
     identity = fingerprint(
-        spec, recipe, seed, model.source, task.data.checksum, task.data.images.shape[1:],
-        task.split.train.tolist(), task.noisy.tolist(),
-    )  # fmt: skip
+        spec,
+        recipe,
+        seed,
+        model.source,
+        task.data.checksum,
+        task.data.images.shape[1:],
+        task.split.train.tolist(),
+        task.noisy.tolist(),
+    )
     folder = checkpoints / f"{arm.key}-{identity}"
     history = fit(
         model,
@@ -181,9 +189,16 @@ def train(
         validate=lambda model: curve_scores(model, task),
     )
     card = cards.Card(
-        "1_swin_noise", task.key, planned, task.asked or task.role, seed, settings, model.source,
-        task.data.checksum, cards.split_of(task.split.train),
-    )  # fmt: skip
+        "1_swin_noise",
+        task.key,
+        planned,
+        task.asked or task.role,
+        seed,
+        settings,
+        model.source,
+        task.data.checksum,
+        cards.split_of(task.split.train),
+    )
     cards.leave(folder, card)
     return arm, model, history, folder
 

@@ -10,14 +10,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .. import env, frequency, metrics
 from ..attacks import AutoResult, Flag, SweepResult, attack_sweep, autoattack_sweep
+from ..core import env
+from ..core.losses import correct
+from ..core.storage import fingerprint, kept_arrays
 from ..data import to_float
-from ..evaluation import kept
-from ..losses import correct
-from ..metrics import Estimate
+from ..explain import spectrum
 from ..models import MedicalModel
-from ..storage import fingerprint, kept_arrays
+from ..scoring import metrics
+from ..scoring.metrics import Estimate
+from ..scoring.predict import kept
 from .common import budget, kept_flags
 from .swin_noise import ROLES
 from .swin_noise_thousand import Arm, Thousand
@@ -96,9 +98,16 @@ def measure(arm: Arm, model: MedicalModel, settings: Mapping, folder: Path, *, s
         model, task.data, task.attacked, epsilons, steps=how["pgd_steps"], desc="PGD", **common
     )
     auto = autoattack_sweep(
-        model, task.data, task.attacked, epsilons, felled=~pgd.right, desc="AutoAttack",
-        batch=how["batch"], **budget(how), **common,
-    )  # fmt: skip
+        model,
+        task.data,
+        task.attacked,
+        epsilons,
+        felled=~pgd.right,
+        desc="AutoAttack",
+        batch=how["batch"],
+        **budget(how),
+        **common,
+    )
     draw = [seed, ROLES.index(task.role)]
     weights = metrics.group_weights(task.data.groups[task.attacked], draw)
     targets = task.data.targets[task.attacked]
@@ -113,9 +122,19 @@ def measure(arm: Arm, model: MedicalModel, settings: Mapping, folder: Path, *, s
     in_bands = _in_bands(arm, model, how, folder, seed)
     aucs = _aucs(arm, model, how, pgd.clean, weights, common)
     return Attack(
-        arm, clean, gates, noise, pgd, auto, aucs, density, centroid, in_bands, weights,
+        arm,
+        clean,
+        gates,
+        noise,
+        pgd,
+        auto,
+        aucs,
+        density,
+        centroid,
+        in_bands,
+        weights,
         float(constant.mean()),
-    )  # fmt: skip
+    )
 
 
 def flags(
@@ -127,9 +146,15 @@ def flags(
     fallen = attack.pgd.right.sum(1) <= before / 2
     eps = float(attack.epsilons[fallen.argmax() if fallen.any() else -1])
     some = kept_flags(
-        folder, "flags", model, task.data, task.attacked[: how["check"]], eps, seed=seed,
+        folder,
+        "flags",
+        model,
+        task.data,
+        task.attacked[: how["check"]],
+        eps,
+        seed=seed,
         dtype=torch.float32,
-    )  # fmt: skip
+    )
     return some + attack.auto.flags()
 
 
@@ -172,10 +197,10 @@ def _spectra(
         device = env.pick_device()
         images = to_float(task.data.images[task.attacked]).to(device)
         labels = torch.from_numpy(task.data.targets[task.attacked])
-        slopes = frequency.sensitivity(model.to(device), images, labels)
+        slopes = spectrum.sensitivity(model.to(device), images, labels)
         return {
-            "density": frequency.density(slopes, bands),
-            "centroid": frequency.centroid(slopes),
+            "density": spectrum.density(slopes, bands),
+            "centroid": spectrum.centroid(slopes),
         }
 
     name = f"spectrum-{fingerprint(task.attacked.tolist(), bands)}.npz"
@@ -188,7 +213,7 @@ def _in_bands(arm: Arm, model: MedicalModel, how: Mapping, folder: Path, seed: i
     task, bands, rms = arm.task, how["bands"], how["band_rms"]
 
     def compute() -> dict[str, np.ndarray]:
-        right = frequency.under_band_noise(
+        right = spectrum.under_band_noise(
             model, task.data, task.attacked, bands=bands, rms=rms, seed=seed
         )
         return {"right": right}
@@ -198,9 +223,13 @@ def _in_bands(arm: Arm, model: MedicalModel, how: Mapping, folder: Path, seed: i
 
 
 def _aucs(
-    arm: Arm, model: MedicalModel, how: Mapping, clean: np.ndarray, weights: np.ndarray,
+    arm: Arm,
+    model: MedicalModel,
+    how: Mapping,
+    clean: np.ndarray,
+    weights: np.ndarray,
     common: Mapping,
-) -> dict[str, tuple[Estimate, Estimate]]:  # fmt: skip
+) -> dict[str, tuple[Estimate, Estimate]]:
     """AUC before and under attack of the ``how["findings"]`` commonest findings."""
     task = arm.task
     if not task.data.multi_label:
@@ -212,10 +241,17 @@ def _aucs(
     found = {}
     for k in order[: how["findings"]]:
         result = autoattack_sweep(
-            model, task.data, task.attacked, [how["auc_eps_255"] / 255], finding=int(k),
-            to_the_end=True, desc=f"AUC of {task.data.classes[k]}", batch=how["batch"],
-            **budget(how), **common,
-        )  # fmt: skip
+            model,
+            task.data,
+            task.attacked,
+            [how["auc_eps_255"] / 255],
+            finding=int(k),
+            to_the_end=True,
+            desc=f"AUC of {task.data.classes[k]}",
+            batch=how["batch"],
+            **budget(how),
+            **common,
+        )
         both = [
             metrics.auc(logits[:, k], targets[:, k].astype(bool), weights)
             for logits in (clean, result.logits[0])

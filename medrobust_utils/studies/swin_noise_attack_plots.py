@@ -7,16 +7,18 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ..frequency_plots import by_frequency
 from ..plots import PALETTE, STYLES, grid
+from ..plots.spectrum_plots import by_frequency
 
 TITLES = {"noise": "noise (random signs)", "pgd": "PGD", "autoattack": "AutoAttack"}
 
 
 def by_eps(
-    rows: pd.DataFrame, names: Mapping[tuple[str, str], str], titles: Mapping[str, str],
+    rows: pd.DataFrame,
+    names: Mapping[tuple[str, str], str],
+    titles: Mapping[str, str],
     majority: Mapping[str, float],
-) -> Figure:  # fmt: skip
+) -> Figure:
     """Accuracy against eps: a row of panels for each data set, a panel for each attack.
 
     Args:
@@ -36,10 +38,18 @@ def by_eps(
                     continue
                 arm = arm.sort_values("eps_255")
                 (marker, style), colour = STYLES[number], PALETTE[number]
-                axis.plot(arm["eps_255"], arm["value"], marker=marker, linestyle=style,
-                          color=colour, label=name, markersize=5)  # fmt: skip
-                axis.fill_between(arm["eps_255"], arm["low"], arm["high"], color=colour,
-                                  alpha=0.15, linewidth=0)  # fmt: skip
+                axis.plot(
+                    arm["eps_255"],
+                    arm["value"],
+                    marker=marker,
+                    linestyle=style,
+                    color=colour,
+                    label=name,
+                    markersize=5,
+                )
+                axis.fill_between(
+                    arm["eps_255"], arm["low"], arm["high"], color=colour, alpha=0.15, linewidth=0
+                )
             axis.axhline(majority[role], color="0.4", linewidth=1, label="one constant answer")
             axis.set(title=f"{title}: {what}", xlabel="eps (gray levels of 255)", ylim=(0, 1))
         line[0].set_ylabel("accuracy")

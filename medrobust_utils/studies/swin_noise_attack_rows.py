@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from .. import frequency
 from ..attacks import Flag
-from ..metrics import Estimate, weighted_mean
+from ..explain import spectrum
 from ..models import MedicalModel
-from ..results import Run
+from ..reporting.results import Run
+from ..scoring.metrics import Estimate, weighted_mean
 from .common import LOW, add, gates, in_gray_levels
 from .swin_noise_attack import Attack
 from .swin_noise_thousand import Arm, Thousand
@@ -50,7 +50,7 @@ def _add_spectrum(run: Run, attack: Attack, tags: Mapping) -> None:
         value = weighted_mean(attack.centroid[known], weights)
         add(run, "sensitivity_centroid", value, **tags | {"n": int(known.sum())})
     bands = attack.density.shape[1]
-    for band, centre in enumerate(frequency.centres(bands)):
+    for band, centre in enumerate(spectrum.centres(bands)):
         cell = tags | {"band": float(centre)}
         if known.any():
             add(
@@ -65,8 +65,13 @@ def _add_spectrum(run: Run, attack: Attack, tags: Mapping) -> None:
 def add_flags(run: Run, attack: Attack, flags: Sequence[Flag]) -> None:
     """A row for each sign; 1 where it was seen."""
     for flag in flags:
-        run.add("red_flag", float(flag.raised), flag=flag.name, measured=flag.measured,
-                **attack.arm.tags)  # fmt: skip
+        run.add(
+            "red_flag",
+            float(flag.raised),
+            flag=flag.name,
+            measured=flag.measured,
+            **attack.arm.tags,
+        )
 
 
 def add_comparisons(run: Run, attacks: Sequence[Attack]) -> None:
@@ -75,16 +80,20 @@ def add_comparisons(run: Run, attacks: Sequence[Attack]) -> None:
     for swin, resnet in found:
         add_comparison(run, swin, resnet)
     if not found and {"swin", "resnet"} <= {a.arm.model for a in attacks}:
-        run.warn("Swin-T and ResNet-50 were attacked but began from different weights or images: "
-                 "they are not compared.")  # fmt: skip
+        run.warn(
+            "Swin-T and ResNet-50 were attacked but began from different weights or images: "
+            "they are not compared."
+        )
 
 
 def pairs(attacks: Sequence[Attack]) -> Iterator[tuple[Attack, Attack]]:
     """Swin-T and ResNet-50 on the same thousand from the same kind of start."""
     for a, b in product(attacks, attacks):
         if (a.arm.model, b.arm.model) == ("swin", "resnet") and (
-            a.arm.task.key, a.arm.start, a.arm.before
-        ) == (b.arm.task.key, b.arm.start, b.arm.before):  # fmt: skip
+            a.arm.task.key,
+            a.arm.start,
+            a.arm.before,
+        ) == (b.arm.task.key, b.arm.start, b.arm.before):
             yield a, b
 
 
@@ -135,8 +144,9 @@ def add_thousand(run: Run, task: Thousand) -> None:
     if task.before is not None:
         sides["before"] = task.before_split.train
     for side, index in sides.items():
-        run.add("images", len(index), side=side, role=task.role, dataset=task.data.name,
-                thousand=True)  # fmt: skip
+        run.add(
+            "images", len(index), side=side, role=task.role, dataset=task.data.name, thousand=True
+        )
 
 
 def describe(arm: Arm, model: MedicalModel, history: Sequence[Mapping], settings: Mapping) -> dict:

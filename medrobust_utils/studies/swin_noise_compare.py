@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from itertools import product
 
-from .. import complexity
-from ..results import Run
+from ..models import complexity
+from ..reporting.results import Run
 from .swin_noise import Sweep, Task
 from .swin_noise_rows import NO_NOISE, add
 

@@ -10,11 +10,11 @@ import numpy as np
 from scipy.stats import spearmanr
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from .. import metrics
 from ..data import to_float
-from ..metrics import Estimate
 from ..models import MedicalModel
-from ..results import Run
+from ..reporting.results import Run
+from ..scoring import metrics
+from ..scoring.metrics import Estimate
 from .swin_noise import Arm, Sweep, Task
 
 NO_NOISE = {"reading": "none", "noise": 0.0}

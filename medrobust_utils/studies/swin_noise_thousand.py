@@ -14,13 +14,14 @@ from pathlib import Path
 
 import numpy as np
 
-from .. import env, metrics
+from ..core import env
+from ..core.errors import ProtocolError
+from ..core.storage import fingerprint
 from ..data import ImageSet, Split, load, split_by_group
-from ..errors import ProtocolError
-from ..evaluation import predict
 from ..models import MedicalModel, build
-from ..storage import fingerprint
-from ..training import fit
+from ..scoring import metrics
+from ..scoring.predict import predict
+from ..training.fit import fit
 from .common import asked_for, cast, some, whole_images
 from .swin_noise import ROLES
 
@@ -167,15 +168,26 @@ def train(
         _take_over(model, first)
     recipe = _recipe(settings, task.role, model.start, "fit")
     identity = fingerprint(
-        settings["thousand"]["models"][arm.model], recipe, seed, model.source, known,
-        task.data.checksum, task.fit.tolist(), task.attacked.tolist(),
-    )  # fmt: skip
+        settings["thousand"]["models"][arm.model],
+        recipe,
+        seed,
+        model.source,
+        known,
+        task.data.checksum,
+        task.fit.tolist(),
+        task.attacked.tolist(),
+    )
     folder = checkpoints / f"{arm.key}-{identity}"
     split = Split(task.fit, task.attacked)
     history = fit(
-        model, task.data, split, recipe, folder, seed=seed,
+        model,
+        task.data,
+        split,
+        recipe,
+        folder,
+        seed=seed,
         validate=lambda model: _curve(model, task.data, task.attacked, task.ignore),
-    )  # fmt: skip
+    )
     curve = [dict(row, part="before") for row in curve]
     return arm, model, curve + [dict(row, part="fit") for row in history], folder
 
@@ -189,15 +201,23 @@ def _train_before(
     model = _build(arm, settings, data, seed)
     recipe = _recipe(settings, task.role, "scratch", "before")
     identity = fingerprint(
-        settings["thousand"]["models"][arm.model], recipe, seed, data.checksum,
+        settings["thousand"]["models"][arm.model],
+        recipe,
+        seed,
+        data.checksum,
         split.train.tolist(),
-    )  # fmt: skip
+    )
     folder = checkpoints / f"before-{task.key}-{arm.model}-{identity}"
     shown = some(split.val, settings["thousand"]["attacked"], seed)
     history = fit(
-        model, data, split, recipe, folder, seed=seed,
+        model,
+        data,
+        split,
+        recipe,
+        folder,
+        seed=seed,
         validate=lambda model: _curve(model, data, shown, ()),
-    )  # fmt: skip
+    )
     return model, history, identity
 
 

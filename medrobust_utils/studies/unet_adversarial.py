@@ -13,15 +13,17 @@ from pathlib import Path
 
 import numpy as np
 
-from .. import cards, env, segmentation
-from ..attacks import AdversarialTraining
+from .. import segmentation
+from ..core import env
+from ..core.errors import DataError, ProtocolError
+from ..core.storage import fingerprint
 from ..data import ImageSet, ThreeWay, load, split_official, split_three_ways
 from ..data.subsets import rows_of, union
 from ..data.views import label_maps
-from ..errors import DataError, ProtocolError
 from ..models import MedicalModel, build_unet
 from ..segmentation import Layered, Selective
-from ..storage import fingerprint
+from ..training import cards
+from ..training.adversarial import AdversarialTraining
 from .common import asked_for, cast, precision, select, some
 
 # Models 1 to 4 of the paper, and one it does not have: plain adversarial training.
@@ -235,18 +237,37 @@ def train(arm: Arm, settings: Mapping, checkpoints: Path) -> Trained:
             )
             signs = told.get("signs", signs)
         data, split = _training_set(arm, sets)
-    identity = fingerprint(recipe, origin, settings["unet"], arm.seed, data.checksum,
-                           split.train.tolist(), task.split.val.tolist())  # fmt: skip
+    identity = fingerprint(
+        recipe,
+        origin,
+        settings["unet"],
+        arm.seed,
+        data.checksum,
+        split.train.tolist(),
+        task.split.val.tolist(),
+    )
     folder = checkpoints / f"{arm.key}-{identity}"
     history = segmentation.fit(
-        model, data, split, recipe, folder, seed=arm.seed,
-        clean=(task.data, task.split.val), objective=objective,
-    )  # fmt: skip
+        model,
+        data,
+        split,
+        recipe,
+        folder,
+        seed=arm.seed,
+        clean=(task.data, task.split.val),
+        objective=objective,
+    )
     card = cards.Card(
-        "4_unet_adversarial_training", task.key, arm.key, task.asked or task.role, task.seed,
+        "4_unet_adversarial_training",
+        task.key,
+        arm.key,
+        task.asked or task.role,
+        task.seed,
         settings,
-        model.source, task.data.checksum, cards.split_of(task.split.train),
-    )  # fmt: skip
+        model.source,
+        task.data.checksum,
+        cards.split_of(task.split.train),
+    )
     cards.leave(folder, card)
     return Trained(arm, model, history, folder, sets, signs)
 

@@ -11,15 +11,16 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from .. import metrics, segmentation
-from .. import segmentation_metrics as scoring
+from .. import segmentation
+from ..core.storage import fingerprint, kept_arrays
 from ..data import ImageSet, to_float
 from ..data.subsets import rows_of
-from ..metrics import Estimate
 from ..models import digest
+from ..scoring import metrics
+from ..scoring import segmentation as scoring
+from ..scoring.metrics import Estimate
+from ..scoring.segmentation import Tally
 from ..segmentation import Attack
-from ..segmentation_metrics import Tally
-from ..storage import fingerprint, kept_arrays
 from .common import precision
 from .unet_adversarial import Arm, Trained
 
@@ -135,8 +136,14 @@ def _kept(
     """Tally and movement of one cell, kept in the network's folder."""
     task, model = trained.arm.task, trained.model
     dtype = precision(settings, source.model)
-    key = fingerprint(task.data.checksum, task.attacked.tolist(), repr(how), str(dtype),
-                      digest(model), digest(source.model))  # fmt: skip
+    key = fingerprint(
+        task.data.checksum,
+        task.attacked.tolist(),
+        repr(how),
+        str(dtype),
+        digest(model),
+        digest(source.model),
+    )
 
     def compute() -> dict[str, np.ndarray]:
         shown = rows_of(task.data, task.attacked)

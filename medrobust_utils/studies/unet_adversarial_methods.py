@@ -11,15 +11,16 @@ import torch
 from scipy import ndimage
 from skimage.metrics import structural_similarity
 
-from .. import env, segmentation
+from .. import segmentation
 from ..attacks import layered_pgd, madry_step, pgd, selective_fgsm
 from ..attacks.layered import BALLS, full_area
 from ..attacks.selective import SEARCHES
+from ..core import env
+from ..core.errors import RunError
+from ..core.storage import fingerprint, kept_arrays
 from ..data import ImageSet, to_float
-from ..errors import RunError
 from ..models import digest
 from ..segmentation import PART, Layered
-from ..storage import fingerprint, kept_arrays
 from .common import precision, some
 from .unet_adversarial import CLASSES, Trained
 

@@ -19,7 +19,7 @@ from matplotlib.ticker import MaxNLocator
 from scipy import ndimage
 
 from .. import plots
-from ..losses import IGNORED
+from ..core.losses import IGNORED
 from ..plots import PALETTE, STYLES, grid
 from .unet_adversarial_attack import BACKGROUND, CLEAN, INSIDE, PER_STEP, TRANSFERRED, WORST
 
@@ -154,8 +154,16 @@ def shares(table: pd.DataFrame) -> Figure:
     axis = axes[0][0]
     sides = list(dict.fromkeys(table["side"]))
     palette = sns.color_palette("gray", len(sides) + 2)[1:-1]
-    sns.barplot(table, x="value", y="kind", hue="side", hue_order=sides, palette=palette, ax=axis,
-                edgecolor="k")  # fmt: skip
+    sns.barplot(
+        table,
+        x="value",
+        y="kind",
+        hue="side",
+        hue_order=sides,
+        palette=palette,
+        ax=axis,
+        edgecolor="k",
+    )
     for bars, hatch in zip(axis.containers, ("", "///", "...", "xx"), strict=False):
         for bar in bars:
             bar.set_hatch(hatch)
@@ -195,8 +203,14 @@ def curves(
         for number, (history, best) in enumerate(zip(runs, kept[scheme], strict=True)):
             losses = {row["epoch"]: row["val_loss"] for row in history}
             line, colour = STYLES[number % len(STYLES)][1], PALETTE[number % len(PALETTE)]
-            axis.plot(list(losses), list(losses.values()), linestyle=line, color=colour,
-                      linewidth=1.2, label=f"training {number + 1}")  # fmt: skip
+            axis.plot(
+                list(losses),
+                list(losses.values()),
+                linestyle=line,
+                color=colour,
+                linewidth=1.2,
+                label=f"training {number + 1}",
+            )
             axis.plot(best, losses[best], "o", color=colour, fillstyle="none")
         axis.set_title(NAMES[scheme], fontsize=9)
         axis.set_xlabel("epoch")
@@ -222,8 +236,17 @@ def signs(tables: Mapping[str, pd.DataFrame]) -> Figure:
     """Share of the images with each sign (columns) for each class (rows); a panel a title."""
     figure, axes = grid(1, len(tables), 3.4, 3.0, sharey=True)
     for axis, (title, table) in zip(axes[0], tables.items(), strict=True):
-        sns.heatmap(table, vmin=0, vmax=1, cmap=HEAT, annot=True, fmt=".2f", cbar=False, ax=axis,
-                    annot_kws={"fontsize": 8})  # fmt: skip
+        sns.heatmap(
+            table,
+            vmin=0,
+            vmax=1,
+            cmap=HEAT,
+            annot=True,
+            fmt=".2f",
+            cbar=False,
+            ax=axis,
+            annot_kws={"fontsize": 8},
+        )
         axis.set_title(title, fontsize=9)
         axis.set(xlabel="sign (-1: pulled towards, 1: pushed away)", ylabel="")
         axis.xaxis.label.set_size(9)
@@ -242,8 +265,14 @@ def costs(table: pd.DataFrame) -> Figure:
     for axis, column in zip(axes[0], ("passes", "seconds"), strict=True):
         for method, rows in passes.groupby("method", sort=False):
             marker, line, colour = LOOKS[method]
-            axis.plot(rows["classes"], rows[column], marker=marker, linestyle=line, color=colour,
-                      label=NAMES[method].partition(": ")[2])  # fmt: skip
+            axis.plot(
+                rows["classes"],
+                rows[column],
+                marker=marker,
+                linestyle=line,
+                color=colour,
+                label=NAMES[method].partition(": ")[2],
+            )
         axis.set(yscale="log", xlabel="classes taken", ylabel=f"{column} an image")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes[0][0].legend(fontsize=8)

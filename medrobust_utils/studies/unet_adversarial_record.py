@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
-from .. import recipes
+from ..training import recipes
 from .common import parameters
 from .unet_adversarial import Arm, Trained, methods, recipe_of
 

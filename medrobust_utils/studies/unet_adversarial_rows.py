@@ -12,12 +12,12 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
-from .. import metrics
-from .. import segmentation_metrics as scoring
+from ..core.losses import IGNORED
 from ..data.label_maps import pixel_counts
 from ..data.splits import leaks
-from ..losses import IGNORED
-from ..results import Run
+from ..reporting.results import Run
+from ..scoring import metrics
+from ..scoring import segmentation as scoring
 from .common import add, gates, pooled
 from .unet_adversarial import Task, Trained
 from .unet_adversarial_attack import CLEAN, INSIDE, Robustness

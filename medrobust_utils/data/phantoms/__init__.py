@@ -17,8 +17,8 @@ from types import MappingProxyType
 
 import numpy as np
 
-from ... import env
-from ...errors import DataError
+from ...core import env
+from ...core.errors import DataError
 from ..imageset import ImageSet
 from . import chest, fundus, histology, radiology, skin
 

@@ -1,0 +1,1 @@
+"""AutoAttack for every head: two classes and more, one logit, several labels, label maps."""

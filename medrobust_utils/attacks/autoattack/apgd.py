@@ -1,0 +1,151 @@
+"""Auto-PGD (Croce and Hein 2020, algorithm 1), L-infinity: momentum, and steps that shorten.
+
+An image that has fallen is dropped at once. No image sees another, so nothing else changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+
+import torch
+
+from ..engine import ball
+from .margins import Loss
+from .query_counter import Probe
+
+MOMENTUM = 0.75  # share of the new step; section 4.1
+RHO = 0.75  # share of the steps that must go up, section 4.1
+# Checks lie at these shares of the steps: the first, how much closer each, the closest.
+FIRST, CLOSER, CLOSEST = 0.22, 0.03, 0.06
+
+
+@dataclass
+class _Climb:
+    """What is known of each image that still stands; the first axis is the image."""
+
+    rows: torch.Tensor
+    low: torch.Tensor
+    high: torch.Tensor
+    at: torch.Tensor
+    before: torch.Tensor
+    slope: torch.Tensor
+    loss: torch.Tensor
+    best: torch.Tensor
+    best_slope: torch.Tensor
+    best_loss: torch.Tensor
+    length: torch.Tensor
+    rises: torch.Tensor
+    checked_loss: torch.Tensor
+    shortened: torch.Tensor
+
+    def keep(self, stay: torch.Tensor) -> None:
+        """Drop the images that do not stay."""
+        for field in fields(self):
+            setattr(self, field.name, getattr(self, field.name)[stay])
+
+
+def apgd(
+    probe: Probe,
+    images: torch.Tensor,
+    rows: torch.Tensor,
+    eps: float,
+    loss_of: Callable[[torch.Tensor], Loss],
+    *,
+    steps: int,
+    start: torch.Tensor,
+    to_the_end: bool = False,
+) -> torch.Tensor:
+    """Attack images until they fall, and return the last or the best point of each.
+
+    Args:
+        images: float32 (n, C, H, W) in [0, 1].
+        rows: their numbers in ``probe`` (n,).
+        loss_of: gives the loss to climb for some of the n images, by their positions.
+        steps: at most so many; one gradient more is computed, at the start.
+        start: where to begin, projected into the ball.
+        to_the_end: go on with images that have fallen, and return the point of the highest loss.
+
+    Returns:
+        Images in the ball, exactly: felled where the attack found such a point, else those of the
+        highest loss.
+    """
+    result = images.clone()
+    if not len(images):
+        return result
+    low, high = ball(images, eps)
+    at = start.clamp(low, high)
+    place = torch.arange(len(images), device=images.device)
+    loss, slope, up = probe.climb(at, rows, loss_of(place))
+    state = _Climb(
+        place,
+        low,
+        high,
+        at,
+        at,
+        slope,
+        loss,
+        at,
+        slope,
+        loss,
+        torch.full_like(loss, 2 * eps),
+        torch.zeros_like(loss),
+        loss,
+        torch.ones_like(loss, dtype=torch.bool),
+    )
+    gap = max(int(FIRST * steps), 1)
+    since = 0
+    for step in range(steps + 1):
+        if step:
+            _move(state, first=step == 1)
+            up = _look(state, probe, rows, loss_of)
+            since += 1
+        if not to_the_end and not up.all():  # before a check may send it back to its best point
+            result[state.rows[~up]] = state.at[~up]
+            state.keep(up)
+        if not len(state.rows):
+            return result
+        if since == gap:
+            _shorten(state, gap)
+            gap, since = max(gap - max(int(CLOSER * steps), 1), max(int(CLOSEST * steps), 1)), 0
+    result[state.rows] = state.best
+    return result
+
+
+def _move(state: _Climb, *, first: bool) -> None:
+    """One step along the sign of the gradient, and a share of the last move."""
+    step = state.length[:, None, None, None] * state.slope.sign()
+    plain = (state.at + step).clamp(state.low, state.high)
+    share = 1.0 if first else MOMENTUM
+    moved = state.at + share * (plain - state.at) + (1 - share) * (state.at - state.before)
+    state.before, state.at = state.at, moved.clamp(state.low, state.high)
+
+
+def _look(state: _Climb, probe: Probe, rows: torch.Tensor, loss_of: Callable) -> torch.Tensor:
+    """Loss and gradient at the new points; who still stands."""
+    loss, state.slope, up = probe.climb(state.at, rows[state.rows], loss_of(state.rows))
+    state.rises = state.rises + (loss > state.loss)
+    state.loss = loss
+    better = loss > state.best_loss
+    wide = better[:, None, None, None]
+    state.best = torch.where(wide, state.at, state.best)
+    state.best_slope = torch.where(wide, state.slope, state.best_slope)
+    state.best_loss = torch.where(better, loss, state.best_loss)
+    return up
+
+
+def _shorten(state: _Climb, gap: int) -> None:
+    """Halve the steps where they overshoot or bring nothing, and go back to the best point.
+
+    Conditions 1 and 2 of section 4.1: too few steps went up, or the best loss stands still
+    although the steps were as long at the last check.
+    """
+    few = state.rises <= RHO * gap
+    still = ~state.shortened & (state.best_loss <= state.checked_loss)
+    halve = few | still
+    state.shortened, state.checked_loss = halve, state.best_loss
+    state.rises = torch.zeros_like(state.rises)
+    state.length = torch.where(halve, state.length / 2, state.length)
+    wide = halve[:, None, None, None]
+    state.at = torch.where(wide, state.best, state.at)
+    state.slope = torch.where(wide, state.best_slope, state.slope)

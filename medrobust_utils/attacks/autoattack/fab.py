@@ -1,0 +1,129 @@
+"""Fast adaptive boundary (Croce and Hein 2020, "Minimally distorted adversarial examples"), L-inf.
+
+Looks for the felled point nearest to the image, whatever eps is: at each step the border of the
+answer is taken for a plane, and the point moves onto it, drawn towards the image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from ..engine import ball
+from .query_counter import Probe
+
+BIAS = 0.1  # the largest pull towards the image (alpha_max); section 3
+OVERSHOOT = 1.05  # eta: how far beyond the plane
+BACK = 0.9  # beta: where to go on from a felled point, as a share of the way from the image
+NEWTON = 20  # steps to the nearest point of a plane; more than the border of a box ever took
+
+
+def fab(
+    probe: Probe,
+    images: torch.Tensor,
+    rows: torch.Tensor,
+    eps: float,
+    ways: Sequence[torch.Tensor],
+    *,
+    steps: int,
+    start: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Attack images until each has a felled point within ``eps``.
+
+    Args:
+        images: float32 (n, C, H, W) in [0, 1].
+        rows: their numbers in ``probe`` (n,).
+        ways: how to fell them, each (n,), columns of ``Goal.margins``; the nearest border of them
+            is taken at every step, at the cost of a gradient for each.
+        start: where to begin; the images without it.
+
+    Returns:
+        Images in the ball, exactly: felled where the attack found such a point, else the images
+        themselves.
+    """
+    result = images.clone()
+    low, high = ball(images, eps)
+    at = images if start is None else start.clamp(low, high)
+    live = torch.arange(len(images), device=images.device)
+    for _ in range(steps):
+        if not len(live):
+            break
+        origin = images[live]
+        margin, slope = _border(probe, at, rows[live], [way[live] for way in ways])
+        at = _step(at, origin, margin, slope)
+        up = probe.stands(at, rows[live])[1]
+        inside = ((at >= low[live]) & (at <= high[live])).flatten(1).all(1)
+        done = ~up & inside
+        result[live[done]] = at[done]
+        # a felled point too far away is still a point to come back from
+        at = torch.where(up[:, None, None, None], at, origin + BACK * (at - origin))
+        live, at = live[~done], at[~done]
+    return result
+
+
+def _border(
+    probe: Probe, at: torch.Tensor, rows: torch.Tensor, ways: Sequence[torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Margin (n,) of the nearest border and its gradient; near means few pixels' worth."""
+    best = None
+    for way in ways:
+
+        def margin(
+            logits: torch.Tensor, labels: torch.Tensor, way: torch.Tensor = way
+        ) -> torch.Tensor:
+            return probe.goal.margins(logits, labels).gather(1, way[:, None])[:, 0]
+
+        value, slope, _ = probe.climb(at, rows, margin)
+        reach = value.abs() / slope.abs().sum((1, 2, 3)).clamp_min(1e-12)
+        if best is None:
+            best = value, slope, reach
+            continue
+        closer = reach < best[2]
+        best = (
+            torch.where(closer, value, best[0]),
+            torch.where(closer[:, None, None, None], slope, best[1]),
+            torch.minimum(reach, best[2]),
+        )
+    return best[0], best[1]
+
+
+def _step(
+    at: torch.Tensor, origin: torch.Tensor, margin: torch.Tensor, slope: torch.Tensor
+) -> torch.Tensor:
+    """Onto the plane from the point and from the image, and a mean of both (equation 9)."""
+    back = (slope * (origin - at)).sum((1, 2, 3))
+    near = onto_plane(at, slope, -margin)
+    far = onto_plane(origin, slope, -margin - back)
+    a, b = (move.abs().amax((1, 2, 3)).clamp_min(1e-8) for move in (near, far))
+    pull = (a / (a + b)).clamp(0, BIAS)[:, None, None, None]
+    moved = (1 - pull) * (at + OVERSHOOT * near) + pull * (origin + OVERSHOOT * far)
+    return moved.clamp(0, 1)
+
+
+def onto_plane(points: torch.Tensor, normal: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:
+    """The least L-infinity move within [0, 1] with ``(normal * move).sum() == offset``.
+
+    Each pixel moves by ``min(t, room)`` towards the plane, ``room`` being its way to the end of
+    [0, 1]; the sum that makes is concave and piecewise linear in t, so Newton's method from t = 0
+    never overshoots and ends after finitely many steps.
+
+    Args:
+        points: (n, C, H, W) in [0, 1].
+        offset: (n,); a plane that the box does not reach is approached as far as it goes.
+
+    Returns:
+        The move (n, C, H, W).
+    """
+    weight = normal.abs().flatten(1)
+    side = torch.where(offset >= 0, 1.0, -1.0)[:, None] * normal.flatten(1).sign()
+    room = torch.where(side > 0, 1 - points.flatten(1), points.flatten(1))
+    room = torch.where(side == 0, 0.0, room)
+    most, goal = room.amax(1), offset.abs()
+    t = torch.zeros_like(goal)
+    for _ in range(NEWTON):
+        reached = (weight * torch.minimum(t[:, None], room)).sum(1)
+        free = (weight * (room > t[:, None])).sum(1)
+        t = torch.where(free > 0, t + (goal - reached) / free.clamp_min(1e-30), t).clamp(min=0)
+        t = torch.minimum(t, most)
+    return (side * torch.minimum(t[:, None], room)).view_as(points)

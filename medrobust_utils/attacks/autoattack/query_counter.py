@@ -1,0 +1,84 @@
+"""What AutoAttack's members ask of a model, counted: gradients, and answers in float32."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from ...core.errors import ContractError
+from ..engine import extremes, gradient
+from ..ladder import score
+from .margins import Goal
+
+
+class Probe:
+    """A model, the labels of some images, and a goal.
+
+    Attributes:
+        queries: int64 (N,): how often the model was asked about each image, with or without a
+            gradient.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        labels: torch.Tensor,
+        goal: Goal,
+        *,
+        dtype: torch.dtype = torch.float32,
+        samples: int = 1,
+        through: nn.Module | None = None,
+    ) -> None:
+        """
+        Args:
+            labels: (N,) or (N, K), on the device of the images.
+            dtype: of the gradients; answers are float32 always.
+            samples: gradients averaged into one, for models that draw at random (Athalye et al.
+                2018, expectation over transformation).
+            through: a ``quick_copy`` of ``model`` to take the gradients of.
+        """
+        self.through = model if through is None else through
+        self.model, self.labels, self.goal = model, labels, goal
+        self.dtype, self.samples = dtype, samples
+        self.span = extremes(labels)
+        self.queries = torch.zeros(len(labels), dtype=torch.int64, device=labels.device)
+
+    def stands(self, images: torch.Tensor, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits (n, K) in float32 of the images with these row numbers, and who stands (n,).
+
+        Logits are the mean of all ``samples``.
+        """
+        self.queries[rows] += self.samples
+        logits = sum(score(self.model, images) for _ in range(self.samples)) / self.samples
+        return logits, self.goal.standing(logits, self.labels[rows])
+
+    def climb(
+        self, images: torch.Tensor, rows: torch.Tensor, loss: Callable
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The loss (n,), its gradient by the pixels, and whether each image stands.
+
+        With gradients in mixed precision, or through a copy, an image that seems felled is asked
+        about again: the model itself, in float32.
+
+        Raises:
+            ContractError: if the gradient is not finite.
+        """
+        labels, uphill, logits = self.labels[rows], 0.0, 0.0
+        for _ in range(self.samples):
+            slope, answer = gradient(self.through, images, labels, self.span, self.dtype, loss)
+            uphill, logits = uphill + slope, logits + answer.float()
+        self.queries[rows] += self.samples
+        uphill, logits = uphill / self.samples, logits / self.samples
+        if not torch.isfinite(uphill).all():
+            raise ContractError(
+                "the gradient of the loss has NaN or infinity, so no attack can follow it. Use "
+                "dtype=torch.float32, and look for the root or norm of a zero in the model."
+            )
+        up = self.goal.standing(logits, labels)
+        rough = self.dtype != torch.float32 or self.through is not self.model
+        if rough and not up.all():
+            doubted = (~up).nonzero()[:, 0]
+            up = up.index_copy(0, doubted, self.stands(images[doubted], rows[doubted])[1])
+        return loss(logits, labels), uphill, up

@@ -1,0 +1,171 @@
+"""What is asked of an attack: how a ladder is climbed, and how hard AutoAttack tries."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from ..core.errors import ContractError
+from .gradient import BIM_STEP, BIM_STEPS, PGD_STEP, PGD_STEPS
+
+MODES = ("nested", "standing", "independent")
+ENGINES = ("native", "foolbox")
+ATTACKS = ("pgd", "fgsm", "bim", "mifgsm")
+# The members of each version, in order, as in the reference code; "plus" has five restarts of the
+# untargeted ones, "rand" averages twenty gradients.
+MEMBERS = {
+    "standard": ("apgd-ce", "apgd-t", "fab-t", "square"),
+    "plus": ("apgd-ce", "apgd-dlr", "fab", "square", "apgd-t", "fab-t"),
+    "rand": ("apgd-ce", "apgd-dlr"),
+}
+STANDING, WRONG = "", "wrong before"  # in the record, beside the names of the members
+RESTARTED = ("apgd-ce", "apgd-dlr", "fab")
+RESTARTS, SAMPLES = 5, 20
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a ladder is climbed.
+
+    Attributes:
+        mode: ``nested`` (PGD only), ``standing`` or ``independent``.
+        engine: ``native``, or ``foolbox`` (PGD only, and not nested).
+        steps: steps at each eps: 4 nested, else those of the function ``attack`` names, unless
+            given. FGSM has one step of length eps, and refuses another.
+        rel_step: length of a step as a share of eps: 1/2 nested, else that of the function
+            ``attack`` names, unless given; None with ``step_size``. Nested, that is the first
+            step's and the k-th has a k-th of it; at the first eps, which has nothing to begin
+            from, each is twice as long.
+        seed: of PGD's random starts, one an image (see ``gaussian``), the same at every eps. The
+            other attacks start at the image.
+        dtype: bfloat16 computes gradients in mixed precision; scores are float32 always.
+        attack: ``pgd``, ``fgsm``, ``bim`` or ``mifgsm``.
+        step_size: the same length at every eps, in [0, 1], instead of ``rel_step * eps``. A step
+            may be larger than the ball, as 2/255 is at eps 1/255: it ends at the ball's border.
+    """
+
+    mode: str = "nested"
+    engine: str = "native"
+    steps: int | None = None
+    rel_step: float | None = None
+    seed: int = 0
+    dtype: torch.dtype = torch.float32
+    attack: str = "pgd"
+    step_size: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, known in (("mode", MODES), ("engine", ENGINES), ("attack", ATTACKS)):
+            if getattr(self, name) not in known:
+                value = f"{name}={getattr(self, name)!r}"
+                raise ContractError(f"{value}: choose one of {', '.join(known)}.")
+        if self.attack != "pgd" and self.mode == "nested":
+            raise ContractError(
+                f"{self.attack} starts at the image and cannot climb nested. Choose "
+                "mode='standing', or 'independent' for what the papers did."
+            )
+        if self.engine == "foolbox" and (self.attack != "pgd" or self.mode == "nested"):
+            raise ContractError(
+                f"engine='foolbox' sweeps pgd only, and attacks afresh at every eps. "
+                f"{self.mode} {self.attack}: use 'native'."
+            )
+        self._fill()
+        if self.steps < 1 or not (self.rel_step is None or self.rel_step >= 0):
+            raise ContractError(
+                f"steps={self.steps}, rel_step={self.rel_step}: take 1 step or more, forward."
+            )
+        if self.attack == "fgsm" and (self.steps, self.rel_step) != (1, 1.0):
+            raise ContractError(
+                "fgsm is one step of length eps: give it no steps, rel_step or step_size. For "
+                "more steps choose attack='bim'."
+            )
+
+    def _fill(self) -> None:
+        """Give ``steps`` and the length of a step their usual values, where none were given."""
+        usual = {
+            "pgd": (4, 0.5) if self.mode == "nested" else (PGD_STEPS, PGD_STEP),
+            "fgsm": (1, 1.0),
+            "bim": (BIM_STEPS, BIM_STEP),
+            "mifgsm": (BIM_STEPS, 1 / max(1, BIM_STEPS if self.steps is None else self.steps)),
+        }
+        steps, rel_step = usual[self.attack]
+        # this is the way to fill in a frozen dataclass
+        if self.steps is None:
+            object.__setattr__(self, "steps", steps)
+        if self.step_size is None:
+            object.__setattr__(
+                self, "rel_step", rel_step if self.rel_step is None else self.rel_step
+            )
+        elif self.rel_step is not None:
+            raise ContractError("rel_step and step_size both tell the length of a step: give one.")
+        elif not 0 <= self.step_size <= 1:
+            raise ContractError(
+                f"step_size={self.step_size} lies outside [0, 1]. Two gray levels are 2/255, not 2."
+            )
+
+    def lengths(self, eps: float, first: bool) -> list[float]:
+        """Of the steps at ``eps``, which may be the ``first`` of the ladder."""
+        length = self.rel_step * eps if self.step_size is None else self.step_size
+        if self.mode != "nested":
+            return [length] * self.steps
+        return [(2 if first else 1) * length / k for k in range(1, self.steps + 1)]
+
+
+@dataclass(frozen=True)
+class AutoPlan:
+    """How hard AutoAttack tries (Croce and Hein 2020); the defaults are the published settings.
+
+    Attributes:
+        version: ``standard``; ``plus``, slower, with restarts; ``rand``, for models that draw at
+            random when they answer.
+        steps: of Auto-PGD and of FAB.
+        targets: at most so many ways to fall are aimed at: the closest ones of each image.
+        queries: of Square.
+        finding: with several labels, the one that has to flip; None for any of them.
+        to_the_end: go on with images that have fallen, and return the point of the lowest margin
+            of each: for an AUC under attack, which asks how low scores can be pushed. Only where
+            there is one way to fall: one finding, a single logit, two classes. FAB, which seeks the
+            nearest point, is left out.
+        seed: of starting points and squares, which are an image's own (see ``gaussian``).
+        dtype: bfloat16 computes gradients in mixed precision; answers are float32 always.
+    """
+
+    version: str = "standard"
+    steps: int = 100
+    targets: int = 9
+    queries: int = 5000
+    finding: int | None = None
+    to_the_end: bool = False
+    seed: int = 0
+    dtype: torch.dtype = torch.float32
+
+    def __post_init__(self) -> None:
+        if self.version not in MEMBERS:
+            known = ", ".join(MEMBERS)
+            raise ContractError(f"version={self.version!r}: choose one of {known}.")
+        if min(self.steps, self.targets, self.queries) < 1:
+            raise ContractError(
+                f"steps={self.steps}, targets={self.targets}, queries={self.queries}: 1 or more."
+            )
+        if self.dtype not in (torch.float32, torch.bfloat16):
+            raise ContractError(f"dtype={self.dtype}: choose torch.float32 or torch.bfloat16.")
+
+    def shortened(self, ways: int) -> str:
+        """What is less than the published settings where there are so many ways to fall.
+
+        Such as "20 of 100 steps, 200 of 5000 queries"; empty where nothing is.
+        """
+        full = AutoPlan()
+        pairs = {
+            "steps": (self.steps, full.steps),
+            "targets": (min(self.targets, ways), min(full.targets, ways)),
+            "queries": (self.queries, full.queries),
+        }
+        less = [f"{few} of {all} {name}" for name, (few, all) in pairs.items() if few < all]
+        return ", ".join(less)
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """The attacks that are run, in order."""
+        members = MEMBERS[self.version]
+        return tuple(m for m in members if not (self.to_the_end and m.startswith("fab")))

@@ -1,0 +1,158 @@
+"""Sweeps over a data set, part by part: each finished one is kept, so a killed one goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..core import env
+from ..core.errors import RunError
+from ..core.storage import fingerprint, write_atomic
+from ..data import ImageSet, batches
+
+
+def identify(
+    model: nn.Module, data: ImageSet, index: np.ndarray, epsilons: list[float], settings: Mapping
+) -> str:
+    """Changes with whatever changes the result: weights, architecture, images, settings."""
+    architecture = re.sub(" at 0x[0-9a-f]+", "", repr(model))  # addresses change with the process
+    weights = hashlib.sha256(architecture.encode())
+    tensors = model.state_dict() | dict(model.named_buffers())
+    for name, tensor in sorted(tensors.items()):
+        weights.update(name.encode())
+        weights.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return fingerprint(weights.hexdigest(), data.checksum, index.tolist(), epsilons, settings)
+
+
+def on_device(data: ImageSet, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    """The images of these rows on the device, as networks like them best, and their labels."""
+    ((_, images, labels),) = batches(data, rows, len(rows))
+    return images.to(env.pick_device(), memory_format=torch.channels_last), labels
+
+
+class Kept:
+    """Finished parts by first position, in memory and, with a folder, on disk."""
+
+    def __init__(
+        self, folder: Path | None, name: str, identity: str, total: int, kind: type[NamedTuple]
+    ) -> None:
+        """
+        Args:
+            folder: of one trained model; what is kept gets a folder of its own inside, ``name``.
+            total: how many images there are in all.
+            kind: of a part: a named tuple of arrays, of which ``clean`` has one row an image.
+        """
+        self.identity, self.total, self.kind = identity, total, kind
+        self.parts: dict[int, Any] = {}
+        self.sizes: dict[int, int] = {}
+        self.folder = folder / name if folder else None
+        if self.folder:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for path in sorted(self.folder.glob("*.npz")):
+                self._put(int(path.stem), self._read(path))
+
+    def stop(self, position: int, batch: int) -> int:
+        """Where a part that begins at ``position`` ends: before what is there already."""
+        later = [p for p in self.parts if p > position]
+        return min([position + batch, self.total, *later])
+
+    def add(self, position: int, part: NamedTuple) -> None:
+        self._put(position, part)
+        if self.folder:
+            buffer = io.BytesIO()
+            np.savez(buffer, identity=self.identity, **part._asdict())
+            write_atomic(self.folder / f"{position:07d}.npz", buffer.getvalue())
+
+    def _put(self, position: int, part: Any) -> None:
+        self.parts[position] = part
+        self.sizes[position] = len(part.clean)
+
+    def _read(self, path: Path) -> Any:
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                identity = str(file["identity"])
+                part = self.kind(*(file[name] for name in self.kind._fields))
+        except Exception as error:  # zip, zlib and numpy raise many types for a damaged file
+            raise RunError(
+                f"{path}: cannot be read ({error}). Delete it to compute it again."
+            ) from error
+        if identity != self.identity:
+            raise RunError(
+                f"{path}: was computed with other settings, images or weights. Delete it to "
+                "compute it again."
+            )
+        return part
+
+
+def by_batches(
+    kept: Kept,
+    index: np.ndarray,
+    batch: int,
+    compute: Callable[[np.ndarray, int, Callable], NamedTuple],
+    desc: str,
+    *,
+    rungs: int,
+    together: int = 1,
+) -> list[Any]:
+    """Every part in order, computed where it is not kept yet.
+
+    A batch that does not fit into memory is halved, with a warning.
+
+    Args:
+        compute: gives the part of some of ``index``, with the field ``clean`` one row an image,
+            with so many images in a batch. It calls its last argument with the number of images
+            whenever it has gone one of ``rungs`` steps with all of them.
+        desc: label of the progress bar, which counts those steps; no bar without one.
+        together: batches in a part.
+    """
+    position = 0
+    with env.progress(total=rungs * len(index), desc=desc, disable=not desc) as bar:
+        while position < len(index):
+            if position not in kept.parts:
+                stop = kept.stop(position, batch * together)
+                part = _fitting(compute, index[position:stop], batch, bar.update)
+                if part is None and batch == 1 < together:
+                    together = 1  # what does not fit may be the images of the others
+                elif part is None:
+                    batch = _halved(min(batch, stop - position))
+                else:
+                    kept.add(position, part)
+            position += kept.sizes.get(position, 0)
+            bar.n = rungs * position  # whatever a try that did not fit has counted
+            bar.refresh()
+    return [kept.parts[position] for position in sorted(kept.parts)]
+
+
+def _fitting(compute: Callable, *args: Any) -> Any:
+    """One part, or None if it does not fit into memory."""
+    try:
+        return compute(*args)
+    except RuntimeError as error:
+        # MPS and the CPU raise a plain RuntimeError
+        known = ("out of memory", "can't allocate memory")
+        if not isinstance(error, torch.OutOfMemoryError) and not any(
+            words in str(error) for words in known
+        ):
+            raise
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()  # out here nothing of the failed try is held any more
+    return None
+
+
+def _halved(size: int) -> int:
+    if size == 1:
+        raise RunError(
+            "not even one image fits into memory. Choose smaller images, a smaller model, or "
+            "close what else uses the memory."
+        )
+    warnings.warn(f"{size} images do not fit into memory: going on with {size // 2}", stacklevel=4)
+    return size // 2

@@ -1,0 +1,203 @@
+"""Accuracy at every eps: the ladder over a data set, part by part, kept as it comes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..core import env
+from ..core.contracts import check_eval
+from ..core.errors import ContractError
+from ..core.losses import correct
+from ..data import ImageSet
+from .config import Plan
+from .fold_batchnorm import quick_copy
+from .ladder import check_ladder, climb
+from .partial_results import Kept, by_batches, identify, on_device
+
+# Batches of a nested sweep that climb together, so that a network gets full ones from those still
+# standing. A kill costs all four: with the usual steps, less than one batch of 40 at each of 8 eps.
+TOGETHER = 4
+METHOD = 2  # counts changes of the nested climb, so that no part of an older one is read back
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """Scores of N images under attack at E sizes.
+
+    Attributes:
+        epsilons: (E,), rising.
+        logits: float32 (E, N, K) of the attacked images. Accuracy and balanced accuracy may be
+            computed from them in every mode. AUC may not from a nested or standing sweep, which
+            leaves an image alone once it is judged wrong, a nested one at the very first point
+            that is: its AUC is an upper bound, and a loose one.
+        clean: float32 (N, K), before the attack.
+        labels: of the images, as the data set has them.
+        mode: ``nested``, ``standing`` or ``independent``.
+    """
+
+    epsilons: np.ndarray
+    logits: np.ndarray
+    clean: np.ndarray
+    labels: np.ndarray
+    mode: str
+
+    @property
+    def right(self) -> np.ndarray:
+        """Bool (E, N): judged right under attack."""
+        return np.stack([_right(logits, self.labels) for logits in self.logits])
+
+    @property
+    def clean_right(self) -> np.ndarray:
+        """Bool (N,): judged right before the attack."""
+        return _right(self.clean, self.labels)
+
+    @property
+    def clean_wrong(self) -> int:
+        """Images that were wrong before the attack: no success of it."""
+        return int((~self.clean_right).sum())
+
+    def accuracy(self) -> np.ndarray:
+        """Share (E,) of all images judged right under attack."""
+        return self.right.mean(1)
+
+    def success(self) -> np.ndarray:
+        """Share (E,) of the images right before that the attack felled; NaN if there are none."""
+        before = self.clean_right
+        if not before.any():
+            return np.full(len(self.epsilons), np.nan)
+        return (~self.right[:, before]).mean(1)
+
+    def fell_at(self) -> np.ndarray:
+        """Smallest eps (N,) at which each image was judged wrong.
+
+        0 for an image wrong before the attack, infinity for one that never fell.
+        """
+        fallen = ~self.right
+        first = np.where(fallen.any(0), self.epsilons[fallen.argmax(0)], np.inf)
+        return np.where(self.clean_right, first, 0.0)
+
+
+def _right(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    return correct(torch.from_numpy(logits), torch.from_numpy(labels)).numpy()
+
+
+def attack_sweep(
+    model: nn.Module,
+    data: ImageSet,
+    index: np.ndarray,
+    epsilons: Sequence[float],
+    *,
+    batch: int = 32,
+    folder: Path | None = None,
+    desc: str = "",
+    **how: Any,
+) -> SweepResult:
+    """Attack the images of ``index`` at every eps and score them in float32.
+
+    A batch that does not fit into memory is halved, with a warning; neither that nor ``batch``
+    changes the random starts, so results agree up to float32 rounding.
+
+    Args:
+        epsilons: rising, in [0, 1]; eps = 0 gives the clean scores.
+        batch: images that go through a network together. Nested, four batches climb together
+            and are filled up as images fall.
+        folder: where finished parts are kept; a sweep that was killed goes on there. It must
+            belong to one trained model. Each sweep (settings, weights, images) has a folder of
+            its own inside.
+        desc: label of the progress bar; no bar without one.
+        how: what ``Plan`` takes: ``mode="nested"`` for looking and for worst cases,
+            ``mode="independent"`` for what the papers ran, with ``engine="foolbox"`` by the
+            very library, ``mode="standing"`` for that without luck; attack, steps, rel_step or
+            step_size, seed, dtype.
+
+    Raises:
+        ContractError: for a breach of the contract, or an empty index.
+        RunError: for a kept part that is damaged or of another sweep, or if not even one
+            image fits into memory.
+    """
+    plan = Plan(**how)
+    check_ladder(epsilons)
+    check_eval(model)
+    if not len(index):
+        raise ContractError("no image to attack: the index is empty.")
+    epsilons = [float(eps) for eps in epsilons]
+    model.to(env.pick_device(), memory_format=torch.channels_last)
+    identity = identify(model, data, index, epsilons, _settings(plan))
+    kept = Kept(folder, f"{plan.attack}-{identity}", identity, len(index), _Part)
+
+    @cache  # not needed where every batch is kept already
+    def through() -> nn.Module:
+        native = plan.engine == "native"
+        return quick_copy(model, on_device(data, index[:1])[0]) if native else model
+
+    def compute(rows: np.ndarray, batch: int, done: Callable) -> _Part:
+        return _scores(model, through(), data, rows, epsilons, plan, batch, done)
+
+    nested = plan.mode == "nested"
+    parts = by_batches(
+        kept,
+        index,
+        batch,
+        compute,
+        desc,
+        rungs=len(_rungs(epsilons)),
+        together=TOGETHER if nested else 1,
+    )
+    return SweepResult(
+        np.array(epsilons),
+        np.concatenate([part.logits for part in parts], axis=1),
+        np.concatenate([part.clean for part in parts]),
+        np.ascontiguousarray(data.targets[index]),
+        plan.mode,
+    )
+
+
+class _Part(NamedTuple):
+    logits: np.ndarray  # (E, n, K)
+    clean: np.ndarray  # (n, K)
+
+
+def _scores(
+    model: nn.Module,
+    through: nn.Module,
+    data: ImageSet,
+    rows: np.ndarray,
+    epsilons: list[float],
+    plan: Plan,
+    batch: int,
+    done: Callable[[int], object],
+) -> _Part:
+    """The scores of one part."""
+    images, labels = on_device(data, rows)
+    how = dict(rows=rows, through=through, batch=batch) | vars(plan)
+    logits = []
+    for rung in climb(model, images, labels, _rungs(epsilons), **how):
+        logits.append(rung.logits.cpu().numpy())
+        done(len(rows))
+    return _Part(np.stack(logits[-len(epsilons) :]), logits[0])
+
+
+def _rungs(epsilons: list[float]) -> list[float]:
+    """The clean images first."""
+    return [0.0, *(eps for eps in epsilons if eps)]
+
+
+def _settings(plan: Plan) -> dict:
+    """What of the plan changes the result."""
+    settings = asdict(plan)
+    # sweeps were kept before these two existed, and are still found where nobody sets them
+    if plan.attack == "pgd":
+        del settings["attack"]
+    if plan.step_size is None:
+        del settings["step_size"]
+    if plan.mode == "nested":
+        settings["method"] = METHOD
+    return settings

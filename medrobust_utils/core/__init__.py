@@ -1,0 +1,1 @@
+"""What everything stands on: contracts, losses, files, environment, errors."""

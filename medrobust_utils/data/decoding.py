@@ -1,0 +1,259 @@
+"""Decode a data set once, keep it as uint8, read it back as a memory map.
+
+Decoding JPEG or PNG costs more than a forward pass of a small network. Every image is decoded
+and resized once; after that an epoch reads plain bytes. The cache lies in
+``MEDROBUST_HOME/decoded`` and is named after the files it was made from (path, size, time of
+change), so that a changed file is decoded again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from functools import partial as partial_of
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ..core import env
+from ..core.errors import DataError
+from ..core.storage import write_atomic
+
+STALE_SECONDS = 24 * 3600
+# What may be decoded. Pillow knows many more, and hands some of them to other programs (EPS goes to
+# Ghostscript): nothing in a data set may start one.
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP")
+CHUNK = 256  # images handed to the threads at a time: bounds memory, keeps the bar moving
+Opener = Callable[[Path, str], Image.Image]
+
+
+def decode(
+    path: Path, size: int, channels: int, opener: Opener | None = None
+) -> tuple[np.ndarray, str]:
+    """One image as uint8 (size, size, channels), and the SHA-256 of its decoded pixels.
+
+    The aspect ratio is not kept: the papers resize to a square. The hash is taken before
+    resizing, so equal hashes mean equal pictures, whatever the files are called.
+
+    Args:
+        opener: opens a file in Pillow's mode ``L`` or ``RGB``, in place of ``open_image``.
+
+    Raises:
+        DataError: if the file is missing, truncated or no image.
+    """
+    opener = opener or open_image
+    pixels, digest = to_square(opener(path, "L" if channels == 1 else "RGB"), size)
+    return pixels.reshape(size, size, channels), digest
+
+
+def to_square(image: Image.Image, size: int) -> tuple[np.ndarray, str]:
+    """``decode`` for an image that is open already; gray comes as (size, size)."""
+    digest = hashlib.sha256(repr(image.size).encode() + image.tobytes()).hexdigest()
+    if image.size != (size, size):
+        image = image.resize((size, size), Image.Resampling.BICUBIC, reducing_gap=3.0)
+    return np.asarray(image), digest
+
+
+def open_image(path: Path, mode: str | None) -> Image.Image:
+    """One image at its own size, in Pillow's ``mode`` or, with None, its own.
+
+    Raises:
+        DataError: as ``decode``, and for pixels of more than 8 bits where ``mode`` has 8: Pillow
+            would cut them off at 255, which is white.
+    """
+    if path.exists() and not path.is_file():  # to open a pipe is to wait for ever
+        raise DataError(f"{path}: is no file. Move it elsewhere and download the image again.")
+    try:
+        with Image.open(path, formats=FORMATS) as file:
+            if not (mode and file.mode[0] in "IF"):
+                return file.convert(mode) if mode else file.copy()  # raises if truncated
+            deep = file.mode
+    except FileNotFoundError as error:
+        raise DataError(
+            f"{path}: no such image. Download the set again, or correct its label file."
+        ) from error
+    except Exception as error:  # Pillow's decoders raise many types for a damaged file
+        raise DataError(
+            f"{path}: cannot be read as an image ({error}). Delete it and download it again."
+        ) from error
+    raise DataError(
+        f"{path}: has pixels of more than 8 bits (mode {deep}), which this set's images do not "
+        "have. Download it again, or bring it as data of your own."
+    )
+
+
+class MaskFiles:
+    """Outlines kept in files, decoded when indexed like an array (N, size, size).
+
+    Only the few images that are explained need theirs, so none is decoded with the images and
+    none is part of what identifies the data set. An image with several findings may have a
+    file for each; its mask is their union. Masks are uint8, 1 inside and 0 outside;
+    ``size`` is reached by the nearest pixel, so that a mask stays a mask, and like the images
+    (see ``decode``) without keeping the aspect ratio.
+
+    Raises:
+        DataError: when an indexed file is missing, truncated or no image.
+    """
+
+    dtype, ndim = np.dtype(np.uint8), 3
+
+    def __init__(self, paths: Sequence[Sequence[Path]], size: int) -> None:
+        self.paths, self.shape = tuple(map(tuple, paths)), (len(paths), size, size)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int | slice | np.ndarray) -> np.ndarray:
+        rows = np.arange(len(self))[index]
+        if rows.ndim == 0:
+            return self._union(self.paths[rows])
+        masks = [self._union(self.paths[row]) for row in rows]
+        return np.stack(masks) if masks else np.empty((0, *self.shape[1:]), np.uint8)
+
+    def _union(self, paths: tuple[Path, ...]) -> np.ndarray:
+        return np.maximum.reduce([self._decode(path) for path in paths])
+
+    def _decode(self, path: Path) -> np.ndarray:
+        mask = open_image(path, "L").resize(self.shape[1:], Image.Resampling.NEAREST)
+        return (np.asarray(mask) > 127).astype(np.uint8)
+
+
+def decoded(
+    name: str,
+    paths: Sequence[Path],
+    size: int,
+    channels: int,
+    *made: object,
+    opener: Opener | None = None,
+) -> tuple[np.ndarray, list[str], Path]:
+    """All images as a read-only uint8 memory map (N, size, size, channels), hashes, cache.
+
+    Args:
+        made: what ``opener`` makes of the files, where it depends on more than they do.
+        opener: see ``decode``.
+    """
+    key = listing_key(paths, size, channels, *made)
+    folder = env.home() / "decoded" / f"{name}-{size}-{key}"
+    shape = (len(paths), size, size, channels)
+    if not folder.exists():
+        with building(folder) as partial:
+            _decode_all(partial, name, paths, shape, opener)
+    return *opened(folder, shape), folder
+
+
+def opened(folder: Path, shape: tuple[int, ...]) -> tuple[np.ndarray, list[str]]:
+    """Images and hashes of a cache.
+
+    Raises:
+        DataError: if they do not fit the data set.
+    """
+    images = cached(folder / "images.npy", mmap_mode="r")
+    try:
+        hashes = json.loads((folder / "hashes.json").read_text())
+    except (OSError, ValueError, RecursionError):
+        hashes = None
+    known = isinstance(hashes, list) and all(isinstance(one, str) for one in hashes)
+    if images.shape != shape or images.dtype != np.uint8 or not known or len(hashes) != shape[0]:
+        raise DataError(
+            f"{folder}: the cache does not fit its data set. Delete this folder and run again."
+        )
+    return images, hashes
+
+
+def cached(path: Path, **options: str) -> np.ndarray:
+    """An array of a cache; ``options`` are those of ``np.load``.
+
+    Raises:
+        DataError: if it cannot be read.
+    """
+    try:
+        array = np.load(path, allow_pickle=False, **options)
+    except Exception as error:  # a damaged header raises many types
+        raise DataError(
+            f"{path}: the cache cannot be read ({error}). Delete {path.parent} and run again."
+        ) from error
+    if not isinstance(array, np.ndarray):  # a zip archive is no array
+        raise DataError(f"{path}: is no array. Delete {path.parent} and run again.")
+    return array
+
+
+@contextmanager
+def building(folder: Path) -> Iterator[Path]:
+    """A folder to fill. It is called ``folder`` only when complete, and gone if interrupted.
+
+    So nothing is left that a later run could take for whole.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    for stale in folder.parent.glob("*.partial-*"):  # left behind by a kill
+        if time.time() - stale.stat().st_mtime > STALE_SECONDS:
+            shutil.rmtree(stale, ignore_errors=True)
+    partial = Path(tempfile.mkdtemp(prefix=f"{folder.name}.partial-", dir=folder.parent))
+    try:
+        yield partial
+        with suppress(OSError):  # another process may have been quicker
+            partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _decode_all(
+    partial: Path,
+    name: str,
+    paths: Sequence[Path],
+    shape: tuple[int, ...],
+    opener: Opener | None,
+) -> None:
+    images = np.lib.format.open_memmap(partial / "images.npy", "w+", np.uint8, shape)
+    hashes: list[str] = []
+    one = decode if opener is None else partial_of(decode, opener=opener)
+    with (
+        ThreadPoolExecutor(os.cpu_count()) as pool,
+        env.progress(total=len(paths), desc=f"decoding {name}") as bar,
+    ):
+        for start in range(0, len(paths), CHUNK):
+            chunk = paths[start : start + CHUNK]
+            for offset, (pixels, digest) in enumerate(
+                pool.map(lambda path: one(path, shape[1], shape[3]), chunk)
+            ):
+                images[start + offset] = pixels
+                hashes.append(digest)
+            bar.update(len(chunk))
+    images.flush()
+    (partial / "hashes.json").write_text(json.dumps(hashes))
+
+
+def remembered(path: Path, compute: Callable[[], np.ndarray]) -> np.ndarray:
+    """An array kept beside the decoded images it was computed from."""
+    if not path.exists():
+        buffer = io.BytesIO()
+        np.save(buffer, compute())
+        write_atomic(path, buffer.getvalue())
+    return cached(path)
+
+
+def listing_key(paths: Sequence[Path], *made: object) -> str:
+    """Twelve hexadecimal digits that change with the files and with what is ``made`` of them.
+
+    Raises:
+        DataError: if a file is missing.
+    """
+    digest = hashlib.sha256(" ".join(map(str, made)).encode())
+    for path in paths:
+        try:
+            stat = path.stat()
+        except OSError as error:
+            raise DataError(
+                f"{path}: no such image. Download the set again, or correct its label file."
+            ) from error
+        # a name may hold bytes that are no UTF-8
+        digest.update(os.fsencode(path.name) + f" {stat.st_size} {stat.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:12]

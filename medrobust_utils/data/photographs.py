@@ -1,0 +1,91 @@
+"""A handful of everyday photographs, to stand beside medical images.
+
+They come inside the scikit-image and scikit-learn packages, so nothing is downloaded. Eight
+photographs are no sample of the world's: forty crops of eight scenes say whether a difference
+from medical images is large, not how large it is. Take intervals over ``groups``, the eight.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from importlib.resources import as_file, files
+
+import numpy as np
+from PIL import Image
+
+from ..core.errors import DataError
+from .decoding import open_image
+from .imageset import ImageSet
+
+# Left out: textures without an object, pictures through a telescope or microscope, drawings,
+# and the motorcycle's second, nearly equal view.
+PHOTOGRAPHS = {
+    "skimage.data": (
+        "astronaut.png",
+        "camera.png",  # gray
+        "chelsea.png",  # a cat
+        "coffee.png",
+        "motorcycle_left.png",
+        "rocket.jpg",
+    ),
+    "sklearn.datasets.images": ("china.jpg", "flower.jpg"),
+}
+CROP = 0.75  # side of a crop as a share of the photograph's shorter side
+PLACES = {
+    "centre": (0.5, 0.5),
+    "top-left": (0.0, 0.0),
+    "top-right": (0.0, 1.0),
+    "bottom-left": (1.0, 0.0),
+    "bottom-right": (1.0, 1.0),
+}
+
+
+def natural_photos(size: int) -> ImageSet:
+    """Eight photographs, five overlapping square crops each, as RGB at ``size`` x ``size``.
+
+    Nobody labelled them: all targets are 0, "photograph". Before a loss is computed, put in what
+    the network itself says (``dataclasses.replace(photos, targets=...)``).
+
+    Returns:
+        40 images; ``groups`` tells the photographs apart, ``ids`` reads "coffee/top-left".
+
+    Raises:
+        DataError: naming the file, if an installed package lacks it.
+    """
+    images, ids = [], []
+    for package, names in PHOTOGRAPHS.items():
+        for name in names:
+            with as_file(files(package) / name) as path:
+                if not path.is_file():
+                    raise DataError(
+                        f"{path}: this photograph comes with {package.split('.')[0]}, but is "
+                        "missing. Install that package again from its wheel."
+                    )
+                photograph = open_image(path, "RGB")
+            for place, share in PLACES.items():
+                images.append(_crop(photograph, share, size))
+                ids.append(f"{path.stem}/{place}")
+    pixels = np.stack(images)
+    count = len(ids) // len(PLACES)
+    return ImageSet(
+        name="natural-photographs",
+        images=pixels,
+        targets=np.zeros(len(ids), np.int64),
+        classes=("photograph",),
+        groups=np.arange(count).repeat(len(PLACES)),
+        ids=tuple(ids),
+        synthetic=False,
+        complete=True,
+        checksum=hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest(),
+        census={"photographs": count, "crops of each": len(PLACES)},
+    )
+
+
+def _crop(photograph: Image.Image, share: tuple[float, float], size: int) -> np.ndarray:
+    """A square at ``share`` of the way down and across what room there is."""
+    side = round(CROP * min(photograph.size))
+    top, left = (
+        round(part * (room - side)) for part, room in zip(share, photograph.size[::-1], strict=True)
+    )
+    crop = photograph.crop((left, top, left + side, top + side))
+    return np.asarray(crop.resize((size, size), Image.Resampling.BICUBIC))

@@ -1,0 +1,1 @@
+"""Where a network looks and what moves it: activation maps, perturbations, loss surfaces."""

@@ -1,0 +1,188 @@
+"""Which modules of a network return a map of the image, and which of them to explain.
+
+The network is run once on noise and every module's output looked at, so that residual, dense,
+inception, Swin, plain vision transformer and U-shaped networks need no list of names.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from ..core.contracts import check_eval
+from ..core.errors import ContractError
+
+SMALLEST = 3  # a 2 x 2 map cannot tell the centre of an image from its rim
+
+
+def spatial(output: torch.Tensor) -> torch.Tensor | None:
+    """A layer's output as maps (N, C, h, h); None if it has no place for each part of an image.
+
+    Known are (N, C, h, h), (N, h, h, C) and (N, tokens, C) with h * h tokens, or one more where
+    a class token goes first.
+    """
+    if output.ndim == 4 and output.shape[2] == output.shape[3]:
+        return output
+    if output.ndim == 4 and output.shape[1] == output.shape[2]:
+        return output.permute(0, 3, 1, 2)
+    if output.ndim == 3:
+        tokens = output.shape[1]
+        side = math.isqrt(tokens)
+        if tokens - side**2 in (0, 1):
+            patches = output[:, tokens - side**2 :]
+            return patches.transpose(1, 2).unflatten(2, (side, side))
+    return None
+
+
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """Inside, no parameter asks for a gradient; afterwards all are and have what they had."""
+    before = [(p, p.requires_grad, p.grad) for p in model.parameters()]
+    model.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter, required, gradient in before:
+            parameter.requires_grad_(required)
+            parameter.grad = gradient
+
+
+class _Candidate(NamedTuple):
+    """A module that returned a map: its width and side, and whether a gradient reaches it."""
+
+    name: str
+    channels: int
+    side: int
+    reached: bool
+
+    @property
+    def depth(self) -> int:
+        return self.name.count(".")
+
+
+def target_layer(model: nn.Module, shape: tuple[int, int, int]) -> str:
+    """Name of the module whose output Grad-CAM explains, for images of ``shape`` (C, H, H).
+
+    A model's ``backbone`` can point at the module itself with an attribute ``cam_layer``. Else it
+    is the last module whose output (see ``spatial``) has at least 3 x 3 places and a gradient
+    at them: behind the last attention of a transformer only the class token has one. A network
+    that shrinks the image below 3 x 3 is explained at its last larger map; 2 x 2 serves where
+    there is none. Of a U-Net it is the last module before the way up. The choice depends on the
+    model and the shape, never on the images.
+
+    Raises:
+        ContractError: if no module fits, or the images are not square.
+    """
+    check_eval(model)
+    return _own(model) or _best_of_each_side(_probe(model, shape)[0])[0].name
+
+
+def layers(model: nn.Module, shape: tuple[int, int, int]) -> dict[str, int]:
+    """Modules that can be explained, for images of ``shape`` (C, H, H): name to side of its map.
+
+    One for every side from the smallest up, each chosen as ``target_layer`` chooses, whose choice
+    comes first. Of a U-Net a side's last module on the way up follows that on the way down; the
+    logits themselves are not offered.
+
+    Raises:
+        ContractError: see ``target_layer``.
+    """
+    check_eval(model)
+    down, up = _probe(model, shape)
+    names, own = [one.name for one in down], _own(model)
+    if own in names:  # what lies behind it the model does not want to be explained
+        down, up = down[: names.index(own) + 1], []
+    best = _best_of_each_side(down)
+    up = [one for one in up if one.reached and one.side > best[0].side]
+    best += _best_of_each_side(up) if up else []
+    return {one.name: one.side for one in sorted(best, key=lambda one: one.side)}
+
+
+def _own(model: nn.Module) -> str | None:
+    """Name of the module that a model wants to be explained; None where it does not say."""
+    own = getattr(getattr(model, "backbone", model), "cam_layer", None)
+    return next((name for name, module in model.named_modules() if module is own), None)
+
+
+def _best_of_each_side(candidates: Sequence[_Candidate]) -> list[_Candidate]:
+    """One of each side from the smallest that is not too small, all reached by a gradient."""
+    for smallest in (SMALLEST, 2):
+        best: list[_Candidate] = []
+        for side in sorted({one.side for one in candidates if one.side >= smallest}):
+            same = [one for one in candidates if one.side == side]
+            if not best:
+                # Queries, keys and hidden layers have other widths than their stream.
+                same = [one for one in same if one.channels == same[-1].channels]
+            same = [one for one in same if one.reached]
+            if best:
+                # The next stage starts at this side too, but deep inside its first block.
+                surface = min((one.depth for one in same), default=0)
+                same = [one for one in same if one.depth <= surface + 1]
+            best += same[-1:]
+        if best:
+            return best
+    raise ContractError(
+        "no layer of this model returns a map that its logits depend on. Name one: layer=..."
+    )
+
+
+def _probe(
+    model: nn.Module, shape: tuple[int, int, int]
+) -> tuple[list[_Candidate], list[_Candidate]]:
+    """Modules that return maps, in the order they finish: those on the way down, and up again."""
+    if shape[1] != shape[2]:
+        raise ContractError(f"images are {shape[1]} x {shape[2]}; only square ones are explained.")
+    noise = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0))
+    noise = noise.to(next(model.parameters()).device).requires_grad_()
+    seen: list[tuple[str, torch.Tensor]] = []
+
+    def look(name: str, output: object) -> None:
+        maps = spatial(output) if isinstance(output, torch.Tensor) else None
+        # Two images: windows that were cut out of them come in other numbers.
+        if maps is not None and len(maps) == 2 and maps.shape[2] >= 2:
+            seen.append((name, output))
+
+    with ExitStack() as stack:
+        stack.enter_context(torch.enable_grad())
+        stack.enter_context(frozen(model))
+        for name, module in model.named_modules():
+            if name:
+                hook = module.register_forward_hook(lambda _m, _i, out, name=name: look(name, out))
+                stack.callback(hook.remove)
+        logits = model(noise)
+        seen = [(name, output) for name, output in seen if output is not logits]
+        reached = _reached(logits.max(1).values.sum(), [output for _, output in seen])
+    found = []
+    for (name, output), alive in zip(seen, reached, strict=True):
+        maps = spatial(output)
+        found.append(_Candidate(name, maps.shape[1], maps.shape[2], alive))
+    return _ways(found)
+
+
+def _reached(score: torch.Tensor, outputs: Sequence[torch.Tensor]) -> list[bool]:
+    """Whether the places of each output have a gradient."""
+    alive = [output for output in outputs if output.requires_grad]
+    if not alive or not score.requires_grad:
+        return [False] * len(outputs)
+    gradients = iter(torch.autograd.grad(score, alive, allow_unused=True))
+    found = [next(gradients) if output.requires_grad else None for output in outputs]
+    return [one is not None and bool(spatial(one).any()) for one in found]
+
+
+def _ways(candidates: Sequence[_Candidate]) -> tuple[list[_Candidate], list[_Candidate]]:
+    """Those that never grow, and those that follow the last of them."""
+    down: list[_Candidate] = []
+    up: list[_Candidate] = []
+    for one in candidates:
+        # Attention weights (N, heads, tokens, tokens) look like maps, but larger than those before.
+        if not down or one.side <= down[-1].side:
+            down.append(one)
+            up = []
+        else:
+            up.append(one)
+    return down, up

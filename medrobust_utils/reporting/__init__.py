@@ -1,0 +1,1 @@
+"""From a paper's file to verdicts: protocols, records of runs, claims, report, runner."""

@@ -1,0 +1,1 @@
+"""Scores with intervals, and the predictions they come from. Importing this imports nothing."""

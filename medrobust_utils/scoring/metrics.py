@@ -1,0 +1,241 @@
+"""Scores with intervals: every number is an Estimate that carries its bootstrap replicates.
+
+Images of one patient or lesion are not independent, so whole groups are resampled. Estimates
+made with the same weights (the same images, in the same order) are resampled together: the
+difference of two of them is a paired difference, with a paired interval.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.special import expit, softmax
+
+from ..core.losses import as_classes, per_image
+
+DRAWS = 1000  # bootstrap replicates behind each 95 % interval
+AUC_CELLS = 20_000_000  # weights handled at a time: bounds memory on large sets
+MIN_POSITIVES = 5  # a finding with fewer positives (or negatives) has no AUC worth averaging
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with bootstrap replicates (DRAWS,); ``low`` and ``high`` span 95 %."""
+
+    value: float
+    replicates: np.ndarray
+
+    @property
+    def low(self) -> float:
+        return self._quantile(0.025)
+
+    @property
+    def high(self) -> float:
+        return self._quantile(0.975)
+
+    def _quantile(self, q: float) -> float:
+        known = self.replicates[np.isfinite(self.replicates)]
+        return float(np.quantile(known, q)) if len(known) else float("nan")
+
+    def __sub__(self, other: Estimate) -> Estimate:
+        return Estimate(self.value - other.value, self.replicates - other.replicates)
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+def mean(estimates: Sequence[Estimate]) -> Estimate:
+    """Mean over noise seeds, replicate by replicate."""
+    return Estimate(
+        float(np.mean([e.value for e in estimates])),
+        np.mean([e.replicates for e in estimates], axis=0),
+    )
+
+
+def group_weights(
+    groups: np.ndarray, seed: int | Sequence[int] = 0, draws: int = DRAWS
+) -> np.ndarray:
+    """Weights (1 + draws, N): a row of ones, then how often each image's group was drawn."""
+    _, which = np.unique(groups, return_inverse=True)
+    count = int(which.max()) + 1
+    drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=draws)
+    return np.concatenate([np.ones((1, len(groups))), drawn[:, which]])
+
+
+def _estimate(values: np.ndarray) -> Estimate:
+    return Estimate(float(values[0]), values[1:])
+
+
+def weighted_mean(per_image: np.ndarray, weights: np.ndarray) -> Estimate:
+    """Mean of a per-image quantity (N,) under ``weights`` (1 + draws, N)."""
+    return _estimate(weights @ np.asarray(per_image, float) / weights.sum(1))
+
+
+def auc(scores: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Area under the ROC curve for every row of ``weights`` (R, N); NaN where a side is empty.
+
+    ``scores`` and ``positive`` may hold K entries an image, (N * K,), for a micro average.
+
+    The probability that a positive outranks a negative, ties counted half. Equal to
+    scikit-learn's ``roc_auc_score`` with ``sample_weight``, for a thousand weightings at once.
+    """
+    order = np.argsort(scores, kind="stable")
+    image = order // (len(scores) // weights.shape[1])
+    ranked = scores[order]
+    starts = np.flatnonzero(np.concatenate([[True], ranked[1:] != ranked[:-1]]))
+    hit = positive[order].astype(bool)
+    rows = max(1, AUC_CELLS // len(scores))
+    areas = []
+    for part in range(0, len(weights), rows):
+        drawn = weights[part : part + rows, image]
+        above = np.add.reduceat(drawn * hit, starts, axis=1)
+        below = np.add.reduceat(drawn * ~hit, starts, axis=1)
+        won = (above * (below.cumsum(1) - below / 2)).sum(1)
+        pairs = above.sum(1) * below.sum(1)
+        areas.append(np.divide(won, pairs, out=np.full(len(won), np.nan), where=pairs > 0))
+    return np.concatenate(areas)
+
+
+def class_aucs(
+    logits: np.ndarray, targets: np.ndarray, weights: np.ndarray
+) -> dict[int, np.ndarray]:
+    """One-against-rest AUC (1 + draws,) of each class with MIN_POSITIVES on both sides."""
+    hot = one_hot(targets, logits.shape[1])
+    probabilities = _probabilities(logits, targets)
+    enough = np.minimum(hot.sum(0), len(hot) - hot.sum(0)) >= MIN_POSITIVES
+    return {k: auc(probabilities[:, k], hot[:, k], weights) for k in np.flatnonzero(enough)}
+
+
+def one_hot(targets: np.ndarray, classes: int) -> np.ndarray:
+    """Targets as bool (N, K), whether they were indices or multi-hot."""
+    return targets.astype(bool) if targets.ndim == 2 else np.eye(classes, dtype=bool)[targets]
+
+
+def _probabilities(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    logits = logits.astype(np.float64)
+    return expit(logits) if targets.ndim == 2 else softmax(logits, axis=1)
+
+
+def score(
+    logits: np.ndarray, targets: np.ndarray, weights: np.ndarray, *, ignore: Sequence[int] = ()
+) -> dict[str, Estimate]:
+    """All scores of one set of logits (N, K).
+
+    ``loss``, ``val_accuracy``, ``top1``, ``top5``, ``balanced_accuracy``, ``auc_macro`` and
+    ``auc_micro``.
+    For multi-label targets ``val_accuracy`` is the share of right yes-or-no decisions, and
+    ``top1``/``top5`` ask whether a true label is among the best ranked. A single logit (N, 1)
+    with targets (N,) of zeros and ones is scored as the two classes it stands for.
+
+    Args:
+        ignore: classes left out of macro AUC and balanced accuracy ("No Finding" is the
+            absence of the others).
+    """
+    if targets.ndim == 1:
+        logits, targets = as_classes(torch.from_numpy(logits)).numpy(), targets.astype(np.int64)
+    hot = one_hot(targets, logits.shape[1])
+    columns = [k for k in range(hot.shape[1]) if k not in ignore]
+    areas = class_aucs(logits, targets, weights)
+    averaged = [areas[k] for k in columns if k in areas]
+    undefined = np.full(len(weights), np.nan)
+    return {
+        "loss": weighted_mean(per_image_loss(logits, targets), weights),
+        "val_accuracy": weighted_mean(_accuracy(logits, targets), weights),
+        "top1": weighted_mean(top_k(logits, hot, 1), weights),
+        "top5": weighted_mean(top_k(logits, hot, 5), weights),
+        "balanced_accuracy": _estimate(_balanced(logits, targets, hot, columns, weights)),
+        "auc_macro": _estimate(known_mean(averaged) if averaged else undefined),
+        "auc_micro": _estimate(auc(_probabilities(logits, targets).ravel(), hot.ravel(), weights)),
+    }
+
+
+def per_image_loss(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """The loss (N,) of each image in nats (see ``losses.per_image``), in float64."""
+    return per_image(torch.from_numpy(logits).double(), torch.from_numpy(targets)).numpy()
+
+
+def _accuracy(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    if targets.ndim == 2:
+        return ((logits > 0) == targets.astype(bool)).mean(1)
+    return logits.argmax(1) == targets
+
+
+def top_k(logits: np.ndarray, hot: np.ndarray, k: int) -> np.ndarray:
+    """Whether a true label is among the ``k`` largest logits, as Swin's ``accuracy()`` counts."""
+    best = torch.from_numpy(logits).topk(min(k, logits.shape[1]), dim=1).indices.numpy()
+    return np.take_along_axis(hot, best, axis=1).any(1)
+
+
+def _balanced(
+    logits: np.ndarray,
+    targets: np.ndarray,
+    hot: np.ndarray,
+    columns: list[int],
+    weights: np.ndarray,
+) -> np.ndarray:
+    """Mean recall of the classes, or, multi-label, of (sensitivity + specificity) / 2."""
+    if targets.ndim == 2:
+        guess = logits > 0
+        recalls = [
+            (_share(guess[:, k], hot[:, k], weights) + _share(~guess[:, k], ~hot[:, k], weights))
+            / 2
+            for k in columns
+            if MIN_POSITIVES <= hot[:, k].sum() <= len(hot) - MIN_POSITIVES
+        ]
+    else:
+        guess = logits.argmax(1)
+        recalls = [_share(guess == k, hot[:, k], weights) for k in columns if hot[:, k].any()]
+    return known_mean(recalls) if recalls else np.full(len(weights), np.nan)
+
+
+def known_mean(rows: Sequence[np.ndarray]) -> np.ndarray:
+    """Mean over the rows, NaN left out; NaN where nothing is known."""
+    known = np.isfinite(rows)
+    total, count = np.where(known, rows, 0).sum(0), known.sum(0)
+    return np.divide(total, count, out=np.full(len(total), np.nan), where=count > 0)
+
+
+def _share(hit: np.ndarray, among: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    total = weights @ among.astype(float)
+    return np.divide(
+        weights @ (hit & among).astype(float),
+        total,
+        out=np.full(len(total), np.nan),
+        where=total > 0,
+    )
+
+
+def prior_logits(train_targets: np.ndarray, n: int, classes: int) -> np.ndarray:
+    """Logits (n, K) of a predictor that knows the label frequencies of training and nothing else.
+
+    Scored like a model, this is the majority line that every accuracy has to beat.
+    """
+    # One imagined image a label keeps the logit of an unseen class finite.
+    frequency = (one_hot(train_targets, classes).sum(0) + 1) / (len(train_targets) + classes)
+    row = np.log(frequency) if train_targets.ndim == 1 else np.log(frequency / (1 - frequency))
+    return np.tile(row.astype(np.float32), (n, 1))
+
+
+def gates(scores: dict[str, Estimate], prior: dict[str, Estimate]) -> dict[str, bool]:
+    """Whether a model has learnt enough for a verdict on its robustness.
+
+    Args:
+        scores: the model's clean scores.
+        prior: those of ``prior_logits`` on the same images and draws.
+
+    Returns:
+        ``competent``: the interval of macro AUC lies above 0.5, or that of balanced accuracy
+        above what the label frequencies reach. ``beats_prior``: that of balanced accuracy does,
+        which a network that always gives one answer fails. ``beats_majority``: the interval of
+        top-1 lies above the majority line. Differences are paired.
+    """
+    balanced = scores["balanced_accuracy"] - prior["balanced_accuracy"]
+    top1 = scores["top1"] - prior["top1"]
+    return {
+        "beats_prior": bool(balanced.low > 0),
+        "competent": bool(scores["auc_macro"].low > 0.5 or balanced.low > 0),
+        "beats_majority": bool(top1.low > 0),
+    }

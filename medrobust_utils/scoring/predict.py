@@ -1,0 +1,124 @@
+"""Logits of a model on clean and on noisy images: float32, resumable, contract checked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..attacks.noise import gaussian, noise_std, noisy_logits
+from ..core import env
+from ..core.contracts import check_eval, check_images, check_logits
+from ..core.errors import ContractError, RunError
+from ..core.storage import fingerprint, kept_arrays
+from ..data import ImageSet, batches
+from ..models import MedicalModel
+
+
+def predict(
+    model: nn.Module,
+    data: ImageSet,
+    index: np.ndarray,
+    *,
+    batch: int = 64,
+    desc: str = "",
+    forward: Callable[[torch.Tensor, np.ndarray], torch.Tensor] | None = None,
+) -> np.ndarray:
+    """Logits float32 (len(index), K) of ``model`` on the images of ``index``.
+
+    Args:
+        forward: what to compute instead of ``model(images)``; called with images float32
+            (N, C, H, W) on the model's device and their indices.
+        desc: label of the progress bar; no bar without one.
+
+    Raises:
+        ContractError: training mode, images out of range, probabilities or NaN.
+    """
+    check_eval(model)
+    device = env.pick_device()
+    model.to(device)
+    logits = []
+    with (
+        torch.inference_mode(),
+        env.full_float32(),
+        env.progress(total=len(index), desc=desc, disable=not desc) as bar,
+    ):
+        for rows, images, _ in batches(data, index, batch):
+            check_images(images)
+            images = images.to(device)
+            logits.append((forward(images, rows) if forward else model(images)).float().cpu())
+            bar.update(len(rows))
+    if not logits:
+        raise ContractError("no image to predict: the index is empty.")
+    out = torch.cat(logits)
+    check_logits(out, data.multi_label)
+    return out.numpy()
+
+
+def noise_sweep(
+    model: MedicalModel,
+    data: ImageSet,
+    index: np.ndarray,
+    folder: Path,
+    *,
+    levels: Iterable[float],
+    seeds: Mapping[str, int],
+    first_seed: int = 0,
+    batch: int = 64,
+) -> dict[tuple[str, float, int], np.ndarray]:
+    """Logits clean and under every noise; keys are (reading, level, seed).
+
+    The clean logits stand under ("none", 0.0, 0). Each result is kept in ``folder`` as it
+    comes; a sweep that was killed goes on where it was.
+
+    Args:
+        levels: the paper's noise levels, in normalised units (0 stands for the clean images).
+        seeds: how many noise seeds for each reading of a level (see ``noise_std``).
+        first_seed: the first of them.
+    """
+    wanted = [("none", 0.0, 0)]
+    wanted += [
+        (reading, level, first_seed + number)
+        for reading, count in seeds.items()
+        for level in levels
+        if level
+        for number in range(count)
+    ]
+    results = {}
+    for key in env.progress(wanted, desc=f"noise sweep, {len(index)} images"):
+        reading, level, seed = key
+        forward = None
+        if reading != "none":
+            forward = _noisy(model, noise_std(level, reading), seed, data)
+        name = f"logits-{reading}-{level:g}-{seed}-{fingerprint(index.tolist())}.npz"
+        results[key] = kept(folder / name, model, data, index, batch=batch, forward=forward)
+    return results
+
+
+def _noisy(model: MedicalModel, std: float, seed: int, data: ImageSet) -> Callable:
+    shape = (3, *data.images.shape[1:3])  # the paper's loader turns gray into three channels
+
+    def forward(images: torch.Tensor, rows: np.ndarray) -> torch.Tensor:
+        return noisy_logits(model, images, gaussian(shape, rows, seed).to(images.device), std)
+
+    return forward
+
+
+def kept(path: Path, model: nn.Module, data: ImageSet, index: np.ndarray, **how: Any) -> np.ndarray:
+    """``predict(model, data, index, **how)``, read back from ``path`` if it was done before.
+
+    The caller's folder must belong to one trained model (see ``training.fit``).
+
+    Raises:
+        RunError: if ``path`` is damaged or was computed on other images.
+    """
+    found = kept_arrays(
+        path, lambda: {"logits": predict(model, data, index, **how), "index": index}
+    )
+    if not np.array_equal(found.get("index"), index) or "logits" not in found:
+        raise RunError(f"{path}: was computed on other images. Delete it to compute it again.")
+    return found["logits"]

@@ -1,0 +1,1 @@
+"""Training: one resumable loop, its recipes, objectives and texture loss."""
