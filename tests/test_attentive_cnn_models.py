@@ -6,7 +6,7 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from medrobust_utils.weights import FACTS
+from keras_weights import FACTS
 from safetensors.torch import save_file
 
 from medrobust_utils import models

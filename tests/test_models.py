@@ -2,13 +2,14 @@
 
 import json
 
+import keras_weights as weights
 import numpy as np
 import pytest
 import timm
 import torch
 from safetensors.torch import save_file
 
-from medrobust_utils import models, weights
+from medrobust_utils import models
 from medrobust_utils.core.errors import ContractError, DataError
 
 IMAGES = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))

@@ -10,6 +10,7 @@ import zipfile
 from pathlib import Path
 
 import hostile
+import keras_weights as weights
 import numpy as np
 import pytest
 import small_trees
@@ -17,7 +18,7 @@ import test_training
 import torch
 
 import medrobust_utils
-from medrobust_utils import data, models, weights
+from medrobust_utils import data, models
 from medrobust_utils.attacks import radius_sweep
 from medrobust_utils.core import storage
 from medrobust_utils.core.errors import DataError, MedrobustError, RunError

@@ -189,7 +189,11 @@ def test_the_constant_answer_is_the_commonest_of_the_fitted_as_a_whole(tasks):
 
 def test_finished_parts_are_read_back(attacked, knowing, settings, monkeypatch):
     arm, model, folder = knowing
-    for name in ("attacks.auto_sweep.follow", "attacks.sweep.climb", "evaluation.predict"):
+    for name in (
+        "attacks.autoattack.sweep.follow",
+        "attacks.radius_sweep.climb",
+        "scoring.predict.predict",
+    ):
         monkeypatch.setattr(f"medrobust_utils.{name}", None, raising=False)
     monkeypatch.setattr(study.frequency, "sensitivity", None)
     monkeypatch.setattr(study.frequency, "under_band_noise", None)

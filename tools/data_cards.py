@@ -19,7 +19,7 @@ HEAD = """# Data
 
 One card for each data set: source, licence, access, splits, known leaks and duplicates, what the
 kit does about them, and which claims it serves. Written by `python tools/data_cards.py` from
-[`catalogue.yaml`](medrobust_utils/catalogue.yaml), which the downloads use too.
+[`catalogue.yaml`](medrobust_utils/data/catalogue.yaml), which the downloads use too.
 
 ```bash
 ./data_download.sh --list                    # sizes, licences, accounts

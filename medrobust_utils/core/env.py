@@ -184,14 +184,14 @@ def git_commit() -> str | None:
 
     def git(*args: str) -> str:
         return subprocess.run(
-            ["git", "-C", str(Path(__file__).parent), *args],
+            ["git", "-C", str(Path(__file__).parents[1]), *args],
             check=True,
             capture_output=True,
             text=True,
         ).stdout.strip()
 
     try:
-        git("ls-files", "--error-unmatch", Path(__file__).name)  # not just inside another project
+        git("ls-files", "--error-unmatch", "__init__.py")  # not just inside another project
         head = git("rev-parse", "HEAD")
         return head + ("+changes" if git("status", "--porcelain", "--", ".") else "")
     except (OSError, subprocess.CalledProcessError):

@@ -225,7 +225,9 @@ def _run(notebook: Notebook, given: Mapping, out: Path) -> Run:
     digest = hashlib.sha256(notebook.code.encode())
     digest.update(json.dumps([named, _weights()], sort_keys=True).encode())
     for paper in papers:
-        digest.update((resources.files(__package__) / "papers" / f"{paper}.yaml").read_bytes())
+        digest.update(
+            (resources.files("medrobust_utils") / "papers" / f"{paper}.yaml").read_bytes()
+        )
     changed = [
         f"{name}={value}"
         for name, value in sorted(named.items())

@@ -42,7 +42,7 @@ def render(runs: list[dict[str, Any]], failed: dict[str, str] | None = None) -> 
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"number": _cell, "when": _when}
-    template = (resources.files("medrobust_utils") / "report.html.j2").read_text("utf-8")
+    template = (resources.files(__package__) / "report.html.j2").read_text("utf-8")
     return environment.from_string(template).render(
         papers=_papers(runs),
         failures=dict(sorted((failed or {}).items())),
