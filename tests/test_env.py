@@ -3,12 +3,12 @@
 import subprocess
 import sys
 
+import keras_weights
 import numpy as np
 import pytest
 import torch
 from tqdm.std import tqdm as text_bar
 
-from medrobust_utils.__main__ import main
 from medrobust_utils.core import env
 
 CPU = torch.device("cpu")
@@ -75,13 +75,13 @@ def test_provenance_names_versions_device_and_precision():
 
 def test_weights_need_a_folder(monkeypatch, capsys):
     monkeypatch.delenv("MEDROBUST_WEIGHTS", raising=False)
-    assert main(["weights"]) == 2
+    assert keras_weights.main([]) == 2
     assert "Set MEDROBUST_WEIGHTS or name one" in capsys.readouterr().err
 
 
 def test_weights_need_npm(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr("medrobust_utils.weights.shutil.which", lambda name: None)
-    assert main(["weights", str(tmp_path / "w")]) == 2
+    monkeypatch.setattr(keras_weights.shutil, "which", lambda name: None)
+    assert keras_weights.main([str(tmp_path / "w")]) == 2
     assert "npm is not installed" in capsys.readouterr().err
     assert not (tmp_path / "w").exists()
 

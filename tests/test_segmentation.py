@@ -22,6 +22,7 @@ from medrobust_utils.scoring.metrics import Estimate
 from medrobust_utils.scoring.segmentation import per_image, score
 from medrobust_utils.segmentation import Attack, Layered, Selective
 from medrobust_utils.training import fit as training
+from medrobust_utils.training.adversarial import AdversarialTraining
 
 K = 6
 RECIPE = {

@@ -195,8 +195,8 @@ def test_finished_parts_are_read_back(attacked, knowing, settings, monkeypatch):
         "scoring.predict.predict",
     ):
         monkeypatch.setattr(f"medrobust_utils.{name}", None, raising=False)
-    monkeypatch.setattr(study.frequency, "sensitivity", None)
-    monkeypatch.setattr(study.frequency, "under_band_noise", None)
+    monkeypatch.setattr(study.spectrum, "sensitivity", None)
+    monkeypatch.setattr(study.spectrum, "under_band_noise", None)
     again = study.measure(arm, model, settings, folder, seed=0)
     assert np.array_equal(again.noise, attacked.noise)
     assert np.array_equal(again.auto.won, attacked.auto.won)

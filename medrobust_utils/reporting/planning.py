@@ -224,10 +224,9 @@ def _run(notebook: Notebook, given: Mapping, out: Path) -> Run:
     _check_settings(papers, values)
     digest = hashlib.sha256(notebook.code.encode())
     digest.update(json.dumps([named, _weights()], sort_keys=True).encode())
+    folder = resources.files("medrobust_utils") / "papers"
     for paper in papers:
-        digest.update(
-            (resources.files("medrobust_utils") / "papers" / f"{paper}.yaml").read_bytes()
-        )
+        digest.update((folder / f"{paper}.yaml").read_bytes())
     changed = [
         f"{name}={value}"
         for name, value in sorted(named.items())
