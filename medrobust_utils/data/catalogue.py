@@ -3,102 +3,74 @@
 ``python -m medrobust_utils data`` downloads from it, and DATA.md is written from it.
 """
 
-from __future__ import annotations
-
-from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
+from typing import Annotated, Literal
 
-import yaml
+from pydantic import BeforeValidator, ConfigDict, Field
+from pydantic.dataclasses import dataclass
 
-from ..core.errors import ProtocolError
+from ..core.schema import Texts, checked
 
 PATH = Path(__file__).with_name("catalogue.yaml")
-ACCESS = ("open", "kaggle")
+_EXACT = ConfigDict(extra="forbid")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=_EXACT)
 class RemoteFile:
-    """A file that can be fetched.
+    """A file that can be fetched: ``urls``, the publisher's first, then mirrors.
 
-    Attributes:
-        name: what the file is called.
-        urls: where it lies; the first is the publisher's, the others are mirrors.
-        bytes: its size, where known.
-        md5, sha256: its checksum, where known.
-        unpack: folder below the set's own that the archive is unpacked into, ``.`` for that folder
-            itself; None for a file that stays as it is.
+    ``bytes``, ``md5`` and ``sha256`` are None where unknown. ``unpack`` is the folder below the
+    set's own that the archive is unpacked into, ``.`` for that folder itself; None for a file that
+    stays as it is.
     """
 
     name: str
-    urls: tuple[str, ...]
+    urls: Texts
     bytes: int | None = None
     md5: str | None = None
     sha256: str | None = None
     unpack: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=_EXACT)
 class DataSet:
-    """One entry of the catalogue; ``catalogue.yaml`` says what its fields mean.
-
-    Attributes:
-        name: what the command line calls it.
-        reader: key of ``data.READERS``.
-        folder: folder below the root of the data sets.
-        lift: a leading folder in archives that is dropped when they are unpacked.
-        kaggle: ``datasets/<owner>/<slug>`` or ``competitions/<slug>``, empty where there is none.
-        prepare: what is made of the unpacked archives, e.g. ``consep_patches``, empty for nothing.
-        by_hand: what remains to be done by hand, empty where nothing does.
-        counts: class -> images in the publisher's whole set, duplicates included.
-    """
+    """One entry of the catalogue; the head of ``catalogue.yaml`` says what its fields mean."""
 
     name: str
     title: str
-    reader: str
-    folder: str
+    reader: str  # key of data.READERS
+    folder: str  # below the root of the data sets
     publisher: str
     page: str
     licence: str
     cite: str
     size: str
-    access: str
+    access: Literal["open", "kaggle"]
     terms: str
     use: str
-    layout: tuple[str, ...]
+    layout: Texts
     splits: str
     leaks: str
     treatment: str
-    by_hand: str
-    counts: dict[str, int]
-    kaggle: str = ""
-    lift: str = ""
-    prepare: str = ""
-    files: tuple[RemoteFile, ...] = field(default=())
+    by_hand: str  # what remains to be done by hand, empty where nothing does
+    counts: dict[str, int]  # class -> images in the publisher's whole set, duplicates included
+    kaggle: str = ""  # datasets/<owner>/<slug> or competitions/<slug>
+    lift: str = ""  # a leading folder in archives that is dropped when they are unpacked
+    prepare: str = ""  # what is made of the unpacked archives, e.g. consep_patches
+    files: Annotated[tuple[RemoteFile, ...], Field(strict=False)] = ()
 
 
 @cache
 def load() -> dict[str, DataSet]:
-    """Name -> data set, in the order of the file.
-
-    Raises:
-        ProtocolError: naming the entry, if one lacks a field, has an unknown one, or an unknown
-            way of access.
-    """
-    content = yaml.safe_load(PATH.read_text(encoding="utf-8"))
-    return {name: _entry(name, dict(entry)) for name, entry in content.items()}
+    """Name -> data set, in the order of the file; ProtocolError names the field at fault."""
+    return from_text(PATH.read_text(encoding="utf-8"))
 
 
-def _entry(name: str, entry: dict) -> DataSet:
-    unknown = sorted(set(entry) - {item.name for item in fields(DataSet)})
-    if unknown or entry.get("access") not in ACCESS:
-        raise ProtocolError(
-            f"{PATH}: {name} has unknown fields {unknown} or an access that is none of {ACCESS}."
-        )
-    files = tuple(
-        RemoteFile(**{**item, "urls": tuple(item["urls"])}) for item in entry.pop("files", ())
-    )
-    try:
-        return DataSet(name, **entry | {"layout": tuple(entry["layout"])}, files=files)
-    except (TypeError, KeyError) as error:
-        raise ProtocolError(f"{PATH}: {name} is incomplete ({error}).") from error
+def from_text(text: str) -> dict[str, DataSet]:
+    """The data sets that the text of a catalogue describes; see `load`."""
+    return checked(Annotated[dict[str, DataSet], BeforeValidator(_named)], PATH.name, text)
+
+
+def _named(sets: dict) -> dict:
+    return {name: {"name": name, **entry} for name, entry in sets.items()}

@@ -20,8 +20,8 @@ import nbformat
 import papermill
 
 from ..core.errors import ProtocolError
+from ..core.schema import suggest
 from . import protocol, results
-from .protocol_file import suggest
 
 PLACES = ("OUT", "CHECKPOINTS")  # parameters that say where, not what
 TYPES = {"str": str, "int": int, "float": float, "bool": bool}

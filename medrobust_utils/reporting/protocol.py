@@ -1,24 +1,53 @@
-"""What a paper did and what it says: profiles of settings, and claims fixed before any run.
+"""What a paper did and what it says: settings, claims and headlines, all fixed before any run.
 
 Each paper has one file, ``papers/<paper>.yaml``. This module reads it, checks it, expands its
 tables into one claim per cell, and hands the notebook its settings.
 """
 
-import copy
-import shlex
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from importlib import resources
-from typing import Any
+from itertools import product
+from typing import Annotated, Any
 
-import yaml
+from pydantic import AfterValidator, BaseModel, BeforeValidator, PlainValidator, model_validator
+from typing_extensions import TypedDict  # pydantic asks for this one before Python 3.12
 
 from ..core.errors import ProtocolError
-from .protocol_file import number, parse, suggest
+from ..core.schema import NonNegative, Number, Strict, Tag, Texts, checked, fault, suggest
+from .headlines import Anchor, Headline
+from .settings import Settings, overridden
+
+_PAPERS = resources.files("medrobust_utils") / "papers"
+_FORMS = ({"value", "tolerance"}, {"above"}, {"below"})
 
 
-@dataclass(frozen=True)
-class Claim:
+def _form(expect: Any) -> Any:
+    if not isinstance(expect, dict) or set(expect) not in _FORMS:
+        raise ValueError("must be exactly one of value with tolerance, above, below")
+    return expect
+
+
+class _Limits(TypedDict, total=False):
+    value: Number
+    tolerance: NonNegative
+    above: Number
+    below: Number
+
+
+class _Part(Strict):
+    id: str
+    select: dict[str, Tag] = {}
+    requires: dict[str, Tag] = {}
+    doubts: Texts = ()
+
+
+class _Statement(_Part):
+    text: str
+    where: str
+    command: str
+    needs: str = ""
+
+
+class Claim(_Statement):
     """One checkable number or statement of a paper.
 
     A result row speaks to the claim when it has the claim's ``metric`` and every tag of
@@ -29,16 +58,8 @@ class Claim:
     if they survive AutoAttack (see ``verdicts``).
     """
 
-    id: str
-    text: str
-    where: str
     metric: str
-    expect: dict[str, float]
-    command: str
-    select: dict[str, Any] = field(default_factory=dict)
-    requires: dict[str, Any] = field(default_factory=dict)
-    doubts: tuple[str, ...] = ()
-    needs: str = ""
+    expect: Annotated[_Limits, BeforeValidator(_form)]
     robust: bool = False
 
     @property
@@ -47,49 +68,120 @@ class Claim:
         return self.expect.get("value")
 
 
-class Settings(Mapping):
-    """The settings of one profile: ``settings.epochs`` and ``settings["epochs"]`` are the same.
-
-    Read-only at the top level; nested mappings stay plain dictionaries.
-    """
-
-    def __init__(self, values: Mapping[str, Any]):
-        object.__setattr__(self, "_values", copy.deepcopy(dict(values)))
-
-    def __getitem__(self, name: str) -> Any:
-        return self._values[name]
-
-    def __getattr__(self, name: str) -> Any:
-        # copy and pickle probe private names before _values exists
-        if name.startswith("_"):
-            raise AttributeError(name)
-        if name not in self._values:
-            raise AttributeError(f"no setting {name!r}; there are {', '.join(self._values)}")
-        return self._values[name]
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        raise AttributeError(f"settings are read-only; set {name!r} with the SET parameter")
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._values)
-
-    def __len__(self) -> int:
-        return len(self._values)
-
-    def __repr__(self) -> str:
-        return f"Settings({self._values!r})"
+class _Column(Strict):
+    id: str
+    metric: str
+    tolerance: NonNegative
+    doubts: Texts = ()
 
 
-@dataclass(frozen=True)
-class Protocol:
-    """One paper: its name, title, citation, profiles, claims and notes on what stays untested."""
+class _Row(_Part):
+    values: list[Number | None]  # null: a dash in the paper
 
-    name: str
+
+class _Table(_Statement):
+    columns: dict[Tag, _Column]
+    rows: dict[Tag, _Row]
+
+    def claims(self) -> list[Claim]:
+        """One claim per cell, row by row."""
+        found = []
+        shared = {"where": self.where, "command": self.command, "needs": self.needs}
+        for title, row in self.rows.items():
+            if len(row.values) != len(self.columns):
+                words = f"must be a list of {len(self.columns)}, one value for each column"
+                raise fault(words, row.values, "rows", title, "values")
+            for (head, column), value in zip(self.columns.items(), row.values, strict=True):
+                claim = shared | {
+                    "id": f"{self.id}-{row.id}-{column.id}",
+                    "text": _fill(self.text, {"row": title, "column": head}),
+                    "select": self.select | row.select,
+                    "requires": self.requires | row.requires,
+                    "doubts": self.doubts + row.doubts + column.doubts,
+                    "metric": column.metric,
+                    "expect": {"value": value, "tolerance": column.tolerance},
+                }
+                found += [] if value is None else [Claim(**claim)]
+        return found
+
+
+class _Each(BaseModel):
+    each: dict[str, list[Tag]] = {}
+
+
+def _claims(entry: Any) -> list[Claim]:
+    """Expand ``each: {role: [nih, isic]}``: ``{role}`` is the item, ``{ROLE}`` its capitals."""
+    each = _Each.model_validate(entry).each
+    rest = {key: value for key, value in entry.items() if key != "each"}
+    combinations = [dict(zip(each, items, strict=True)) for items in product(*each.values())]
+    return [Claim.model_validate(_fill(rest, names)) for names in combinations]
+
+
+def _fill(value: Any, names: dict[str, Any]) -> Any:
+    """Put names into braces; a string that is nothing but ``{name}`` keeps the item's type."""
+    if isinstance(value, dict):
+        return {key: _fill(inner, names) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_fill(inner, names) for inner in value]
+    if not isinstance(value, str) or not names:
+        return value
+    if value[:1] == "{" and value[-1:] == "}" and value[1:-1] in names:
+        return names[value[1:-1]]
+    capitals = {key.upper(): str(item).upper() for key, item in names.items()}
+    try:
+        return value.format(**names | capitals)
+    except (KeyError, IndexError, AttributeError, ValueError) as error:
+        raise ValueError(f"cannot fill the braces of {value!r}: {error!r}") from None
+
+
+class _About(Strict):
     title: str
     citation: str
+
+
+class Protocol(Strict):
+    """One paper. ``notes`` say what stays untested, ``lacking`` what a data set still needs."""
+
+    name: str
+    paper: _About
     profiles: dict[str, dict[str, Any]]
-    claims: tuple[Claim, ...]
-    notes: tuple[str, ...] = ()
+    tables: list[Annotated[_Table, AfterValidator(_Table.claims)]] = []
+    claims: list[Annotated[Any, PlainValidator(_claims)]] = []
+    lacking: dict[str, str] = {}
+    notes: Texts = ()
+    anchors: dict[str, list[Anchor]] = {}
+    headlines: list[Headline] = []
+
+    @model_validator(mode="after")
+    def _together(self) -> "Protocol":
+        """Refuse ids and anchors that do not fit; gather all claims, with what their data lack."""
+        found: dict[str, Claim] = {}
+        for part in ("tables", "claims"):
+            for i, group in enumerate(getattr(self, part)):
+                for claim in group:
+                    if claim.id in found:
+                        raise fault(f"the claim id {claim.id!r} is used twice", None, part, i)
+                    lacking = self.lacking.get(claim.requires.get("dataset"))
+                    needs = " and ".join(filter(None, (claim.needs, lacking)))
+                    found[claim.id] = claim.model_copy(update={"needs": needs})
+        for i, headline in enumerate(self.headlines):
+            if headline.id in [earlier.id for earlier in self.headlines[:i]]:
+                raise fault(f"the headline id {headline.id!r} is used twice", None, "headlines", i)
+            anchor = headline.needs and headline.needs.anchor
+            if anchor is not None and anchor not in self.anchors:
+                words = f"there is no anchor {anchor!r}{suggest(anchor, self.anchors)}"
+                raise fault(words, anchor, "headlines", i, "needs", "anchor")
+        return self.model_copy(update={"tables": [], "claims": tuple(found.values())})
+
+    @property
+    def title(self) -> str:
+        """The title of the paper."""
+        return self.paper.title
+
+    @property
+    def citation(self) -> str:
+        """How to cite the paper."""
+        return self.paper.citation
 
     def settings(self, profile: str, overrides: str = "") -> Settings:
         """The settings of ``profile`` with ``overrides`` such as ``"epochs=3 training.lr=0.01"``.
@@ -99,17 +191,9 @@ class Protocol:
         ProtocolError; an integer is accepted for a float.
         """
         if profile not in self.profiles:
-            raise ProtocolError(
-                f"{self.name} has no profile {profile!r}{suggest(profile, self.profiles)}"
-            )
-        values = copy.deepcopy(self.profiles[profile])
-        try:
-            words = shlex.split(overrides)
-        except ValueError as error:
-            raise ProtocolError(f"cannot read the overrides {overrides!r}: {error}") from None
-        for word in words:
-            _override(values, word)
-        return Settings(values)
+            words = suggest(profile, self.profiles)
+            raise ProtocolError(f"{self.name} has no profile {profile!r}{words}")
+        return Settings(overridden(self.profiles[profile], overrides))
 
     def reported(self, **tags: Any) -> list[Claim]:
         """The paper's numbers that carry all ``tags``; each number once, by rising noise.
@@ -133,50 +217,16 @@ class Protocol:
 
 def list_papers() -> list[str]:
     """The names of the papers the package knows, in order."""
-    folder = resources.files("medrobust_utils") / "papers"
-    return sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name[-5:] == ".yaml")
+    return sorted(f.name.removesuffix(".yaml") for f in _PAPERS.iterdir() if f.name[-5:] == ".yaml")
 
 
 def load(paper: str) -> Protocol:
-    """Read and check ``papers/<paper>.yaml``; every fault raises ProtocolError with file and key"""
+    """Read ``papers/<paper>.yaml``; ProtocolError names every mistake with its place."""
     if paper not in list_papers():
         raise ProtocolError(f"there is no paper {paper!r}{suggest(paper, list_papers())}")
-    text = (resources.files("medrobust_utils") / "papers" / f"{paper}.yaml").read_text("utf-8")
-    return from_text(paper, text)
+    return from_text(paper, (_PAPERS / f"{paper}.yaml").read_text("utf-8"))
 
 
 def from_text(paper: str, text: str) -> Protocol:
     """Turn the text of a protocol file into a Protocol; see `load`."""
-    content = parse(text, f"{paper}.yaml")
-    claims = tuple(Claim(**entry) for entry in content["claims"])
-    about, notes = content["paper"], tuple(content["notes"])
-    return Protocol(paper, about["title"], about["citation"], content["profiles"], claims, notes)
-
-
-def _override(values: dict[str, Any], word: str) -> None:
-    """Apply one ``name=value`` or ``group.name=value`` in place."""
-    name, equals, text = word.partition("=")
-    if not equals:
-        raise ProtocolError(f"the override {word!r} is not of the form name=value")
-    *groups, last = name.split(".")
-    for group in groups:
-        if not isinstance(values.get(group), dict):
-            raise ProtocolError(f"there is no setting {name!r}{suggest(group, values)}")
-        values = values[group]
-    if last not in values:
-        raise ProtocolError(f"there is no setting {name!r}{suggest(last, values)}")
-    old = values[last]
-    try:
-        new = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise ProtocolError(f"cannot read the value of the override {word!r}") from None
-    if isinstance(old, float) and not isinstance(new, bool | None):
-        new = float(new) if isinstance(new, int) else number(new) if isinstance(new, str) else new
-    if isinstance(old, str) and isinstance(new, int | float) and not isinstance(new, bool):
-        new = text  # a name that happens to look like a number
-    if old is not None and type(new) is not type(old):
-        raise ProtocolError(
-            f"{name}={text}: the setting is of type {type(old).__name__} (now {old!r}), "
-            f"not {type(new).__name__}"
-        )
-    values[last] = new
+    return checked(Protocol, f"{paper}.yaml", text, name=paper)
