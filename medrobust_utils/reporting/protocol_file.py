@@ -13,7 +13,7 @@ import yaml
 
 from ..core.errors import ProtocolError
 
-_FILE_KEYS = {"paper", "profiles", "tables", "claims", "lacking", "notes"}
+_FILE_KEYS = {"paper", "profiles", "tables", "claims", "lacking", "notes", "headlines", "anchors"}
 _CLAIM_PARTS = {"id", "text", "where", "select", "requires", "doubts", "command", "needs"}
 _TABLE_KEYS = _CLAIM_PARTS | {"columns", "rows"}
 _COLUMN_KEYS = {"id", "metric", "tolerance", "doubts"}
@@ -50,7 +50,10 @@ def parse(text: str, file: str) -> dict[str, Any]:
     for name, times in Counter(claim["id"] for claim in claims).items():
         if times > 1:
             raise ProtocolError(f"{file}: the claim id {name!r} is used twice")
-    return {**content, "claims": claims, "notes": content.get("notes") or []}
+    kept = {
+        key: content[key] for key in content.keys() - {"headlines", "anchors"}
+    }  # read elsewhere
+    return {**kept, "claims": claims, "notes": content.get("notes") or []}
 
 
 def _cells(table: dict, file: str) -> Iterator[dict]:
