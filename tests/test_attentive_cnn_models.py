@@ -133,7 +133,7 @@ def test_the_forward_pass_of_resnet50_is_the_papers(resnet):
         assert torch.allclose(resnet(IMAGES), logits, atol=1e-6)
 
 
-@pytest.mark.parametrize("attention", ["none", "released", "intended"])
+@pytest.mark.parametrize("attention", ["none", "released", "intended", "uniform"])
 @pytest.mark.parametrize("flatten", [True, False])
 def test_the_head_after_the_trunk(attention, flatten):
     torch.manual_seed(0)
@@ -155,6 +155,7 @@ def test_the_head_after_the_trunk(attention, flatten):
         ("released", False, True),
         ("none", True, True),
         ("intended", True, True),
+        ("uniform", False, True),
     ],
 )
 def test_dropout_is_where_the_paper_has_it(attention, flatten, drops):
@@ -263,3 +264,18 @@ def test_a_plain_model_keeps_its_pretrained_body_and_gets_a_fresh_head(caffe_fol
     body = {k: v for k, v in model.backbone.state_dict().items() if not k.startswith("fc.")}
     assert len(body) == len(state) - 2 and all(torch.equal(v, state[k]) for k, v in body.items())
     assert model.backbone.fc.weight.shape == (5, 2048)
+
+
+def test_the_uniform_control_differs_from_the_released_network_in_its_map_alone(resnet):
+    torch.manual_seed(0)
+    control = build_attentive("resnet50", 7, attention="uniform", size=224, **SCRATCH).eval()
+    theirs, own = resnet.state_dict(), control.state_dict()
+    gone = {"backbone.attention.weight", "backbone.attention.bias"}
+    assert theirs.keys() - own.keys() == gone and own.keys() < theirs.keys()
+    assert all(torch.equal(own[name], theirs[name]) for name in own)  # its head too
+    with torch.no_grad():
+        t = control.backbone.trunk(control.normalise(IMAGES))
+        both = torch.cat([pool_same(t), pool_same(t * (16 / 49))], 1).relu()
+        assert torch.allclose(control(IMAGES), control.backbone.head(both.mean((2, 3))), atol=1e-5)
+        flat = control.backbone.attention_map(control.normalise(IMAGES))
+    assert torch.allclose(flat, torch.full((2, 7, 7), 16 / 49))

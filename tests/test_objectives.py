@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from segmenters import tissue, untrained
 from test_training import interrupt, read_checkpoint, same
 
-from medrobust_utils.attacks import engine
+from medrobust_utils.attacks import Layered, LayeredTraining, engine
 from medrobust_utils.core.errors import ContractError, RunError
 from medrobust_utils.data import split_by_group, to_float
 from medrobust_utils.data.phantoms import phantom_set
@@ -451,3 +452,20 @@ def test_groups_of_parameters_are_the_backbone_and_what_stands_before_it():
 def test_a_factor_of_one_is_no_new_recipe_and_another_is():
     essences = [recipes.essence(recipes.complete(SETTINGS | {"new_lr_factor": f})) for f in (1, 10)]
     assert essences == [SETTINGS, SETTINGS | {"new_lr_factor": 10}]
+
+
+def test_method_one_on_the_fly_learns_from_layers_against_the_model_as_it_is(monkeypatch):
+    model, (images, labels) = untrained(3).train(), tissue(3)
+    images, labels = images[:4], labels[:4]
+    objective = LayeredTraining(0.02, 2)
+    expected = Layered(0.02, 2)(model.eval(), images, labels, torch.float32)["images"]
+    seen = []
+    hook = model.register_forward_pre_hook(lambda module, x: seen.append((module.training, x[0])))
+    loss = objective(model.train(), images, labels, np.arange(4), torch.float32)
+    hook.remove()
+    assert [mode for mode, _ in seen].count(True) == 1, "one step in training mode"
+    assert torch.equal(seen[-1][1], expected) and seen[-1][0] and model.training
+    assert 0.02 < (expected - images).abs().max() <= 3 * 0.02 + 1e-6
+    loss.backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+    assert objective.identity != LayeredTraining(0.02, 3).identity

@@ -189,3 +189,32 @@ def test_a_map_higher_than_the_kernel_reaches_is_refused():
 def test_an_unknown_form_is_refused():
     with pytest.raises(ContractError, match="'hard'.*released, intended"):
         SoftAttention(8, "hard")
+
+
+def test_the_uniform_form_is_the_mean_of_the_others_maps():
+    for form in ("released", "intended"):
+        layer, x = layer_and_input(12, 5, 4, form)
+        weighted, maps = SoftAttention(12, "uniform")(x)
+        theirs = layer(x)[1]
+        assert maps.shape == theirs.shape
+        mean = theirs.mean((2, 3), keepdim=True).expand_as(maps)
+        assert torch.allclose(maps, mean, atol=1e-6) and not torch.allclose(maps, theirs, atol=1e-2)
+        assert torch.allclose(weighted, x * theirs.sum(1, keepdim=True).mean((2, 3), keepdim=True))
+
+
+def test_the_uniform_form_has_nothing_to_learn_but_lets_gradients_through():
+    layer = SoftAttention(12, "uniform")
+    assert list(layer.parameters()) == [] and layer.state_dict() == {}
+    x = torch.randn(2, 12, 5, 4, requires_grad=True)
+    layer(x)[0].sum().backward()
+    assert torch.allclose(x.grad, torch.full_like(x, 16 / 20))
+    assert SoftAttention(12, "uniform", gamma=True)(x)[0].std() < layer(x)[0].std() / 50
+
+
+def test_what_is_drawn_after_the_layer_begins_alike_in_every_form():
+    after = []
+    for form in ("released", "intended", "uniform"):
+        torch.manual_seed(3)
+        SoftAttention(12, form)
+        after.append(torch.rand(4))
+    assert torch.equal(after[0], after[2]) and torch.equal(after[1], after[2])

@@ -231,6 +231,9 @@ DEFAULTS = {
     "share": 1.0,
     "patience": 0,
     "min_delta": 0.0,
+    "crops": 1.0,
+    "batch_norm_momentum": None,
+    "precision": "probed",
 }
 
 
@@ -266,6 +269,9 @@ def test_defaults_leave_old_checkpoints_what_they_were(skin, tmp_path, monkeypat
         {"share": 0.5},
         {"patience": 3},
         {"min_delta": 0.01},
+        {"crops": 0.5},
+        {"batch_norm_momentum": 0.01},
+        {"precision": "float32"},
     ],
     ids=str,
 )
@@ -277,6 +283,8 @@ def test_every_setting_makes_another_recipe(change):
 def test_impossible_recipes_are_refused():
     for change, message in (
         ({"optimiser": "sgd"}, "'sgd': choose adamw or adam"),
+        ({"crops": 0.0}, "crops=0.0: choose more than 0"),
+        ({"precision": "half"}, "'half': choose among probed, float32, bfloat16"),
         ({"schedule": "step"}, "'step': choose cosine or constant"),
         ({"share": 0}, "share=0: choose more than 0"),
         ({"share": 1.5}, "share=1.5"),
@@ -389,9 +397,9 @@ def test_class_weights_and_share_enter_the_loss(skin, tmp_path, monkeypatch):
     assert weights.max() > 2 * weights.min()
     real, seen = training._Job._step, []
 
-    def watched(job, index, flipped):
+    def watched(job, index, *how):
         seen.append(index)
-        return real(job, index, flipped)
+        return real(job, index, *how)
 
     monkeypatch.setattr(training._Job, "_step", watched)
     means = {}
@@ -536,3 +544,58 @@ def test_what_a_kill_left_of_a_checkpoint_is_swept_up_when_it_is_old(tmp_path, s
     assert not old.exists() and new.exists()  # another process may be writing the new one
     new.unlink()
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
+
+
+def test_a_crop_is_the_part_that_its_box_names():
+    rows = torch.arange(8.0).view(1, 1, 8, 1).expand(5, 2, 8, 8)
+    ramp = rows + 100 * rows.transpose(2, 3)  # 100 a column, 1 a row
+    corners = [(0, 0), (0, 1), (1, 0), (1, 1), (0.5, 0.5)]
+    boxes = np.array([(0.0, top, left) for top, left in corners])
+    parts = training.crop(ramp, boxes, 0.25)  # half the side
+    for part, (top, left) in zip(parts, corners, strict=True):
+        centre = (1.5 + 4 * top) + 100 * (1.5 + 4 * left)
+        assert part[:, 2:-2, 2:-2].mean().item() == pytest.approx(centre, rel=1e-4)
+        assert part[0, -1, 0] > part[0, 0, 0] and part.shape == (2, 8, 8)
+    whole = training.crop(ramp, np.array([(1.0, 0.3, 0.7)] * 5), 0.25)
+    assert torch.allclose(whole, ramp, atol=1e-3)
+
+
+def test_crops_reach_the_network_and_come_again_with_the_seed(skin, tmp_path):
+    settings = dict(SETTINGS, epochs=1, crops=0.5)
+    first = fit(skin, tmp_path / "a", settings)
+    assert same(first, fit(skin, tmp_path / "b", settings))
+    assert not same(first, fit(skin, tmp_path / "c", dict(settings, crops=1.0)))
+
+
+def test_an_interruption_changes_no_crop(skin, tmp_path, monkeypatch):
+    settings = dict(SETTINGS, epochs=1, crops=0.5)
+    first = fit(skin, tmp_path / "a", settings)
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    mend = interrupt(monkeypatch, "_step", 3)
+    with pytest.raises(KeyboardInterrupt):
+        fit(skin, tmp_path / "b", settings)
+    mend()
+    assert same(first, fit(skin, tmp_path / "b", settings))
+
+
+def test_a_recipe_may_fix_the_precision_without_a_stopwatch(skin, tmp_path, monkeypatch):
+    monkeypatch.setattr(training.env, "training_dtype", None)
+    for precision in ("float32", "bfloat16"):
+        settings = dict(SETTINGS, epochs=1, precision=precision)
+        assert fit(skin, tmp_path / precision, settings)[0][0]["precision"] == precision
+
+
+@pytest.mark.parametrize(("momentum", "weight"), [(None, 0.1), (0.01, 0.01)])
+def test_batch_norm_forgets_as_fast_as_the_recipe_says(skin, tmp_path, momentum, weight):
+    torch.manual_seed(0)
+    model = models.build("resnet10t", len(skin.classes), start="scratch")
+    seen = []
+    model.backbone.bn1.register_forward_pre_hook(
+        lambda module, x: seen.append(x[0].mean((0, 2, 3)))
+    )
+    split = split_by_group(skin, seed=0)
+    settings = dict(SETTINGS, epochs=1, precision="float32", batch_norm_momentum=momentum)
+    settings |= {"batch": len(split.train), "lr": 0.0}
+    training.fit(model, skin, split, settings, tmp_path, seed=0, validate=lambda model: {})
+    assert len(seen) == 1
+    assert torch.allclose(model.backbone.bn1.running_mean, weight * seen[0], rtol=1e-3, atol=1e-5)

@@ -9,7 +9,7 @@ import torch
 from found import find, only
 
 from medrobust_utils import data, segmentation
-from medrobust_utils.attacks import Attack, Layered, Selective, pgd
+from medrobust_utils.attacks import Attack, Layered, LayeredTraining, Selective, pgd
 from medrobust_utils.attacks.layered import full_area
 from medrobust_utils.core.errors import ProtocolError, RunError
 from medrobust_utils.core.losses import IGNORED
@@ -47,6 +47,8 @@ def settings():
             *PAPER.settings("smoke").arms,
             {"role": "histology", "scheme": "adversarial"},
             TWO | {"ball": "image", "classes": "present"},
+            TWO | {"scheme": "clean_layered"},
+            TWO | {"scheme": "on_the_fly"},
         ]
     )
 
@@ -108,7 +110,7 @@ def made_task(n=12, **changes):
 
 
 def arm_of(task, scheme="clean", **changes):
-    ball, classes = ("stage", "all") if scheme in ("layered", "union") else ("none", "none")
+    ball, classes = study.MAIN if scheme in study.METHOD_ONE else ("none", "none")
     return study.Arm(task, scheme, **{"ball": ball, "classes": classes, "seed": 0} | changes)
 
 
@@ -137,7 +139,7 @@ def made(arm, *, lost=(), clean=0):
 # --- arms and tasks ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("profile", ["smoke", "small", "paper"])
+@pytest.mark.parametrize("profile", ["smoke", "small", "paper", "reference"])
 def test_every_arm_of_a_profile_has_a_key_of_its_own(profile, monkeypatch):
     monkeypatch.setattr(study, "make_task", lambda settings, role, seed: made_task())
     settings = PAPER.settings(profile)
@@ -148,9 +150,9 @@ def test_every_arm_of_a_profile_has_a_key_of_its_own(profile, monkeypatch):
     assert len({id(arm.task) for arm in found}) == 1
     main = [arm.scheme for arm in found if arm.variant == "main" and arm.seed == 0]
     assert main[:4] == list(study.SCHEMES[:4])
-    assert set(main[4:]) <= {"adversarial"}
+    assert set(main[4:]) <= set(study.SCHEMES[4:])
     for arm in found:
-        assert (arm.ball == "none") is (arm.scheme not in ("layered", "union"))
+        assert (arm.ball == "none") is (arm.scheme not in study.METHOD_ONE)
 
 
 def test_the_paper_is_run_with_every_reading_of_method_one(monkeypatch):
@@ -227,7 +229,8 @@ def test_the_union_trains_for_a_third_of_the_epochs(settings, arms):
     assert found["clean"] == found["layered"] == found["selective"] == settings["training"]
     assert (found["clean"]["epochs"], found["union"]["epochs"]) == (3, 1)
     assert FULL.training["epochs"] == 3 * study.recipe_of(replace(arms[3]), FULL)["epochs"]
-    assert found["adversarial"] == settings["training"] | {"patience": 0}
+    assert found["adversarial"] == settings["training"] | {"patience": 0} == found["on_the_fly"]
+    assert found["clean_layered"]["epochs"] == 2  # half of three, of twice the images
 
 
 def test_each_scheme_is_perturbed_by_its_own_methods(settings, arms):
@@ -237,6 +240,7 @@ def test_each_scheme_is_perturbed_by_its_own_methods(settings, arms):
     assert found["layered", "main"] == {"layered": one}
     assert found["selective", "main"] == {"selective": two}
     assert found["union", "main"] == {"layered": one, "selective": two}
+    assert found["clean_layered", "main"] == {"layered": one} and found["on_the_fly", "main"] == {}
     assert found["layered", "image, present"] == {"layered": Layered(0.01, 2, "image", True)}
 
 
@@ -286,7 +290,8 @@ def test_each_network_is_trained_on_its_own_images(settings, arms, checkpoints, 
     for arm in arms:
         study.train(arm, settings, checkpoints)
         given, split, clean, objective = asked[arm.key]
-        perturbed = {"layered": 1, "selective": 1, "union": 3}.get(arm.scheme, 0)
+        sets = {"layered": 1, "selective": 1, "union": 3, "clean_layered": 2}
+        perturbed = sets.get(arm.scheme, 0)
         if perturbed:
             assert len(given) == perturbed * n and list(split.train) == list(range(len(given)))
             assert np.array_equal(
@@ -295,10 +300,14 @@ def test_each_network_is_trained_on_its_own_images(settings, arms, checkpoints, 
         else:
             assert given is task.data and split is task.split
         assert clean[0] is task.data and np.array_equal(clean[1], task.split.val)
-        assert (objective is not None) is (arm.scheme == "adversarial")
-    first = asked[arms[3].key][0].images[:n]
-    assert arms[3].scheme == "union"
-    assert np.array_equal(first, to_float(task.data.images[task.split.train]).permute(0, 2, 3, 1))
+        assert (objective is not None) is (arm.scheme in ("adversarial", "on_the_fly"))
+    shown = {arm.scheme: asked[arm.key][0] for arm in arms if arm.variant == "main"}
+    plain = to_float(task.data.images[task.split.train]).permute(0, 2, 3, 1)
+    for scheme in ("union", "clean_layered"):
+        assert np.array_equal(shown[scheme].images[:n], plain)
+    rest = shown["clean_layered"].images[n:]
+    assert np.array_equal(rest, shown["union"].images[n : 2 * n])  # layered, and no method two
+    assert asked[arms[-1].key][3] == LayeredTraining(0.01, study.ON_THE_FLY, "stage", False)
 
 
 def test_a_trained_arm_is_read_back(settings, trained, checkpoints, monkeypatch):
@@ -731,6 +740,8 @@ def test_a_network_is_described_by_what_was_run(settings, trained):
         "selective": n,
         "adversarial": n,
         "union": 3 * n,
+        "clean_layered": 2 * n,
+        "on_the_fly": n,
     }
     assert found["union"]["trained_on"] == ["clean", "layered", "selective"]
     two = settings["method_two"]

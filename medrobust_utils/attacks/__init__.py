@@ -1,5 +1,6 @@
 """Attacks: noise that knows nothing, and gradients that know the model."""
 
+from ..training.adversarial import LayeredTraining
 from .autoattack.attack import Attacked, autoattack
 from .autoattack.sweep import AutoResult, autoattack_sweep
 from .config import AutoPlan, Plan
@@ -20,6 +21,7 @@ __all__ = [
     "AutoResult",
     "Flag",
     "Layered",
+    "LayeredTraining",
     "Plan",
     "Selected",
     "Selective",

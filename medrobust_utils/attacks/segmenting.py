@@ -87,5 +87,5 @@ class Selective:
         self, model: nn.Module, images: torch.Tensor, labels: torch.Tensor, dtype: torch.dtype
     ) -> dict[str, torch.Tensor]:
         """``images`` (N, C, H, W), ``signs`` (N, K), ``loss``, ``before``, ``evaluations`` (N,)."""
-        how = dict(step_size=self.step_size, bound=self.bound, search=self.search)
+        how = dict(step_size=self.step_size, bound=self.bound, search=self.search, dtype=dtype)
         return vars(selective_fgsm(model, images, labels, **how))

@@ -15,7 +15,7 @@ from .medical import MedicalModel, wrap_pretrained
 from .soft_attention import SoftAttention
 
 DROPOUT = 0.5
-ATTENTION = ("none", "released", "intended")
+ATTENTION = ("none", "released", "intended", "uniform")
 INCEPTION_SIZE = 160  # pixels: a 3x3 map. Less leaves attention no places to choose from
 
 
@@ -29,7 +29,7 @@ class AttentiveCNN(nn.Module):
         trunk: returns a feature map (N, C, H, W).
         shape: (C, H, W) of that map.
         classes: K.
-        attention: ``none``, ``released`` or ``intended`` (see SoftAttention).
+        attention: ``none``, ``released``, ``intended`` or ``uniform`` (see SoftAttention).
         flatten: whether the head reads every place (Inception-ResNet-v2) or their mean (ResNet).
         gamma: see SoftAttention.
 
@@ -93,7 +93,7 @@ def build_attentive(
     Args:
         name: a timm ResNet (``resnet50`` in the paper) or ``inception_resnet_v2``.
         classes: K logits.
-        attention: ``none``, ``released`` or ``intended``.
+        attention: ``none``, ``released``, ``intended`` or ``uniform``.
         start: ``imagenet`` or ``scratch`` (see ``build``).
         size: side of the images in pixels; 160 or more for Inception-ResNet-v2.
         gamma: whether the attention is scaled by a learnable scalar.

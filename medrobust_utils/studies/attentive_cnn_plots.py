@@ -22,6 +22,7 @@ NAMES = {
     "none": "no attention",
     "released": "released attention",
     "intended": "intended attention",
+    "uniform": "uniform map",
 }
 SCALES = {"0-1": "0 to 1", "signed": "-1 to 1", "0-255": "0 to 255"}
 WIDEST = 3  # panels in a row

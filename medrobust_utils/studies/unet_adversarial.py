@@ -1,4 +1,5 @@
-"""Paper 4: four U-Nets, trained clean, on two kinds of perturbed images, and on all three.
+"""Paper 4: four U-Nets, trained clean, on two kinds of perturbed images, and on all three; and
+three that the paper does not have, to tell what its methods add.
 
 An *arm* is one network. Perturbed images are made against the clean network of the same seed,
 which is therefore trained first, whichever arm is asked for. ``train`` may be killed and called
@@ -14,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from .. import segmentation
+from ..attacks import LayeredTraining
 from ..core import env
 from ..core.errors import DataError, ProtocolError
 from ..core.storage import fingerprint
@@ -26,16 +28,36 @@ from ..training import cards
 from ..training.adversarial import AdversarialTraining
 from .common import asked_for, cast, precision, select, some
 
-# Models 1 to 4 of the paper, and one it does not have: plain adversarial training.
-SCHEMES = ("clean", "layered", "selective", "union", "adversarial")
+# Models 1 to 4 of the paper, and three it does not have: plain adversarial training, the union
+# without method two, and method one against the network as it is in every step of its training.
+SCHEMES = (
+    "clean",
+    "layered",
+    "selective",
+    "union",
+    "adversarial",
+    "clean_layered",
+    "on_the_fly",
+)
 TITLES = dict(
     zip(
         SCHEMES,
-        ("vanilla", "method one", "method two", "both methods", "adversarial training"),
+        (
+            "vanilla",
+            "method one",
+            "method two",
+            "both methods",
+            "adversarial training",
+            "clean and method one",
+            "method one on the fly",
+        ),
         strict=True,
     )
 )
 CLASSES = ("all", "present")
+METHOD_ONE = ("layered", "union", "clean_layered", "on_the_fly")  # schemes it has a part in
+MIXED = {"union": 3, "clean_layered": 2}  # schemes that also see clean images: sets in all
+ON_THE_FLY = 1  # steps a class: six gradients an image, twice those of adversarial training
 MAIN = ("stage", "all")  # ball and classes of the reading of method one that models 2 and 4 take
 
 
@@ -158,7 +180,7 @@ def _method_one(group: Mapping) -> tuple[str, str]:
     """Ball and classes of a group's method one, or ``none``."""
     if group["scheme"] not in SCHEMES:
         raise ProtocolError(f"scheme {group['scheme']!r}: choose among {', '.join(SCHEMES)}.")
-    if group["scheme"] not in ("layered", "union"):
+    if group["scheme"] not in METHOD_ONE:
         return "none", "none"
     if group["classes"] not in CLASSES:
         raise ProtocolError(f"classes {group['classes']!r}: choose {' or '.join(CLASSES)}.")
@@ -197,9 +219,9 @@ def build_arm(arm: Arm, settings: Mapping) -> MedicalModel:
 
 
 def methods(arm: Arm, settings: Mapping) -> dict[str, Layered | Selective]:
-    """The perturbations an arm is trained on."""
+    """The perturbations an arm is trained on that are made before its training."""
     one, two, found = settings["method_one"], settings["method_two"], {}
-    if arm.scheme in ("layered", "union"):
+    if arm.scheme in METHOD_ONE and arm.scheme != "on_the_fly":
         present = arm.classes == "present"
         found["layered"] = Layered(one["eps"], one["steps"], arm.ball, present)
     if arm.scheme in ("selective", "union"):
@@ -208,11 +230,11 @@ def methods(arm: Arm, settings: Mapping) -> dict[str, Layered | Selective]:
 
 
 def recipe_of(arm: Arm, settings: Mapping) -> dict:
-    """How an arm is trained (see ``recipes.complete``)."""
+    """How an arm is trained (see ``recipes.complete``): with equally many steps in every scheme."""
     recipe = dict(settings["training"])
-    if arm.scheme == "union":  # "we reduce the epochs by two thirds"
-        recipe["epochs"] = max(1, round(recipe["epochs"] / 3))
-    if arm.scheme == "adversarial":
+    # "To accommodate for the growth of training data we reduce the epochs by two thirds."
+    recipe["epochs"] = max(1, round(recipe["epochs"] / MIXED.get(arm.scheme, 1)))
+    if arm.scheme in ("adversarial", "on_the_fly"):
         recipe["patience"] = 0  # the epoch of best clean scores is not the most robust one
     return recipe
 
@@ -226,6 +248,10 @@ def train(arm: Arm, settings: Mapping, checkpoints: Path) -> Trained:
     if arm.scheme == "adversarial":
         how = settings["adversarial"]
         objective = AdversarialTraining(how["eps"], how["steps"], how["rel_step"] * how["eps"])
+        origin = objective.identity
+    if arm.scheme == "on_the_fly":
+        eps, present = settings["method_one"]["eps"], arm.classes == "present"
+        objective = LayeredTraining(eps, ON_THE_FLY, arm.ball, present)
         origin = objective.identity
     if perturbing := methods(arm, settings):
         source = replace(arm, scheme="clean", ball="none", classes="none")
@@ -273,10 +299,10 @@ def train(arm: Arm, settings: Mapping, checkpoints: Path) -> Trained:
 
 
 def _training_set(arm: Arm, sets: Mapping[str, ImageSet]) -> tuple[ImageSet, ThreeWay]:
-    """What an arm is trained on: perturbed images alone, or the clean ones too in the union."""
+    """What an arm is trained on: perturbed images alone, or the clean ones too where they mix."""
     task = arm.task
     parts = list(sets.values())
-    if arm.scheme == "union":
+    if arm.scheme in MIXED:
         parts.insert(0, rows_of(task.data, task.split.train))
     data = union(*parts)
     nobody = np.zeros(0, np.int64)

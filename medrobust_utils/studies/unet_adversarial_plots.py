@@ -29,6 +29,8 @@ NAMES = {
     "selective": "3: selective (method two)",
     "union": "4: union of the three",
     "adversarial": "adversarial training (ours)",
+    "clean_layered": "1 and 2: clean and layered (ours)",
+    "on_the_fly": "method one on the fly (ours)",
 }
 LOOKS = {  # marker, line, colour
     "clean": ("o", "--", PALETTE[7]),
@@ -36,6 +38,8 @@ LOOKS = {  # marker, line, colour
     "selective": ("^", "-.", PALETTE[1]),
     "union": ("D", "-", PALETTE[2]),
     "adversarial": ("v", ":", PALETTE[4]),
+    "clean_layered": ("P", "--", PALETTE[3]),
+    "on_the_fly": ("X", ":", PALETTE[5]),
 }
 SIDES = {"ours": "ours", "paper": "paper", "majority": "background everywhere"}
 SIDE_LOOKS = {"ours": ("o", "-", PALETTE[0]), "paper": ("X", "", "k"), "majority": ("|", "", "0.5")}

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from ..training import recipes
 from .common import parameters
-from .unet_adversarial import Arm, Trained, methods, recipe_of
+from .unet_adversarial import MIXED, Arm, Trained, methods, recipe_of
 
 
 def describe(trained: Trained, settings: Mapping) -> dict[str, object]:
@@ -18,7 +18,7 @@ def describe(trained: Trained, settings: Mapping) -> dict[str, object]:
         scores = [row[settings["training"]["monitor"]] for row in history]
         best = recipes.best_epoch(scores, 0.0)
     sets = list(trained.sets)
-    if arm.scheme == "union" or not sets:
+    if arm.scheme in MIXED or not sets:
         sets.insert(0, "clean")
     return {
         **arm.tags,

@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from torch import nn
 
 from ..core import env
 from ..core.errors import ContractError, RunError
@@ -43,7 +45,7 @@ def fit(
 ) -> list[dict]:
     """Train ``model`` in place and return its learning curve, one dict an epoch.
 
-    Training uses mixed precision where a timed probe shows that it helps.
+    Training uses mixed precision where the recipe says so, or a timed probe that it helps.
 
     Args:
         settings: see ``recipes.complete``. With ``patience``, training stops early and ``model``
@@ -106,7 +108,14 @@ class _Job:
         self.model, self.data, self.split, self.settings = model, data, split, settings
         self.objective, self.path, self.identity = objective, path, identity
         self.seed, self.device = seed, device
-        self.dtype = env.training_dtype(device)
+        fixed = settings["precision"]
+        self.dtype = env.training_dtype(device) if fixed == "probed" else getattr(torch, fixed)
+        if settings["batch_norm_momentum"] is not None:
+            for part in model.modules():
+                if isinstance(part, nn.modules.batchnorm._BatchNorm):
+                    part.momentum = settings["batch_norm_momentum"]
+        if settings["crops"] < 1 and data.segmentation:
+            raise ContractError("random crops would not move label maps along. Set crops to 1.")
         self.images = math.ceil(round(settings["share"] * len(split.train), 6))  # of one epoch
         self.steps = math.ceil(self.images / settings["batch"])
         self.optimiser = recipes.optimiser(model, settings)
@@ -144,11 +153,13 @@ class _Job:
         random = np.random.default_rng([self.seed, self.epoch])
         order = random.permutation(self.split.train)[: self.images]
         flipped = random.random((len(order), 2)) < 0.5
+        cropped = random.random((len(order), 3)) if self.settings["crops"] < 1 else None
         saved, size = time.monotonic(), self.settings["batch"]
         for step in range(self.step, self.steps):
             started = time.monotonic()
             rows = slice(step * size, (step + 1) * size)
-            loss = self._step(order[rows], flipped[rows])
+            boxes = None if cropped is None else cropped[rows]
+            loss = self._step(order[rows], flipped[rows], boxes)
             self.loss_sum += loss * len(order[rows])
             self.step = step + 1
             self.seconds += time.monotonic() - started
@@ -158,9 +169,11 @@ class _Job:
                 self.save()
                 saved = time.monotonic()
 
-    def _step(self, index: np.ndarray, flipped: np.ndarray) -> float:
+    def _step(self, index: np.ndarray, flipped: np.ndarray, boxes: np.ndarray | None) -> float:
         images = to_float(self.data.images[index])
         images = flip(images, flipped, self.settings["flips"])
+        if boxes is not None:
+            images = crop(images, boxes, self.settings["crops"])
         images = images.to(self.device, memory_format=torch.channels_last)
         targets = torch.from_numpy(self.data.targets[index])
         if self.data.segmentation:  # every pixel's label moves with it
@@ -304,3 +317,19 @@ def flip(images: torch.Tensor, flipped: np.ndarray, kind: str) -> torch.Tensor:
         chosen = torch.from_numpy(flipped[:, column]).view(-1, 1, 1, 1)
         images = torch.where(chosen, images.flip(axis), images)
     return images
+
+
+def crop(images: torch.Tensor, boxes: np.ndarray, least: float) -> torch.Tensor:
+    """A square part of each image (N, C, H, W), resized bilinearly to the size of the whole.
+
+    Args:
+        boxes: (N, 3) in [0, 1): how far the area lies between ``least`` and 1, and where the part
+            lies between top and bottom, left and right.
+        least: smallest share of the area.
+    """
+    side = np.sqrt(least + (1 - least) * boxes[:, 0])
+    theta = np.zeros((len(boxes), 2, 3), np.float32)
+    theta[:, 0, 0] = theta[:, 1, 1] = side
+    theta[:, :, 2] = (1 - side)[:, None] * (2 * boxes[:, :0:-1] - 1)  # x before y
+    grid = F.affine_grid(torch.from_numpy(theta), list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)

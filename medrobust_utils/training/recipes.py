@@ -27,7 +27,11 @@ DEFAULTS = {
     "patience": 0,
     "monitor": "val_top1",
     "min_delta": 0.0,
+    "crops": 1.0,
+    "batch_norm_momentum": None,
+    "precision": "probed",
 }
+PRECISIONS = ("probed", "float32", "bfloat16")
 OPTIMISERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
 
 
@@ -41,10 +45,15 @@ def complete(settings: Mapping) -> dict:
     ``class_weights`` (inverse frequency), ``share`` (of the images seen in one epoch),
     ``new_lr_factor`` (times ``lr`` for modules before the backbone, which begin untrained),
     ``patience`` (epochs without a gain of ``min_delta`` before training stops and the best epoch
-    is taken; 0: no stopping, last epoch), ``monitor`` (of the learning curve: what has to gain).
+    is taken; 0: no stopping, last epoch), ``monitor`` (of the learning curve: what has to gain),
+    ``crops`` (least share of an image's area that a random crop keeps; 1: no crops),
+    ``batch_norm_momentum`` (weight of a new batch in the running statistics: torch's 0.1, Keras'
+    0.01; None: as the network has it), ``precision`` (``float32``, ``bfloat16``, or ``probed``
+    for what ``env.training_dtype`` finds quicker on the machine at hand).
 
     Raises:
-        ContractError: for an unknown key, optimiser or schedule, or a share outside (0, 1].
+        ContractError: for an unknown key, optimiser, schedule or precision, or a share outside
+            (0, 1].
     """
     full = {key: settings[key] for key in REQUIRED}
     full |= {key: settings.get(key, value) for key, value in DEFAULTS.items()}
@@ -55,8 +64,13 @@ def complete(settings: Mapping) -> dict:
         raise ContractError(f"optimiser={full['optimiser']!r}: choose {' or '.join(OPTIMISERS)}.")
     if full["schedule"] not in ("cosine", "constant"):
         raise ContractError(f"schedule={full['schedule']!r}: choose cosine or constant.")
-    if not 0 < full["share"] <= 1:
-        raise ContractError(f"share={full['share']}: choose more than 0 and at most 1.")
+    if full["precision"] not in PRECISIONS:
+        raise ContractError(
+            f"precision={full['precision']!r}: choose among {', '.join(PRECISIONS)}."
+        )
+    for key in ("share", "crops"):
+        if not 0 < full[key] <= 1:
+            raise ContractError(f"{key}={full[key]}: choose more than 0 and at most 1.")
     return full
 
 
