@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from segmenters import tissue, untrained
 from test_training import interrupt, read_checkpoint, same
 
-from medrobust_utils.attacks import Layered, LayeredTraining, engine
+from medrobust_utils.attacks import Layered, engine
 from medrobust_utils.core.errors import ContractError, RunError
 from medrobust_utils.data import split_by_group, to_float
 from medrobust_utils.data.phantoms import phantom_set
@@ -20,7 +20,7 @@ from medrobust_utils.data.views import binary
 from medrobust_utils.models import AssimilatedModel, MedicalModel
 from medrobust_utils.training import fit as training
 from medrobust_utils.training import glcm, recipes
-from medrobust_utils.training.adversarial import AdversarialTraining
+from medrobust_utils.training.adversarial import AdversarialTraining, LayeredTraining
 from medrobust_utils.training.objectives import Assimilation, CrossEntropy
 
 HOW = {"levels": 8, "softness": 1.0, "rows": "areas"}

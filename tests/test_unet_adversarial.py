@@ -9,7 +9,7 @@ import torch
 from found import find, only
 
 from medrobust_utils import data, segmentation
-from medrobust_utils.attacks import Attack, Layered, LayeredTraining, Selective, pgd
+from medrobust_utils.attacks import Attack, Layered, Selective, pgd
 from medrobust_utils.attacks.layered import full_area
 from medrobust_utils.core.errors import ProtocolError, RunError
 from medrobust_utils.core.losses import IGNORED
@@ -23,6 +23,7 @@ from medrobust_utils.studies import unet_adversarial_attack as attack
 from medrobust_utils.studies import unet_adversarial_methods as methods
 from medrobust_utils.studies import unet_adversarial_record as record
 from medrobust_utils.studies import unet_adversarial_rows as rows
+from medrobust_utils.training.adversarial import LayeredTraining
 
 PAPER = protocol.load("4_unet_adversarial_training")
 FULL = PAPER.settings("paper")

@@ -7,7 +7,7 @@
 stopped; a kill costs at most a minute of training. Each network leaves its weights and, beside
 them, ``record.json``: learning curve, settings, hashes of split and headlines, machine. DIR must
 lie outside the checkout. Needs MEDROBUST_DATA, and MEDROBUST_WEIGHTS with ``resnet50.safetensors``
-(``python -m medrobust_utils weights``). On a GPU the same commands use it.
+(``python tools/keras_weights.py``). On a GPU the same commands use it.
 """
 
 from __future__ import annotations

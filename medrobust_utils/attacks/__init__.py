@@ -1,6 +1,5 @@
 """Attacks: noise that knows nothing, and gradients that know the model."""
 
-from ..training.adversarial import LayeredTraining
 from .autoattack.attack import Attacked, autoattack
 from .autoattack.sweep import AutoResult, autoattack_sweep
 from .config import AutoPlan, Plan
@@ -21,7 +20,6 @@ __all__ = [
     "AutoResult",
     "Flag",
     "Layered",
-    "LayeredTraining",
     "Plan",
     "Selected",
     "Selective",

@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 
 from .. import segmentation
-from ..attacks import LayeredTraining
 from ..core import env
 from ..core.errors import DataError, ProtocolError
 from ..core.storage import fingerprint
@@ -25,7 +24,7 @@ from ..data.views import label_maps
 from ..models import MedicalModel, build_unet
 from ..segmentation import Layered, Selective
 from ..training import cards
-from ..training.adversarial import AdversarialTraining
+from ..training.adversarial import AdversarialTraining, LayeredTraining
 from .common import asked_for, cast, precision, select, some
 
 # Models 1 to 4 of the paper, and three it does not have: plain adversarial training, the union
