@@ -68,7 +68,7 @@ def test_a_changed_headline_has_another_hash_and_an_amendment_has_not(monkeypatc
     before = evidence.headline_hashes(2)
     changed = copy.deepcopy(evidence._content(2))
     changed["headlines"][0]["worth"] *= 2
-    changed["headlines"][1]["amendments"] = [{"dated": "2027-01-01", "why": "none"}]
+    changed["headlines"][1]["amendments"] = [{"date": "2027-01-01", "reason": "none"}]
     monkeypatch.setattr(evidence, "_content", lambda paper: changed)
     after = evidence.headline_hashes(2)
     names = list(before)
@@ -132,7 +132,7 @@ def small(monkeypatch):
     """Paper 4's profile on a few phantoms, so small that a network takes a second."""
     overrides = (
         "datasets.histology=phantom-histology phantoms=40 size=32 unet.width=4 unet.depth=2 "
-        "training.epochs=2 adversarial.steps=1 method_one.steps=2 "
+        "training.epochs=2 training.precision=float32 adversarial.steps=1 method_one.steps=2 "
         "method_two.search=greedy attack.images=6 attack.steps=2"
     )
     real = protocol.load
@@ -155,7 +155,11 @@ def test_a_record_tells_what_made_the_weights_and_is_not_made_twice(small, tmp_p
     found = json.loads(path.read_text())
     assert found["seed"] == 3 and found["headlines"] == evidence.headline_hashes(4)
     assert [row["epoch"] for row in found["curve"]] == [1]  # half of two epochs, twice the images
-    assert found["precision"] == ["float32"] and found["machine"]["kind"]
+    assert (
+        found["precision"]
+        == [evidence.settings_of(Network(4, 3, "clean"), tmp_path).training["precision"]]
+        and found["machine"]["kind"]
+    )
     task = evidence.arm_of(Network(4, 3, "clean")).task
     assert found["split"] == evidence.split_hashes(task)
     assert found["split"]["test"].split()[0] == str(len(task.split.test))

@@ -35,7 +35,7 @@ import torch
 import yaml
 
 from medrobust_utils.core import env
-from medrobust_utils.core.storage import fingerprint, plain, write_atomic
+from medrobust_utils.core.storage import plain, write_atomic
 from medrobust_utils.models import digest
 from medrobust_utils.reporting import protocol
 from medrobust_utils.studies import attentive_cnn, unet_adversarial
@@ -74,9 +74,9 @@ def _content(paper: int) -> dict:
 
 
 def headline_hashes(paper: int) -> dict[str, str]:
-    """A fingerprint of each headline as it stands in the file, its amendments left out."""
-    entries = _content(paper)["headlines"]
-    return {one["id"]: fingerprint({**one, "amendments": []}) for one in entries}
+    """A fingerprint of each headline and the anchor it needs, its amendments left out."""
+    read = protocol.from_text(PAPERS[paper], yaml.safe_dump(_content(paper)))
+    return {one.id: one.fingerprint(read.anchors) for one in read.headlines}
 
 
 def split_hashes(task: attentive_cnn.Task | unet_adversarial.Task) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from datetime import date
 from typing import Annotated, Any, Literal
 
@@ -82,7 +83,12 @@ class Headline(Strict):
                 raise fault(f"must be at least {least} for {self.kind}", given, "needs", key)
         return self
 
-    def fingerprint(self) -> str:
-        """64 hex digits that change with what the headline says; its amendments do not count."""
+    def fingerprint(self, anchors: Mapping[str, Sequence[Anchor]]) -> str:
+        """64 hex digits that change with what the headline says or the anchor it needs says.
+
+        Its amendments do not count: they tell why it was changed, the digits that it was.
+        """
         own = self.model_dump(mode="json", exclude={"amendments"}, exclude_defaults=True)
+        needed = anchors[self.needs.anchor] if self.needs and self.needs.anchor else ()
+        own["anchor"] = [anchor.model_dump(mode="json") for anchor in needed]
         return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()
