@@ -65,6 +65,12 @@ Archives that leave their folder, hold links or swell without measure are refuse
 (`tests/test_unpack.py`). Checkpoints, arrays and weights with code in them are refused and the code
 is not run (`tests/test_security.py`); the same tests forbid the calls that would run it.
 """
+REAL = """## The real data
+
+Read as they are; what is listed is kept or counted. Where the copy is the one that the recorded
+results were computed on, its pixels, labels, groups and splits are those of
+`tests/golden/real_sets.json`.
+"""
 
 
 def table(heads: tuple[str, ...], rows: list[tuple]) -> str:
@@ -122,22 +128,31 @@ def kills(count: int) -> str:
 
 
 def census(root: str) -> str:
-    """Every reader that finds its real data below ``root``."""
+    """Every reader that finds its real data below ``root``; the recorded copies as recorded."""
+    import golden_data
+
     from medrobust_utils import data
     from medrobust_utils.data import catalogue
 
-    rows = []
+    rows, record = [], golden_data.recorded("whole")
     with tempfile.TemporaryDirectory() as home:
         os.environ["MEDROBUST_HOME"] = home
         for name, card in catalogue.load().items():
             if not _present(Path(root), card):
                 continue
-            found = data.READERS[card.reader](Path(root), 32)
+            found = data.READERS[card.reader](Path(root), golden_data.SIZES["whole"])
             listed, gone = found.census["images_listed"], found.census["exact_duplicates_removed"]
             dropped = found.census["contradictory_labels_dropped"]
             assert len(found) + gone + dropped == listed, name
             complete = "whole" if found.complete else "a part"
-            rows.append((name, complete, listed, gone, dropped, len(found)))
+            held = "another copy"
+            if golden_data.recorded_copy(Path(root), card.reader):
+                facts = golden_data.facts(Path(root), card.reader, "whole")
+                was = record[card.reader]
+                differing = [key for key in was if facts.get(key) != was[key]]
+                assert not differing, f"{name}: {differing} are not as recorded"
+                held = "the same"
+            rows.append((name, complete, listed, gone, dropped, len(found), held))
             say(f"  {name}: {listed:,} images listed, {len(found):,} kept")
     heads = (
         "Data set",
@@ -146,12 +161,11 @@ def census(root: str) -> str:
         "Copies removed",
         "Contradictory copies dropped",
         "Kept",
+        "Pixels, labels, splits",
     )
     if not rows:
         return ""
-    return "## The real data\n\nRead as they are; what is listed is kept or counted.\n\n" + table(
-        heads, rows
-    )
+    return REAL + "\n" + table(heads, rows)
 
 
 def _present(root: Path, card) -> bool:
