@@ -32,7 +32,7 @@ from medrobust_utils.training.objectives import Assimilation
 PAPER = protocol.load("3_domain_assimilation")
 FULL = PAPER.settings("paper")
 TINY = (
-    "phantoms=100 training.epochs.ct=1 training.epochs.resnet10t=1 attack.images.ct=10 "
+    "phantoms=100 size=64 training.epochs.ct=1 training.epochs.test_resnet=1 attack.images.ct=10 "
     "attack.eps_255=[1,16] attack.quarter.steps=2 attack.torchattacks.steps=2 "
     "attack.strong_steps=2 attack.fine_255=[0.5] attack.check=4 explained=4"
 )
@@ -80,7 +80,7 @@ def explained(settings, trained):
 
 @pytest.fixture(scope="module")
 def photos(settings, tmp_path_factory):
-    return why.natural(settings, "resnet10t", "scratch", tmp_path_factory.mktemp("n"), seed=0)
+    return why.natural(settings, "test_resnet", "scratch", tmp_path_factory.mktemp("n"), seed=0)
 
 
 @pytest.fixture
@@ -227,7 +227,7 @@ def test_seeds_multiply_arms_and_leave_their_tasks_alone(monkeypatch):
     assert len({id(arm.task) for arm in found}) == 1 and len({arm.key for arm in found}) == 12
 
 
-GROUP = {"role": "ct", "backbone": "resnet10t", "start": "scratch", "split": "honest"}
+GROUP = {"role": "ct", "backbone": "test_resnet", "start": "scratch", "split": "honest"}
 
 
 @pytest.mark.parametrize(
@@ -235,8 +235,8 @@ GROUP = {"role": "ct", "backbone": "resnet10t", "start": "scratch", "split": "ho
     [
         ({}, {"role": "liver"}, "DATASET='liver'.*this profile has ct"),
         ({}, {"role": "mri"}, "DATASET='mri'"),  # known, and not in this profile
-        ({"role": "mri"}, {"role": "mri", "model": "resnet10t"}, "both DATASET='mri' and MODEL"),
-        ({}, {"model": "vgg"}, "MODEL='vgg'.*resnet10t"),
+        ({"role": "mri"}, {"role": "mri", "model": "test_resnet"}, "both DATASET='mri' and MODEL"),
+        ({}, {"model": "vgg"}, "MODEL='vgg'.*test_resnet"),
         ({}, {"seed": -1}, "SEED=-1"),
         ({"split": "loose"}, {}, "'loose': choose among honest, by image"),
         ({"defence": ["prayer"]}, {}, "'prayer': choose among none, modules, glcm, adversarial"),
@@ -948,9 +948,9 @@ def test_deviations_of_a_small_run_are_said_in_words(settings, arms):
         f"ct, split honest: {size} images a class (slides: 536).",
         f"ct, split honest: 10 of {len(arms[0].task.split.test)} test images attacked.",
         "images of 64 pixels instead of 224.",
-        "ct, resnet10t from scratch: at most 1 epochs (slides: 300).",
-        "resnet10t: trained from scratch, where the slides fine-tune.",
-        "resnet10t is none of the slides' backbones.",
+        "ct, test_resnet from scratch: at most 1 epochs (slides: 300).",
+        "test_resnet: trained from scratch, where the slides fine-tune.",
+        "test_resnet is none of the slides' backbones.",
         "training: lr 0.001 (profile paper: 0.0001).",
         "training: batch 16 (profile paper: 32).",
         "adversarial: steps 2 (profile paper: 10).",
@@ -1035,7 +1035,7 @@ def test_rows_of_a_real_run_have_the_names_and_tags_that_claims_ask_for(
         both = [(measured[d], explained[d]) for d in (one, other)]
         gains.add_reason_pair(run, *zip(*both, strict=True))
     gains.add_pair(run, [vanilla], [measured["adversarial"]])
-    rows.add_photos(run, photos, "resnet10t", "scratch")
+    rows.add_photos(run, photos, "test_resnet", "scratch")
     gains.add_natural(run, photos, vanilla, explained["none"])
     run.record["rows"] += modules[0].record["rows"]
     run.save()  # strict JSON

@@ -72,11 +72,11 @@ def selective_fgsm(
         step_size: length of each a_k, in [0, 1].
         bound: how far the sum may lead from the image; K * step_size is no bound.
         search: ``exhaustive`` evaluates all 3^K in float32 and chooses what trying them one by
-            one chooses; ``screened`` evaluates them in bfloat16, where a timed probe finds that
-            quicker (``env.training_dtype``), with batch norm folded away, and scores the best, 64
-            at most, again in float32; ``greedy`` begins at zeros and gives one class after
-            another its best sign, 2K + 1 evaluations. Of equal losses the one with more zeros
-            wins, and among those the first.
+            one chooses; ``screened`` evaluates them in the precision of the model's training
+            (bfloat16 where a timed probe finds that quicker, see ``env.training_dtype``), with
+            batch norm folded away, and scores the best, 64 at most, again in float32; ``greedy``
+            begins at zeros and gives one class after another its best sign, 2K + 1 evaluations.
+            Of equal losses the one with more zeros wins, and among those the first.
         classes: whose perturbations are tried, the columns of ``signs``; all K without them.
 
     Raises:
@@ -98,7 +98,7 @@ def selective_fgsm(
             if quick is None:
                 losses = try_signs.score(every)
             else:
-                dtype = env.training_dtype(image.device)
+                dtype = getattr(model, "trained_in", None) or env.training_dtype(image.device)
                 rough = _Trial(quick, image, label, steps, bound, dtype).score(every)
                 places, losses = _finalists(try_signs.score, every, rough)
                 shortlist, count = every[places], count + len(places)

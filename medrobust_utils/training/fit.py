@@ -43,7 +43,8 @@ def fit(
 ) -> list[dict]:
     """Train ``model`` in place and return its learning curve, one dict an epoch.
 
-    Training uses mixed precision where a timed probe shows that it helps.
+    Training uses mixed precision where a timed probe shows that it helps, unless the recipe's
+    ``precision`` is float32.
 
     Args:
         settings: see ``recipes.complete``. With ``patience``, training stops early and ``model``
@@ -106,7 +107,8 @@ class _Job:
         self.model, self.data, self.split, self.settings = model, data, split, settings
         self.objective, self.path, self.identity = objective, path, identity
         self.seed, self.device = seed, device
-        self.dtype = env.training_dtype(device)
+        pinned = settings["precision"] == "float32"
+        self.dtype = torch.float32 if pinned else env.training_dtype(device)
         self.images = math.ceil(round(settings["share"] * len(split.train), 6))  # of one epoch
         self.steps = math.ceil(self.images / settings["batch"])
         self.optimiser = recipes.optimiser(model, settings)

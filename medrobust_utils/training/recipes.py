@@ -27,6 +27,7 @@ DEFAULTS = {
     "patience": 0,
     "monitor": "val_top1",
     "min_delta": 0.0,
+    "precision": "probed",
 }
 OPTIMISERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
 
@@ -41,10 +42,12 @@ def complete(settings: Mapping) -> dict:
     ``class_weights`` (inverse frequency), ``share`` (of the images seen in one epoch),
     ``new_lr_factor`` (times ``lr`` for modules before the backbone, which begin untrained),
     ``patience`` (epochs without a gain of ``min_delta`` before training stops and the best epoch
-    is taken; 0: no stopping, last epoch), ``monitor`` (of the learning curve: what has to gain).
+    is taken; 0: no stopping, last epoch), ``monitor`` (of the learning curve: what has to gain),
+    ``precision`` (``probed``: see ``env.training_dtype``; ``float32``: the same on every machine).
 
     Raises:
-        ContractError: for an unknown key, optimiser or schedule, or a share outside (0, 1].
+        ContractError: for an unknown key, optimiser, schedule or precision, or a share outside
+            (0, 1].
     """
     full = {key: settings[key] for key in REQUIRED}
     full |= {key: settings.get(key, value) for key, value in DEFAULTS.items()}
@@ -55,6 +58,8 @@ def complete(settings: Mapping) -> dict:
         raise ContractError(f"optimiser={full['optimiser']!r}: choose {' or '.join(OPTIMISERS)}.")
     if full["schedule"] not in ("cosine", "constant"):
         raise ContractError(f"schedule={full['schedule']!r}: choose cosine or constant.")
+    if full["precision"] not in ("probed", "float32"):
+        raise ContractError(f"precision={full['precision']!r}: choose probed or float32.")
     if not 0 < full["share"] <= 1:
         raise ContractError(f"share={full['share']}: choose more than 0 and at most 1.")
     return full
