@@ -24,7 +24,7 @@ from medrobust_utils.studies import attentive_cnn_rows as rows
 
 PAPER = protocol.load("2_attentive_cnn")
 TINY = (
-    "phantoms=90 models.resnet.backbone=resnet10t training.epochs.skin=1 training.epochs.fundus=1 "
+    "phantoms=90 models.resnet.size=64 training.epochs.skin=1 training.epochs.fundus=1 "
     "training.epochs.chest=1 attack.images=12 attack.eps=[0.02,0.32] attack.steps=2 "
     "attack.check.images=4 attack.through=5"
 )

@@ -31,7 +31,7 @@ from medrobust_utils.training import glcm
 PAPER = protocol.load("3_domain_assimilation")
 FULL = PAPER.settings("paper")
 TINY = (
-    "phantoms=100 training.epochs.ct=1 training.epochs.resnet10t=1 attack.images.ct=10 "
+    "phantoms=100 size=64 training.epochs.ct=1 training.epochs.test_resnet=1 attack.images.ct=10 "
     "attack.eps_255=[1,16] attack.quarter.steps=2 attack.torchattacks.steps=2 "
     "attack.strong_steps=2 attack.fine_255=[0.5] attack.check=4 explained=4"
 )
@@ -79,7 +79,7 @@ def explained(settings, trained):
 
 @pytest.fixture(scope="module")
 def photos(settings, tmp_path_factory):
-    return why.natural(settings, "resnet10t", "scratch", tmp_path_factory.mktemp("n"), seed=0)
+    return why.natural(settings, "test_resnet", "scratch", tmp_path_factory.mktemp("n"), seed=0)
 
 
 @pytest.fixture
@@ -219,7 +219,7 @@ def test_the_profiles_hold_every_network_that_was_asked_for(monkeypatch):
         assert "none" in {arm.defence for arm in leaky}
 
 
-GROUP = {"role": "ct", "backbone": "resnet10t", "start": "scratch", "split": "honest"}
+GROUP = {"role": "ct", "backbone": "test_resnet", "start": "scratch", "split": "honest"}
 
 
 @pytest.mark.parametrize(
@@ -227,8 +227,8 @@ GROUP = {"role": "ct", "backbone": "resnet10t", "start": "scratch", "split": "ho
     [
         ({}, {"role": "liver"}, "DATASET='liver'.*this profile has ct"),
         ({}, {"role": "mri"}, "DATASET='mri'"),  # known, and not in this profile
-        ({"role": "mri"}, {"role": "mri", "model": "resnet10t"}, "both DATASET='mri' and MODEL"),
-        ({}, {"model": "vgg"}, "MODEL='vgg'.*resnet10t"),
+        ({"role": "mri"}, {"role": "mri", "model": "test_resnet"}, "both DATASET='mri' and MODEL"),
+        ({}, {"model": "vgg"}, "MODEL='vgg'.*test_resnet"),
         ({}, {"seed": -1}, "SEED=-1"),
         ({"split": "loose"}, {}, "'loose': choose among honest, by image"),
         ({"defence": ["prayer"]}, {}, "'prayer': choose among none, modules, glcm, adversarial"),

@@ -29,7 +29,7 @@ TINY = {
     "models.swin.options.img_size=32",
     "2_attentive_cnn": "phantoms=120 models.resnet.size=32 training.epochs.skin=1 "
     "attack.images=5 validation_images=8",
-    CT: "phantoms=60 size=32 training.epochs.resnet10t=1 attack.images.ct=5",
+    CT: "phantoms=60 size=32 training.epochs.test_resnet=1 attack.images.ct=5",
     "4_unet_adversarial_training": "phantoms=24 size=32 training.epochs=1 unet.width=4 "
     "unet.depth=2 method_two.search=greedy attack.images=3",
 }
@@ -40,8 +40,8 @@ PAIRS = {
         "soft attention, released (resnet, scratch, seed 0)",
     ),
     CT: (
-        "vanilla (resnet10t, scratch, seed 0)",
-        "adversarial training (resnet10t, scratch, seed 0)",
+        "vanilla (test_resnet, scratch, seed 0)",
+        "adversarial training (test_resnet, scratch, seed 0)",
     ),
     "4_unet_adversarial_training": ("vanilla (seed 0)", "method two (seed 0)"),
 }

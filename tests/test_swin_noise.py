@@ -97,7 +97,7 @@ def test_a_trained_arm_is_read_back_and_another_recipe_has_another_folder(
         (a == b).all()
         for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True)
     )
-    other = PAPER.settings("smoke", TINY + " training.lr.scratch=0.002")
+    other = PAPER.settings("smoke", TINY + " training.lr.scratch=0.003")
     with pytest.raises(TypeError):  # it would train, and training is switched off
         study.train(arm, other, folder.parent, seed=0)
 
@@ -253,4 +253,4 @@ def test_figures_are_drawn_from_rows(record, tasks):
 def test_the_named_models_build_at_their_size():
     spec = PAPER.settings("smoke").models["swin"]
     model = models.build(spec["backbone"], 3, start="scratch", options=spec["options"])
-    assert 0.5e6 < sum(p.numel() for p in model.parameters()) < 2e6
+    assert 5e4 < sum(p.numel() for p in model.parameters()) < 2e6

@@ -106,6 +106,14 @@ def test_a_run_keeps_the_precision_it_began_with(skin, whole, tmp_path, monkeypa
     assert same(half, fit(skin, tmp_path / "mixed"))
 
 
+def test_a_recipe_in_float32_is_trained_so_whatever_the_probe_says(skin, tmp_path, monkeypatch):
+    monkeypatch.setattr(training.env, "training_dtype", lambda device: torch.bfloat16)
+    history, *_ = fit(skin, tmp_path, dict(SETTINGS, epochs=1, precision="float32"))
+    assert {row["precision"] for row in history} == {"float32"}
+    with pytest.raises(ContractError, match="choose probed or float32"):
+        fit(skin, tmp_path, dict(SETTINGS, precision="half"))
+
+
 def test_a_finished_run_is_read_back_without_a_step(skin, whole, tmp_path, monkeypatch):
     first = fit(skin, tmp_path)
     monkeypatch.setattr(training._Job, "_step", None)
