@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from ..core.contracts import check_eval, check_images
+from ..core.gate import admit, gate
 from ..core.losses import correct
 from .engine import TINY, extremes, gradient
 from .gradient import fgsm, pgd
@@ -37,6 +37,7 @@ class Flag:
         return f"{'RED FLAG' if self.raised else 'fine'}: {self.name}: {self.measured}"
 
 
+@gate()
 def red_flags(
     model: nn.Module,
     images: torch.Tensor,
@@ -61,9 +62,8 @@ def red_flags(
     Raises:
         ContractError: for a breach of the contract.
     """
-    check_eval(model)
-    check_images(images)
-    images, labels = images[:MOST], labels[:MOST].to(images.device)
+    labels = admit(model, images, labels)
+    images, labels = images[:MOST], labels[:MOST]
     right = _right(model, images, labels) if len(images) else torch.zeros(0, dtype=torch.bool)
     images, labels = images[right], labels[right]
     if not len(images):

@@ -179,6 +179,14 @@ def full_float32() -> Iterator[None]:
         torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
 
 
+def out_of_memory(error: Exception) -> bool:
+    """Whether ``error`` says that a device's memory is full; MPS and CPU have no type for it."""
+    words = ("out of memory", "can't allocate memory")
+    return isinstance(error, torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+    )
+
+
 def git_commit() -> str | None:
     """Commit of the checkout the package lies in, with ``+changes`` if it was edited."""
 
