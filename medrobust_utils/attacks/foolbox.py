@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 from ..core import env
-from ..core.contracts import Asked
+from ..core.contracts import Asked, ask, blamed, check_labels, check_logits
 from ..core.errors import ContractError
 from ..core.gate import admit, gate
-from .engine import check_eps
+from .engine import check_eps, extremes
 from .engine import random_start as uniform_start
 from .gradient import PGD_STEP, PGD_STEPS
 
@@ -82,13 +82,16 @@ def _run(
         raise ContractError(
             "Foolbox attacks softmax heads with int64 labels (N,) only. Use the native engine."
         )
+    logits = ask(model, images)
+    check_labels(labels, logits, extremes(labels))
+    check_logits(logits, multi_label=False)
     wrapped = foolbox.PyTorchModel(Asked(model), bounds=(0, 1), device=images.device)
-    criterion = foolbox.Misclassification(labels)
+    criterion = foolbox.Misclassification(labels.long())
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
     try:
         for parameter in learning:  # Foolbox would pile up their gradients
             parameter.requires_grad_(False)
-        with env.full_float32(), torch.enable_grad():
+        with env.full_float32(), torch.enable_grad(), blamed(model, images):
             return attack(wrapped, images, criterion, epsilons=eps)[1]
     finally:
         for parameter in learning:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from ..core.contracts import check_logits
 from ..core.gate import admit, gate
 from ..core.losses import correct
 from .engine import TINY, extremes, gradient
@@ -89,6 +90,7 @@ def _batched(attack: Callable, model: nn.Module, *args: object, **how: object) -
 
 def _right(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     logits = torch.cat([score(model, part) for part in images.split(BATCH)])
+    check_logits(logits, labels.ndim == 2)
     return correct(logits, labels)
 
 

@@ -41,7 +41,13 @@ def ask(
         blamed(model, images),
     ):
         # the copy is no leaf and nobody else's, for models that work in place
-        return _logits(model(images.clone()), len(images))
+        logits = _logits(model(images.clone()), len(images))
+    if slopes and images.requires_grad and not logits.requires_grad:
+        raise ContractError(
+            "no gradient leads from the logits to the images. Take torch.no_grad, inference_mode, "
+            "detach, argmax and numpy out of the model's forward."
+        )
+    return logits
 
 
 class Asked(nn.Module):
@@ -68,7 +74,7 @@ def blamed(model: nn.Module, images: torch.Tensor) -> Iterator[None]:
             hint = "Export it with dynamic_shapes=({0: torch.export.Dim.AUTO},) for any batch."
         raise ContractError(
             f"the model raised {type(error).__name__} for images {tuple(images.shape)} on "
-            f"{images.device}: {str(error).strip().splitlines()[:1]}. {hint}"
+            f"{images.device}: {str(error).strip().partition(chr(10))[0]}. {hint}"
         ) from error
 
 
@@ -79,7 +85,7 @@ def _logits(answer: object, count: int) -> torch.Tensor:
         if isinstance(answer, Mapping):
             pick = f"[{next((k for k in ('out', 'logits', *answer) if k in answer), 0)!r}]"
         raise ContractError(
-            f"the model returned a {type(answer).__name__}, not a tensor of logits. Wrap it in a "
+            f"the model returned {type(answer).__name__}, not a tensor of logits. Wrap it in a "
             f"module whose forward returns `self.model(images){pick}`."
         )
     if not answer.is_floating_point():

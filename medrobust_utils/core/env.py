@@ -129,6 +129,8 @@ def shown_by(bar: type[text_bar]) -> Iterator[None]:
 
 
 @cache
+@torch.inference_mode(False)
+@torch.enable_grad()  # wherever it is asked
 def training_dtype(device: torch.device) -> torch.dtype:
     """Autocast type for training, chosen by a timed probe and kept for the process.
 

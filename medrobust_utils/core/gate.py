@@ -54,13 +54,13 @@ def gate() -> Iterator[None]:
 def check_steady(model: nn.Module, images: torch.Tensor) -> None:
     """Raise ContractError if answers depend on chance, or on what else is in the batch.
 
-    The first two images are asked about twice, each alone and both together. An attack on chance
-    would call luck a success.
+    The first two images, or the first and its mirror image, are asked about twice: each alone, and
+    both together. An attack on chance would call luck a success.
     """
     asked = _ASKED.get()
     if any(one is model for one in asked or ()):
         return
-    pair = images[:2]
+    pair = images[:2] if len(images) > 1 else torch.cat([images, images.flip(3)])
     answers = [ask(model, pair), ask(model, pair)]
     alone = torch.cat([ask(model, image) for image in pair.split(1)])
     if _differ(alone, answers[0]):  # chance may have spared the pair
@@ -90,12 +90,12 @@ def _differ(first: torch.Tensor, second: torch.Tensor) -> bool:
 
 
 def _first_difference(model: nn.Module, images: torch.Tensor, others: torch.Tensor) -> str:
-    """The first part of the model that says something else of the first image in a second call."""
+    """The first part of the model that says something else of the same images in another call."""
     calls: list[list[tuple[str, torch.Tensor]]] = []
 
     def note(name: str, part: nn.Module, output: object) -> None:
-        if isinstance(output, torch.Tensor) and output.is_floating_point() and output.numel():
-            calls[-1].append((f"{name!r} ({type(part).__name__})", output[:1].detach().clone()))
+        if isinstance(output, torch.Tensor) and output.is_floating_point() and output.ndim:
+            calls[-1].append((f"{name!r} ({type(part).__name__})", output.detach().clone()))
 
     with ExitStack() as stack:
         for name, part in model.named_modules():
@@ -105,6 +105,8 @@ def _first_difference(model: nn.Module, images: torch.Tensor, others: torch.Tens
         for batch in (images, others):
             calls.append([])
             ask(model, batch)
-    pairs = (pair for pair in zip(*calls, strict=False) if pair[0][1].shape == pair[1][1].shape)
-    found = (label for (label, first), (_, second) in pairs if _differ(first, second))
-    return next(found, type(model).__name__)
+    for (label, first), (_, second) in zip(*calls, strict=False):
+        rows = min(len(first), len(second))  # the same images come first
+        if first.shape[1:] == second.shape[1:] and _differ(first[:rows], second[:rows]):
+            return label
+    return type(model).__name__

@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from ...core import env
-from ...core.contracts import check_model
+from ...core.contracts import check_logits, check_model
 from ...core.errors import ContractError
-from ...core.gate import gate
+from ...core.gate import admit, gate
 from ...data import ImageSet
 from ..config import STANDING, WRONG, AutoPlan
 from ..fold_batchnorm import quick_copy
@@ -166,9 +166,11 @@ def _climb(
 ) -> _Part:
     """One batch at every eps; who has fallen keeps what felled them."""
     images, labels = on_device(data, rows)
+    labels = admit(model, images, labels, steady=plan.version != "rand")
     clean = score(model, images)
+    check_logits(clean, labels.ndim == 2)
     logits, steps = clean.clone(), []
-    up = Goal(plan.finding).standing(clean, labels.to(clean.device)).cpu().numpy()
+    up = Goal(plan.finding).standing(clean, labels).cpu().numpy()
     won = np.where(up, STANDING, WRONG).astype("U16")
     for eps, fallen in zip(epsilons, felled, strict=True):
         won[up & fallen] = EARLIER
