@@ -535,7 +535,7 @@ def test_not_even_one_image_fits(trained, skin):
 
 
 def test_other_errors_are_no_lack_of_memory(trained, skin):
-    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+    with pytest.raises(ContractError, match="the model raised RuntimeError.*mat1 and mat2"):
         attacks.attack_sweep(
             Small(trained, 0, RuntimeError("mat1 and mat2")).eval(), skin, INDEX, [0]
         )

@@ -300,7 +300,7 @@ MODEL = Linear(uniform(3, 3, 8, 8)).eval()
         (lambda: band_noise((3, 8, 8), [0], 2, 2, 0), "from 0 to 1"),
         (lambda: band_noise((3, 8, 8), [0], -1, 2, 0), "from 0 to 1"),
         (lambda: sensitivity(MODEL, 255 * FIELD, TRUTH), "Divide 8-bit"),
-        (lambda: sensitivity(MODEL, FIELD, TRUTH[:1]), "Give one answer an image"),
+        (lambda: sensitivity(MODEL, FIELD, TRUTH[:1]), "images but 1 labels"),
         (lambda: sensitivity(MODEL, FIELD[:0], TRUTH[:0]), "at least one"),
         (lambda: sensitivity(MODEL, FIELD, torch.zeros(2, 8, 8).long()), "a label map has many"),
         (lambda: sensitivity(MODEL, FIELD, TRUTH + 2), "knows 0 to 2"),

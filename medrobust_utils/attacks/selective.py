@@ -85,8 +85,8 @@ def selective_fgsm(
         ContractError: for an unknown search, a breach of the contract, or more than 10
             classes to combine, unless greedily.
     """
-    labels = admit(model, images, labels)
     _check(images, step_size, bound, search, classes)
+    labels = admit(model, images, labels)
     quick = quick_copy(model, images[:1]) if search == "screened" else None
     found = []
     for image, label in zip(images, labels, strict=True):

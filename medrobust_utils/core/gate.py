@@ -94,7 +94,7 @@ def _first_difference(model: nn.Module, images: torch.Tensor, others: torch.Tens
     calls: list[list[tuple[str, torch.Tensor]]] = []
 
     def note(name: str, part: nn.Module, output: object) -> None:
-        if isinstance(output, torch.Tensor) and output.is_floating_point() and output.ndim:
+        if isinstance(output, torch.Tensor) and output.is_floating_point() and output.numel() > 1:
             calls[-1].append((f"{name!r} ({type(part).__name__})", output.detach().clone()))
 
     with ExitStack() as stack:

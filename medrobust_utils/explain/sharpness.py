@@ -132,7 +132,7 @@ def _parts(
     """Images and labels in batches, checked."""
     labels = admit(model, images, labels)
     if not len(images):
-        raise ContractError("no image to measure: the batch is empty.")
+        raise ContractError("no image to measure: give at least one.")
     return list(zip(images.split(BATCH), labels.split(BATCH), strict=True))
 
 
