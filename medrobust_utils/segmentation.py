@@ -22,8 +22,9 @@ from torch import nn
 from .attacks import Attack, Layered, Selective
 from .attacks.engine import extremes
 from .core import env
-from .core.contracts import check_eval, check_images, check_labels, check_logits
+from .core.contracts import ask, check_images, check_labels, check_logits, check_model
 from .core.errors import ContractError
+from .core.gate import gate
 from .core.losses import IGNORED
 from .core.storage import fingerprint, kept_arrays
 from .data import ImageSet, Split, ThreeWay, batches
@@ -79,8 +80,7 @@ def _check_head(model: nn.Module, data: ImageSet, index: np.ndarray) -> None:
     """Hold all label maps against the model's classes: an index out of bounds kills a GPU."""
     training = model.training
     ((images, _),) = _batches(model.eval(), data, index[:1], "")
-    with torch.no_grad():
-        logits = model(images)
+    logits = ask(model, images)
     model.train(training)
     values = np.flatnonzero(pixel_counts(data.targets[index])[:IGNORED])
     span = (float(values.min(initial=0)), float(values.max(initial=0)))
@@ -145,6 +145,7 @@ def harden(
     return _perturbed(model, data, index, how, dtype, folder)
 
 
+@gate()
 def _perturbed(
     model: nn.Module,
     data: ImageSet,
@@ -187,7 +188,7 @@ def _batches(
         )
     if not len(index):
         raise ContractError("no image: the index is empty.")
-    check_eval(model)
+    check_model(model)
     device = env.pick_device()
     model.to(device)
     with env.progress(total=len(index), desc=desc, disable=not desc) as bar:
@@ -202,7 +203,6 @@ def _forward(
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Logits float32 (N, K, H, W) and label maps, PART at a time, checked."""
     for images, labels in _batches(model, data, index, desc):
-        with torch.inference_mode(), env.full_float32():
-            logits = model(images).float()
+        logits = ask(model, images)
         check_logits(logits, multi_label=False)
         yield logits, labels

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from medrobust_utils.core.contracts import check_eval, check_images, check_logits
+from medrobust_utils.core.contracts import check_images, check_logits, check_model
 from medrobust_utils.core.errors import ContractError
 
 GOOD = torch.rand(2, 3, 8, 8)
@@ -16,7 +16,7 @@ def test_good_images_and_logits_pass():
     check_images(GOOD[:0])
     check_logits(torch.randn(4, 3), False)
     check_logits(torch.randn(8, 14), True)
-    check_eval(nn.Linear(2, 2).eval())
+    check_model(nn.Linear(2, 2).eval())
 
 
 @pytest.mark.parametrize(
@@ -59,4 +59,4 @@ def test_training_mode_is_named():
     model = nn.Sequential(nn.Linear(2, 2), nn.Dropout()).eval()
     model[1].train()
     with pytest.raises(ContractError, match=r"\(1 and 0 more"):
-        check_eval(model)
+        check_model(model)

@@ -134,7 +134,7 @@ BAD = [
     ("labels", lambda y: y.clone().fill_(3), "knows 0 to 2, and 255"),
     ("labels", lambda y: y[:, :16], "nearest pixel"),
     ("labels", lambda y: y.float(), "whole class numbers"),
-    ("labels", lambda y: y[:1], "one for every pixel"),
+    ("labels", lambda y: y[:1], "2 images but 1 labels"),
     ("labels", lambda y: y[:, 0, 0], "one for every pixel"),
     ("model", lambda m: m.train(), "eval"),
 ]

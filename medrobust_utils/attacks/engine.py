@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from ..core import env
-from ..core.contracts import check_eval, check_images, check_labels, check_logits
+from ..core.contracts import ask, blamed, check_finite, check_labels, check_logits
 from ..core.errors import ContractError
 from ..core.losses import IGNORED, correct, per_image
 
@@ -47,6 +47,8 @@ def ascend(
 ) -> torch.Tensor:
     """Climb the loss from ``start`` by signed steps and return the last point.
 
+    Model, images and labels have been through ``gate.admit``.
+
     Args:
         model: returns logits (N, K) or (N, K, H, W), in evaluation mode; its parameters are left
             alone.
@@ -71,11 +73,11 @@ def ascend(
     Raises:
         ContractError: for arguments, logits or gradients that break the contract.
     """
-    _check(model, images, labels, eps, lengths, dtype)
+    _check(eps, lengths, dtype)
     if not len(images):
         return images.clone()
     span = extremes(labels)
-    images, labels = images.detach(), labels.to(images.device)
+    images = images.detach()
     low, high = ball(images, eps)
     moved = images.clone() if start is None else start.detach().clamp(low, high)
     gathered = None if decay is None else torch.zeros_like(images)
@@ -105,11 +107,7 @@ def ascend(
         further = moved[climbing] + length * uphill.sign()
         moved[climbing] = further.clamp(low[climbing], high[climbing])
     check_logits(first, labels.ndim == 2)
-    if not finite:
-        raise ContractError(
-            "the gradient of the loss has NaN or infinity, so no attack can follow it. Use "
-            "dtype=torch.float32, and look for the root or norm of a zero in the model."
-        )
+    check_finite(finite)
     return moved
 
 
@@ -132,13 +130,14 @@ def gradient(
         span: the ``extremes`` of the labels.
         loss: of logits and labels, (N,); ``losses.per_image`` without one.
     """
-    moved = images.detach().clone().requires_grad_()
-    with env.full_float32(), torch.enable_grad():
-        with env.autocast(images.device, dtype):
-            logits = model(moved)
+    with torch.inference_mode(False), torch.enable_grad(), env.full_float32():
+        moved = images.detach().clone().requires_grad_()
+        logits = ask(model, moved, dtype, slopes=True)
         check_labels(labels, logits, span)
         # the sum keeps each image's gradient independent of the batch it comes in
-        (uphill,) = torch.autograd.grad((loss or per_image)(logits.float(), labels).sum(), moved)
+        total = (loss or per_image)(logits, labels).sum()
+        with blamed(model, images):
+            (uphill,) = torch.autograd.grad(total, moved)
     return uphill, logits.detach()
 
 
@@ -186,20 +185,8 @@ def check_eps(eps: float) -> None:
         raise ContractError(f"eps={eps} lies outside [0, 1]. Eight gray levels are 8/255, not 8.")
 
 
-def _check(
-    model: nn.Module,
-    images: torch.Tensor,
-    labels: torch.Tensor,
-    eps: float,
-    lengths: Sequence[float],
-    dtype: torch.dtype,
-) -> None:
-    """Check what can be checked before the model is called."""
+def _check(eps: float, lengths: Sequence[float], dtype: torch.dtype) -> None:
     check_eps(eps)
-    check_eval(model)
-    check_images(images)
-    if len(labels) != len(images):
-        raise ContractError(f"{len(images)} images but {len(labels)} labels. Give one an image.")
     if not len(lengths) or not all(length >= 0 for length in lengths):
         raise ContractError(
             f"steps of length {sorted(set(lengths))}: take 1 step or more, forward."

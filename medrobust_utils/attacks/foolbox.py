@@ -12,9 +12,10 @@ import torch
 from torch import nn
 
 from ..core import env
-from ..core.contracts import check_eval, check_images
+from ..core.contracts import Asked, ask, blamed, check_labels, check_logits
 from ..core.errors import ContractError
-from .engine import check_eps
+from ..core.gate import admit, gate
+from .engine import check_eps, extremes
 from .engine import random_start as uniform_start
 from .gradient import PGD_STEP, PGD_STEPS
 
@@ -68,6 +69,7 @@ def foolbox_pgd(
     return _run(attack, model, images, labels, eps)
 
 
+@gate()
 def _run(
     attack: Callable, model: nn.Module, images: torch.Tensor, labels: torch.Tensor, eps: float
 ) -> torch.Tensor:
@@ -75,19 +77,21 @@ def _run(
     import foolbox
 
     check_eps(eps)
-    check_eval(model)
-    check_images(images)
+    labels = admit(model, images, labels)
     if labels.ndim != 1 or labels.is_floating_point():
         raise ContractError(
             "Foolbox attacks softmax heads with int64 labels (N,) only. Use the native engine."
         )
-    wrapped = foolbox.PyTorchModel(model, bounds=(0, 1), device=images.device)
-    criterion = foolbox.Misclassification(labels.to(images.device))
+    logits = ask(model, images)
+    check_labels(labels, logits, extremes(labels))
+    check_logits(logits, multi_label=False)
+    wrapped = foolbox.PyTorchModel(Asked(model), bounds=(0, 1), device=images.device)
+    criterion = foolbox.Misclassification(labels.long())
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
     try:
         for parameter in learning:  # Foolbox would pile up their gradients
             parameter.requires_grad_(False)
-        with env.full_float32():
+        with env.full_float32(), torch.enable_grad(), blamed(model, images):
             return attack(wrapped, images, criterion, epsilons=eps)[1]
     finally:
         for parameter in learning:

@@ -10,10 +10,13 @@ range: eight gray levels are 8/255.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
 from ..core.errors import ContractError
+from ..core.gate import admit, gate
 from ..core.losses import labelled, per_image, per_pixel
 from . import engine
 
@@ -40,7 +43,7 @@ def fgsm(
     dtype: torch.dtype = torch.float32,
 ) -> torch.Tensor:
     """Fast gradient sign method: one step of length eps (Goodfellow et al. 2015, section 4)."""
-    return engine.ascend(model, images, labels, eps, lengths=[eps], dtype=dtype)
+    return _attack(model, images, labels, eps, lengths=[eps], dtype=dtype)
 
 
 def bim(
@@ -61,13 +64,14 @@ def bim(
         step_size: eps * 0.2 unless given, the default of Foolbox 3.3.4.
         random_start, generator: see ``pgd``.
     """
-    return engine.ascend(
+    return _attack(
         model,
         images,
         labels,
         eps,
         lengths=[eps * BIM_STEP if step_size is None else step_size] * steps,
-        start=engine.random_start(images, eps, generator) if random_start else None,
+        random_start=random_start,
+        generator=generator,
         dtype=dtype,
     )
 
@@ -92,13 +96,14 @@ def mifgsm(
         decay: share of the gathered gradient that each step keeps (mu, 1 in the paper).
         random_start, generator: see ``pgd``.
     """
-    return engine.ascend(
+    return _attack(
         model,
         images,
         labels,
         eps,
         lengths=[eps / max(1, steps) if step_size is None else step_size] * steps,
-        start=engine.random_start(images, eps, generator) if random_start else None,
+        random_start=random_start,
+        generator=generator,
         decay=decay,
         dtype=dtype,
     )
@@ -128,15 +133,15 @@ def pgd(
         targeted: ``labels`` are where the answer shall go: walk down their loss, not up.
         dtype: bfloat16 computes gradients in mixed precision. Score the result in float32.
     """
-    if start is None and random_start:
-        start = engine.random_start(images, eps, generator)
-    return engine.ascend(
+    return _attack(
         model,
         images,
         labels,
         eps,
         lengths=[eps * PGD_STEP if step_size is None else step_size] * steps,
         start=start,
+        random_start=random_start,
+        generator=generator,
         loss=_towards if targeted else None,
         dtype=dtype,
     )
@@ -162,7 +167,7 @@ def segpgd(
         labels: label maps (N, H, W).
         steps, step_size: see ``pgd``.
     """
-    return engine.ascend(
+    return _attack(
         model,
         images,
         labels,
@@ -171,6 +176,24 @@ def segpgd(
         loss=_still_right_first,
         dtype=dtype,
     )
+
+
+@gate()
+def _attack(
+    model: nn.Module,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    eps: float,
+    *,
+    start: torch.Tensor | None = None,
+    random_start: bool = False,
+    generator: torch.Generator | None = None,
+    **how: Any,
+) -> torch.Tensor:
+    labels = admit(model, images, labels)
+    if start is None and random_start:
+        start = engine.random_start(images, eps, generator)
+    return engine.ascend(model, images, labels, eps, start=start, **how)
 
 
 def _towards(logits: torch.Tensor, labels: torch.Tensor, *, done: float) -> torch.Tensor:

@@ -20,9 +20,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..core import env
-from ..core.contracts import check_eval, check_images, check_labels, check_logits
+from ..core.contracts import ask, check_labels, check_logits
 from ..core.errors import ContractError
+from ..core.gate import admit
 from ..core.losses import correct
 from .config import Plan
 from .engine import ascend, check_eps, extremes, shares
@@ -40,6 +40,8 @@ class Rung:
     logits: torch.Tensor
 
 
+@torch.inference_mode(False)  # of use with a generator too, unlike ``gate``
+@torch.no_grad()
 def climb(
     model: nn.Module,
     images: torch.Tensor,
@@ -70,11 +72,9 @@ def climb(
     """
     plan = Plan(**how)
     check_ladder(epsilons)
-    check_eval(model)
-    check_images(images)
+    labels = admit(model, images, labels)
     if not len(images):
         raise ContractError("no image to attack: the batch is empty.")
-    labels = labels.to(images.device)
     clean = score(model, images, batch)
     check_labels(labels, clean, extremes(labels))
     check_logits(clean, labels.ndim == 2)
@@ -104,8 +104,7 @@ def check_ladder(epsilons: Sequence[float]) -> None:
 
 def score(model: nn.Module, images: torch.Tensor, batch: int | None = None) -> torch.Tensor:
     """Logits (N, K) in full float32, without a graph, of ``batch`` images at a time."""
-    with torch.no_grad(), env.full_float32():
-        return torch.cat([model(part).float() for part in shares(images, batch)])
+    return torch.cat([ask(model, part) for part in shares(images, batch)])
 
 
 def _rungs(

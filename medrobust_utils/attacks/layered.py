@@ -13,8 +13,9 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from ..core.contracts import check_eval, check_images, check_labels
+from ..core.contracts import ask, check_labels
 from ..core.errors import ContractError
+from ..core.gate import admit, gate
 from .engine import extremes
 from .gradient import pgd
 
@@ -23,6 +24,7 @@ from .gradient import pgd
 BALLS = ("stage", "image")
 
 
+@gate()
 def layered_pgd(
     model: nn.Module,
     images: torch.Tensor,
@@ -54,13 +56,14 @@ def layered_pgd(
     """
     if ball not in BALLS:
         raise ContractError(f"ball={ball!r}: choose {' or '.join(BALLS)}.")
+    labels = admit(model, images, labels if present else None)
     if present:
-        _check_maps(model, images, labels)
+        check_labels(labels, ask(model, images), extremes(labels))
     moved = images.clone()
     for kind in classes:
         chosen = torch.ones(len(images), dtype=torch.bool, device=images.device)
         if present:
-            chosen = (labels == kind).flatten(1).any(1).to(images.device)
+            chosen = (labels == kind).flatten(1).any(1)
         centre = (images if ball == "image" else moved)[chosen]
         moved[chosen] = pgd(
             model,
@@ -74,14 +77,6 @@ def layered_pgd(
             dtype=dtype,
         )
     return moved
-
-
-def _check_maps(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> None:
-    """Raise ContractError unless ``labels`` are label maps of what ``model`` says to ``images``."""
-    check_eval(model)
-    check_images(images)
-    with torch.no_grad():
-        check_labels(labels, model(images), extremes(labels))
 
 
 def full_area(images: torch.Tensor, kind: int) -> torch.Tensor:

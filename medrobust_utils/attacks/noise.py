@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ..core.contracts import ask
 from ..core.errors import ContractError
 
 if TYPE_CHECKING:  # timm is slow to import, and attacks need it for nothing else
@@ -57,4 +58,9 @@ def noisy_logits(
         images: float32 (N, C, H, W) in [0, 1].
         noise: standard normal (N, 3, H, W).
     """
-    return model.backbone(model.normalise(images) + noise * std * model.noise_unit)
+    if not hasattr(model, "noise_unit"):
+        raise ContractError(
+            f"noise is added behind the model's own normalisation, and a {type(model).__name__} "
+            "tells nothing of it. Put the network into a models.MedicalModel(network, mean, std)."
+        )
+    return ask(model.backbone, model.normalise(images) + noise * std * model.noise_unit)

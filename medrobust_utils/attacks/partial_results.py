@@ -137,11 +137,7 @@ def _fitting(compute: Callable, *args: Any) -> Any:
     try:
         return compute(*args)
     except RuntimeError as error:
-        # MPS and the CPU raise a plain RuntimeError
-        known = ("out of memory", "can't allocate memory")
-        if not isinstance(error, torch.OutOfMemoryError) and not any(
-            words in str(error) for words in known
-        ):
+        if not env.out_of_memory(error):
             raise
     if torch.cuda.is_available():
         torch.cuda.empty_cache()  # out here nothing of the failed try is held any more

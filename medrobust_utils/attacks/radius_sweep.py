@@ -13,8 +13,9 @@ import torch
 from torch import nn
 
 from ..core import env
-from ..core.contracts import check_eval
+from ..core.contracts import check_model
 from ..core.errors import ContractError
+from ..core.gate import gate
 from ..core.losses import correct
 from ..data import ImageSet
 from .config import Plan
@@ -89,6 +90,7 @@ def _right(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return correct(torch.from_numpy(logits), torch.from_numpy(labels)).numpy()
 
 
+@gate()
 def attack_sweep(
     model: nn.Module,
     data: ImageSet,
@@ -125,7 +127,7 @@ def attack_sweep(
     """
     plan = Plan(**how)
     check_ladder(epsilons)
-    check_eval(model)
+    check_model(model)
     if not len(index):
         raise ContractError("no image to attack: the index is empty.")
     epsilons = [float(eps) for eps in epsilons]

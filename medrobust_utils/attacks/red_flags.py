@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from ..core.contracts import check_eval, check_images
+from ..core.contracts import check_logits
+from ..core.gate import admit, gate
 from ..core.losses import correct
 from .engine import TINY, extremes, gradient
 from .gradient import fgsm, pgd
@@ -37,6 +38,7 @@ class Flag:
         return f"{'RED FLAG' if self.raised else 'fine'}: {self.name}: {self.measured}"
 
 
+@gate()
 def red_flags(
     model: nn.Module,
     images: torch.Tensor,
@@ -61,9 +63,8 @@ def red_flags(
     Raises:
         ContractError: for a breach of the contract.
     """
-    check_eval(model)
-    check_images(images)
-    images, labels = images[:MOST], labels[:MOST].to(images.device)
+    labels = admit(model, images, labels)
+    images, labels = images[:MOST], labels[:MOST]
     right = _right(model, images, labels) if len(images) else torch.zeros(0, dtype=torch.bool)
     images, labels = images[right], labels[right]
     if not len(images):
@@ -89,6 +90,7 @@ def _batched(attack: Callable, model: nn.Module, *args: object, **how: object) -
 
 def _right(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     logits = torch.cat([score(model, part) for part in images.split(BATCH)])
+    check_logits(logits, labels.ndim == 2)
     return correct(logits, labels)
 
 

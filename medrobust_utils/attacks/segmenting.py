@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from ..core.contracts import ask
 from ..core.errors import ContractError
 from ..core.losses import BACKGROUND
 from .gradient import madry_step, pgd, segpgd
@@ -68,8 +69,7 @@ class Layered:
         self, model: nn.Module, images: torch.Tensor, labels: torch.Tensor, dtype: torch.dtype
     ) -> dict[str, torch.Tensor]:
         """``images`` (N, C, H, W), layered."""
-        with torch.no_grad():
-            classes = range(model(images[:1]).shape[1])
+        classes = range(ask(model, images[:1]).shape[1])
         how = dict(ball=self.ball, present=self.present, dtype=dtype)
         how |= dict(steps=self.steps, step_size=madry_step(self.eps, self.steps))
         return {"images": layered_pgd(model, images, labels, self.eps, classes=classes, **how)}

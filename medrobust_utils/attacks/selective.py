@@ -18,8 +18,9 @@ import torch
 from torch import nn
 
 from ..core import env
-from ..core.contracts import check_eval, check_images, check_labels, check_logits
+from ..core.contracts import ask, check_finite, check_labels, check_logits
 from ..core.errors import ContractError
+from ..core.gate import admit, gate
 from ..core.losses import per_image
 from .engine import ball, check_eps, extremes, gradient
 from .fold_batchnorm import quick_copy
@@ -53,6 +54,7 @@ class Selected:
     evaluations: torch.Tensor
 
 
+@gate()
 def selective_fgsm(
     model: nn.Module,
     images: torch.Tensor,
@@ -84,8 +86,8 @@ def selective_fgsm(
         ContractError: for an unknown search, a breach of the contract, or more than 10
             classes to combine, unless greedily.
     """
-    _check(model, images, labels, step_size, bound, search, classes)
-    labels = labels.to(images.device)
+    _check(images, step_size, bound, search, classes)
+    labels = admit(model, images, labels)
     quick = quick_copy(model, images[:1]) if search == "screened" else None
     found = []
     for image, label in zip(images, labels, strict=True):
@@ -153,13 +155,11 @@ class _Trial:
     def score(self, signs: torch.Tensor) -> torch.Tensor:
         """Loss (M,) of each candidate against the true map, in nats, on the CPU."""
         losses = []
-        with torch.inference_mode(), env.full_float32():
-            for part in signs.split(BATCH):
-                candidates = self.images(part).to(memory_format=torch.channels_last)
-                with env.autocast(candidates.device, self.dtype):
-                    logits = self.model(candidates).float()
-                labels = self.label.expand(len(part), -1, -1)
-                losses.append(per_image(logits, labels))
+        for part in signs.split(BATCH):
+            candidates = self.images(part).to(memory_format=torch.channels_last)
+            logits = ask(self.model, candidates, self.dtype)
+            labels = self.label.expand(len(part), -1, -1)
+            losses.append(per_image(logits, labels))
         return torch.cat(losses).cpu()
 
 
@@ -216,23 +216,19 @@ def _class_steps(
     classes: Sequence[int] | None,
 ) -> torch.Tensor:
     """The a_k (len(classes), C, H, W) of one image (1, C, H, W): equation 4 for every class."""
-    with torch.no_grad():
-        logits = model(image)
+    logits = ask(model, image)
     check_logits(logits, multi_label=False)
     check_labels(label[None], logits, extremes(label[None]))
     chosen = range(logits.shape[1]) if classes is None else classes
     targets = torch.cat([full_area(image, kind) for kind in chosen])
     copies = image.expand(len(targets), -1, -1, -1)
     uphill, _ = gradient(model, copies, targets, extremes(targets))
-    if not uphill.isfinite().all():
-        raise ContractError("the gradient of the loss has NaN or infinity. Train the model anew.")
+    check_finite(uphill.isfinite().all())
     return step_size * uphill.sign()
 
 
 def _check(
-    model: nn.Module,
     images: torch.Tensor,
-    labels: torch.Tensor,
     step_size: float,
     bound: float,
     search: str,
@@ -240,12 +236,8 @@ def _check(
 ) -> None:
     check_eps(step_size)
     check_eps(bound)
-    check_eval(model)
-    check_images(images)
     if not len(images):
         raise ContractError("no image to perturb. Give at least one.")
-    if len(labels) != len(images):
-        raise ContractError(f"{len(images)} images but {len(labels)} labels. Give one an image.")
     if classes is not None and not len(classes):
         raise ContractError("classes=[]: name at least one class, or leave it out for all.")
     if search not in SEARCHES:

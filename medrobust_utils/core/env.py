@@ -129,6 +129,8 @@ def shown_by(bar: type[text_bar]) -> Iterator[None]:
 
 
 @cache
+@torch.inference_mode(False)
+@torch.enable_grad()  # wherever it is asked
 def training_dtype(device: torch.device) -> torch.dtype:
     """Autocast type for training, chosen by a timed probe and kept for the process.
 
@@ -177,6 +179,14 @@ def full_float32() -> Iterator[None]:
         yield
     finally:
         torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether ``error`` says that a device's memory is full; MPS and CPU have no type for it."""
+    words = ("out of memory", "can't allocate memory")
+    return isinstance(error, torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+    )
 
 
 def git_commit() -> str | None:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from ..core.contracts import check_eval
+from ..core.contracts import ask, blamed, check_model, exported
 from ..core.errors import ContractError
 
 SMALLEST = 3  # a 2 x 2 map cannot tell the centre of an image from its rim
@@ -65,6 +65,7 @@ class _Candidate(NamedTuple):
         return self.name.count(".")
 
 
+@torch.inference_mode(False)
 def target_layer(model: nn.Module, shape: tuple[int, int, int]) -> str:
     """Name of the module whose output Grad-CAM explains, for images of ``shape`` (C, H, H).
 
@@ -78,10 +79,12 @@ def target_layer(model: nn.Module, shape: tuple[int, int, int]) -> str:
     Raises:
         ContractError: if no module fits, or the images are not square.
     """
-    check_eval(model)
+    check_model(model)
+    check_hooks(model)
     return _own(model) or _best_of_each_side(_probe(model, shape)[0])[0].name
 
 
+@torch.inference_mode(False)
 def layers(model: nn.Module, shape: tuple[int, int, int]) -> dict[str, int]:
     """Modules that can be explained, for images of ``shape`` (C, H, H): name to side of its map.
 
@@ -92,7 +95,8 @@ def layers(model: nn.Module, shape: tuple[int, int, int]) -> dict[str, int]:
     Raises:
         ContractError: see ``target_layer``.
     """
-    check_eval(model)
+    check_model(model)
+    check_hooks(model)
     down, up = _probe(model, shape)
     names, own = [one.name for one in down], _own(model)
     if own in names:  # what lies behind it the model does not want to be explained
@@ -101,6 +105,15 @@ def layers(model: nn.Module, shape: tuple[int, int, int]) -> dict[str, int]:
     up = [one for one in up if one.reached and one.side > best[0].side]
     best += _best_of_each_side(up) if up else []
     return {one.name: one.side for one in sorted(best, key=lambda one: one.side)}
+
+
+def check_hooks(model: nn.Module) -> None:
+    """Raise ContractError for a network whose layers cannot be listened to."""
+    if exported(model) or any(isinstance(one, torch.jit.ScriptModule) for one in model.modules()):
+        raise ContractError(
+            "the model is scripted or exported, and shows nothing of its layers. Explain the "
+            "nn.Module it was made from; attacks, sweeps and scores take it as it is."
+        )
 
 
 def _own(model: nn.Module) -> str | None:
@@ -138,7 +151,7 @@ def _probe(
     if shape[1] != shape[2]:
         raise ContractError(f"images are {shape[1]} x {shape[2]}; only square ones are explained.")
     noise = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0))
-    noise = noise.to(next(model.parameters()).device).requires_grad_()
+    noise = noise.to(next(model.parameters(), noise).device).requires_grad_()
     seen: list[tuple[str, torch.Tensor]] = []
 
     def look(name: str, output: object) -> None:
@@ -154,9 +167,10 @@ def _probe(
             if name:
                 hook = module.register_forward_hook(lambda _m, _i, out, name=name: look(name, out))
                 stack.callback(hook.remove)
-        logits = model(noise)
+        logits = ask(model, noise, slopes=True)
         seen = [(name, output) for name, output in seen if output is not logits]
-        reached = _reached(logits.max(1).values.sum(), [output for _, output in seen])
+        with blamed(model, noise):
+            reached = _reached(logits.max(1).values.sum(), [output for _, output in seen])
     found = []
     for (name, output), alive in zip(seen, reached, strict=True):
         maps = spatial(output)

@@ -18,9 +18,10 @@ import torch
 from torch import nn
 
 from ..core import env
-from ..core.contracts import check_eval, check_images, check_logits
+from ..core.contracts import Asked, check_logits
 from ..core.errors import ContractError
-from .cam_layers import frozen, spatial, target_layer
+from ..core.gate import admit, gate
+from .cam_layers import check_hooks, frozen, spatial, target_layer
 from .cam_scores import Score
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ class Maps:
         return len(self.maps)
 
 
+@gate()
 def grad_cam(
     model: nn.Module,
     images: torch.Tensor,
@@ -95,9 +97,9 @@ def grad_cam(
     Raises:
         ContractError: for images, a model, classes, a method, a layer or regions that do not fit.
     """
-    check_eval(model)
-    check_images(images)
+    admit(model, images, steady=False)
     _check_questions(len(images), classes, method, regions)
+    check_hooks(model)
     layer = layer or target_layer(model, tuple(images.shape[1:]))
     scores = [
         Score(None if classes is None else int(classes[n]), None if regions is None else regions[n])
@@ -110,7 +112,8 @@ def grad_cam(
         # From here on only what lies behind the layer needs a graph: one forward pass and the head.
         hook = module.register_forward_hook(lambda _m, _i, out: _restart(out, layer))
         stack.callback(hook.remove)
-        cam = _library(method)(model, [module], reshape_transform=lambda out: spatial(out).clone())
+        explain = _library(method)
+        cam = explain(Asked(model), [module], reshape_transform=lambda out: spatial(out).clone())
         stack.callback(cam.activations_and_grads.release)
         for start in range(0, len(images), batch):
             targets = scores[start : start + batch]

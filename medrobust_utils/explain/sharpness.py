@@ -20,14 +20,16 @@ from torch import nn
 from ..attacks import bim
 from ..attacks.engine import check_eps, extremes, gradient
 from ..attacks.ladder import score
-from ..core.contracts import check_eval, check_images, check_labels, check_logits
+from ..core.contracts import check_finite, check_labels, check_logits
 from ..core.errors import ContractError
+from ..core.gate import admit, gate
 from ..core.losses import per_image
 
 BATCH = 32
 EPS = 1 / 255  # one gray level
 
 
+@gate()
 def rise(
     model: nn.Module,
     images: torch.Tensor,
@@ -51,6 +53,7 @@ def rise(
     return np.concatenate(values)
 
 
+@gate()
 def gradient_norm(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> np.ndarray:
     """Sum over all pixels and channels of the gradient's magnitude, float64 (N,).
 
@@ -67,14 +70,11 @@ def gradient_norm(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) 
         check_logits(logits, truth.ndim == 2)
         values.append(slopes.abs().sum((1, 2, 3)).cpu().numpy().astype(np.float64))
     found = np.concatenate(values)
-    if not np.isfinite(found).all():
-        raise ContractError(
-            "the gradient of the loss has NaN or infinity. Look for the root or norm of a zero "
-            "in the model."
-        )
+    check_finite(np.isfinite(found).all())
     return found
 
 
+@gate()
 def surface(
     model: nn.Module,
     image: torch.Tensor,
@@ -130,14 +130,9 @@ def _parts(
     model: nn.Module, images: torch.Tensor, labels: torch.Tensor
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Images and labels in batches, checked."""
-    check_eval(model)
-    check_images(images)
-    if not len(images) or len(images) != len(labels):
-        raise ContractError(
-            f"{len(images)} images but {len(labels)} labels. Give one label an image, "
-            "for at least one."
-        )
-    images, labels = images.detach(), labels.to(images.device)
+    labels = admit(model, images, labels)
+    if not len(images):
+        raise ContractError("no image to measure: give at least one.")
     return list(zip(images.split(BATCH), labels.split(BATCH), strict=True))
 
 

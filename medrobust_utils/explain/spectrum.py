@@ -19,8 +19,9 @@ from torch import nn
 from ..attacks.autoattack.margins import Goal
 from ..attacks.engine import extremes, gradient
 from ..attacks.noise import gaussian
-from ..core.contracts import check_eval, check_images, check_labels, check_logits
+from ..core.contracts import ask, check_finite, check_labels, check_logits
 from ..core.errors import ContractError
+from ..core.gate import admit, gate
 from ..core.losses import correct
 from ..data import ImageSet
 from ..scoring.predict import predict
@@ -129,6 +130,7 @@ def margin(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return Goal().margins(logits, labels).amin(1)
 
 
+@gate()
 def sensitivity(
     model: nn.Module, images: torch.Tensor, labels: torch.Tensor, *, batch: int = 16
 ) -> torch.Tensor:
@@ -149,22 +151,17 @@ def sensitivity(
     Raises:
         ContractError: for a breach of the contract, or a gradient that is not finite.
     """
-    check_eval(model)
-    check_images(images)
-    if not len(images) or len(images) != len(labels) or labels.ndim > 2:
+    labels = admit(model, images, labels)
+    if not len(images) or labels.ndim > 2:
         raise ContractError(
             f"{len(images)} images but labels {tuple(labels.shape)}. Give one answer an image, for "
             "at least one; a label map has many."
         )
-    parts = zip(images.split(batch), labels.to(images.device).split(batch), strict=True)
+    parts = zip(images.split(batch), labels.split(batch), strict=True)
     found = [gradient(model, x, y, extremes(y), loss=margin) for x, y in parts]
     slopes, logits = (torch.cat(part) for part in zip(*found, strict=True))
     check_logits(logits, labels.ndim == 2)
-    if not slopes.isfinite().all():
-        raise ContractError(
-            "the gradient of the margin has NaN or infinity. Look for the root or norm of a zero "
-            "in the model."
-        )
+    check_finite(slopes.isfinite().all())
     return slopes
 
 
@@ -201,7 +198,7 @@ def under_band_noise(
     def judged(band: int) -> torch.Tensor:
         def forward(images: torch.Tensor, rows: np.ndarray) -> torch.Tensor:
             noise = band_noise(images.shape[1:], rows, band, bands, seed).to(images.device)
-            return model((images + rms * noise).clamp(0, 1))
+            return ask(model, (images + rms * noise).clamp(0, 1))
 
         logits = torch.from_numpy(predict(model, data, index, batch=batch, forward=forward))
         check_labels(targets, logits, extremes(targets))

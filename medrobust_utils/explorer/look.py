@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..core import env
-from ..core.contracts import check_logits
+from ..core.contracts import ask, check_logits
 from ..core.errors import ContractError
 from ..explain import cam_layers, cams
 from . import answers, record
@@ -148,10 +147,9 @@ class _Stages:
 
         def compute() -> torch.Tensor:
             images = self.image(to).to(self.device)
-            with env.full_float32(), torch.inference_mode():
-                logits = self.model(images).float().cpu()
+            logits = ask(self.model, images).cpu()
             check_logits(logits, self.scene.data.multi_label)
-            return logits.clone()
+            return logits
 
         return self._kept(compute, "logits", *to)
 

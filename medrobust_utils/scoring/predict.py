@@ -12,7 +12,7 @@ from torch import nn
 
 from ..attacks.noise import gaussian, noise_std, noisy_logits
 from ..core import env
-from ..core.contracts import check_eval, check_images, check_logits
+from ..core.contracts import ask, check_images, check_logits, check_model
 from ..core.errors import ContractError, RunError
 from ..core.storage import fingerprint, kept_arrays
 from ..data import ImageSet, batches
@@ -31,26 +31,26 @@ def predict(
     """Logits float32 (len(index), K) of ``model`` on the images of ``index``.
 
     Args:
-        forward: what to compute instead of ``model(images)``; called with images float32
+        forward: what to compute instead of ``ask(model, images)``; called with images float32
             (N, C, H, W) on the model's device and their indices.
         desc: label of the progress bar; no bar without one.
 
     Raises:
         ContractError: training mode, images out of range, probabilities or NaN.
     """
-    check_eval(model)
+    check_model(model)
     device = env.pick_device()
     model.to(device)
     logits = []
     with (
-        torch.inference_mode(),
+        torch.no_grad(),
         env.full_float32(),
         env.progress(total=len(index), desc=desc, disable=not desc) as bar,
     ):
         for rows, images, _ in batches(data, index, batch):
             check_images(images)
             images = images.to(device)
-            logits.append((forward(images, rows) if forward else model(images)).float().cpu())
+            logits.append((forward(images, rows) if forward else ask(model, images)).float().cpu())
             bar.update(len(rows))
     if not logits:
         raise ContractError("no image to predict: the index is empty.")

@@ -12,6 +12,7 @@ import torch
 
 from ..attacks import climb
 from ..core import env
+from ..core.contracts import ask
 from ..core.errors import RunError
 from ..core.losses import correct
 from ..core.storage import fingerprint, write_atomic
@@ -124,8 +125,7 @@ def _explain(
     images = to_float(task.data.images[index]).to(device)
     labels = torch.from_numpy(task.data.targets[index]).to(device)
     masks = _masks(arm, index)
-    with torch.no_grad(), env.full_float32():
-        logits = model(images)
+    logits = ask(model, images)
     right, classes = correct(logits, labels).cpu().numpy(), logits.argmax(1).cpu().numpy()
     clean = grad_cam(model, images, classes).maps
     fallen, attacked, after, change = [], [], [], None

@@ -12,6 +12,7 @@ import torch
 
 from ..attacks import AutoResult, Flag, SweepResult, attack_sweep, autoattack_sweep
 from ..core import env
+from ..core.contracts import ask
 from ..core.losses import correct
 from ..core.storage import fingerprint, kept_arrays
 from ..data import to_float
@@ -179,7 +180,7 @@ def _under_signs(
         def forward(images: torch.Tensor, rows: np.ndarray, number: int = number) -> torch.Tensor:
             draws = [np.random.default_rng([number, int(row)]) for row in rows]
             signs = np.stack([2 * draw.integers(0, 2, images.shape[1:]) - 1 for draw in draws])
-            return model((images + eps * torch.from_numpy(signs).to(images)).clamp(0, 1))
+            return ask(model, (images + eps * torch.from_numpy(signs).to(images)).clamp(0, 1))
 
         name = f"signs-{eps:g}-{number}-{fingerprint(task.attacked.tolist())}.npz"
         logits = kept(folder / name, model, task.data, task.attacked, forward=forward)

@@ -16,6 +16,7 @@ from ..attacks import layered_pgd, madry_step, pgd, selective_fgsm
 from ..attacks.layered import BALLS, full_area
 from ..attacks.selective import SEARCHES
 from ..core import env
+from ..core.contracts import ask
 from ..core.errors import RunError
 from ..core.storage import fingerprint, kept_arrays
 from ..data import ImageSet, to_float
@@ -101,8 +102,7 @@ def _shape(
     model: torch.nn.Module, images: torch.Tensor, moved: torch.Tensor, target: int | None
 ) -> dict[str, np.ndarray]:
     """The measures of ``shapes`` for one perturbation; ``target``: None if images differ in it."""
-    with torch.inference_mode(), env.full_float32():
-        maps = model(moved).argmax(1).cpu().numpy()
+    maps = ask(model, moved).argmax(1).cpu().numpy()
     counts = [np.bincount(one.ravel(), minlength=(target or 0) + 1) for one in maps]
     pixels = maps[0].size
     area = [np.nan if target is None else count[target] / pixels for count in counts]

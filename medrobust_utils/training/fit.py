@@ -22,6 +22,7 @@ from torch import nn
 
 from ..core import env
 from ..core.errors import ContractError, RunError
+from ..core.gate import once
 from ..core.storage import fingerprint
 from ..data import ImageSet, Split, ThreeWay, to_float
 from ..models import MedicalModel
@@ -32,6 +33,7 @@ CHECKPOINT_SECONDS = 60.0
 STALE_SECONDS = 3600.0  # no checkpoint takes so long to write
 
 
+@once()
 def fit(
     model: MedicalModel,
     data: ImageSet,

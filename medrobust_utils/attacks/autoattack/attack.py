@@ -18,8 +18,9 @@ import torch
 from torch import nn
 
 from ...core import env
-from ...core.contracts import check_eval, check_images, check_labels, check_logits
+from ...core.contracts import check_labels, check_logits
 from ...core.errors import ContractError
+from ...core.gate import admit, gate
 from ..config import RESTARTED, RESTARTS, SAMPLES, STANDING, WRONG, AutoPlan
 from ..engine import check_eps, extremes
 from ..ladder import score
@@ -81,6 +82,7 @@ def autoattack(
     return follow(plan, model, images, labels, eps, rows=rows, desc=desc)
 
 
+@gate()
 def follow(
     plan: AutoPlan,
     model: nn.Module,
@@ -94,13 +96,9 @@ def follow(
 ) -> Attacked:
     """``autoattack`` by a plan; gradients are taken ``through`` a ``quick_copy``, if given."""
     check_eps(eps)
-    check_eval(model)
-    check_images(images)
-    if len(labels) != len(images):
-        raise ContractError(f"{len(images)} images but {len(labels)} labels. Give one an image.")
+    labels = admit(model, images, labels, steady=plan.version != "rand")
     if not len(images):
         raise ContractError("no image to attack: the batch is empty.")
-    labels = labels.to(images.device)
     goal = Goal(plan.finding)
     first = score(model, images[:1])
     check_labels(labels[:1], first, extremes(labels))

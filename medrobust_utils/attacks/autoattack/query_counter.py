@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from ...core.errors import ContractError
+from ...core.contracts import check_finite
 from ..engine import extremes, gradient
 from ..ladder import score
 from .margins import Goal
@@ -68,14 +68,10 @@ class Probe:
         labels, uphill, logits = self.labels[rows], 0.0, 0.0
         for _ in range(self.samples):
             slope, answer = gradient(self.through, images, labels, self.span, self.dtype, loss)
-            uphill, logits = uphill + slope, logits + answer.float()
+            uphill, logits = uphill + slope, logits + answer
         self.queries[rows] += self.samples
         uphill, logits = uphill / self.samples, logits / self.samples
-        if not torch.isfinite(uphill).all():
-            raise ContractError(
-                "the gradient of the loss has NaN or infinity, so no attack can follow it. Use "
-                "dtype=torch.float32, and look for the root or norm of a zero in the model."
-            )
+        check_finite(uphill.isfinite().all())
         up = self.goal.standing(logits, labels)
         rough = self.dtype != torch.float32 or self.through is not self.model
         if rough and not up.all():

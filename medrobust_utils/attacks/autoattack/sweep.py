@@ -13,8 +13,9 @@ import torch
 from torch import nn
 
 from ...core import env
-from ...core.contracts import check_eval
+from ...core.contracts import check_logits, check_model
 from ...core.errors import ContractError
+from ...core.gate import admit, gate
 from ...data import ImageSet
 from ..config import STANDING, WRONG, AutoPlan
 from ..fold_batchnorm import quick_copy
@@ -79,6 +80,7 @@ class _Part(NamedTuple):
     queries: np.ndarray  # (E, n)
 
 
+@gate()
 def autoattack_sweep(
     model: nn.Module,
     data: ImageSet,
@@ -111,7 +113,7 @@ def autoattack_sweep(
     check_ladder(epsilons)
     if plan.to_the_end and len(epsilons) > 1:
         raise ContractError(f"to_the_end takes one eps, not {len(epsilons)}: run it for each.")
-    check_eval(model)
+    check_model(model)
     if not len(index):
         raise ContractError("no image to attack: the index is empty.")
     epsilons = [float(eps) for eps in epsilons]
@@ -164,9 +166,11 @@ def _climb(
 ) -> _Part:
     """One batch at every eps; who has fallen keeps what felled them."""
     images, labels = on_device(data, rows)
+    labels = admit(model, images, labels, steady=plan.version != "rand")
     clean = score(model, images)
+    check_logits(clean, labels.ndim == 2)
     logits, steps = clean.clone(), []
-    up = Goal(plan.finding).standing(clean, labels.to(clean.device)).cpu().numpy()
+    up = Goal(plan.finding).standing(clean, labels).cpu().numpy()
     won = np.where(up, STANDING, WRONG).astype("U16")
     for eps, fallen in zip(epsilons, felled, strict=True):
         won[up & fallen] = EARLIER
