@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from medrobust_utils import attacks
-from medrobust_utils.attacks.config import MEMBERS
+from medrobust_utils.attacks import config
 from medrobust_utils.core.losses import IGNORED, correct
 from medrobust_utils.explain import measures, perturbations, spectrum
 from medrobust_utils.explain.cams import METHODS, grad_cam
@@ -102,8 +102,8 @@ def _on_images(*asked: Any) -> Iterator[tuple[str, float, torch.Tensor]]:
         ):
             yield f"{mode}, {radius}", EPS, step.images
     how = dict(steps=10, queries=80)
-    for member in MEMBERS["standard"]:  # each by itself
-        with patch.dict(MEMBERS, standard=(member,)):
+    for member in config.MEMBERS:  # each by itself
+        with patch.object(config, "MEMBERS", (member,)):
             yield member, EPS, attacks.autoattack(*ask, **how).images
     yield "autoattack", EPS, attacks.autoattack(*ask, **how).images
     if asked[0].last.out_features == 1:

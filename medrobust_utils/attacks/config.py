@@ -12,16 +12,9 @@ from .gradient import BIM_STEP, BIM_STEPS, PGD_STEP, PGD_STEPS
 MODES = ("nested", "standing", "independent")
 ENGINES = ("native", "foolbox")
 ATTACKS = ("pgd", "fgsm", "bim", "mifgsm")
-# The members of each version, in order, as in the reference code; "plus" has five restarts of the
-# untargeted ones, "rand" averages twenty gradients.
-MEMBERS = {
-    "standard": ("apgd-ce", "apgd-t", "fab-t", "square"),
-    "plus": ("apgd-ce", "apgd-dlr", "fab", "square", "apgd-t", "fab-t"),
-    "rand": ("apgd-ce", "apgd-dlr"),
-}
+# AutoAttack's standard version, its members in order, as in the reference code.
+MEMBERS = ("apgd-ce", "apgd-t", "fab-t", "square")
 STANDING, WRONG = "", "wrong before"  # in the record, beside the names of the members
-RESTARTED = ("apgd-ce", "apgd-dlr", "fab")
-RESTARTS, SAMPLES = 5, 20
 
 
 @dataclass(frozen=True)
@@ -116,8 +109,6 @@ class AutoPlan:
     """How hard AutoAttack tries (Croce and Hein 2020); the defaults are the published settings.
 
     Attributes:
-        version: ``standard``; ``plus``, slower, with restarts; ``rand``, for models that draw at
-            random when they answer.
         steps: of Auto-PGD and of FAB.
         targets: at most so many ways to fall are aimed at: the closest ones of each image.
         queries: of Square.
@@ -130,7 +121,6 @@ class AutoPlan:
         dtype: bfloat16 computes gradients in mixed precision; answers are float32 always.
     """
 
-    version: str = "standard"
     steps: int = 100
     targets: int = 9
     queries: int = 5000
@@ -140,9 +130,6 @@ class AutoPlan:
     dtype: torch.dtype = torch.float32
 
     def __post_init__(self) -> None:
-        if self.version not in MEMBERS:
-            known = ", ".join(MEMBERS)
-            raise ContractError(f"version={self.version!r}: choose one of {known}.")
         if min(self.steps, self.targets, self.queries) < 1:
             raise ContractError(
                 f"steps={self.steps}, targets={self.targets}, queries={self.queries}: 1 or more."
@@ -167,5 +154,4 @@ class AutoPlan:
     @property
     def members(self) -> tuple[str, ...]:
         """The attacks that are run, in order."""
-        members = MEMBERS[self.version]
-        return tuple(m for m in members if not (self.to_the_end and m.startswith("fab")))
+        return tuple(m for m in MEMBERS if not (self.to_the_end and m.startswith("fab")))

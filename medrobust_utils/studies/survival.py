@@ -32,7 +32,7 @@ SHOWN = (
     "autoattack_gain",
     "red_flag",
 )
-FELLED_BY = (WRONG, EARLIER, *MEMBERS["standard"])  # who may have felled an image, in order
+FELLED_BY = (WRONG, EARLIER, *MEMBERS)  # who may have felled an image, in order
 
 
 @dataclass(frozen=True)

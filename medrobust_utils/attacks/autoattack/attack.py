@@ -21,7 +21,7 @@ from ...core import env
 from ...core.contracts import check_labels, check_logits
 from ...core.errors import ContractError
 from ...core.gate import admit, gate
-from ..config import RESTARTED, RESTARTS, SAMPLES, STANDING, WRONG, AutoPlan
+from ..config import STANDING, WRONG, AutoPlan
 from ..engine import check_eps, extremes
 from ..ladder import score
 from ..noise import gaussian
@@ -58,7 +58,6 @@ def autoattack(
     labels: torch.Tensor,
     eps: float,
     *,
-    version: str = "standard",
     rows: np.ndarray | None = None,
     desc: str = "",
     **how: Any,
@@ -70,15 +69,14 @@ def autoattack(
         images: float32 (N, C, H, W) in [0, 1], on the model's device.
         labels: what ``losses.per_image`` takes for the model's head.
         eps: radius of the L-infinity ball, in [0, 1].
-        version: ``standard``, ``plus`` or ``rand``.
         rows: numbers (N,) that tell the images apart; 0 to N - 1 without them.
         desc: label of the progress bar; no bar without one.
-        how: what ``AutoPlan`` takes besides.
+        how: what ``AutoPlan`` takes.
 
     Raises:
         ContractError: for a breach of the contract, or a head that has no such goal.
     """
-    plan = AutoPlan(version=version, **how)
+    plan = AutoPlan(**how)
     return follow(plan, model, images, labels, eps, rows=rows, desc=desc)
 
 
@@ -96,7 +94,7 @@ def follow(
 ) -> Attacked:
     """``autoattack`` by a plan; gradients are taken ``through`` a ``quick_copy``, if given."""
     check_eps(eps)
-    labels = admit(model, images, labels, steady=plan.version != "rand")
+    labels = admit(model, images, labels)
     if not len(images):
         raise ContractError("no image to attack: the batch is empty.")
     goal = Goal(plan.finding)
@@ -104,14 +102,7 @@ def follow(
     check_labels(labels[:1], first, extremes(labels))
     goal.check(labels, first)
     numbers = np.arange(len(images)) if rows is None else np.asarray(rows)
-    probe = Probe(
-        model,
-        labels,
-        goal,
-        dtype=plan.dtype,
-        through=through,
-        samples=SAMPLES if plan.version == "rand" else 1,
-    )
+    probe = Probe(model, labels, goal, dtype=plan.dtype, through=through)
     job = _Job(plan, probe, images, labels, eps, numbers, goal)
     with env.progress(plan.members, desc=desc, disable=not desc) as bar:
         for number, member in enumerate(bar):
@@ -151,20 +142,16 @@ class _Job:
 
     def run(self, member: str, number: int) -> None:
         """One member, over the images that it may still fell."""
-        restarts = RESTARTS if self.plan.version == "plus" and member in RESTARTED else 1
-        for restart in range(restarts):
-            # a number for each draw, so that members and restarts begin apart
-            seed = self.plan.seed * 1000 + number * 100 + restart * 20
-            for attack in self._attacks(member, seed, restart):
-                rows = torch.arange(len(self.images), device=self.images.device)
-                rows = rows if self.plan.to_the_end else rows[self.up]
-                if not len(rows):
-                    return
-                self._take(member, rows, attack(rows))
+        # a number for each draw, so that members begin apart
+        for attack in self._attacks(member, self.plan.seed * 1000 + number * 100):
+            rows = torch.arange(len(self.images), device=self.images.device)
+            rows = rows if self.plan.to_the_end else rows[self.up]
+            if not len(rows):
+                return
+            self._take(member, rows, attack(rows))
 
-    def _attacks(self, member: str, seed: int, restart: int) -> Iterator[Callable]:
+    def _attacks(self, member: str, seed: int) -> Iterator[Callable]:
         """The attacks of one member: one, or one for each way to fall."""
-        goal = self.goal
         if member == "square":
             yield lambda rows: square(
                 self.probe,
@@ -176,17 +163,21 @@ class _Job:
                 seed=seed,
                 to_the_end=self.plan.to_the_end,
             )
-        elif member in ("apgd-ce", "apgd-dlr"):
-            loss = goal.cross_entropy if member == "apgd-ce" else goal.ratio
-            yield lambda rows: self._apgd(rows, lambda place: loss, seed)
+        elif member == "apgd-ce":
+            yield lambda rows: self._apgd(rows, lambda place: self.goal.cross_entropy, seed)
         elif member == "apgd-t":
             for k in range(self.ways.shape[1]):
                 yield lambda rows, k=k: self._apgd(rows, self._towards(rows, k), seed + k)
-        elif member == "fab-t":
-            for k in range(self.ways.shape[1]):
-                yield lambda rows, k=k: self._fab(rows, [self.ways[rows, k]], seed + k, restart)
         else:
-            yield lambda rows: self._fab(rows, list(self.ways[rows].T), seed, restart)
+            for k in range(self.ways.shape[1]):
+                yield lambda rows, k=k: fab(
+                    self.probe,
+                    self.images[rows],
+                    rows,
+                    self.eps,
+                    self.ways[rows, k],
+                    steps=self.plan.steps,
+                )
 
     def _towards(self, rows: torch.Tensor, k: int) -> Callable[[torch.Tensor], Loss]:
         return lambda place: self.goal.towards(self.ways[rows[place], k])
@@ -203,16 +194,6 @@ class _Job:
             steps=self.plan.steps,
             start=self.images[rows] + self.eps * noise,
             to_the_end=self.plan.to_the_end,
-        )
-
-    def _fab(
-        self, rows: torch.Tensor, ways: list[torch.Tensor], seed: int, restart: int
-    ) -> torch.Tensor:
-        start = None
-        if restart:  # half of the way to the border of the ball
-            start = self.images[rows] + self.eps / 2 * self._noise(rows, seed)
-        return fab(
-            self.probe, self.images[rows], rows, self.eps, ways, steps=self.plan.steps, start=start
         )
 
     def _noise(self, rows: torch.Tensor, seed: int) -> torch.Tensor:

@@ -6,7 +6,7 @@ answer is taken for a plane, and the point moves onto it, drawn towards the imag
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from functools import partial
 
 import torch
 
@@ -24,19 +24,16 @@ def fab(
     images: torch.Tensor,
     rows: torch.Tensor,
     eps: float,
-    ways: Sequence[torch.Tensor],
+    way: torch.Tensor,
     *,
     steps: int,
-    start: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Attack images until each has a felled point within ``eps``.
 
     Args:
         images: float32 (n, C, H, W) in [0, 1].
         rows: their numbers in ``probe`` (n,).
-        ways: how to fell them, each (n,), columns of ``Goal.margins``; the nearest border of them
-            is taken at every step, at the cost of a gradient for each.
-        start: where to begin; the images without it.
+        way: how to change each image's answer (n,), a column of ``Goal.margins``.
 
     Returns:
         Images in the ball, exactly: felled where the attack found such a point, else the images
@@ -44,13 +41,13 @@ def fab(
     """
     result = images.clone()
     low, high = ball(images, eps)
-    at = images if start is None else start.clamp(low, high)
+    at = images
     live = torch.arange(len(images), device=images.device)
     for _ in range(steps):
         if not len(live):
             break
         origin = images[live]
-        margin, slope = _border(probe, at, rows[live], [way[live] for way in ways])
+        margin, slope, _ = probe.climb(at, rows[live], partial(_margin, probe, way[live]))
         at = _step(at, origin, margin, slope)
         up = probe.stands(at, rows[live])[1]
         inside = ((at >= low[live]) & (at <= high[live])).flatten(1).all(1)
@@ -62,30 +59,11 @@ def fab(
     return result
 
 
-def _border(
-    probe: Probe, at: torch.Tensor, rows: torch.Tensor, ways: Sequence[torch.Tensor]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Margin (n,) of the nearest border and its gradient; near means few pixels' worth."""
-    best = None
-    for way in ways:
-
-        def margin(
-            logits: torch.Tensor, labels: torch.Tensor, way: torch.Tensor = way
-        ) -> torch.Tensor:
-            return probe.goal.margins(logits, labels).gather(1, way[:, None])[:, 0]
-
-        value, slope, _ = probe.climb(at, rows, margin)
-        reach = value.abs() / slope.abs().sum((1, 2, 3)).clamp_min(1e-12)
-        if best is None:
-            best = value, slope, reach
-            continue
-        closer = reach < best[2]
-        best = (
-            torch.where(closer, value, best[0]),
-            torch.where(closer[:, None, None, None], slope, best[1]),
-            torch.minimum(reach, best[2]),
-        )
-    return best[0], best[1]
+def _margin(
+    probe: Probe, way: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor
+) -> torch.Tensor:
+    """How far each image is from its border (n,)."""
+    return probe.goal.margins(logits, labels).gather(1, way[:, None])[:, 0]
 
 
 def _step(

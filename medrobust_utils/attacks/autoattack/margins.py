@@ -69,18 +69,6 @@ class Goal:
             return per_image(logits, labels)
         return per_image(logits[:, [self.finding]], labels[:, self.finding])
 
-    def ratio(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Difference of logits ratio (Croce and Hein 2020, equation 6), to be climbed, (N,).
-
-        The margin itself, negated, where the ratio is not defined: below three classes, for
-        labels that do not compete, and where the three largest logits are equal.
-        """
-        margin = self.margins(logits, labels).amin(1)
-        if labels.ndim == 2 or logits.shape[1] < 3:
-            return -margin
-        top = logits.topk(3, 1).values
-        return -margin / (top[:, 0] - top[:, 2] + FLOOR)
-
     def towards(self, way: torch.Tensor) -> Loss:
         """The loss that fells each image in its own way (N,), the targeted ratio (equation 7).
 

@@ -28,30 +28,24 @@ class Probe:
         goal: Goal,
         *,
         dtype: torch.dtype = torch.float32,
-        samples: int = 1,
         through: nn.Module | None = None,
     ) -> None:
         """
         Args:
             labels: (N,) or (N, K), on the device of the images.
             dtype: of the gradients; answers are float32 always.
-            samples: gradients averaged into one, for models that draw at random (Athalye et al.
-                2018, expectation over transformation).
             through: a ``quick_copy`` of ``model`` to take the gradients of.
         """
         self.through = model if through is None else through
         self.model, self.labels, self.goal = model, labels, goal
-        self.dtype, self.samples = dtype, samples
+        self.dtype = dtype
         self.span = extremes(labels)
         self.queries = torch.zeros(len(labels), dtype=torch.int64, device=labels.device)
 
     def stands(self, images: torch.Tensor, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits (n, K) in float32 of the images with these row numbers, and who stands (n,).
-
-        Logits are the mean of all ``samples``.
-        """
-        self.queries[rows] += self.samples
-        logits = sum(score(self.model, images) for _ in range(self.samples)) / self.samples
+        """Logits (n, K) in float32 of the images with these row numbers, and who stands (n,)."""
+        self.queries[rows] += 1
+        logits = score(self.model, images)
         return logits, self.goal.standing(logits, self.labels[rows])
 
     def climb(
@@ -65,12 +59,9 @@ class Probe:
         Raises:
             ContractError: if the gradient is not finite.
         """
-        labels, uphill, logits = self.labels[rows], 0.0, 0.0
-        for _ in range(self.samples):
-            slope, answer = gradient(self.through, images, labels, self.span, self.dtype, loss)
-            uphill, logits = uphill + slope, logits + answer
-        self.queries[rows] += self.samples
-        uphill, logits = uphill / self.samples, logits / self.samples
+        labels = self.labels[rows]
+        uphill, logits = gradient(self.through, images, labels, self.span, self.dtype, loss)
+        self.queries[rows] += 1
         check_finite(uphill.isfinite().all())
         up = self.goal.standing(logits, labels)
         rough = self.dtype != torch.float32 or self.through is not self.model
