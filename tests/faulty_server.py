@@ -36,6 +36,7 @@ FAULTS = (
     "page",
     "page untold",
     "circle",
+    "moved",
     "packed",
     "no length",
     "too long",
@@ -62,7 +63,7 @@ class Handler(BaseHTTPRequestHandler):
             return self._answer(403, b"accept the terms")
         if fault == "reset":
             return self.connection.close()
-        if fault == "circle":
+        if fault in ("circle", "moved"):
             return self._answer(302, b"", {"Location": self.path})
         if fault in ("page", "page untold"):
             kind = "text/html" if fault == "page" else "application/zip"

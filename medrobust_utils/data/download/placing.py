@@ -24,6 +24,7 @@ from ...core.errors import PLACE_REMEDIES, DataError
 from ...core.storage import write_atomic
 from ..catalogue import DataSet
 
+RATIO, ALWAYS = 200, 200_000_000  # unpacked to packed; bytes that no ratio forbids
 IMAGES = (".jpg", ".jpeg", ".png")
 # reader -> (label table, its column of images, its column of classes); the others have folders
 TABLES = {
@@ -98,31 +99,29 @@ def unpack(archive: Path, target: Path, into: str = ".") -> None:
 
     Raises:
         DataError: naming the archive, if it is damaged, or has links, devices, names that lead
-            outside, or names that are one file on this disk.
+            outside, names that are one file on this disk, or swells without measure.
         OSError: for an error of the place.
     """
     beside, files = target.with_name(f"{target.name}.unpacking"), Counter()
+    packed = archive.stat().st_size
     shutil.rmtree(beside, ignore_errors=True)
     (beside / into).mkdir(parents=True)
 
-    def admit(name: str, is_file: bool, is_folder: bool) -> bool:
-        files["listed"] += is_file
+    def admit(name: str, size: int, is_file: bool, is_folder: bool) -> None:
         path = PurePosixPath(name)
+        files.update(listed=int(is_file), bytes=size)
         if path.is_absolute() or ".." in path.parts or "\\" in name or not (is_file or is_folder):
             raise DataError(f"{name!r} leads outside, or is a link or a device")
-        return True
+        if files["bytes"] > max(ALWAYS, RATIO * packed):
+            raise DataError(f"swells beyond {RATIO} times the archive")
 
     def admit_tar(member: tarfile.TarInfo, to: str) -> tarfile.TarInfo:
-        admit(member.name, member.isfile(), member.isdir())
+        admit(member.name, member.size, member.isfile(), member.isdir())
         return tarfile.data_filter(member, to)
-
-    def admit_zip(info: zipfile.ZipInfo) -> bool:
-        plain = stat.S_IFMT(info.external_attr >> 16) in (0, stat.S_IFREG, stat.S_IFDIR)
-        return admit(info.orig_filename, plain and not info.is_dir(), plain and info.is_dir())
 
     try:
         if archive.name.lower().endswith((".tar.gz", ".tgz")):
-            need_room(beside, archive.stat().st_size, archive.name)
+            need_room(beside, packed, archive.name)
             # A stream, as two passes would unpack 45 GB twice: entries are judged as they come.
             with gzip.open(archive) as source, tarfile.open(fileobj=source, mode="r|") as tar:
                 tar.extractall(beside / into, filter=admit_tar)
@@ -130,9 +129,12 @@ def unpack(archive: Path, target: Path, into: str = ".") -> None:
                     pass
         else:
             with zipfile.ZipFile(archive) as file:  # all is judged before the first byte is written
-                infos = [info for info in file.infolist() if admit_zip(info)]
-                need_room(beside, sum(info.file_size for info in infos), archive.name)
-                file.extractall(beside / into, infos)
+                for info in file.infolist():
+                    plain = stat.S_IFMT(info.external_attr >> 16) in (0, stat.S_IFREG, stat.S_IFDIR)
+                    is_file = plain and not info.is_dir()
+                    admit(info.orig_filename, info.file_size, is_file, plain and not is_file)
+                need_room(beside, files["bytes"], archive.name)
+                file.extractall(beside / into)
         if not count(beside) or count(beside).total() != files["listed"]:
             raise DataError("holds no file, or names that are one file on this disk")
     except Exception as error:  # zipfile, tarfile and zlib raise nearly anything on damaged files
