@@ -14,6 +14,7 @@ import tarfile
 import time
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -28,6 +29,7 @@ from medrobust_utils.data.download import command, download_set, placing, transf
 
 ROOT = Path(__file__).resolve().parents[1]
 SETS = catalogue.load()
+KINDS = ("normal", "benign", "malignant")
 ARCHIVE, CONTENT = packed(random.Random(7))
 
 
@@ -245,6 +247,7 @@ MADE = {what: (zipped(content), tarred(content)) for what, content in HOSTILE.it
 }
 
 
+@pytest.mark.filterwarnings("ignore:Duplicate name")
 @pytest.mark.parametrize("what", MADE)
 def test_an_archive_is_unpacked_whole_and_inside_or_not_at_all(tmp_path, monkeypatch, what):
     monkeypatch.setattr(placing, "ALWAYS", 9000)
@@ -267,154 +270,117 @@ def test_litter_of_systems_stays_out_of_the_set(tmp_path):
         assert tree(tmp_path / "out" / "below") == CONTENT
 
 
-def ham_server(server):
-    """What Dataverse serves: a list, two archives and a table."""
-    entries, lines = [], ["lesion_id,image_id,dx"]
-    for number in (1, 2):
-        names = [f"ISIC_{number}{i}" for i in range(6)]
-        data = zipped((f"{name}.jpg", picture(int(name[5:]), "JPEG")) for name in names)
-        lines += [f"HAM_{name},{name},{'nv' if i < 4 else 'mel'}" for i, name in enumerate(names)]
-        server.files[f"/access/datafile/{number}"] = data
-        about = {"id": number, "filename": f"HAM10000_images_part_{number}.zip"}
-        entries.append({"dataFile": about | {"md5": hashlib.md5(data).hexdigest()}})
-    server.files["/access/datafile/3"] = "\n".join(lines).encode() + b"\n"
-    entries += [{"dataFile": {"id": 3, "filename": "HAM10000_metadata.tab", "md5": "another"}}]
-    listing = json.dumps({"data": [*entries, {"dataFile": {"id": 9, "filename": "other.zip"}}]})
-    server.files["/datasets/:persistentId/versions/:latest/files"] = listing.encode()
-
-
 def test_ham10000_comes_as_dataverse_lists_it_whole_or_in_equal_shares(
     server, tmp_path, monkeypatch
 ):
+    names = {n: [f"ISIC_{n}{i}" for i in range(6)] for n in (1, 2)}
+    archives = {
+        n: zipped((f"{x}.jpg", picture(int(x[5:]), "JPEG")) for x in names[n]) for n in names
+    }
+    rows = [f"L{x},{x},{'nv' if x[-1] < '4' else 'mel'}\n" for n in names for x in names[n]]
+    files = [{"id": 3, "filename": "HAM10000_metadata.tab", "md5": "another"}]
+    files += [{"id": 9, "filename": "other.zip", "md5": "0"}]
+    for n, data in archives.items():
+        md5 = hashlib.md5(data).hexdigest()
+        files += [{"id": n, "filename": f"HAM10000_images_part_{n}.zip", "md5": md5}]
+    listed, listing = (
+        "/datasets/:persistentId/versions/:latest/files",
+        [{"dataFile": f} for f in files],
+    )
+    served = {f"/access/datafile/{n}": data for n, data in archives.items()}
+    served["/access/datafile/3"] = ("lesion_id,image_id,dx\n" + "".join(rows)).encode()
+    server.files |= served | {listed: json.dumps({"data": listing}).encode()}
     monkeypatch.setattr(download, "DATAVERSE", server.at)
-    with pytest.raises(DataError, match="HTTP 404"):
-        download_set(SETS["ham10000"], tmp_path)
-    ham_server(server)
     for root, share, nv in ((tmp_path / "whole", None, 8), (tmp_path / "part", 6, 3)):
         download_set(SETS["ham10000"], root, share=share)
-        names = tree(root / "ham10000")
-        assert len(names) == (share or 12) + 1 and "HAM10000_metadata.csv" in names
+        found = tree(root / "ham10000")
+        assert len(found) == (share or 12) + 1 and "HAM10000_metadata.csv" in found
         census = command.verify(SETS["ham10000"], root)
         assert f"nv: {nv} of 6,705" in census and f"mel: {(share or 12) - nv} of" in census
         assert "a stand-in for the whole set" in census
-    assert not any(path.endswith("/9") for path in server.asked)
-    server.files["/datasets/:persistentId/versions/:latest/files"] = b'{"data": []}'
+    assert "/access/datafile/9" not in server.asked
+    server.files[listed] = b'{"data": []}'
     with pytest.raises(DataError, match=r"ham10000: the list .* cannot be read"):
         download_set(SETS["ham10000"], tmp_path / "new")
 
 
-class FakeHub:
-    """Stands in for kagglehub: writes what a set holds."""
-
-    def __init__(self, content):
-        self.content = content
-
-    def dataset_download(self, handle):
-        folder = Path(os.environ["KAGGLEHUB_CACHE"]) / handle
-        for name, data in self.content.items():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_bytes(data)
-        return str(folder)
-
-    def competition_download(self, handle, *, path):
-        file = Path(os.environ["KAGGLEHUB_CACHE"]) / handle / path
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(self.content[path])
-        return str(file)
-
-
 def from_hub(monkeypatch, root, name, content, **options):
-    monkeypatch.setitem(sys.modules, "kagglehub", FakeHub(content))
+    """What is in place of a set that kagglehub, or what stands in for it, gave."""
+
+    def give(handle, path=""):
+        folder = Path(os.environ["KAGGLEHUB_CACHE"], handle)
+        for file, data in content.items():
+            (folder / file).parent.mkdir(parents=True, exist_ok=True)
+            (folder / file).write_bytes(data)
+        return str(folder / path)
+
+    hub = SimpleNamespace(dataset_download=give, competition_download=give)
+    monkeypatch.setitem(sys.modules, "kagglehub", hub)
     download_set(SETS[name], root, **options)
     return tree(root / SETS[name].folder)
 
 
 def test_sets_of_kaggle_are_laid_out_as_they_are_read(tmp_path, monkeypatch):
-    images = {
-        f"{part}/{kind}/1.jpeg": picture(i, "JPEG")
-        for i, part in enumerate(("train", "test"))
-        for kind in ("NORMAL", "PNEUMONIA")
-    }
+    names = [
+        f"{part}/{kind}/1.jpeg" for part in ("train", "val") for kind in ("NORMAL", "PNEUMONIA")
+    ]
+    images = {name: picture(number, "JPEG") for number, name in enumerate(names)}
     doubled = {f"chest_xray/{name}": data for name, data in images.items()}
-    doubled |= {f"chest_xray/chest_xray/{name}": data for name, data in images.items()}
+    doubled |= {f"chest_xray/{name}": data for name, data in doubled.items()}
     doubled |= {"chest_xray/__MACOSX/._x": b"x", "chest_xray/chest_xray/.DS_Store": b"x"}
     assert from_hub(monkeypatch, tmp_path, "chest_xray", doubled) == images
     images = {
-        f"train/{patient}_{eye}.jpeg": picture(patient, "JPEG")
-        for patient in (1, 2)
-        for eye in ("left", "right")
+        f"train/{eye}.jpeg": picture(n, "JPEG") for n, eye in enumerate(("1_left", "1_right"))
     }
-    whole, table = (
-        zipped(images.items()),
-        "image,level\n" + "".join(f"{Path(n).stem},0\n" for n in images),
-    )
+    whole, table = zipped(images.items()), b"image,level\n1_left,0\n1_right,2\n"
     fifth = len(whole) // 5 + 1
     parts = {f"train.zip.00{i + 1}": whole[i * fifth : (i + 1) * fifth] for i in range(5)}
     parts["trainLabels.csv.zip"] = zipped([("trainLabels.csv", table)])
     found = from_hub(monkeypatch, tmp_path, "diabetic_retinopathy", parts)
-    assert found == images | {"trainLabels.csv": table.encode()}
+    assert found == images | {"trainLabels.csv": table}
+    with pytest.raises(DataError, match=r"Accept its terms at https://www\.kaggle\.com/datasets/"):
+        from_hub(monkeypatch, tmp_path / "new", "brain_tumor_mri", None)
+    assert nothing_in_place(tmp_path / "new")
 
 
 def test_a_part_of_a_set_in_folders_keeps_outlines_with_their_images(tmp_path, monkeypatch):
     names = [
-        f"{c}/{c} ({n}){m}.png"
-        for c in ("normal", "benign", "malignant")
-        for n in range(4)
-        for m in ("", "_mask", "_mask_1")
+        f"{c}/{c} ({n}){m}.png" for c in KINDS for n in range(4) for m in ("", "_mask", "_mask_1")
     ]
     content = {name: picture(number) for number, name in enumerate(names)}
-    with monkeypatch.context() as signed_in:
-        signed_in.setattr(download, "has_credentials", lambda: True)
-        signed_in.setattr(transfer, "TRIES", 0)  # the publisher is down: Kaggle's copy is taken
-        found = sorted(from_hub(monkeypatch, tmp_path, "busi", content, share=6))
+    monkeypatch.setattr(download, "has_credentials", lambda: True)
+    monkeypatch.setattr(transfer, "TRIES", 0)  # the publisher is down: Kaggle's copy is taken
+    found = sorted(from_hub(monkeypatch, tmp_path, "busi", content, share=6))
     assert len(found) == 18 and set(found) <= set(names)
-    assert [sum(name.startswith(kind) for name in found) for kind in "nbm"] == [6, 6, 6]
+    assert [sum(name.startswith(kind) for name in found) for kind in KINDS] == [6, 6, 6]
     classes = {f"a{i}": "a" for i in range(9)} | {"b": "b"}
     chosen = placing.shares(classes, 5)
     assert chosen == placing.shares(dict(reversed(classes.items())), 5) and "b" in chosen
     assert len(chosen) == 5 and placing.shares(classes, 99) == sorted(classes)
 
 
-def test_what_kaggle_refuses_is_said_with_the_page_of_the_terms(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "kagglehub", FakeHub(None))
-    with pytest.raises(DataError, match=r"Accept its terms at https://www\.kaggle\.com/datasets/"):
-        download_set(SETS["brain_tumor_mri"], tmp_path)
-    assert nothing_in_place(tmp_path)
-
-
 def test_isic_comes_as_images_and_a_table_and_goes_on(server, tmp_path, monkeypatch):
     monkeypatch.setattr(download, "QUERIES", {"nevus": "a", "melanoma": "b"})
     monkeypatch.setattr(download, "ISIC", f"{server.at}/list")
-    images = {f"/{i}": picture(i, "JPEG") for i in range(5)}
-    results = [
-        {
-            "isic_id": f"ISIC_{i}",
-            "copyright_license": "CC-0",
-            "files": {"full": {"url": f"{server.at}/{i}", "size": len(images[f"/{i}"])}},
-            "metadata": {"clinical": {"patient_id": f"IP_{i}"}},
-        }
-        for i in range(5)
-    ]
-    server.files = images | {"/list": json.dumps({"results": results, "next": None}).encode()}
-    broken = server.files.pop("/3")
-    with pytest.raises(DataError, match=r"ISIC_3\.jpg"):
+    images = {f"/{i}": picture(i, "JPEG") for i in range(3)}
+    fulls = {
+        i: {"full": {"url": f"{server.at}/{i}", "size": len(images[f"/{i}"])}} for i in range(3)
+    }
+    known = {"clinical": {"patient_id": "IP_0"}}
+    items = [{"isic_id": f"ISIC_{i}", "files": fulls[i], "metadata": known} for i in range(3)]
+    server.files = images | {"/list": json.dumps({"results": items, "next": None}).encode()}
+    second = server.files.pop("/1")
+    with pytest.raises(DataError, match=r"ISIC_1\.jpg"):
         download_set(SETS["isic"], tmp_path)
-    server.files["/3"] = broken
+    server.files["/1"] = second
     server.asked.clear()
     download_set(SETS["isic"], tmp_path)
-    assert server.asked == ["/3", "/4"]
+    assert server.asked == ["/1", "/2"], "lists and images came twice"
     rows = list(csv.DictReader((tmp_path / "isic" / "metadata.csv").open()))
-    assert [row["isic_id"] for row in rows] == [f"ISIC_{i}" for i in range(5)]
-    assert rows[0] == {
-        "isic_id": "ISIC_0",
-        "diagnosis": "nevus",
-        "lesion_id": "",
-        "patient_id": "IP_0",
-        "copyright_license": "CC-0",
-    }
-    assert (tmp_path / "isic" / "images" / "ISIC_3.jpg").read_bytes() == broken
-    results[0]["isic_id"] = "../out"
-    server.files["/list"] = json.dumps({"results": results, "next": None}).encode()
+    assert [row["isic_id"] for row in rows] == ["ISIC_0", "ISIC_1", "ISIC_2"]
+    assert {(row["diagnosis"], row["patient_id"]) for row in rows} == {("nevus", "IP_0")}
+    assert (tmp_path / "isic" / "images" / "ISIC_1.jpg").read_bytes() == second
+    server.files["/list"] = server.files["/list"].replace(b"ISIC_0", b"../out")
     with pytest.raises(DataError, match="an image is called"):
         download_set(SETS["isic"], tmp_path / "new")
 
@@ -435,44 +401,37 @@ def test_every_set_says_where_it_comes_from_and_nothing_is_written(tmp_path, cap
     assert not (tmp_path / "new").exists()
 
 
-@pytest.mark.parametrize(
-    ("words", "text"),
-    [
-        (["busi", "mnist", "--dest", "new"], "unknown data set 'mnist'. Known: nih_chestxray14"),
-        (["busi"], "name a folder"),
-        (["chestmnist/other.npz", "--dest", "new"], "no file 'other.npz'. Known: chestmnist.npz"),
-        (["busi", "pannuke", "--subset", "9", "--dest", "new"], "cannot take a part of pannuke"),
-        (["busi", "--subset", "0", "--dest", "new"], "at least one image"),
-        (["busi", "chest_xray", "--dest", "new"], "https://www.kaggle.com/datasets/paultimothy"),
-        (["diabetic_retinopathy", "--dest", "new"], "accept the rules"),
-        (["iq_othnccd", "--dest", "new"], "3. on Colab"),
-    ],
-)
-def test_what_cannot_be_done_is_said_before_anything_starts(
-    words, text, tmp_path, capsys, monkeypatch
-):
+SAID = {
+    "busi mnist --dest new": "unknown data set 'mnist'. Known: nih_chestxray14",
+    "busi": "name a folder",
+    "chestmnist/other.npz --dest new": "no file 'other.npz'. Known: chestmnist.npz",
+    "busi pannuke --subset 9 --dest new": "cannot take a part of pannuke",
+    "busi --subset 0 --dest new": "at least one image",
+    "busi chest_xray --dest new": "https://www.kaggle.com/datasets/paultimothy",
+    "diabetic_retinopathy --dest new": "accept the rules",
+    "iq_othnccd --dest new": "3. on Colab",
+}
+
+
+@pytest.mark.parametrize("words", SAID)
+def test_what_cannot_be_done_is_said_before_anything_starts(words, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    status, said = run(capsys, *words)
-    assert status == 2 and text in said
+    status, said = run(capsys, *words.split())
+    assert status == 2 and SAID[words] in said
     assert not (tmp_path / "new").exists()
 
 
-def test_the_command_fetches_single_files_and_names_what_is_damaged(
+def test_single_files_are_fetched_and_what_is_damaged_is_named(
     server, tmp_path, capsys, monkeypatch
 ):
     folder = tmp_path / SETS["iq_othnccd"].folder
-    for number in (1, 2):
-        server.files[f"/{number}"] = zipped([("a.npy", picture(number))])
-    files = [RemoteFile(f"{n}.npz", (f"{server.at}/{n}",)) for n in (1, 2)]
-    monkeypatch.setattr(
-        catalogue,
-        "load",
-        lambda: {"drawn": entry(files=files, reader="iq_othnccd", folder=folder.name)},
-    )
-    for name in ("drawn/1.npz", "drawn/2.npz", "drawn/1.npz"):
+    files = [RemoteFile(f"{name}.npz", (f"{server.at}/{name}",)) for name in "ab"]
+    drawn = entry(files=files, reader="iq_othnccd", folder=folder.name)
+    monkeypatch.setattr(catalogue, "load", lambda: {"drawn": drawn})
+    for name in ("drawn/a.npz", "drawn/b.npz", "drawn/a.npz"):
         status, said = run(capsys, name, "--dest", str(tmp_path))
         assert status == 1 and "not whole: drawn" in said and "in place" in said
-    assert server.asked == ["/1", "/2"]
+    assert server.asked == ["/a", "/b"]
     for number, kind in enumerate(("Normal", "Bengin", "Malignant")):
         (folder / f"{kind} cases").mkdir()
         whole = picture(number, "JPEG")
@@ -483,11 +442,10 @@ def test_the_command_fetches_single_files_and_names_what_is_damaged(
 
 def test_the_script_works_from_anywhere_and_help_needs_no_torch(tmp_path):
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    plain = {"PATH": path, "HOME": str(tmp_path)}
     words = [str(ROOT / "data_download.sh"), "--list", "busi"]
-    done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, env=plain)
-    assert done.returncode == 0, done.stderr
-    assert "busi: Breast Ultrasound" in done.stdout
+    plain = {"capture_output": True, "text": True, "env": {"PATH": path, "HOME": str(tmp_path)}}
+    done = subprocess.run(words, cwd=tmp_path, **plain)
+    assert done.returncode == 0 and "busi: Breast Ultrasound" in done.stdout, done.stderr
     code = (
         "import sys; from medrobust_utils.__main__ import main; main(['data', '--list']);"
         "assert 'torch' not in sys.modules and 'kagglehub' not in sys.modules"

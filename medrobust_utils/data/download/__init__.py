@@ -18,19 +18,7 @@ import pandas as pd
 from ...core.errors import PLACE_REMEDIES, DataError
 from ...core.storage import write_atomic
 from ..catalogue import DataSet, RemoteFile
-from .placing import (
-    Record,
-    classes,
-    count,
-    cut,
-    exclusive,
-    lifted,
-    need_room,
-    place,
-    shares,
-    tidy,
-    unpack,
-)
+from . import placing
 from .transfer import fetch
 
 DATAVERSE = "https://dataverse.harvard.edu/api"
@@ -68,11 +56,11 @@ def download_set(dataset: DataSet, root: Path, only: str = "", share: int | None
     """
     name, folder = dataset.name, root / dataset.folder
     key = f"{name}/{only}" if only else name
-    with exclusive(root) as staging:
-        record = Record(root)
+    with placing.exclusive(root) as staging:
+        record = placing.Record(root)
         known = record.sets.get(name) or record.sets.get(key)
         covers = known and known["share"] in (None, share)
-        if not (covers and Counter(known["placed"]) <= count(folder)):
+        if not (covers and Counter(known["placed"]) <= placing.count(folder)):
             work = staging / f"{name}@{only}{share or ''}"
             for other in set(staging.glob(f"{name}@*")) - {work}:
                 shutil.rmtree(other)  # left by a call that wanted something else
@@ -80,16 +68,18 @@ def download_set(dataset: DataSet, root: Path, only: str = "", share: int | None
             if not (work / "ready").exists():
                 _gather(dataset, work, record, only, share)
                 tree = _shaped(dataset, work, folder, share)
-                record.sets[key] = {"share": share, "placed": count(tree)}
+                record.sets[key] = {"share": share, "placed": placing.count(tree)}
                 record.write()
                 tree.rename(work / "ready")
-            place(work / "ready", folder)
+            placing.place(work / "ready", folder)
         for left in staging.glob(f"{name}@*"):
             shutil.rmtree(left)
     print(f"{key} is in place: {folder}")
 
 
-def _gather(dataset: DataSet, work: Path, record: Record, only: str, share: int | None) -> None:
+def _gather(
+    dataset: DataSet, work: Path, record: placing.Record, only: str, share: int | None
+) -> None:
     """Fetch and unpack all that is wanted into ``work/tree``."""
     if dataset.name == "isic":
         return _from_isic(dataset, work, share)
@@ -106,21 +96,21 @@ def _gather(dataset: DataSet, work: Path, record: Record, only: str, share: int 
         _from_kaggle(dataset, work)
 
 
-def _gather_file(dataset: DataSet, file: RemoteFile, work: Path, record: Record) -> None:
+def _gather_file(dataset: DataSet, file: RemoteFile, work: Path, record: placing.Record) -> None:
     key, coming, new = f"{dataset.name}/{file.name}", work / "coming" / file.name, work / "new"
     print(f"{dataset.name}: {file.name}")
-    check = partial(unpack, target=new, into=file.unpack) if file.unpack else None
+    check = partial(placing.unpack, target=new, into=file.unpack) if file.unpack else None
     record.files[key] = fetch(file, coming, record.files.get(key), check)
     record.write()
     tree = work / "tree"
-    place(new, tree) if file.unpack else place(coming / file.name, tree / file.name)
+    placing.place(new, tree) if file.unpack else placing.place(coming / file.name, tree / file.name)
     (work / f"{file.name}.got").touch()
     shutil.rmtree(coming, ignore_errors=True)
 
 
 def _shaped(dataset: DataSet, work: Path, folder: Path, share: int | None) -> Path:
     """The tree in the layout that is read, and no more of it than its share."""
-    tree = lifted(work / "tree", dataset.lift)
+    tree = placing.lifted(work / "tree", dataset.lift)
     if dataset.prepare == "consep_patches":
         from .. import consep_patches
 
@@ -130,9 +120,9 @@ def _shaped(dataset: DataSet, work: Path, folder: Path, share: int | None) -> Pa
     if share is not None and dataset.reader != "isic":
         chosen = work / "chosen.json"
         if not chosen.exists():  # else killed while the others were removed
-            names = shares(classes(dataset, tree, folder), share)
+            names = placing.shares(placing.classes(dataset, tree, folder), share)
             write_atomic(chosen, json.dumps(names).encode())
-        cut(dataset, tree, folder, set(json.loads(chosen.read_bytes())))
+        placing.cut(dataset, tree, folder, set(json.loads(chosen.read_bytes())))
     return tree
 
 
@@ -151,10 +141,10 @@ def _from_kaggle(dataset: DataSet, work: Path) -> None:
     raw, whole, joining = work / "raw", work / "raw" / "train.zip", work / "joining"
     if not raw.exists() and not (work / "tree").exists():
         _ask_kaggle(dataset, work / "cache").rename(raw)
-    tidy(raw)
+    placing.tidy(raw)
     parts = sorted(raw.glob("train.zip.*"))
     if parts and not whole.exists():  # a file that was cut up
-        need_room(work, sum(part.stat().st_size for part in parts), whole.name)
+        placing.need_room(work, sum(part.stat().st_size for part in parts), whole.name)
         with joining.open("wb") as out:
             for part in parts:
                 with part.open("rb") as source:
@@ -163,10 +153,10 @@ def _from_kaggle(dataset: DataSet, work: Path) -> None:
     for part in parts:
         part.unlink()
     for archive in sorted(raw.glob("*.zip")):  # what a competition's files are
-        unpack(archive, work / "new")
-        place(work / "new", raw)
+        placing.unpack(archive, work / "new")
+        placing.place(work / "new", raw)
         archive.unlink()
-    place(raw, work / "tree")
+    placing.place(raw, work / "tree")
 
 
 def _ask_kaggle(dataset: DataSet, cache: Path) -> Path:
@@ -239,14 +229,14 @@ def _from_isic(dataset: DataSet, work: Path, share: int | None) -> None:
                 found, rows = found + len(page), page | rows  # the first diagnosis that asked
         write_atomic(listed, json.dumps(rows).encode())
     rows = json.loads(listed.read_bytes())
-    chosen = shares({key: row["diagnosis"] for key, row in rows.items()}, share)
+    chosen = placing.shares({key: row["diagnosis"] for key, row in rows.items()}, share)
     print(f"isic: {len(chosen):,} images")
     images.mkdir(parents=True, exist_ok=True)
     for key in chosen:
         if not (images / f"{key}.jpg").exists():
             file = RemoteFile(f"{key}.jpg", (rows[key].pop("url"),), rows[key].pop("size"))
             fetch(file, work / key, check=lambda path: open_image(path, "RGB"))
-            place(work / key / file.name, images / file.name)
+            placing.place(work / key / file.name, images / file.name)
             shutil.rmtree(work / key)
     table = pd.DataFrame([rows[key] for key in chosen], columns=ISIC_COLUMNS)
     write_atomic(images.with_name("metadata.csv"), table.to_csv(index=False).encode())

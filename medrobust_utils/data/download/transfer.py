@@ -34,13 +34,9 @@ def fetch(
 ) -> str:
     """Download ``file`` to ``folder/<name>``, going on where an earlier call broke off.
 
-    Args:
-        folder: receives the file, and ``<name>.part`` meanwhile; no other file lies there.
-        held: SHA-256 that an earlier good download had; another one is an error.
-        check: called with the path; raises a DataError where the file is not whole.
-
-    Returns:
-        The file's SHA-256, for the record.
+    ``folder`` is for this file alone; ``held`` is the SHA-256 of an earlier good download, and
+    ``check``, called with the path, raises a DataError where the file is not whole. Returns the
+    SHA-256.
 
     Raises:
         DataError: saying what each server did, if none of them gave the whole file.
