@@ -214,7 +214,7 @@ def test_no_file_is_blamed_for_an_error_of_the_place(server, tmp_path, monkeypat
     def broken(*_, **__):
         raise OSError(number, os.strerror(number), str(tmp_path / "here"))
 
-    for at in ("pooch.HTTPDownloader.__call__", "pooch.file_hash", "zipfile.ZipFile.extractall"):
+    for at in ("pooch.HTTPDownloader.__call__", "pooch.file_hash", "shutil.copyfileobj"):
         with monkeypatch.context() as place, pytest.raises(DataError, match="here: ") as caught:
             place.setattr(at, broken)
             get(server, tmp_path)
@@ -236,7 +236,7 @@ LINK = stat.S_IFLNK | 0o777
 FLIPPED = zipped([GOOD])[:40] + b"?" + zipped([GOOD])[41:]
 NAMES = ("../out", "/etc/out", "a/../../out", "a\\..\\out", "x" * 300)
 HOSTILE = {name[:12]: [GOOD, (name, b"y")] for name in NAMES}
-HOSTILE |= {"twice": [GOOD, GOOD], "file and folder": [("a", b"y"), ("a/1.png", b"y")]}
+HOSTILE |= {"twice": [GOOD, (GOOD[0], b"y")], "file and folder": [("a", b"y"), ("a/1.png", b"y")]}
 HOSTILE |= {"empty": [], "bomb": [("a.png", bytes(3_000_000))]}
 MADE = {what: (zipped(content), tarred(content)) for what, content in HOSTILE.items()} | {
     "link": (zipped([GOOD], LINK), tarred([("l", b"")], type=tarfile.SYMTYPE, linkname="/etc")),

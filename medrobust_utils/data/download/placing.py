@@ -115,26 +115,28 @@ def unpack(archive: Path, target: Path, into: str = ".") -> None:
         if files["bytes"] > max(ALWAYS, RATIO * packed):
             raise DataError(f"swells beyond {RATIO} times the archive")
 
-    def admit_tar(member: tarfile.TarInfo, to: str) -> tarfile.TarInfo:
-        admit(member.name, member.size, member.isfile(), member.isdir())
-        return tarfile.data_filter(member, to)
-
     try:
         if archive.name.lower().endswith((".tar.gz", ".tgz")):
             need_room(beside, packed, archive.name)
             # A stream, as two passes would unpack 45 GB twice: entries are judged as they come.
             with gzip.open(archive) as source, tarfile.open(fileobj=source, mode="r|") as tar:
-                tar.extractall(beside / into, filter=admit_tar)
+                for member in tar:
+                    admit(member.name, member.size, member.isfile(), member.isdir())
+                    tar.extract(member, beside / into, filter="data")
                 while source.read(1 << 20):  # to the end, where gzip keeps its checksum
                     pass
         else:
             with zipfile.ZipFile(archive) as file:  # all is judged before the first byte is written
-                for info in file.infolist():
-                    plain = stat.S_IFMT(info.external_attr >> 16) in (0, stat.S_IFREG, stat.S_IFDIR)
-                    is_file = plain and not info.is_dir()
-                    admit(info.orig_filename, info.file_size, is_file, plain and not is_file)
+                infos = [info for info in file.infolist() if not info.is_dir()]
+                for info in infos:
+                    plain = stat.S_IFMT(info.external_attr >> 16) in (0, stat.S_IFREG)
+                    admit(info.orig_filename, info.file_size, plain, False)
                 need_room(beside, files["bytes"], archive.name)
-                file.extractall(beside / into)
+                for info in infos:
+                    to = beside / into / info.filename
+                    to.parent.mkdir(parents=True, exist_ok=True)
+                    with file.open(info) as source, to.open("xb") as out:
+                        shutil.copyfileobj(source, out, 1 << 20)
         if not count(beside) or count(beside).total() != files["listed"]:
             raise DataError("holds no file, or names that are one file on this disk")
     except Exception as error:  # zipfile, tarfile and zlib raise nearly anything on damaged files
