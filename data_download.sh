@@ -13,7 +13,8 @@ export PYTHONPATH
 missing=$("$python" -c '
 from importlib.util import find_spec
 needed = {"filelock": "filelock", "numpy": "numpy", "pooch": "pooch", "PIL": "pillow",
-          "pydantic": "pydantic", "requests": "requests", "tqdm": "tqdm", "yaml": "pyyaml"}
+          "pandas": "pandas", "pydantic": "pydantic", "requests": "requests", "tqdm": "tqdm",
+          "yaml": "pyyaml"}
 print(*(name for module, name in needed.items() if find_spec(module) is None))
 ')
 if [ -n "$missing" ]; then

@@ -69,8 +69,8 @@ learning curve.
 SECURITY = """## Files that attack
 
 Archives that leave their folder, hold links or swell without measure are refused
-(`tests/test_unpack.py`). Checkpoints, arrays and weights with code in them are refused and the code
-is not run (`tests/test_security.py`); the same tests forbid the calls that would run it.
+(`tests/test_download.py`). Checkpoints, arrays and weights with code in them are refused and the
+code is not run (`tests/test_security.py`); the same tests forbid the calls that would run it.
 """
 REAL = """## The real data
 

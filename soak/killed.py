@@ -33,7 +33,7 @@ from PIL import Image  # noqa: E402
 
 from medrobust_utils.data import READERS  # noqa: E402
 from medrobust_utils.data.catalogue import RemoteFile  # noqa: E402
-from medrobust_utils.data.download.sets import download_set  # noqa: E402
+from medrobust_utils.data.download import download_set  # noqa: E402
 from medrobust_utils.data.phantoms import phantom_set  # noqa: E402
 from medrobust_utils.training import fit as training  # noqa: E402
 
@@ -50,7 +50,7 @@ def _download(folder: Path, source: Path, begun: Callable[[], None]) -> None:
     served = json.loads((source / "served.json").read_text())
     files = tuple(RemoteFile(**{**one, "urls": tuple(one["urls"])}) for one in served)
     begun()
-    download_set(faulty_server.entry(files=files), folder, say=lambda line: None)
+    download_set(faulty_server.entry(files=files), folder)
 
 
 def _cache(folder: Path, source: Path, begun: Callable[[], None]) -> None:
@@ -76,7 +76,8 @@ WORK = {"download": _download, "unpack": _download, "cache": _cache, "train": _t
 
 def child(stage: str, folder: str, source: str, pipe) -> None:
     """A process of its own: say that it begins, do the work of a stage, say that it is done."""
-    sys.stderr = open(os.devnull, "w")  # noqa: SIM115 (progress bars; the process ends with it)
+    # Bars and messages; the process ends with it.
+    sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     WORK[stage](Path(folder), Path(source), lambda: pipe.send("begun"))
     pipe.send("done")
 

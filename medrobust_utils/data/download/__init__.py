@@ -1,6 +1,254 @@
 """Downloads that arrive whole: fetched, checked, unpacked safely, and put in place at once."""
 
-from .sets import download_set
-from .transfer import Patience
+from __future__ import annotations
 
-__all__ = ["Patience", "download_set"]
+import json
+import os
+import re
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from unittest.mock import patch
+from urllib.parse import urlencode
+
+import pandas as pd
+
+from ...core.errors import PLACE_REMEDIES, DataError
+from ...core.storage import write_atomic
+from ..catalogue import DataSet, RemoteFile
+from . import placing
+from .transfer import fetch
+
+DATAVERSE = "https://dataverse.harvard.edu/api"
+HAM10000 = ("HAM10000_metadata", "HAM10000_images_part_1", "HAM10000_images_part_2")
+ISIC = "https://api.isic-archive.com/api/v2/images/search/"
+ISIC_COLUMNS = ("isic_id", "diagnosis", "lesion_id", "patient_id", "copyright_license")
+# The archive names diagnoses in a tree since 2024: what the ten older names became.
+QUERIES = {
+    "nevus": "diagnosis_3:Nevus",
+    "melanoma": "diagnosis_3:Melanoma*",
+    "basal cell carcinoma": 'diagnosis_3:"Basal cell carcinoma"',
+    "seborrheic keratosis": 'diagnosis_3:"Seborrheic keratosis"',
+    "actinic keratosis": 'diagnosis_3:"Solar or actinic keratosis"',
+    "squamous cell carcinoma": "diagnosis_3:Squamous*",
+    "pigmented benign keratosis": 'diagnosis_3:"Pigmented benign keratosis"',
+    "solar lentigo": 'diagnosis_3:"Solar lentigo"',
+    "vascular lesion": 'diagnosis_2:"Benign soft tissue proliferations - Vascular"',
+    "dermatofibroma": "diagnosis_3:Dermatofibroma",
+}
+# Of EyePACS' competition only these are read; all of it would be more than twice as much.
+EYEPACS = (*(f"train.zip.00{number}" for number in range(1, 6)), "trainLabels.csv.zip")
+
+
+def download_set(dataset: DataSet, root: Path, only: str = "", share: int | None = None) -> None:
+    """Download, unpack and place a data set below ``root``; what is there already is kept.
+
+    Killed at any moment and called again, it goes on, and ends with the same files.
+
+    Args:
+        only: name of one file of the set, where not all are wanted.
+        share: how many images are kept, in equal shares of the classes as far as possible.
+
+    Raises:
+        DataError: naming the file and the remedy; nothing unfinished is in place then.
+    """
+    name, folder = dataset.name, root / dataset.folder
+    key = f"{name}/{only}" if only else name
+    with placing.exclusive(root) as staging:
+        record = placing.Record(root)
+        known = record.sets.get(name) or record.sets.get(key)
+        covers = known and known["share"] in (None, share)
+        if not (covers and Counter(known["placed"]) <= placing.count(folder)):
+            work = staging / f"{name}@{only}{share or ''}"
+            for other in set(staging.glob(f"{name}@*")) - {work}:
+                shutil.rmtree(other)  # left by a call that wanted something else
+            work.mkdir(exist_ok=True)
+            if not (work / "ready").exists():
+                _gather(dataset, work, record, only, share)
+                tree = _shaped(dataset, work, folder, share)
+                record.sets[key] = {"share": share, "placed": placing.count(tree)}
+                record.write()
+                tree.rename(work / "ready")
+            placing.place(work / "ready", folder)
+        for left in staging.glob(f"{name}@*"):
+            shutil.rmtree(left)
+    print(f"{key} is in place: {folder}")
+
+
+def _gather(
+    dataset: DataSet, work: Path, record: placing.Record, only: str, share: int | None
+) -> None:
+    """Fetch and unpack all that is wanted into ``work/tree``."""
+    if dataset.name == "isic":
+        return _from_isic(dataset, work, share)
+    if dataset.access == "kaggle":
+        return _from_kaggle(dataset, work)
+    try:
+        for file in dataset.files or _list_dataverse(dataset, work):
+            if only in ("", file.name) and not (work / f"{file.name}.got").exists():
+                _gather_file(dataset, file, work, record)
+    except DataError as error:
+        if not dataset.kaggle or not has_credentials():
+            raise
+        print(f"{error}\nThe copy on Kaggle is tried instead.")
+        _from_kaggle(dataset, work)
+
+
+def _gather_file(dataset: DataSet, file: RemoteFile, work: Path, record: placing.Record) -> None:
+    key, coming, new = f"{dataset.name}/{file.name}", work / "coming" / file.name, work / "new"
+    print(f"{dataset.name}: {file.name}")
+    check = partial(placing.unpack, target=new, into=file.unpack) if file.unpack else None
+    record.files[key] = fetch(file, coming, record.files.get(key), check)
+    record.write()
+    tree = work / "tree"
+    placing.place(new, tree) if file.unpack else placing.place(coming / file.name, tree / file.name)
+    (work / f"{file.name}.got").touch()
+    shutil.rmtree(coming, ignore_errors=True)
+
+
+def _shaped(dataset: DataSet, work: Path, folder: Path, share: int | None) -> Path:
+    """The tree in the layout that is read, and no more of it than its share."""
+    tree = placing.lifted(work / "tree", dataset.lift)
+    if dataset.prepare == "consep_patches":
+        from .. import consep_patches
+
+        if not (work / "cut").exists():
+            consep_patches.cut(tree, work / "cut")
+        tree = work / "cut"
+    if share is not None and dataset.reader != "isic":
+        chosen = work / "chosen.json"
+        if not chosen.exists():  # else killed while the others were removed
+            names = placing.shares(placing.classes(dataset, tree, folder), share)
+            write_atomic(chosen, json.dumps(names).encode())
+        placing.cut(dataset, tree, folder, set(json.loads(chosen.read_bytes())))
+    return tree
+
+
+def has_credentials() -> bool:
+    """Whether kagglehub finds credentials; they are neither asked for, printed nor stored."""
+    from kagglehub.config import get_kaggle_credentials
+
+    try:
+        return get_kaggle_credentials() is not None
+    except (ValueError, OSError) as error:
+        raise DataError(f"{error}. Get another at https://www.kaggle.com/settings.") from None
+
+
+def _from_kaggle(dataset: DataSet, work: Path) -> None:
+    """Through kagglehub, and unpacked."""
+    raw, whole, joining = work / "raw", work / "raw" / "train.zip", work / "joining"
+    if not raw.exists() and not (work / "tree").exists():
+        _ask_kaggle(dataset, work / "cache").rename(raw)
+    placing.tidy(raw)
+    parts = sorted(raw.glob("train.zip.*"))
+    if parts and not whole.exists():  # a file that was cut up
+        placing.need_room(work, sum(part.stat().st_size for part in parts), whole.name)
+        with joining.open("wb") as out:
+            for part in parts:
+                with part.open("rb") as source:
+                    shutil.copyfileobj(source, out, 1 << 20)
+        joining.rename(whole)
+    for part in parts:
+        part.unlink()
+    for archive in sorted(raw.glob("*.zip")):  # what a competition's files are
+        placing.unpack(archive, work / "new")
+        placing.place(work / "new", raw)
+        archive.unlink()
+    placing.place(raw, work / "tree")
+
+
+def _ask_kaggle(dataset: DataSet, cache: Path) -> Path:
+    import kagglehub
+
+    print(f"{dataset.name}: from https://www.kaggle.com/{dataset.kaggle}")
+    kind, _, handle = dataset.kaggle.partition("/")
+    # A cache of ours, on the disk where the set goes, and no other.
+    ours = {"KAGGLEHUB_CACHE": str(cache), "KAGGLEHUB_VERBOSITY": "warning"}
+    ours |= {"DISABLE_COLAB_CACHE": "true", "DISABLE_KAGGLE_CACHE": "true"}
+    try:
+        with patch.dict(os.environ, ours):
+            if kind == "datasets":
+                return Path(kagglehub.dataset_download(handle))
+            paths = [kagglehub.competition_download(handle, path=name) for name in EYEPACS]
+            return Path(paths[0]).parent
+    except Exception as error:  # kagglehub's errors have no common base
+        if isinstance(error, OSError) and error.errno in PLACE_REMEDIES:
+            raise
+        status = getattr(getattr(error, "response", None), "status_code", "")
+        # Not the whole message: it may hold a signed address, which is as good as a credential.
+        raise DataError(
+            f"{dataset.name}: Kaggle does not give it ({type(error).__name__} {status}). Accept "
+            f"its terms at https://www.kaggle.com/{dataset.kaggle}, check your credentials, retry."
+        ) from None
+
+
+def _listed(dataset: DataSet, url: str, parse: Callable, work: Path):
+    """What ``parse`` makes of the JSON at ``url``."""
+    shutil.rmtree(work / "list", ignore_errors=True)  # no earlier answer
+    fetch(RemoteFile("list.json", (url,)), work / "list")
+    try:
+        return parse(json.loads((work / "list" / "list.json").read_bytes()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        text = f"{dataset.name}: the list at {url} cannot be read ({error!r}). See {dataset.page}."
+        raise DataError(text) from error
+
+
+def _list_dataverse(dataset: DataSet, work: Path) -> list[RemoteFile]:
+    """HAM10000's archives and its table, as the repository lists them, with their checksums."""
+    doi = "doi:" + dataset.page.removeprefix("https://doi.org/")
+    url = f"{DATAVERSE}/datasets/:persistentId/versions/:latest/files?persistentId={doi}"
+    return _listed(dataset, url, _dataverse_files, work)
+
+
+def _dataverse_files(answer: dict) -> list[RemoteFile]:
+    files = []
+    for entry in (entry["dataFile"] for entry in answer["data"]):
+        stem, url = Path(entry["filename"]).stem, f"{DATAVERSE}/access/datafile/{entry['id']}"
+        if stem == HAM10000[0]:  # a table; the checksum is of its converted form
+            files.append(RemoteFile(f"{stem}.csv", (f"{url}?format=original",)))
+        elif stem in HAM10000:
+            files.append(RemoteFile(f"{stem}.zip", (url,), md5=entry.get("md5"), unpack=stem))
+    if len(files) != len(HAM10000):
+        raise ValueError(f"it has {len(files)} of three files")
+    return files
+
+
+def _from_isic(dataset: DataSet, work: Path, share: int | None) -> None:
+    """Ten diagnoses of the ISIC Archive: their lists, then one image after another."""
+    from ..decoding import open_image  # brings torch, which the command's help must not wait for
+
+    listed, images = work / "isic.json", work / "tree" / "images"
+    if not listed.exists():
+        rows: dict[str, dict] = {}
+        for diagnosis, query in QUERIES.items():
+            url, found = f"{ISIC}?{urlencode({'query': query, 'limit': 100})}", 0
+            while url and (share is None or found < share):
+                page, url = _listed(dataset, url, partial(_isic_page, diagnosis), work)
+                found, rows = found + len(page), page | rows  # the first diagnosis that asked
+        write_atomic(listed, json.dumps(rows).encode())
+    rows = json.loads(listed.read_bytes())
+    chosen = placing.shares({key: row["diagnosis"] for key, row in rows.items()}, share)
+    print(f"isic: {len(chosen):,} images")
+    images.mkdir(parents=True, exist_ok=True)
+    for key in chosen:
+        if not (images / f"{key}.jpg").exists():
+            file = RemoteFile(f"{key}.jpg", (rows[key].pop("url"),), rows[key].pop("size"))
+            fetch(file, work / key, check=lambda path: open_image(path, "RGB"))
+            placing.place(work / key / file.name, images / file.name)
+            shutil.rmtree(work / key)
+    table = pd.DataFrame([rows[key] for key in chosen], columns=ISIC_COLUMNS)
+    write_atomic(images.with_name("metadata.csv"), table.to_csv(index=False).encode())
+
+
+def _isic_page(diagnosis: str, answer: dict) -> tuple[dict[str, dict], str | None]:
+    rows = {}
+    for item in answer["results"]:
+        if not re.fullmatch(r"ISIC_\w+", item["isic_id"]):
+            raise ValueError(f"an image is called {item['isic_id']!r}")
+        full, known = item["files"]["full"], item.get("metadata") or {}
+        known = known | (known.get("clinical") or {}) | item | {"diagnosis": diagnosis}
+        row = {column: known.get(column) for column in ISIC_COLUMNS}
+        rows[item["isic_id"]] = row | {"url": full["url"], "size": full.get("size")}
+    return rows, answer["next"]

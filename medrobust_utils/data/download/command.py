@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import argparse
 import os
+import tempfile
 import textwrap
+from collections import Counter
 from pathlib import Path
+from unittest.mock import patch
 
 from ...core.errors import DataError, MedrobustError
 from .. import catalogue
 from ..catalogue import DataSet
+from . import download_set, has_credentials
+from .placing import DIVISIBLE
+
+TOKEN = """\
+Get a token at https://www.kaggle.com/settings (API), then give it in one of three ways:
+  1. export KAGGLE_API_TOKEN=... (or KAGGLE_USERNAME=... and KAGGLE_KEY=...)
+  2. a file ~/.kaggle/kaggle.json, as the settings page hands it out
+  3. on Colab: secrets of the names in 1, opened to this notebook (the key symbol at the left)"""
+SIDE = 32  # pixels that images are made small to for counting; exact copies are told in full size
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,20 +30,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help=text)
     text = "root of the data sets (default: $MEDROBUST_DATA)"
     parser.add_argument("--dest", type=Path, metavar="DIR", help=text)
-    text = "describe the sets and the folders the notebooks expect (default)"
+    text = "describe the sets, where they come from and the folders they fill (default)"
     parser.add_argument("--list", action="store_true", help=text)
     text = "show what would be fetched, and fetch nothing"
     parser.add_argument("--dry-run", action="store_true", help=text)
     text = "download nothing: decode and count what is there"
     parser.add_argument("--verify", action="store_true", help=text)
     text = "keep N images, in equal shares of the classes: a stand-in for the whole set"
-    parser.add_argument("--subset", type=_count, metavar="N", help=text)
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
-    return int(text)
+    parser.add_argument("--subset", type=int, metavar="N", help=text)
 
 
 def main(options: argparse.Namespace) -> int:
@@ -40,27 +46,37 @@ def main(options: argparse.Namespace) -> int:
     Raises:
         DataError: before anything starts, if a name, the folder or the access is missing.
     """
+    sets, share = catalogue.load(), options.subset
     wanted = _wanted(options.names)
-    if options.list or not wanted:
-        for name in wanted or catalogue.load():
-            print(describe(catalogue.load()[name]) + "\n")
+    if options.list or options.dry_run or not wanted:
+        for name in wanted or sets:
+            print(describe(sets[name], wanted.get(name)) + "\n")
         return 0
-    root = _root(options)
-    sets = [catalogue.load()[name] for name in wanted]
-    if options.dry_run:
-        for dataset in sets:
-            print(planned(dataset, root, wanted[dataset.name]))
-        return 0
+    root = options.dest or os.environ.get("MEDROBUST_DATA")
+    if not root:
+        raise DataError("name a folder for the data sets: --dest DIR, or set MEDROBUST_DATA.")
+    root, failed = Path(root).expanduser(), []
     if not options.verify:
-        _check(sets, options.subset)
-    return _all(sets, wanted, root, options)
+        _check([sets[name] for name in wanted], share)
+    for name, files in wanted.items():
+        try:
+            for only in () if options.verify else files or ("",):
+                download_set(sets[name], root, only, share)
+            print(verify(sets[name], root))
+        except MedrobustError as error:
+            print(f"{error}\nThe publisher's page: {sets[name].page}. {sets[name].by_hand}")
+            failed.append(name)
+    if failed:
+        print(f"not whole: {', '.join(failed)}")
+    elif not options.verify:
+        print(f"Set MEDROBUST_DATA={root}")
+    return 1 if failed else 0
 
 
-def _wanted(names: list[str]) -> dict[str, list[str]]:
+def _wanted(words: list[str]) -> dict[str, list[str]]:
     """Set -> files of it that were named; none for all."""
-    known = catalogue.load()
-    wanted: dict[str, list[str]] = {}
-    for word in names:
+    known, wanted = catalogue.load(), {}
+    for word in words:
         name, _, file = word.partition("/")
         if name not in known:
             raise DataError(f"unknown data set {name!r}. Known: {', '.join(known)}.")
@@ -71,119 +87,74 @@ def _wanted(names: list[str]) -> dict[str, list[str]]:
     return wanted
 
 
-def _root(options: argparse.Namespace) -> Path:
-    root = options.dest or os.environ.get("MEDROBUST_DATA")
-    if not root:
-        raise DataError("name a folder for the data sets: --dest DIR, or set MEDROBUST_DATA.")
-    return Path(root).expanduser()
-
-
 def _check(sets: list[DataSet], share: int | None) -> None:
     """All that can be known to fail is said before anything starts."""
-    from . import access, subset
-
-    by_hand = [dataset for dataset in sets if dataset.access == "hand"]
-    if by_hand:
-        text = "\n".join(describe(dataset) for dataset in by_hand)
-        raise DataError(f"these have to be fetched by hand:\n{text}")
-    whole = [dataset.name for dataset in sets if not subset.possible(dataset)]
+    if share is not None and share < 1:
+        raise DataError(f"--subset {share}: at least one image is needed.")
+    whole = [dataset.name for dataset in sets if dataset.reader not in DIVISIBLE]
     if share is not None and whole:
         raise DataError(
             f"--subset cannot take a part of {', '.join(whole)}: their images lie in few large "
             "files, or in patches of larger ones. Leave it away for them."
         )
-    access.require(sets)
+    locked = [dataset for dataset in sets if dataset.access == "kaggle"]
+    if locked and not has_credentials():
+        lines = [
+            f"  {item.name}: {item.terms or 'no terms'}, https://www.kaggle.com/{item.kaggle}"
+            for item in locked
+        ]
+        raise DataError("\n".join(["a Kaggle account is needed for", *lines, TOKEN]))
     for dataset in sets:
-        if dataset.terms:
-            print(f"{dataset.name}: {dataset.terms}. {dataset.page}")
+        print(f"{dataset.name}: {dataset.size}. {dataset.terms or dataset.licence}: {dataset.page}")
 
 
-def _all(
-    sets: list[DataSet], wanted: dict[str, list[str]], root: Path, options: argparse.Namespace
-) -> int:
-    failed = []
-    for dataset in sets:
-        try:
-            good = _one(dataset, wanted[dataset.name], root, options)
-        except MedrobustError as error:
-            print(f"{type(error).__name__}: {error}")
-            good = False
-        failed += [] if good else [dataset.name]
-    if failed:
-        print(f"not whole: {', '.join(failed)}")
-    elif not options.verify:
-        print(f"Set MEDROBUST_DATA={root}")
-    return 1 if failed else 0
-
-
-def _one(dataset: DataSet, only: list[str], root: Path, options: argparse.Namespace) -> bool:
-    from .lock import Lock, exclusive
-    from .sets import download_set
-
-    if not options.verify:
-        download_set(dataset, root, only=only, share=options.subset)
-    from . import verify
-
-    found = verify.census(dataset, root)
-    known = Lock(root).sets.get(dataset.name)
-    share = known["order"]["share"] if known else None
-    if known:  # what came another way is counted, and nothing is written beside it
-        with exclusive(root):
-            Lock(root).note_set(dataset.name, census=found.facts())
-    print(verify.report(dataset, found, share))
-    if found.problem and dataset.by_hand:
-        print(f"  by hand: {dataset.by_hand}")
-    return found.good
-
-
-def describe(dataset: DataSet) -> str:
-    """A set in words: source, licence, size, access, use and layout."""
-    from .access import page
-
-    needs = "no account"
+def describe(dataset: DataSet, files: list[str] | None = None) -> str:
+    """A set in words: source, licence, size, access, use, addresses of its ``files``, layout."""
+    account = "no account"
     if dataset.access == "kaggle":
-        needs = f"a Kaggle account; {dataset.terms or 'no terms to accept'}: {page(dataset)}"
-    elif dataset.access == "hand":
-        needs = "by hand from that page"
+        account = f"a Kaggle account; {dataset.terms or 'no terms to accept'}"
+    urls = [" or ".join(file.urls) for file in dataset.files if not files or file.name in files]
     rows = [
-        ("publisher", dataset.publisher),
-        ("", dataset.page),
+        ("publisher", f"{dataset.publisher} {dataset.page}"),
         ("licence", f"{dataset.licence}. Cite {dataset.cite}"),
         ("size", dataset.size),
-        ("access", f"{needs}; ./data_download.sh {dataset.name} --dest DIR"),
+        ("access", f"{account}; ./data_download.sh {dataset.name} --dest DIR"),
         ("by hand", dataset.by_hand),
         ("use", dataset.use),
+        *(("file", url) for url in urls),
         ("layout", f"{dataset.folder}/"),
+        *(("", f"  {line}") for line in dataset.layout),
     ]
-    lines = [f"{dataset.name}: {dataset.title}"]
-    for word, text in rows:
-        if text:
-            wrapped = textwrap.wrap(text, 85, break_long_words=False, break_on_hyphens=False)
-            lines += [f"  {word if n == 0 else '':<10} {line}" for n, line in enumerate(wrapped)]
-    lines += [f"  {'':<10}   {line}" for line in dataset.layout]
+    wrap = textwrap.TextWrapper(98, subsequent_indent=" " * 13, break_long_words=False)
+    wrap.break_on_hyphens = False
+    lines = [wrap.fill(f"  {word:<10} {text}") for word, text in rows if text]
+    return "\n".join([f"{dataset.name}: {dataset.title}", *lines])
+
+
+def verify(dataset: DataSet, root: Path) -> str:
+    """The census of a set as its reader counts it, every image decoded.
+
+    Raises:
+        DataError: naming the first file that is missing or cannot be read.
+    """
+    from .. import READERS  # brings torch, which help must not wait for
+
+    with (
+        tempfile.TemporaryDirectory(prefix="medrobust-") as home,
+        patch.dict(os.environ, MEDROBUST_HOME=home),  # a cache that goes away again
+    ):
+        census = dict(READERS[dataset.reader](root, SIDE, duplicates=True).census)
+    found = Counter({name.lower(): n for name, n in (census.get("images_per_class") or {}).items()})
+    whole = {name.lower(): n for name, n in dataset.counts.items()}
+    lines = [f"{dataset.name}: {census['images_listed']:,} images decoded"]
+    lines += [
+        f"  {name}: {found[name]:,}{_of(found[name], whole.get(name))}" for name in whole | found
+    ]
+    lines += [f"  exact copies or contradictions: {census.get('duplicates_kept', 0):,}"]
+    if any(found[name] != n for name, n in whole.items()):
+        lines += ["  incomplete, a stand-in for the whole set"]
     return "\n".join(lines)
 
 
-def planned(dataset: DataSet, root: Path, only: list[str]) -> str:
-    """What a download would read and write; nothing is asked and nothing written."""
-    from . import access, dataverse, isic
-
-    folder = root / dataset.folder
-    lines = [f"{dataset.name}: would go to {folder}"]
-    if dataset.access == "kaggle":
-        lines += [f"  would fetch {access.page(dataset)} through kagglehub"]
-    elif dataset.access == "hand":
-        lines += [f"  to be fetched by hand: {dataset.page}"]
-    elif dataset.name == "isic":
-        lines += [f"  would ask   {isic.SEARCH}", "  would fetch the images it lists"]
-    elif not dataset.files:
-        lines += [f"  would read  {dataverse.list_url(dataset)}", "  would fetch what it lists"]
-    for file in dataset.files:
-        if not only or file.name in only:
-            place = folder / (file.unpack if file.unpack else file.name)
-            lines += [f"  would fetch {url}" for url in file.urls[:1]]
-            lines += [f"           or {url}" for url in file.urls[1:]]
-            lines += [f"         into {place}"]
-    if dataset.by_hand:
-        lines += textwrap.wrap(f"by hand: {dataset.by_hand}", 95, initial_indent="  ")
-    return "\n".join(lines)
+def _of(found: int, whole: int | None) -> str:
+    return "" if whole in (None, found) else f" of {whole:,}"

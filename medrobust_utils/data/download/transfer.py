@@ -1,182 +1,161 @@
-"""One file over HTTP through pooch: resumed, tried on mirrors, and in its place only when whole."""
+"""One file over HTTP: pooch streams it, from the byte on where an earlier try broke off."""
 
 from __future__ import annotations
 
-import hashlib
-import logging
+import json
+import re
+import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path
 
 import pooch
 import requests
+import urllib3
 
 from ...core.errors import DataError
+from ...core.storage import write_atomic
 from ..catalogue import RemoteFile
-from .resuming import Damaged, Refused, Resuming, Unsteady
+from .placing import need_room
 
-BLOCK = 1 << 20
-LONGEST_PAUSE = 60
-
-
-@dataclass(frozen=True)
-class Patience:
-    """How long a download puts up with a server.
-
-    Attributes:
-        connect, silence: seconds until a connection stands, and between two pieces of data.
-        tries: how often in a row a server may fail without a byte more, before the next is tried.
-        pause: seconds before the second try; doubled each time, up to a minute.
-    """
-
-    connect: float = 15
-    silence: float = 60
-    tries: int = 5
-    pause: float = 2
+TIMEOUT = (15, 60)  # seconds until a connection stands, and between two pieces of data
+TRIES = 5  # how often in a row a server may fail without a byte more, before the next is tried
+PAUSE = 2  # seconds before the second try; doubled each time, up to a minute
+PAGE = re.compile(rb"\s*(<!--.{0,500}?-->\s*)?<(!doctype\s+html|html|head|body)\b", re.I | re.S)
 
 
-@dataclass(frozen=True)
-class Fetched:
-    """A whole file: where it lies, where it came from, its size and its SHA-256."""
-
-    path: Path
-    url: str
-    bytes: int
-    sha256: str
+class _Refused(DataError):
+    """The server will not give the file: asking again does not help, another server may."""
 
 
 def fetch(
-    file: RemoteFile,
-    folder: Path,
-    *,
-    held: str | None = None,
-    check: Callable[[Path], None] | None = None,
-    patience: Patience | None = None,
-    page: str = "",
-) -> Fetched:
-    """Download ``file`` into ``folder``, going on where an earlier call broke off.
+    file: RemoteFile, folder: Path, held: str | None = None, check: Callable | None = None
+) -> str:
+    """Download ``file`` to ``folder/<name>``, going on where an earlier call broke off.
 
-    Args:
-        folder: receives the file, and ``<name>.part`` meanwhile; nobody else writes there.
-        held: SHA-256 that an earlier good download had; another one is an error.
-        check: raises a DataError where the file is not whole; asked where no checksum is known.
-        page: the set's page, named where a server wants somebody to sign in.
+    ``folder`` is for this file alone; ``held`` is the SHA-256 of an earlier good download, and
+    ``check``, called with the path, raises a DataError where the file is not whole. Returns the
+    SHA-256.
 
     Raises:
         DataError: saying what each server did, if none of them gave the whole file.
+        OSError: for an error of the place.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for stray in folder.glob("tmp*"):  # what pooch had under way when a run was killed
-        stray.unlink()
-    patience = patience or Patience()
-    reasons = []
+    path, part, reasons = folder / file.name, folder / f"{file.name}.part", []
     for url in file.urls:
-        source = _Source(file, url, folder, held, check, patience)
-        try:
-            return source.get()
-        except DataError as error:
-            if isinstance(error, Refused | Unsteady | Damaged):
-                reasons.append(f"{url}: {error}")
-            else:
-                raise  # e.g. the disk is full: another server does not help
+        failures, most, reason = 0, _size(part), None
+        while failures < TRIES:
+            if reason:
+                time.sleep(min(60, PAUSE * 2**failures))
+            try:
+                if not path.exists():  # else killed while it was checked
+                    _transfer(file, url, part, trusted=bool(file.sha256 or file.md5 or held))
+                    part.replace(path)
+                return _checked(file, path, held, check)
+            except _Refused as error:
+                reason, failures = error, TRIES
+            except DataError as error:
+                # A slow line that breaks every minute still gets there; only standstill counts.
+                reason, have = error, _size(part)
+                failures, most = (0 if have > most else failures + 1), max(have, most)
+        reasons.append(f"{url}: {reason}")
     told = "\n  ".join(reasons)
     raise DataError(
         f"{file.name}: not downloaded; nothing was put in place.\n  {told}\n"
-        f"Call again: what came so far is kept and gone on with. {_see(page)}".rstrip()
+        "Call again: what came so far is kept and gone on with."
     )
 
 
-def _see(page: str) -> str:
-    return f"The publisher's page: {page}" if page else ""
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
-@dataclass
-class _Source:
-    """One file on one server."""
+def _transfer(file: RemoteFile, url: str, part: Path, trusted: bool) -> None:
+    """Complete ``part``; ``trusted``: a checksum will tell if two versions were joined."""
+    note, state = part.with_name(f"{part.name}.json"), {}  # where the part came from
+    with suppress(FileNotFoundError, ValueError):
+        state = json.loads(note.read_text())
+    of_use = state.get("url") == url and state["total"] and (state["validator"] or trusted)
+    have = _size(part) if of_use else 0
+    if have and have == state["total"]:  # killed just before the end
+        return
+    headers = {"Accept-Encoding": "identity"}
+    if have:
+        headers |= {"Range": f"bytes={have}-", "If-Range": state["validator"]}
 
-    file: RemoteFile
-    url: str
-    folder: Path
-    held: str | None
-    check: Callable[[Path], None] | None
-    patience: Patience
+    def inspect(response: requests.Response, **_: object) -> None:
+        """No server is believed; this is asked before the first byte is taken."""
+        nonlocal have, state
+        if response.is_redirect:
+            return
+        _check_status(response)
+        tag, length = response.headers.get("ETag", "W/"), response.headers.get("Content-Length")
+        if tag.startswith("W/"):  # weak tags do not tell bytes apart
+            tag = response.headers.get("Last-Modified")
+        if response.status_code == 200:
+            have, total = 0, int(length) if length else file.bytes
+            if total is None and not trusted and "Transfer-Encoding" not in response.headers:
+                raise _Refused("does not say how long the file is: nobody could tell it is whole")
+            state = {"url": url, "validator": tag, "total": total}
+            write_atomic(note, json.dumps(state).encode())
+        else:  # does it go on exactly where the part ends?
+            total, span = state.get("total") or 0, response.headers.get("Content-Range")
+            asked = (f"bytes {have}-{total - 1}/{total}", str(total - have), state.get("validator"))
+            if not have or (span, length, tag) != asked:
+                out.truncate(0)
+                raise DataError("went on with another piece or version than asked for; begun anew")
+        out.truncate(have)
+        need_room(part.parent, (total or 0) - have, file.name)
 
-    def get(self) -> Fetched:
-        """Try until the file is whole, the server refuses, or patience ends."""
-        part = self.folder / f"{self.file.name}.part"
-        failures, most = 0, part.stat().st_size if part.exists() else 0
-        while True:
-            try:
-                return self._try()
-            except Refused:
-                raise
-            except Damaged as error:
-                failures, last = failures + 1, error
-            except Unsteady as error:
-                have = part.stat().st_size if part.exists() else 0
-                # A slow line that breaks every minute still gets there; only standstill counts.
-                failures, most = (0 if have > most else failures + 1), max(have, most)
-                last = error
-            if failures >= self.patience.tries:
-                raise last
-            time.sleep(min(LONGEST_PAUSE, self.patience.pause * 2**failures))
+    wrong, bar = requests.exceptions, sys.stderr.isatty()
+    ask = {"headers": headers, "timeout": TIMEOUT, "hooks": {"response": inspect}}
+    try:
+        with part.open("ab") as out:
+            pooch.HTTPDownloader(progressbar=bar, chunk_size=1 << 14, **ask)(url, out, None)
+    except (wrong.TooManyRedirects, ValueError) as error:  # a ValueError is a bad address
+        raise _Refused(f"leads nowhere ({error})") from error
+    except (wrong.Timeout, TimeoutError) as error:
+        raise DataError("did not answer in time") from error
+    except (wrong.RequestException, urllib3.exceptions.HTTPError, ConnectionError) as error:
+        raise DataError(f"the connection failed ({type(error).__name__})") from error
+    if state["total"] not in (None, _size(part)):
+        raise DataError(f"broke off after {_size(part):,} of {state['total']:,} bytes")
 
-    def _try(self) -> Fetched:
-        known = _known(self.file) or (f"sha256:{self.held}" if self.held else None)
-        downloader = Resuming(
-            self.folder / f"{self.file.name}.part",
-            expected=self.file.bytes,
-            timeout=(self.patience.connect, self.patience.silence),
-            trusted=known is not None,
-        )
-        pooch.get_logger().setLevel(logging.ERROR)  # it would praise hashes on the screen
-        try:
-            path = pooch.retrieve(
-                self.url, known, self.file.name, self.folder, downloader=downloader
+
+def _check_status(response: requests.Response) -> None:
+    status, packed = response.status_code, response.headers.get("Content-Encoding", "identity")
+    if status in (408, 425, 429) or status >= 500:
+        raise DataError(f"is busy or out of order (HTTP {status} {response.reason})")
+    if status in (401, 403):
+        raise _Refused(f"wants an account or accepted terms (HTTP {status}); see the set's page")
+    if status not in (200, 206, 416):  # 416: the part is of another version
+        raise _Refused(f"does not give the file (HTTP {status} {response.reason})")
+    if packed.lower() != "identity":
+        raise DataError(f"was sent packed ({packed}), which nobody asked for")
+
+
+def _checked(file: RemoteFile, path: Path, held: str | None, check: Callable | None) -> str:
+    size, sha256 = _size(path), pooch.file_hash(str(path))
+    md5 = pooch.file_hash(str(path), "md5") if file.md5 else None
+    try:
+        with path.open("rb") as content:
+            if PAGE.match(content.read(2000)):
+                raise _Refused(
+                    "sent a web page instead of the file: it asks for a sign-in, or this network's "
+                    "own portal stands in between. Open the address in a browser"
+                )
+        if (file.bytes or size, file.sha256 or sha256, file.md5) != (size, sha256, md5):
+            raise DataError("came damaged: its size or checksum is not the publisher's")
+        if held not in (None, sha256):
+            raise _Refused(
+                f"its SHA-256 is not {held}, which the first good download had. If the publisher "
+                f"changed it on purpose, delete the entry of {file.name} in medrobust.lock.json"
             )
-        except ValueError as error:  # what pooch says of a wrong checksum
-            raise Damaged(f"came damaged: {_other(self.file, self.held)}") from error
-        except requests.RequestException as error:
-            raise Refused(f"cannot be asked ({error})") from error
-        return self._checked(Path(path), known is not None)
-
-    def _checked(self, path: Path, known: bool) -> Fetched:
-        sha256 = digest(path)
-        try:
-            if self.held and sha256 != self.held:
-                raise Damaged(f"{_other(self.file, self.held)}; it now has {sha256}")
-            if self.file.bytes not in (None, path.stat().st_size):
-                raise Damaged(f"has {path.stat().st_size} bytes, not {self.file.bytes}")
-            if self.check and not known:
-                try:
-                    self.check(path)
-                except DataError as error:
-                    raise Damaged(f"came damaged: {error}") from error
-        except Damaged:
-            path.unlink()
-            raise
-        return Fetched(path, self.url, path.stat().st_size, sha256)
-
-
-def _known(file: RemoteFile) -> str | None:
-    """The publisher's checksum in pooch's words."""
-    if file.sha256:
-        return f"sha256:{file.sha256}"
-    return f"md5:{file.md5}" if file.md5 else None
-
-
-def _other(file: RemoteFile, held: str | None) -> str:
-    known = _known(file)
-    if known:
-        return f"its checksum is not the publisher's ({known})"
-    return (
-        f"its SHA-256 is not {held}, which the first good download had. If the publisher "
-        f"changed it on purpose, delete the entry of {file.name} in medrobust.lock.json"
-    )
-
-
-def digest(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        if check:
+            check(path)
+    except DataError:
+        path.unlink()
+        raise
+    return sha256
