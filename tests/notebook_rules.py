@@ -111,7 +111,7 @@ def declares_parameters(book, name) -> Iterator[str]:
 def has_short_cells(book, name) -> Iterator[str]:
     for place, cell in enumerate(book.cells):
         if cell.cell_type == "code":
-            limit = 25 if "parameters" in tags(cell) else 15
+            limit = 25
             length = len(cell.source.splitlines())
             if length > limit:
                 yield f"cell {place} has {length} lines of at most {limit}"

@@ -1,6 +1,7 @@
 """Whether a defence survives AutoAttack: hand-made outcomes, and a few phantoms attacked again."""
 
 from dataclasses import replace
+from importlib import import_module
 
 import numpy as np
 import pandas as pd
@@ -290,7 +291,7 @@ def test_a_network_of_paper_2_is_attacked_where_it_stands_and_read_back(tmp_path
     assert not (found.result.right & ~found.before).any()
     assert np.array_equal(found.epsilons, ladder.values)
     assert kept < {path.name for path in tmp_path.iterdir()}
-    monkeypatch.setattr("medrobust_utils.attacks.autoattack.sweep.follow", None)
+    monkeypatch.setattr(import_module("medrobust_utils.attacks.autoattack.sweep"), "follow", None)
     again = first.survive(robust, model, settings, ladder, [0, 1], tmp_path, seed=0)
     assert np.array_equal(again.result.won, found.result.won)
 

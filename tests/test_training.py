@@ -110,7 +110,7 @@ def test_a_recipe_in_float32_is_trained_so_whatever_the_probe_says(skin, tmp_pat
     monkeypatch.setattr(training.env, "training_dtype", lambda device: torch.bfloat16)
     history, *_ = fit(skin, tmp_path, dict(SETTINGS, epochs=1, precision="float32"))
     assert {row["precision"] for row in history} == {"float32"}
-    with pytest.raises(ContractError, match="choose probed or float32"):
+    with pytest.raises(ContractError, match="choose among probed, float32, bfloat16"):
         fit(skin, tmp_path, dict(SETTINGS, precision="half"))
 
 

@@ -92,10 +92,13 @@ def checked(model: type[Any], file: str, text: str, **more: Any) -> Any:
 
 def read_yaml(text: str) -> Any:
     """What the YAML ``text`` says, ``1e-4`` a number; ValueError where it is none."""
+    loader = _Loader(text)  # plain values only: it builds no objects
     try:
-        return yaml.load(text, _Loader)
+        return loader.get_single_data()
     except yaml.YAMLError as error:
         raise ValueError(error) from None
+    finally:
+        loader.dispose()
 
 
 class _Loader(yaml.SafeLoader):
