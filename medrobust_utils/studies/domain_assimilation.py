@@ -254,15 +254,9 @@ def train(
             )
         how = {**settings["glcm"], "rows": arm.rows if arm.defence == "glcm" else "areas"}
         objective = Assimilation.of(task.data, arm.alpha, **how)
-    identity = fingerprint(
-        recipe,
-        objective.identity if objective else "",
-        arm.seed,
-        model.source,
-        task.data.checksum,
-        task.split.train.tolist(),
-        task.split.val.tolist(),
-    )
+    sides = task.split.train.tolist(), task.split.val.tolist()
+    aim = objective.identity if objective else ""
+    identity = fingerprint(recipe, aim, arm.seed, model.source, task.data.checksum, *sides)
     folder = checkpoints / f"{arm.key}-{identity}"
     history = fit(
         model,

@@ -241,17 +241,15 @@ def recipe_of(arm: Arm, settings: Mapping) -> dict:
 def train(arm: Arm, settings: Mapping, checkpoints: Path) -> Trained:
     """Train an arm, or read back what was trained."""
     task, model = arm.task, build_arm(arm, settings)
-    recipe, objective, origin = recipe_of(arm, settings), None, ""
+    recipe, objective = recipe_of(arm, settings), None
     sets, signs = {}, None
     data, split = task.data, task.split
     if arm.scheme == "adversarial":
         how = settings["adversarial"]
         objective = AdversarialTraining(how["eps"], how["steps"], how["rel_step"] * how["eps"])
-        origin = objective.identity
     if arm.scheme == "on_the_fly":
         eps, present = settings["method_one"]["eps"], arm.classes == "present"
         objective = LayeredTraining(eps, ON_THE_FLY, arm.ball, present)
-        origin = objective.identity
     if perturbing := methods(arm, settings):
         source = replace(arm, scheme="clean", ball="none", classes="none")
         clean = train(source, settings, checkpoints)
@@ -262,15 +260,9 @@ def train(arm: Arm, settings: Mapping, checkpoints: Path) -> Trained:
             )
             signs = told.get("signs", signs)
         data, split = _training_set(arm, sets)
-    identity = fingerprint(
-        recipe,
-        origin,
-        settings["unet"],
-        arm.seed,
-        data.checksum,
-        split.train.tolist(),
-        task.split.val.tolist(),
-    )
+    origin = objective.identity if objective else ""
+    sides = split.train.tolist(), task.split.val.tolist()
+    identity = fingerprint(recipe, origin, settings["unet"], arm.seed, data.checksum, *sides)
     folder = checkpoints / f"{arm.key}-{identity}"
     history = segmentation.fit(
         model,

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from ..core import env
@@ -27,6 +26,7 @@ from ..core.storage import fingerprint
 from ..data import ImageSet, Split, ThreeWay, to_float
 from ..models import MedicalModel
 from . import recipes
+from .augment import crop, flip
 from .objectives import CrossEntropy, Objective
 
 CHECKPOINT_SECONDS = 60.0
@@ -75,7 +75,11 @@ def fit(
     folder.mkdir(parents=True, exist_ok=True)
     model.to(device, memory_format=torch.channels_last)
     if objective is None:
-        objective = CrossEntropy(_class_weights(settings, data, split, device))
+        weights = None
+        if settings["class_weights"]:
+            targets = data.targets[split.train]
+            weights = recipes.inverse_frequency(targets, len(data.classes)).to(device)
+        objective = CrossEntropy(weights)
     path = folder / "checkpoint.pt"
     job = _Job(model, data, split, settings, objective, path, identity, seed, device)
     job.resume()
@@ -289,14 +293,6 @@ class _Job:
             )
 
 
-def _class_weights(
-    settings: Mapping, data: ImageSet, split: Split | ThreeWay, device: torch.device
-) -> torch.Tensor | None:
-    if not settings["class_weights"]:
-        return None
-    return recipes.inverse_frequency(data.targets[split.train], len(data.classes)).to(device)
-
-
 def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
@@ -305,33 +301,3 @@ def _device_random(device: torch.device) -> torch.Tensor | None:
     if device.type == "cuda":
         return torch.cuda.get_rng_state()
     return torch.mps.get_rng_state() if device.type == "mps" else None
-
-
-def flip(images: torch.Tensor, flipped: np.ndarray, kind: str) -> torch.Tensor:
-    """Mirror the images (N, C, H, W) where ``flipped`` (N, 2) says so.
-
-    Args:
-        kind: ``none`` (chest X-rays have a left and a right), ``horizontal`` or ``both``.
-    """
-    if kind not in ("none", "horizontal", "both"):
-        raise ContractError(f"flips={kind!r}: choose none, horizontal or both.")
-    for column, axis in enumerate({"none": (), "horizontal": (3,), "both": (3, 2)}[kind]):
-        chosen = torch.from_numpy(flipped[:, column]).view(-1, 1, 1, 1)
-        images = torch.where(chosen, images.flip(axis), images)
-    return images
-
-
-def crop(images: torch.Tensor, boxes: np.ndarray, least: float) -> torch.Tensor:
-    """A square part of each image (N, C, H, W), resized bilinearly to the size of the whole.
-
-    Args:
-        boxes: (N, 3) in [0, 1): how far the area lies between ``least`` and 1, and where the part
-            lies between top and bottom, left and right.
-        least: smallest share of the area.
-    """
-    side = np.sqrt(least + (1 - least) * boxes[:, 0])
-    theta = np.zeros((len(boxes), 2, 3), np.float32)
-    theta[:, 0, 0] = theta[:, 1, 1] = side
-    theta[:, :, 2] = (1 - side)[:, None] * (2 * boxes[:, :0:-1] - 1)  # x before y
-    grid = F.affine_grid(torch.from_numpy(theta), list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
