@@ -18,7 +18,7 @@ torch.set_num_threads(1)  # small tensors: threads only get in each other's way
 
 UNSEEN = pytest.StashKey[int]()  # how many tests want a browser that is not there
 LONG = ("test_notebooks_smoke.py", "test_browser.py")  # begun first, so that none is waited for
-ALONE = ("test_notebooks_smoke.py", "test_real_sets.py")  # their tests share nothing
+ALONE = ("test_notebooks_smoke.py", "test_golden_data.py")  # their tests share nothing
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups

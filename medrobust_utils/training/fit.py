@@ -259,10 +259,8 @@ class _Job:
             state = torch.load(self.path, map_location="cpu", weights_only=True)
             identity, precision = str(state["identity"]), state["precision"]
         except Exception as error:  # torch raises many types for a damaged archive
-            raise RunError(
-                f"{self.path}: cannot be read ({type(error).__name__}). "
-                "Delete its folder to train again."
-            ) from error
+            words = f"{self.path}: cannot be read ({type(error).__name__})"
+            raise RunError(f"{words}. Delete its folder to train again.") from error
         if identity != self.identity:
             raise RunError(
                 f"{self.path}: belongs to other settings, data or weights. Choose another folder "
@@ -271,10 +269,8 @@ class _Job:
         try:
             self._restore(state, precision)
         except Exception as error:  # a part is missing, or of another type or shape
-            raise RunError(
-                f"{self.path}: is damaged ({type(error).__name__}). Delete its folder to train "
-                "again."
-            ) from error
+            words = f"{self.path}: is damaged ({type(error).__name__})"
+            raise RunError(f"{words}. Delete its folder to train again.") from error
 
     def _restore(self, state: Mapping, precision: str) -> None:
         self.dtype = getattr(torch, precision)  # the probe may choose anew; a run may not
