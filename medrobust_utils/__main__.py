@@ -20,6 +20,12 @@ def main(arguments: list[str] | None = None) -> int:
     except MedrobustError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        from .core.disk import blame
+
+        place, wrong = error.filename or "the disk", error.strerror or str(error)
+        print(blame(place, error, f"{wrong}. Name another file or folder."), file=sys.stderr)
+        return 2
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -28,8 +28,8 @@ from .core.gate import gate
 from .core.losses import IGNORED
 from .core.storage import fingerprint, kept_arrays
 from .data import ImageSet, Split, ThreeWay, batches
-from .data.label_maps import pixel_counts
-from .data.subsets import with_images
+from .data.imageset import with_images
+from .data.masks import pixel_counts
 from .models import MedicalModel, digest
 from .scoring.segmentation import Tally, join, score, tally
 from .training import fit as training

@@ -22,7 +22,7 @@ import pandas as pd
 
 from medrobust_utils import data
 from medrobust_utils.data import ImageSet
-from medrobust_utils.data.nih import official_split
+from medrobust_utils.data.readers import official_split
 
 RECORD = Path(__file__).parent / "golden" / "real_sets.json"
 FOLDERS = {

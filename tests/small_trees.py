@@ -14,8 +14,8 @@ import pandas as pd
 import pydicom
 from PIL import Image
 
-from medrobust_utils.data import isic as isic_reader
 from medrobust_utils.data.phantoms import phantom_set
+from medrobust_utils.data.readers import ISIC
 
 SIDE = 32
 FOLDERS = {
@@ -163,7 +163,7 @@ def isic(root: Path) -> None:
         _save(pixels, folder / "images" / f"{name}.jpg")
     table = {
         "isic_id": names,
-        "diagnosis": [isic_reader.CLASSES[i % 10] for i in range(12)],
+        "diagnosis": [ISIC[i % 10] for i in range(12)],
         "patient_id": [f"IP_{i // 2}" for i in range(12)],
         "lesion_id": [f"IL_{i}" for i in range(12)],
     }

@@ -8,7 +8,7 @@ from PIL import Image
 from scipy.io import savemat
 
 from medrobust_utils.core.errors import DataError
-from medrobust_utils.data import consep, consep_patches
+from medrobust_utils.data import consep_patches, nuclei
 from medrobust_utils.data.phantoms import phantom_set
 
 
@@ -38,7 +38,7 @@ def published(drawn, tmp_path, monkeypatch):
 
 def test_sixteen_patches_a_field_show_its_pixels_and_kinds(published):
     consep_patches.cut(published / "source", published / "consep_patches")
-    data = consep.read(published, 256)
+    data = nuclei.consep(published, 256)
     assert len(data) == 48 and data.census["images_per_part"] == {"test": 16, "train": 32}
     field = np.asarray(Image.open(published / "source/CoNSeP/Train/Images/train_2.png"))
     row = data.ids.index("train_2_r31")

@@ -7,7 +7,7 @@ import torch
 
 from medrobust_utils.core.errors import ContractError
 from medrobust_utils.data import contrast
-from medrobust_utils.data.convert import to_float
+from medrobust_utils.data.imageset import to_float
 from medrobust_utils.data.phantoms import phantom_set
 
 

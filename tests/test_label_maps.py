@@ -8,8 +8,8 @@ from PIL import Image
 
 from medrobust_utils.core.errors import DataError
 from medrobust_utils.core.losses import IGNORED
-from medrobust_utils.data import consep, decoding, label_maps, split_official
-from medrobust_utils.data.label_maps import OVERLAPPING, pixel_shares, read_label_maps, settle
+from medrobust_utils.data import decoding, masks, nuclei, split_official
+from medrobust_utils.data.masks import OVERLAPPING, pixel_shares, read_label_maps, settle
 from medrobust_utils.data.splits import leaks
 
 SIDE = 40
@@ -56,7 +56,7 @@ def save(root, name, array, mode="L"):
 
 
 def test_consep_is_a_segmentation_set_by_tile(root):
-    data = consep.read(root, SIDE)
+    data = nuclei.consep(root, SIDE)
     assert data.segmentation and not data.multi_label and not data.synthetic and not data.complete
     assert data.images.shape == (14, SIDE, SIDE, 3) and data.targets.shape == (14, SIDE, SIDE)
     assert data.targets.dtype == np.uint8
@@ -68,48 +68,48 @@ def test_consep_is_a_segmentation_set_by_tile(root):
             assert (data.groups[i] == data.groups[j]) == (tiles[i] == tiles[j])
     assert (data.subjects == np.repeat(np.arange(7), 2)).all()
     assert data.census["images_per_part"] == {"test": 4, "train": 10}
-    assert data.census["images_per_class"] == dict.fromkeys(consep.CLASSES, 14)
+    assert data.census["images_per_class"] == dict.fromkeys(nuclei.CONSEP, 14)
 
 
 def test_every_value_of_the_publisher_gets_its_class(root):
-    data = consep.read(root, SIDE)
+    data = nuclei.consep(root, SIDE)
     for row in (0, 13):
         names = np.array(MEANING)[values(row)]
         assert (np.array(data.classes)[data.targets[row]] == names).all()
     shares = data.census["pixel_shares"]
-    assert shares == {name: (3 if name == "connective" else 1) / 8 for name in consep.CLASSES}
+    assert shares == {name: (3 if name == "connective" else 1) / 8 for name in nuclei.CONSEP}
     assert data.census["pixels_overlapping"] == data.census["pixels_unlabelled"] == 0
 
 
 def test_labels_are_resized_by_the_nearest_pixel(root):
-    data = consep.read(root, 24)
+    data = nuclei.consep(root, 24)
     at = ((np.arange(24) + 0.5) * SIDE / 24).astype(int)
     names = np.array(MEANING)[values(3)[at][:, at]]
     assert (np.array(data.classes)[data.targets[3]] == names).all()
 
 
 def test_a_palette_gives_numbers_and_no_colours(root):
-    before = consep.read(root, SIDE)
+    before = nuclei.consep(root, SIDE)
     save(root, "train_1_r00", values(0), mode="P")
-    after = consep.read(root, SIDE)
+    after = nuclei.consep(root, SIDE)
     assert Image.open(label_path(root, "train_1_r00")).mode == "P"
     assert (after.targets == before.targets).all()
 
 
 def test_label_maps_are_read_once_and_again_when_changed(root, monkeypatch):
-    first = consep.read(root, SIDE)
+    first = nuclei.consep(root, SIDE)
     monkeypatch.setattr(decoding, "decode", lambda *a: pytest.fail("decoded the images again"))
     with monkeypatch.context() as patch:
-        patch.setattr(label_maps, "_classes", lambda *a: pytest.fail("read the labels again"))
-        assert consep.read(root, SIDE).checksum == first.checksum
+        patch.setattr(masks, "_classes", lambda *a: pytest.fail("read the labels again"))
+        assert nuclei.consep(root, SIDE).checksum == first.checksum
     save(root, "test_2_r01", np.roll(values(13), 7, 0))
-    changed = consep.read(root, SIDE)
+    changed = nuclei.consep(root, SIDE)
     assert changed.checksum != first.checksum
     assert (changed.targets[:13] == first.targets[:13]).all()
     assert (changed.targets[13] == np.roll(first.targets[13], 7, 0)).all()
-    swapped = {**consep.MEANING, 0: 5, 1: 0}
-    monkeypatch.setattr(consep, "MEANING", swapped)  # another mapping, other maps
-    again = consep.read(root, SIDE)
+    swapped = {**nuclei.MEANING, 0: 5, 1: 0}
+    monkeypatch.setattr(nuclei, "MEANING", swapped)  # another mapping, other maps
+    again = nuclei.consep(root, SIDE)
     assert ((again.targets == 0) == (changed.targets == 5)).all()
     assert again.checksum != changed.checksum
 
@@ -119,7 +119,7 @@ def test_copies_go_and_contradicting_maps_go_altogether(root):
         folder = root / "consep_patches/train/images"
         shutil.copy(folder / f"{first}.jpg", folder / f"{second}.jpg")
     shutil.copy(label_path(root, "train_1_r00"), label_path(root, "train_2_r00"))
-    data = consep.read(root, SIDE)
+    data = nuclei.consep(root, SIDE)
     assert data.census["exact_duplicates_removed"] == 1
     assert data.census["contradictory_labels_dropped"] == 2
     gone = {"train_2_r00", "train_3_r00", "train_4_r01"}
@@ -139,7 +139,7 @@ def test_a_near_duplicate_of_a_test_patch_takes_its_tile_out_of_training(root):
     pixels = np.asarray(Image.open(folder / "test/images/test_1_r00.jpg")).astype(int)
     brighter = Image.fromarray(np.clip(pixels + 9, 0, 255).astype(np.uint8))
     brighter.save(folder / "train/images/train_2_r01.jpg", quality=95)
-    data = consep.read(root, SIDE)
+    data = nuclei.consep(root, SIDE)
     assert data.census["near_duplicate_pairs"] == 1
     split = split_official(data, seed=0)
     assert [data.ids[i] for i in split.test] == [name for name in data.ids if "test" in name]
@@ -183,7 +183,7 @@ def colours(root):
 def test_damage_is_named_with_a_remedy(root, damage, message):
     damage(root)
     with pytest.raises(DataError, match=message):
-        consep.read(root, SIDE)
+        nuclei.consep(root, SIDE)
 
 
 def test_a_value_can_mean_that_nobody_knows(root, tmp_path):

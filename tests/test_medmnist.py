@@ -1,5 +1,7 @@
 """MedMNIST+: sizes, parts, labels; arrays that are read in pieces, and none that runs code."""
 
+import zipfile
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -135,6 +137,20 @@ def test_missing_members_and_damage_are_named_and_leave_no_cache(root, home):
     with pytest.raises(DataError, match="test_images"):
         data.load("breastmnist", size=28)
     assert not list((home / "decoded").glob("*partial*"))
+
+
+def test_a_short_array_is_no_shorter_set(root):
+    """The header promises more rows than follow."""
+    path = save(root, "breastmnist", 28)
+    content = {}
+    with zipfile.ZipFile(path) as archive:
+        content = {name: archive.read(name) for name in archive.namelist()}
+    content["test_images.npy"] = content["test_images.npy"][:-10]
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, value in content.items():
+            archive.writestr(name, value)
+    with pytest.raises(DataError, match="test_images cannot be read as an array"):
+        data.load("breastmnist", size=28)
 
 
 def test_without_a_file_the_download_is_named(root):

@@ -10,7 +10,7 @@ from PIL import Image
 
 from medrobust_utils.core.errors import DataError
 from medrobust_utils.core.losses import IGNORED
-from medrobust_utils.data import pannuke, split_official
+from medrobust_utils.data import nuclei, split_official
 from medrobust_utils.data.splits import leaks
 
 SIDE = 40
@@ -59,7 +59,7 @@ def root(tmp_path):
 
 
 def test_the_publishers_layout(root):
-    data = pannuke.read(root, SIDE)
+    data = nuclei.pannuke(root, SIDE)
     assert data.segmentation and not data.synthetic and not data.complete
     assert data.images.shape == (30, SIDE, SIDE, 3) and data.images.dtype == np.uint8
     assert data.targets.shape == (30, SIDE, SIDE) and data.targets.dtype == np.uint8
@@ -81,11 +81,11 @@ def test_the_publishers_layout(root):
 
 
 def test_what_it_counts(root):
-    census = pannuke.read(root, SIDE).census
+    census = nuclei.pannuke(root, SIDE).census
     assert census["pixels_overlapping"] == census["pixels_unlabelled"] == 30
     assert census["images_per_part"] == {"fold1": 18, "fold2": 5, "fold3": 7}
     assert census["images_per_tissue"] == {"Breast": 9 + 3 + 4, "Colon": 9 + 2 + 3}
-    assert census["images_per_class"] == dict.fromkeys(pannuke.CLASSES, 30)
+    assert census["images_per_class"] == dict.fromkeys(nuclei.PANNUKE, 30)
     kinds = [fold(number, count).kinds for number, count in enumerate(COUNTS, 1)]
     kinds = np.concatenate(kinds).reshape(30, -1)[:, 2:]
     for name, share in census["pixel_shares"].items():
@@ -93,19 +93,19 @@ def test_what_it_counts(root):
 
 
 def test_the_copy_on_kaggle_is_the_same_set(root, tmp_path):
-    published = pannuke.read(root, 24)
+    published = nuclei.pannuke(root, 24)
     other = write(tmp_path / "kaggle", KAGGLE)
     (other / "pannuke" / "__MACOSX").mkdir()
     (other / "pannuke" / "read me.txt").write_text("about")
     for path in other.rglob("images.npy"):
         np.save(path, np.load(path).astype(np.uint8))
-    data = pannuke.read(other, 24)
+    data = nuclei.pannuke(other, 24)
     assert data.checksum == published.checksum and data.ids == published.ids
     assert data.census == published.census and data.parts == published.parts
 
 
 def test_images_are_resized_like_files_and_labels_by_the_nearest_pixel(root):
-    data, whole = pannuke.read(root, 24), pannuke.read(root, SIDE)
+    data, whole = nuclei.pannuke(root, 24), nuclei.pannuke(root, SIDE)
     image = Image.fromarray(fold(2, 5).images[3].astype(np.uint8))
     smaller = image.resize((24, 24), Image.Resampling.BICUBIC, reducing_gap=3.0)
     assert (data.images[21] == np.asarray(smaller)).all()
@@ -114,15 +114,15 @@ def test_images_are_resized_like_files_and_labels_by_the_nearest_pixel(root):
 
 
 def test_a_whole_set_is_known_by_its_counts(root, monkeypatch):
-    monkeypatch.setattr(pannuke, "COMPLETE", COUNTS)
-    assert pannuke.read(root, SIDE).complete
-    monkeypatch.setattr(pannuke, "COMPLETE", (18, 7, 5))
-    assert not pannuke.read(root, SIDE).complete
+    monkeypatch.setattr(nuclei, "FOLDS", COUNTS)
+    assert nuclei.pannuke(root, SIDE).complete
+    monkeypatch.setattr(nuclei, "FOLDS", (18, 7, 5))
+    assert not nuclei.pannuke(root, SIDE).complete
 
 
 def test_folds_are_put_in_the_order_of_their_numbers(root):
     (root / "pannuke/Fold 2").rename(root / "pannuke/Fold 10")
-    parts = pannuke.read(root, SIDE).parts
+    parts = nuclei.pannuke(root, SIDE).parts
     assert list(dict.fromkeys(parts)) == ["fold1", "fold3", "fold10"]
 
 
@@ -136,7 +136,7 @@ def test_the_folds_are_the_split_and_near_duplicates_leave_it(root):
     validation = np.load(second)
     validation[0] = np.clip(later[5] + 6, 0, 255)
     np.save(second, validation)
-    data = pannuke.read(root, SIDE)
+    data = nuclei.pannuke(root, SIDE)
     assert data.census["near_duplicate_pairs"] == 3
     split = split_official(data, seed=0)
     assert split.train.tolist() == [i for i in range(18) if i not in (4, 9)]
@@ -151,20 +151,20 @@ def test_exact_copies_go_with_their_tissue(root):
     masks[3] = masks[2]
     np.save(path, images)
     np.save(root / "pannuke/Fold 1/masks/fold1/masks.npy", masks)
-    data = pannuke.read(root, SIDE)
+    data = nuclei.pannuke(root, SIDE)
     assert data.census["exact_duplicates_removed"] == 1 and "fold1_0003" not in data.ids
     assert data.census["images_per_tissue"] == {"Breast": 16, "Colon": 13}
     assert data.census["pixels_overlapping"] == 29
 
 
 def test_the_cache_is_used_and_changed_arrays_are_converted_again(root, monkeypatch):
-    first = pannuke.read(root, SIDE)
+    first = nuclei.pannuke(root, SIDE)
     with monkeypatch.context() as patch:
-        patch.setattr(pannuke, "_convert", lambda *a: pytest.fail("converted again"))
-        assert pannuke.read(root, SIDE).checksum == first.checksum
+        patch.setattr(nuclei, "_convert", lambda *a: pytest.fail("converted again"))
+        assert nuclei.pannuke(root, SIDE).checksum == first.checksum
     path = root / "pannuke/Fold 3/masks/fold3/masks.npy"
     np.save(path, np.flip(np.load(path), 1))
-    changed = pannuke.read(root, SIDE)
+    changed = nuclei.pannuke(root, SIDE)
     assert (changed.targets[23:] == first.targets[23:, ::-1]).all()
     assert changed.checksum != first.checksum
 
@@ -179,11 +179,11 @@ def test_an_interrupted_conversion_leaves_nothing(root, home, monkeypatch):
         return label_map
 
     with monkeypatch.context() as patch:
-        patch.setattr(pannuke, "nearest", fails_late)
+        patch.setattr(nuclei, "nearest", fails_late)
         with pytest.raises(KeyboardInterrupt):
-            pannuke.read(root, SIDE)
+            nuclei.pannuke(root, SIDE)
     assert not list((home / "decoded").glob("*"))
-    assert len(pannuke.read(root, SIDE)) == 30
+    assert len(nuclei.pannuke(root, SIDE)) == 30
 
 
 def edit(name, change):
@@ -228,12 +228,12 @@ def twice(root):
 def test_damage_is_named_with_a_remedy(root, home, damage, message):
     damage(root)
     with pytest.raises(DataError, match=message):
-        pannuke.read(root, SIDE)
+        nuclei.pannuke(root, SIDE)
     assert not list(home.glob("decoded/*"))
 
 
 def test_pictures_are_told_apart_before_they_are_made_smaller(root):
-    data = pannuke.read(root, 24)
+    data = nuclei.pannuke(root, 24)
     hashes = Path(data.images.base.filename).with_name("hashes.json").read_text()
     pixels = fold(1, 18).images[0].astype(np.uint8)
     digest = hashlib.sha256(repr((SIDE, SIDE)).encode() + pixels.tobytes()).hexdigest()

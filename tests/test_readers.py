@@ -1,207 +1,317 @@
-"""Readers hold labels against files, in the publishers' layouts; nothing is skipped silently."""
+"""Every declared set: what is read of a small tree in its layout, and damage by name."""
 
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import small_trees
 from PIL import Image
 
 from medrobust_utils import data
-from medrobust_utils.core import env
 from medrobust_utils.core.errors import DataError
-from medrobust_utils.data import decoding, ham10000, nih
+from medrobust_utils.data import READERS, decoding
+from medrobust_utils.data.readers import NIH, official_split
+from medrobust_utils.data.splits import leaks, split_by_group
+
+HAM, NIH_FOLDER = "ham10000", "nih_chestxray14"
+TABLES = {
+    "ham10000": "ham10000/HAM10000_metadata.csv",
+    "nih": "nih_chestxray14/Data_Entry_2017_v2020.csv",
+    "retinopathy": "diabetic_retinopathy/trainLabels.csv",
+    "isic": "isic/metadata.csv",
+}
+# name: channels, classes; whether outlines and subjects are known
+TREES = {
+    "ham10000": (3, 7, True, True),
+    "nih": (1, 15, False, True),
+    "retinopathy": (3, 5, False, True),
+    "brain_mri": (1, 4, False, False),
+    "kermany": (1, 2, False, True),
+    "iq_othnccd": (1, 3, False, False),
+    "busi": (1, 3, True, False),
+    "isic": (3, 10, False, True),
+}
 
 
-def change(path: Path, edit):
-    table = pd.read_csv(path)
-    edit(table).to_csv(path, index=False)
+@pytest.fixture
+def tree(tmp_path, monkeypatch):
+    """Builds the small tree of a set below MEDROBUST_DATA."""
+    monkeypatch.setenv("MEDROBUST_DATA", str(tmp_path))
+
+    def build(name):
+        small_trees.BUILDERS[name](tmp_path)
+        return tmp_path
+
+    return build
 
 
-def test_ham10000_is_read_by_lesion(ham_root, skin):
-    images = ham10000.read(ham_root, 24)
-    assert images.images.shape == (60, 24, 24, 3) and images.images.dtype == np.uint8
-    assert not images.synthetic and not images.complete and not images.multi_label
-    assert len(np.unique(images.groups)) == 30
-    assert (images.groups[::2] == images.groups[1::2]).all()
-    expected = skin.targets[np.arange(60) // 2 * 2]
-    assert (images.targets == expected).all()
-    assert images.census["images_listed"] == 60
+def change(path, edit):
+    edit(pd.read_csv(path, dtype=str)).to_csv(path, index=False)
 
 
-def test_pixels_are_those_of_the_file(ham_root):
-    images = ham10000.read(ham_root, 24)
-    file = ham_root / "ham10000" / "HAM10000_images_part_2" / f"{images.ids[45]}.jpg"
-    expected = Image.open(file).convert("RGB").resize((24, 24), Image.Resampling.BICUBIC)
-    assert (images.images[45] == np.asarray(expected)).all()
+@pytest.mark.parametrize("name", TREES)
+def test_a_set_is_read_in_its_publishers_layout(tree, name):
+    tree(name)
+    channels, classes, masks, subjects = TREES[name]
+    found = data.load(name, size=24, duplicates=True)
+    assert found.name == name and len(found) == 12 and len(found.classes) == classes
+    assert found.images.shape == (12, 24, 24, channels) and not found.complete
+    assert (found.masks is not None) == masks and (found.subjects is not None) == subjects
+    assert found.class_counts() == found.census["images_per_class"]
+    assert data.load(name, size=24, duplicates=True).checksum == found.checksum
 
 
-def test_nih_is_multi_label_by_patient(nih_root, chest):
-    images = nih.read(nih_root, 32)
-    assert images.images.shape == (60, 32, 32, 1)
-    assert (images.targets == chest.targets[:60]).all()
-    assert (images.images[:30] == chest.images[:30]).all()  # PNG keeps every pixel
-    assert len(np.unique(images.groups)) == 20
+@pytest.mark.parametrize(
+    ("name", "same"),
+    [
+        ("ham10000", lambda a, b: a // 2 == b // 2),
+        ("nih", lambda a, b: a // 3 == b // 3),
+        ("retinopathy", lambda a, b: a // 2 == b // 2),
+        ("isic", lambda a, b: a // 2 == b // 2),
+    ],
+)
+def test_patients_and_lesions_are_groups(tree, name, same):
+    tree(name)
+    found = data.load(name, size=24)
+    rows = {image: row for row, image in enumerate(sorted(found.ids))}
+    numbers = [rows[image] for image in found.ids]
+    together = found.subjects[:, None] == found.subjects
+    assert together.tolist() == [[same(a, b) for b in numbers] for a in numbers]
+
+
+def test_kermanys_patients_are_told_by_the_names_of_files(tree):
+    tree("kermany")
+    found = data.load("kermany", size=24)
+    by_name = dict(zip(found.ids, found.subjects, strict=True))
+    first = by_name["train/PNEUMONIA/person1_bacteria_1"]
+    assert first == by_name["train/PNEUMONIA/person1_virus_7_2"]
+    assert (
+        by_name["train/NORMAL/NORMAL2-IM-0009-0001"] == by_name["test/NORMAL/NORMAL2-IM-0009-0001"]
+    )
+    assert first != by_name["train/NORMAL/IM-0001-0001"]
+
+
+def test_pixels_and_outlines_are_those_of_the_files(tree):
+    root = tree("ham10000")
+    found = data.load(HAM, size=small_trees.SIDE)
+    for row in (0, 7):
+        name = found.ids[row]
+        (path,) = root.glob(f"{HAM}/*/{name}.jpg")
+        np.testing.assert_array_equal(found.images[row], np.asarray(Image.open(path)))
+        drawn = root / HAM / "HAM10000_segmentations_lesion_tschandl" / f"{name}_segmentation.png"
+        np.testing.assert_array_equal(found.masks[row] > 0, np.asarray(Image.open(drawn)) > 127)
+
+
+def test_several_outlines_of_an_image_are_united(tree):
+    root = tree("busi")
+    place = root / "Dataset_BUSI_with_GT/benign"
+    parts = [np.asarray(Image.open(place / f"benign (2)_mask{end}.png")) for end in ("", "_1")]
+    found = data.load("busi", size=small_trees.SIDE)
+    row = found.ids.index("benign/benign (2)")
+    np.testing.assert_array_equal(found.masks[row] > 0, (parts[0] > 0) | (parts[1] > 0))
+
+
+def test_no_split_parts_a_lesion_and_copies_are_counted(ham_root):
+    folder = ham_root / HAM / "HAM10000_images_part_1"
+    table = pd.read_csv(ham_root / HAM / "HAM10000_metadata.csv").set_index("image_id")
+    names = sorted(path.stem for path in folder.iterdir())
+    pairs = [
+        (a, b) for a in names for b in names if a < b and table.lesion_id[a] != table.lesion_id[b]
+    ]
+    same = next((a, b) for a, b in pairs if table.dx[a] == table.dx[b])
+    other = next((a, b) for a, b in pairs if table.dx[a] != table.dx[b] and not {a, b} & {*same})
+    for first, second in (same, other):
+        shutil.copy(folder / f"{first}.jpg", folder / f"{second}.jpg")
+    found = READERS[HAM](ham_root, 16)
+    assert found.census["exact_duplicates_removed"] == 1
+    assert found.census["contradictory_labels_dropped"] == 2
+    assert set(names) - set(found.ids) == {same[1], *other}
+    split = split_by_group(found, seed=0)
+    assert not leaks(found, data.ThreeWay(split.train, split.val, split.val))
+    kept = READERS[HAM](ham_root, 16, duplicates=True)
+    assert len(kept) == 60 and kept.census["duplicates_kept"] == 3
+    assert kept.groups[kept.ids.index(other[0])] == kept.groups[kept.ids.index(other[1])]
 
 
 def test_official_lists_split_nih(nih_root):
-    images = nih.read(nih_root, 16)
-    split = nih.official_split(images, nih_root)
+    found = READERS["nih"](nih_root, 16)
+    split = official_split(found, nih_root)
     assert (len(split.train), len(split.val)) == (45, 15)
-    lists = nih_root / "nih_chestxray14" / "test_list.txt"
-    lists.write_text(lists.read_text() + f"{images.ids[0]}.png\n")
-    with pytest.raises(DataError, match="none or both"):
-        nih.official_split(images, nih_root)
+    (nih_root / NIH_FOLDER / "test_list.txt").write_text("")
+    with pytest.raises(DataError, match="none or both of the official lists"):
+        official_split(found, nih_root)
 
 
-def test_exact_duplicates_go_and_contradictions_go_altogether(ham_root):
-    part = ham_root / "ham10000" / "HAM10000_images_part_1"
-    names = sorted(path.stem for path in part.iterdir())
-    table = pd.read_csv(ham_root / "ham10000" / "HAM10000_metadata.csv").set_index("image_id")
-    same = next(
-        (a, b)
-        for a in names
-        for b in names
-        if a < b and table.dx[a] == table.dx[b] and table.lesion_id[a] != table.lesion_id[b]
+def test_later_exports_of_isic_name_the_same_diagnoses(tree):
+    root = tree("isic")
+    later = ["Melanoma in situ", "Solar or actinic keratosis", "Nevus", "Keloid", ""] + [
+        "Nevus"
+    ] * 7
+    second = [""] * 4 + ["Benign soft tissue proliferations - Vascular"] + [""] * 7
+
+    def export(t):
+        t = t.drop(columns="diagnosis").assign(diagnosis_3=later, diagnosis_2=second)
+        return t.assign(patient_id=["IP_0"] + [""] * 11, lesion_id=["IL_0", "IL_0"] + [""] * 10)
+
+    change(root / TABLES["isic"], export)
+    found = data.load("isic", size=24)
+    names = [found.classes[k] for k in found.targets]
+    assert names[:3] == ["melanoma", "actinic keratosis", "nevus"] and names[3] == "vascular lesion"
+    assert found.census["other_diagnoses_by_name"] == {"keloid": 1}
+    assert found.subjects[0] == found.subjects[1]  # the lesion's patient is known by one line
+    assert found.census["grouped_by_lesion"] == 1 and found.census["grouped_by_image"] == 9
+
+
+FORMS = {
+    "as published": lambda t: t.to_csv(index=False),
+    "semicolons, byte order mark": lambda t: "\ufeff" + t.to_csv(index=False, sep=";"),
+    "tabs, quotes": lambda t: t.to_csv(index=False, sep="\t", quoting=1),
+    "comma at the end of the heading": lambda t: t.to_csv(index=False).replace("\n", ",\n", 1),
+    "comma at the end of all lines": lambda t: t.to_csv(index=False).replace("\n", ",\n"),
+    "Windows' lines, an empty one": lambda t: t.to_csv(index=False, lineterminator="\r\n") + "\r\n",
+    "numbers in front": lambda t: t.to_csv(),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_a_table_is_read_in_every_form_that_mirrors_write(tree, name, form, encoding):
+    root = tree(name)
+    table = root / TABLES[name]
+    plain = data.load(name, size=16).checksum
+    rows = pd.read_csv(table, dtype=str)
+    table.unlink()
+    table.with_suffix(".tab").write_bytes(FORMS[form](rows).encode(encoding))
+    assert data.load(name, size=16).checksum == plain
+
+
+def test_labels_are_read_however_they_are_spelled(tree):
+    root = tree("nih")
+    change(
+        root / TABLES["nih"],
+        lambda t: t.assign(
+            **{"Finding Labels": ["Pleural Thickening | mass", *["No finding"] * 11]}
+        ),
     )
-    other = next(
-        (a, b)
-        for a in names
-        for b in names
-        if table.dx[a] != table.dx[b] and not {a, b} & set(same)
-    )
-    for first, second in (same, other):
-        shutil.copy(part / f"{first}.jpg", part / f"{second}.jpg")
-    images = ham10000.read(ham_root, 16)
-    assert images.census["exact_duplicates_removed"] == 1
-    assert images.census["contradictory_labels_dropped"] == 2
-    assert set(names) - set(images.ids) == {same[1], *other}
-    assert len(images) == 57 == len(images.images)
+    found = data.load("nih", size=16)
+    hit = [NIH[k] for k in np.flatnonzero(found.targets[0])]
+    assert hit == ["Mass", "Pleural_Thickening"] and found.targets[1:, -1].all()
+    root = tree("retinopathy")
+    change(root / TABLES["retinopathy"], lambda t: t.assign(level=t.level + ".0"))
+    assert data.load("retinopathy", size=16).targets.max() <= 4
 
 
-def no_label(root):
-    change(root / "ham10000/HAM10000_metadata.csv", lambda t: t.iloc[1:])
+IMAGE = "ham10000/HAM10000_images_part_1/ISIC_0000003.jpg"
+META = TABLES["ham10000"]
+DAMAGE = {
+    "no line": (HAM, lambda r: change(r / META, lambda t: t.iloc[1:]), "0000000.*no line in the"),
+    "no file": (HAM, lambda r: (r / IMAGE).unlink(), "no file, the first is ISIC_0000003"),
+    "truncated": (
+        HAM,
+        lambda r: (r / IMAGE).write_bytes((r / IMAGE).read_bytes()[:300]),
+        "ISIC_0000003.*cannot be read.*download it again",
+    ),
+    "foreign": (HAM, lambda r: (r / IMAGE).with_suffix(".txt").write_text("x"), "not an image of"),
+    "class": (
+        HAM,
+        lambda r: change(r / META, lambda t: t.assign(dx="x")),
+        "line 2 .*unknown dx 'x'",
+    ),
+    "twice": (HAM, lambda r: change(r / META, lambda t: pd.concat([t, t[:1]])), "is listed twice"),
+    "empty": (
+        HAM,
+        lambda r: change(r / META, lambda t: t.assign(dx=t.dx.where(t.index != 4))),
+        "line 6 has an empty",
+    ),
+    "column": (HAM, lambda r: change(r / META, lambda t: t.drop(columns="lesion_id")), "lesion_id"),
+    "table": (HAM, lambda r: (r / META).unlink(), "no label file .HAM10000_metadata.csv"),
+    "places": (
+        HAM,
+        lambda r: shutil.copy(r / IMAGE, r / "ham10000/HAM10000_images_part_2"),
+        "ISIC_0000003.*also lies at",
+    ),
+    "folder": (HAM, lambda r: shutil.rmtree(r / HAM), "ham10000 is missing.*data_download"),
+    "outline": (
+        HAM,
+        lambda r: next(r.glob("ham10000/*/*3_segmentation.png")).unlink(),
+        "1 images have no outline",
+    ),
+    "finding": (
+        "nih",
+        lambda r: change(
+            r / TABLES["nih"], lambda t: t.assign(**{"Finding Labels": "No Finding|Mass"})
+        ),
+        "both 'No Finding' and",
+    ),
+    "grade": (
+        "retinopathy",
+        lambda r: change(r / TABLES["retinopathy"], lambda t: t.assign(level="5")),
+        "unknown level '5'",
+    ),
+    "eye": (
+        "retinopathy",
+        lambda r: change(r / TABLES["retinopathy"], lambda t: t.assign(image="10_middle")),
+        "10_middle.*patient is unknown",
+    ),
+    "patient": (
+        "kermany",
+        lambda r: (r / "chest_xray/test/NORMAL/IM-0003-0001.jpeg").rename(
+            r / "chest_xray/test/NORMAL/x.jpeg"
+        ),
+        "x.jpeg.*patient is unknown",
+    ),
+    "part": ("kermany", lambda r: shutil.rmtree(r / "chest_xray/test"), "no image in test/NORMAL"),
+    "image of an outline": (
+        "busi",
+        lambda r: (r / "Dataset_BUSI_with_GT/benign/benign (1).png").unlink(),
+        r"benign \(1\)_mask.png: its image is missing",
+    ),
+    "outline of an image": (
+        "busi",
+        lambda r: (r / "Dataset_BUSI_with_GT/benign/benign (1)_mask.png").unlink(),
+        r"benign \(1\).png: its outline is missing",
+    ),
+    "diagnoses": (
+        "isic",
+        lambda r: change(r / TABLES["isic"], lambda t: t.assign(diagnosis="x")),
+        "no image has one of the ten",
+    ),
+}
 
 
-def no_file(root):
-    (root / "ham10000/HAM10000_images_part_1/ISIC_0000003.jpg").unlink()
-
-
-def truncated(root):
-    path = root / "ham10000/HAM10000_images_part_1/ISIC_0000003.jpg"
-    path.write_bytes(path.read_bytes()[:300])
-
-
-def not_an_image(root):
-    (root / "ham10000/HAM10000_images_part_1/ISIC_0000003.jpg").write_bytes(b"<html>404</html>")
-
-
-def foreign_file(root):
-    (root / "ham10000/HAM10000_images_part_1/notes.txt").write_text("hello")
-
-
-def unknown_class(root):
-    change(root / "ham10000/HAM10000_metadata.csv", lambda t: t.replace({"dx": {t.dx[0]: "xyz"}}))
-
-
-def listed_twice(root):
-    change(root / "ham10000/HAM10000_metadata.csv", lambda t: pd.concat([t, t.iloc[:1]]))
-
-
-def empty_cell(root):
-    change(root / "ham10000/HAM10000_metadata.csv", lambda t: t.assign(dx=t.dx.where(t.index != 4)))
-
-
-def no_column(root):
-    change(root / "ham10000/HAM10000_metadata.csv", lambda t: t.drop(columns="lesion_id"))
-
-
-def no_table(root):
-    (root / "ham10000/HAM10000_metadata.csv").unlink()
-
-
-def two_places(root):
-    folder = root / "ham10000"
-    shutil.copy(
-        folder / "HAM10000_images_part_1/ISIC_0000003.jpg",
-        folder / "HAM10000_images_part_2/ISIC_0000003.jpg",
-    )
-
-
-def no_folder(root):
-    shutil.rmtree(root / "ham10000")
-
-
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (no_label, "ISIC_0000000.*no line in the label file"),
-        (no_file, "ISIC_0000003"),
-        (truncated, "ISIC_0000003.*download it again"),
-        (not_an_image, "ISIC_0000003.*cannot be read"),
-        (foreign_file, "notes.txt"),
-        (unknown_class, "unknown class .*xyz"),
-        (listed_twice, "ISIC_0000000 is listed twice"),
-        (empty_cell, "line 6 has an empty"),
-        (no_column, "lesion_id"),
-        (no_table, "HAM10000_metadata"),
-        (two_places, "ISIC_0000003.*also lies at"),
-        (no_folder, "ham10000 is missing.*data_download"),
-    ],
-    ids=lambda value: getattr(value, "__name__", ""),
-)
-def test_damage_is_named_with_a_remedy(ham_root, damage, message):
-    damage(ham_root)
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damage_is_named_with_a_remedy(tree, damage):
+    name, spoil, message = DAMAGE[damage]
+    root = tree(name)
+    spoil(root)
     with pytest.raises(DataError, match=message):
-        ham10000.read(ham_root, 16)
+        data.load(name, size=16)
 
 
-@pytest.mark.parametrize(
-    ("label", "message"),
-    [("Cough", "unknown finding 'Cough'"), ("No Finding|Mass", "both 'No Finding' and")],
-)
-def test_nih_labels_are_checked(nih_root, label, message):
-    path = nih_root / "nih_chestxray14/Data_Entry_2017_v2020.csv"
-    change(path, lambda t: t.assign(**{"Finding Labels": [label, *t["Finding Labels"][1:]]}))
-    with pytest.raises(DataError, match=message):
-        nih.read(nih_root, 16)
+def test_the_third_part_of_kermany_may_be_absent(tree):
+    shutil.rmtree(tree("kermany") / "chest_xray/val")
+    assert len(data.load("kermany", size=16)) == 8
 
 
-def test_the_cache_is_used_and_a_changed_file_is_decoded_again(ham_root, monkeypatch):
-    first = ham10000.read(ham_root, 16)
-    calls = []
-    monkeypatch.setattr(decoding, "decode", lambda *a: calls.append(a))
-    again = ham10000.read(ham_root, 16)
-    assert not calls and again.checksum == first.checksum
+def test_the_cache_is_used_and_a_changed_file_is_decoded_again(ham_root, home, monkeypatch):
+    first = READERS[HAM](ham_root, 16)
+    monkeypatch.setattr(decoding, "decode", lambda *a: pytest.fail("decoded again"))
+    assert READERS[HAM](ham_root, 16).checksum == first.checksum
     monkeypatch.undo()
-    path = ham_root / "ham10000/HAM10000_images_part_1/ISIC_0000005.jpg"
+    monkeypatch.setenv("MEDROBUST_HOME", str(home))
+    path = next((ham_root / HAM).glob("*/ISIC_0000003.jpg"))
     Image.new("RGB", (40, 30), "red").save(path)
-    assert ham10000.read(ham_root, 16).checksum != first.checksum
-
-
-def test_an_interrupted_cache_is_never_taken_for_whole(ham_root, home, monkeypatch):
-    real = decoding.decode
-
-    def fails_late(path, size, channels):
-        if "0000050" in path.name:
-            raise KeyboardInterrupt
-        return real(path, size, channels)
-
-    monkeypatch.setattr(decoding, "decode", fails_late)
-    with pytest.raises(KeyboardInterrupt):
-        ham10000.read(ham_root, 16)
-    monkeypatch.setattr(decoding, "decode", real)
-    assert not list((home / "decoded").glob("*"))
-    assert len(ham10000.read(ham_root, 16)) == 60
+    assert READERS[HAM](ham_root, 16).checksum != first.checksum
 
 
 def test_unset_and_wrong_roots_are_explained(monkeypatch, tmp_path):
-    monkeypatch.delenv("MEDROBUST_DATA", raising=False)
-    with pytest.raises(DataError, match="MEDROBUST_DATA is not set"):
-        data.load("nih", size=16)
+    with pytest.raises(DataError, match="unknown data set 'mars'.*ham10000"):
+        data.load("mars", size=8)
     monkeypatch.setenv("MEDROBUST_DATA", str(tmp_path / "nowhere"))
-    with pytest.raises(DataError, match="not a folder"):
-        env.data_root()
-    with pytest.raises(DataError, match="Known: .*ham10000"):
-        data.load("imagenet", size=16)
+    with pytest.raises(DataError, match="is not a folder"):
+        data.load(HAM, size=8)
+    monkeypatch.delenv("MEDROBUST_DATA")
+    with pytest.raises(DataError, match="MEDROBUST_DATA is not set"):
+        data.load(HAM, size=8)

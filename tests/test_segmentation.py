@@ -14,8 +14,8 @@ from medrobust_utils.attacks.selective import selective_fgsm
 from medrobust_utils.core.errors import ContractError
 from medrobust_utils.core.losses import IGNORED
 from medrobust_utils.data import ImageSet, ThreeWay, to_float
+from medrobust_utils.data.imageset import rows_of, union
 from medrobust_utils.data.phantoms import phantom_set
-from medrobust_utils.data.subsets import rows_of, union
 from medrobust_utils.data.views import label_maps
 from medrobust_utils.models import digest
 from medrobust_utils.scoring.segmentation import per_image, score

@@ -13,7 +13,7 @@ from medrobust_utils.attacks import Attack, Layered, Selective
 from medrobust_utils.core.errors import ProtocolError, RunError
 from medrobust_utils.core.losses import IGNORED
 from medrobust_utils.data import ImageSet, ThreeWay, to_float
-from medrobust_utils.data.subsets import rows_of
+from medrobust_utils.data.imageset import rows_of
 from medrobust_utils.reporting import claims, protocol, results
 from medrobust_utils.scoring import metrics
 from medrobust_utils.scoring import segmentation as scoring

@@ -8,13 +8,18 @@ import torch
 
 from medrobust_utils.core.errors import DataError
 from medrobust_utils.core.losses import IGNORED
-from medrobust_utils.data import batches, nih, split_by_group
+from medrobust_utils.data import READERS, batches, split_by_group
 from medrobust_utils.data.contrast import enhance
-from medrobust_utils.data.convert import to_float, to_uint8
-from medrobust_utils.data.imageset import Rows
+from medrobust_utils.data.imageset import Rows, to_float, to_uint8
 from medrobust_utils.data.phantoms import phantom_set
-from medrobust_utils.data.single_label import copy_per_label
-from medrobust_utils.data.views import Enhanced, binary, enhanced, label_maps, undersample
+from medrobust_utils.data.views import (
+    binary,
+    copy_per_label,
+    enhanced,
+    enhanced_pixels,
+    label_maps,
+    undersample,
+)
 
 SIDES = ("negative", "positive")
 
@@ -96,7 +101,7 @@ def test_filtered_images_are_indexed_like_the_array(index, rows):
     base = phantom_set("chest", 12, size=64).images
     stored = Rows(base, np.arange(12)[::-1]) if rows else base
     plain = base[::-1] if rows else base
-    got = Enhanced(stored)[index]
+    got = Rows(stored, change=enhanced_pixels)[index]
     chosen = plain[index]
     floats = enhance(to_float(chosen if chosen.ndim == 4 else chosen[None])).mul(255)
     expected = floats.permute(0, 2, 3, 1).numpy()
@@ -115,7 +120,7 @@ def test_bytes_survive_the_way_to_floats_and_back():
 
 
 def test_a_set_with_subjects_can_still_be_copied_per_label(nih_root):
-    images = nih.read(nih_root, 32)
+    images = READERS["nih"](nih_root, 32)
     copies, _ = copy_per_label(images, split_by_group(images, seed=0))
     for row, name in enumerate(copies.ids):
         original = images.ids.index(name.split("#")[0])

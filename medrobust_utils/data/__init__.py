@@ -15,10 +15,11 @@ _SPLITS = (
     "split_official",
     "split_three_ways",
 )
-_HOME = dict.fromkeys(("READERS", "batches", "load"), "loading") | {
+_HOME = dict.fromkeys(("batches", "load"), "loading") | {
+    "READERS": "readers",
     "ImageSet": "imageset",
     "phantom_set": "phantoms",
-    "to_float": "convert",
+    "to_float": "imageset",
     **dict.fromkeys(_SPLITS, "splits"),
 }
 __all__ = sorted(_HOME)

@@ -12,6 +12,7 @@ import hashlib
 import io
 import json
 import os
+import platform
 import shutil
 import tempfile
 import time
@@ -22,18 +23,20 @@ from functools import partial as partial_of
 from pathlib import Path
 
 import numpy as np
+import psutil
 from PIL import Image
 
 from ..core import env
+from ..core.disk import blame, reserve
 from ..core.errors import DataError
 from ..core.storage import write_atomic
 
-STALE_SECONDS = 24 * 3600
+STALE_SECONDS = 24 * 3600  # after which a half-made cache of another machine is given up
 # What may be decoded. Pillow knows many more, and hands some of them to other programs (EPS goes to
 # Ghostscript): nothing in a data set may start one.
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP")
 CHUNK = 256  # images handed to the threads at a time: bounds memory, keeps the bar moving
-Opener = Callable[[Path, str], Image.Image]
+Opener = Callable[[Path, str], tuple[Image.Image, str]]
 
 
 def decode(
@@ -45,14 +48,16 @@ def decode(
     resizing, so equal hashes mean equal pictures, whatever the files are called.
 
     Args:
-        opener: opens a file in Pillow's mode ``L`` or ``RGB``, in place of ``open_image``.
+        opener: opens a file in Pillow's mode ``L`` or ``RGB``, in place of ``open_image``, and
+            gives the hash of what was stored where 8 bits do not hold it.
 
     Raises:
         DataError: if the file is missing, truncated or no image.
     """
-    opener = opener or open_image
-    pixels, digest = to_square(opener(path, "L" if channels == 1 else "RGB"), size)
-    return pixels.reshape(size, size, channels), digest
+    mode = "L" if channels == 1 else "RGB"
+    image, stored = opener(path, mode) if opener else (open_image(path, mode), "")
+    pixels, digest = to_square(image, size)
+    return pixels.reshape(size, size, channels), stored or digest
 
 
 def to_square(image: Image.Image, size: int) -> tuple[np.ndarray, str]:
@@ -70,9 +75,9 @@ def open_image(path: Path, mode: str | None) -> Image.Image:
         DataError: as ``decode``, and for pixels of more than 8 bits where ``mode`` has 8: Pillow
             would cut them off at 255, which is white.
     """
-    if path.exists() and not path.is_file():  # to open a pipe is to wait for ever
-        raise DataError(f"{path}: is no file. Move it elsewhere and download the image again.")
     try:
+        if path.exists() and not path.is_file():  # to open a pipe is to wait for ever
+            raise DataError(f"{path}: is no file. Move it elsewhere and download the image again.")
         with Image.open(path, formats=FORMATS) as file:
             if not (mode and file.mode[0] in "IF"):
                 return file.convert(mode) if mode else file.copy()  # raises if truncated
@@ -81,50 +86,15 @@ def open_image(path: Path, mode: str | None) -> Image.Image:
         raise DataError(
             f"{path}: no such image. Download the set again, or correct its label file."
         ) from error
+    except DataError:
+        raise
     except Exception as error:  # Pillow's decoders raise many types for a damaged file
-        raise DataError(
-            f"{path}: cannot be read as an image ({error}). Delete it and download it again."
-        ) from error
+        damaged = f"cannot be read as an image ({error}). Delete it and download it again."
+        raise blame(path, error, damaged) from error
     raise DataError(
         f"{path}: has pixels of more than 8 bits (mode {deep}), which this set's images do not "
         "have. Download it again, or bring it as data of your own."
     )
-
-
-class MaskFiles:
-    """Outlines kept in files, decoded when indexed like an array (N, size, size).
-
-    Only the few images that are explained need theirs, so none is decoded with the images and
-    none is part of what identifies the data set. An image with several findings may have a
-    file for each; its mask is their union. Masks are uint8, 1 inside and 0 outside;
-    ``size`` is reached by the nearest pixel, so that a mask stays a mask, and like the images
-    (see ``decode``) without keeping the aspect ratio.
-
-    Raises:
-        DataError: when an indexed file is missing, truncated or no image.
-    """
-
-    dtype, ndim = np.dtype(np.uint8), 3
-
-    def __init__(self, paths: Sequence[Sequence[Path]], size: int) -> None:
-        self.paths, self.shape = tuple(map(tuple, paths)), (len(paths), size, size)
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int | slice | np.ndarray) -> np.ndarray:
-        rows = np.arange(len(self))[index]
-        if rows.ndim == 0:
-            return self._union(self.paths[rows])
-        masks = [self._union(self.paths[row]) for row in rows]
-        return np.stack(masks) if masks else np.empty((0, *self.shape[1:]), np.uint8)
-
-    def _union(self, paths: tuple[Path, ...]) -> np.ndarray:
-        return np.maximum.reduce([self._decode(path) for path in paths])
-
-    def _decode(self, path: Path) -> np.ndarray:
-        mask = open_image(path, "L").resize(self.shape[1:], Image.Resampling.NEAREST)
-        return (np.asarray(mask) > 127).astype(np.uint8)
 
 
 def decoded(
@@ -159,7 +129,7 @@ def opened(folder: Path, shape: tuple[int, ...]) -> tuple[np.ndarray, list[str]]
     images = cached(folder / "images.npy", mmap_mode="r")
     try:
         hashes = json.loads((folder / "hashes.json").read_text())
-    except (OSError, ValueError, RecursionError):
+    except (FileNotFoundError, ValueError, RecursionError):
         hashes = None
     known = isinstance(hashes, list) and all(isinstance(one, str) for one in hashes)
     if images.shape != shape or images.dtype != np.uint8 or not known or len(hashes) != shape[0]:
@@ -178,9 +148,8 @@ def cached(path: Path, **options: str) -> np.ndarray:
     try:
         array = np.load(path, allow_pickle=False, **options)
     except Exception as error:  # a damaged header raises many types
-        raise DataError(
-            f"{path}: the cache cannot be read ({error}). Delete {path.parent} and run again."
-        ) from error
+        damaged = f"the cache cannot be read ({error}). Delete {path.parent} and run again."
+        raise blame(path, error, damaged) from error
     if not isinstance(array, np.ndarray):  # a zip archive is no array
         raise DataError(f"{path}: is no array. Delete {path.parent} and run again.")
     return array
@@ -194,15 +163,27 @@ def building(folder: Path) -> Iterator[Path]:
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     for stale in folder.parent.glob("*.partial-*"):  # left behind by a kill
-        if time.time() - stale.stat().st_mtime > STALE_SECONDS:
+        if _abandoned(stale):
             shutil.rmtree(stale, ignore_errors=True)
-    partial = Path(tempfile.mkdtemp(prefix=f"{folder.name}.partial-", dir=folder.parent))
+    prefix = f"{folder.name}.partial-{platform.node()}-{os.getpid()}-"
+    partial = Path(tempfile.mkdtemp(prefix=prefix, dir=folder.parent))
     try:
         yield partial
         with suppress(OSError):  # another process may have been quicker
             partial.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _abandoned(partial: Path) -> bool:
+    """Whether the process that was making it is gone; of other machines only time tells."""
+    host, _, rest = partial.name.rpartition(".partial-")[2].rpartition("-")[0].rpartition("-")
+    if host == platform.node() and rest.isdigit() and not psutil.pid_exists(int(rest)):
+        return True
+    try:
+        return time.time() - partial.stat().st_mtime > STALE_SECONDS
+    except FileNotFoundError:  # finished in the meantime
+        return False
 
 
 def _decode_all(
@@ -212,7 +193,7 @@ def _decode_all(
     shape: tuple[int, ...],
     opener: Opener | None,
 ) -> None:
-    images = np.lib.format.open_memmap(partial / "images.npy", "w+", np.uint8, shape)
+    images = reserve(partial / "images.npy", shape)
     hashes: list[str] = []
     one = decode if opener is None else partial_of(decode, opener=opener)
     with (
@@ -251,9 +232,8 @@ def listing_key(paths: Sequence[Path], *made: object) -> str:
         try:
             stat = path.stat()
         except OSError as error:
-            raise DataError(
-                f"{path}: no such image. Download the set again, or correct its label file."
-            ) from error
+            gone = "no such image. Download the set again, or correct its label file."
+            raise blame(path, error, gone) from error
         # a name may hold bytes that are no UTF-8
         digest.update(os.fsencode(path.name) + f" {stat.st_size} {stat.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:12]

@@ -1,43 +1,52 @@
-"""DICOM files as pictures: one frame, in the window that the file asks for.
+"""DICOM files as pictures: one frame, gray through one pipeline of stages with explicit ranges.
 
-Nothing but pixels leaves this module, and what tells one patient from another, as a number that
-does not say who it is. What else stands in a file (names, dates, places) is never read out.
+Stored numbers -> modality (rescaling or LUT) -> VOI (LUT, else window, else the range of the whole
+set) -> black to white. PS3.3 C.11 is the source. Nothing but pixels leaves this module, and what
+tells one patient from another, as a number that does not say who it is.
 """
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pydicom
 from PIL import Image
-from pydicom.pixels import apply_modality_lut, apply_windowing, pixel_array
+from pydicom.pixels import pixel_array
+from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
+from ..core.disk import blame
 from ..core.errors import DataError
+from .ranges import Range
 
 SUFFIXES = (".dcm", ".dicom")
 GRAY = ("MONOCHROME1", "MONOCHROME2")
 COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
+# X-ray angiography and fluoroscopy: their modality LUT is not meant for display (C.8.7.1.1.2)
+ANGIOGRAPHY = ("1.2.840.10008.5.1.4.1.1.12.1", "1.2.840.10008.5.1.4.1.1.12.2")
+AGAIN = "Export it again, or as PNG."
 
 
-@dataclass(frozen=True)
-class Header:
+class Header(NamedTuple):
     """What is known of a file before its pixels are decoded.
 
-    Attributes:
-        patient: digits that are the same for one PatientID, or empty; never the PatientID.
+    ``patient``: digits that are the same for one PatientID, or empty; never the PatientID.
+    ``rule``: how gray becomes 8 bits: ``lut``, ``window``, ``bits`` (8 or fewer are stored),
+    ``range`` (of the whole set), or ``colour``.
     """
 
     width: int
     height: int
     gray: bool
     patient: str
+    rule: str
 
 
 def header(path: Path) -> Header:
-    """Size, colours and patient of one file.
+    """Size, colours, patient and rule of one file.
 
     Raises:
         DataError: for a file that is no DICOM picture, or holds several frames.
@@ -47,6 +56,7 @@ def header(path: Path) -> Header:
         frames, kind = int(found.get("NumberOfFrames") or 1), found.PhotometricInterpretation
         width, height = int(found.Columns), int(found.Rows)
         patient = str(found.get("PatientID") or "").strip()
+        rule = _rule(found) if kind in GRAY else "colour"
     except Exception as error:  # damaged elements fail when they are looked at, in many ways
         raise _damaged(path, error) from error
     if frames != 1:
@@ -57,50 +67,142 @@ def header(path: Path) -> Header:
             f"{' or '.join(GRAY)}."
         )
     digits = hashlib.sha256(f"medrobust {patient}".encode()).hexdigest()[:12] if patient else ""
-    return Header(width, height, kind in GRAY, digits)
+    return Header(width, height, kind in GRAY, digits, rule)
 
 
-def picture(path: Path) -> Image.Image:
-    """The picture of one file, 8 bits, gray or RGB.
+def picture(path: Path, ends: tuple[float, float] | None = None) -> Image.Image:
+    """The picture of one file, 8 bits, gray or RGB; see ``shown``."""
+    return shown(path, ends)[0]
 
-    Gray values are rescaled as the file says and shown in its (first) window. Without a window
-    the whole range that its number of bits can hold becomes black to white: a rule that does not
-    depend on what is in the picture, so that it is the same for all files of one kind.
+
+def shown(path: Path, ends: tuple[float, float] | None = None) -> tuple[Image.Image, str]:
+    """The picture of one file, 8 bits, gray or RGB, and the hash of its gray numbers.
+
+    Args:
+        ends: what becomes black and white without a window; by default the file's own range.
 
     Raises:
         DataError: for damaged pixels, or a compression for which no decoder is installed.
     """
-    found = _read(path, pixels=True)
-    try:
-        values = pixel_array(found)  # colours come as RGB
-    except Exception as error:  # pydicom's decoders raise nearly anything on damaged bytes
-        raise _undecodable(path, found, error) from error
+    found, values = _decoded(path)
     try:
         if values.ndim == 3:
-            return Image.fromarray(_eight_bits(values, found))
-        shown = _shown(values, found)
-    except DataError:
-        raise
+            return Image.fromarray(_eight_bits(values, found)), ""
+        numbers, padding = _modality(values, found)
+        kind = found.PhotometricInterpretation
+        digest = hashlib.sha256(f"{kind} {numbers.shape}".encode() + numbers.tobytes()).hexdigest()
+        light = np.clip(_voi(numbers, padding, found, ends), 0, 1)
+        light = 1 - light if kind == "MONOCHROME1" else light  # 0 is white
+        light[padding] = 0
+        return Image.fromarray(np.rint(light * 255).astype(np.uint8)), digest
     except Exception as error:
         raise _damaged(path, error) from error
-    return Image.fromarray(shown)
 
 
-def _shown(values: np.ndarray, found: pydicom.Dataset) -> np.ndarray:
-    """Gray values in the file's window, uint8, with white as the brightest."""
-    low, high = _range(found)
-    rescaled = np.asarray(apply_modality_lut(values, found), np.float64)
-    if "WindowCenter" in found and "WindowWidth" in found:
-        rescaled = np.asarray(apply_windowing(rescaled, found, index=0), np.float64)
-    ends = np.asarray(apply_modality_lut(np.array([low, high], values.dtype), found), np.float64)
-    low, high = ends.min(), ends.max()
-    shown = np.clip((rescaled - low) / (high - low), 0, 1)
-    if found.PhotometricInterpretation == "MONOCHROME1":  # 0 is white
-        shown = 1 - shown
-    return np.rint(shown * 255).astype(np.uint8)
+def numbers(path: Path) -> np.ndarray:
+    """The gray numbers of a file after its modality stage, float64 (P,), without padding."""
+    found, values = _decoded(path)
+    try:
+        rescaled, padding = _modality(values, found)
+        return rescaled[~padding]
+    except Exception as error:
+        raise _damaged(path, error) from error
 
 
-def _range(found: pydicom.Dataset) -> tuple[int, int]:
+def _rule(found: pydicom.Dataset) -> str:
+    if _lut(found, "VOILUTSequence") is not None:
+        return "lut"
+    if next(_windows(found), None):
+        return "window"
+    plain = "RescaleSlope" not in found and _lut(found, "ModalityLUTSequence") is None
+    return "bits" if plain and int(found.BitsStored) <= 8 else "range"
+
+
+def _lut(found: pydicom.Dataset, name: str) -> pydicom.Dataset | None:
+    """The first LUT of a sequence that holds one."""
+    return next((item for item in found.get(name) or () if item.get("LUTData")), None)
+
+
+def _windows(found: pydicom.Dataset) -> Iterator[tuple[float, float]]:
+    """Centre and width of every window that is one."""
+    pairs = [found.get(name) for name in ("WindowCenter", "WindowWidth")]
+    lists = [list(v) if isinstance(v, pydicom.multival.MultiValue) else [v] for v in pairs]
+    for centre, width in zip(*lists, strict=False):
+        try:
+            ends = float(centre), float(width)
+        except (TypeError, ValueError):  # empty
+            continue
+        if np.isfinite(ends).all() and ends[1] > 0:
+            yield ends
+
+
+def _modality(values: np.ndarray, found: pydicom.Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers that mean the same in all files of a device, float64 (H, W), and what is padding."""
+    padding = np.zeros(values.shape, bool)
+    if isinstance(one := found.get("PixelPaddingValue"), int):
+        other = found.get("PixelPaddingRangeLimit")
+        other = other if isinstance(other, int) else one
+        # an element of the other sign than its pixels is how some devices write it
+        one, other = (
+            n - 2**16 if values.dtype.kind == "i" and n >= 2**15 else n for n in (one, other)
+        )
+        padding = (values >= min(one, other)) & (values <= max(one, other))
+        padding &= not padding.all()
+    lut = _lut(found, "ModalityLUTSequence")
+    if lut is not None:
+        angiography = str(found.get("SOPClassUID")) in ANGIOGRAPHY
+        return values.astype(np.float64) if angiography else _look_up(values, lut)[0], padding
+    slope, intercept = found.get("RescaleSlope"), found.get("RescaleIntercept")
+    return values * (float(slope or 0) or 1.0) + float(intercept or 0), padding
+
+
+def _look_up(values: np.ndarray, item: pydicom.Dataset) -> tuple[np.ndarray, float]:
+    """Numbers through a LUT, float64, and the largest number it can give."""
+    _, first, bits = (int(one) for one in item.LUTDescriptor)
+    entries = item.LUTData
+    if isinstance(entries, bytes):
+        narrow = len(entries) <= (int(item.LUTDescriptor[0]) or 2**16)
+        entries = np.frombuffer(entries, np.uint8 if narrow else "<u2")
+    table = np.atleast_1d(np.asarray(entries)).astype(np.float64)
+    if first >= 2**15 and values.min() < 0:  # written unsigned, meant signed
+        first -= 2**16
+    index = np.clip(np.rint(values).astype(np.int64) - first, 0, len(table) - 1)
+    # 16 is how wide the entries are, often wider than what is in them
+    used = max(8, int(table.max()).bit_length())
+    return table[index], 2.0 ** (bits if used <= bits < 16 else used) - 1
+
+
+def _voi(
+    numbers: np.ndarray,
+    padding: np.ndarray,
+    found: pydicom.Dataset,
+    ends: tuple[float, float] | None,
+) -> np.ndarray:
+    """What is to be seen of the numbers, from 0 (black) to 1."""
+    rule = _rule(found)
+    if rule == "lut":
+        values, top = _look_up(numbers, _lut(found, "VOILUTSequence"))
+        return values / top
+    if rule == "window":
+        centre, width = next(_windows(found))
+        function = str(found.get("VOILUTFunction") or "LINEAR")
+        if function == "SIGMOID":
+            return 1 / (1 + np.exp(np.clip(-4 * (numbers - centre) / width, -700, 700)))
+        if function == "LINEAR_EXACT" or width < 1:
+            return (numbers - centre) / width + 0.5
+        if width == 1:
+            return (numbers > centre - 0.5).astype(np.float64)
+        return (numbers - (centre - 0.5)) / (width - 1) + 0.5
+    if rule == "bits":
+        ends = _stored(found)
+    elif ends is None:
+        own = Range()
+        own.add(numbers[~padding])
+        ends = own.ends()
+    return (numbers - ends[0]) / (ends[1] - ends[0])
+
+
+def _stored(found: pydicom.Dataset) -> tuple[int, int]:
     """The least and the largest number that a stored pixel can be."""
     bits, signed = int(found.BitsStored), int(found.PixelRepresentation)
     return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
@@ -109,32 +211,51 @@ def _range(found: pydicom.Dataset) -> tuple[int, int]:
 def _eight_bits(values: np.ndarray, found: pydicom.Dataset) -> np.ndarray:
     if values.dtype == np.uint8:
         return np.ascontiguousarray(values)
-    low, high = _range(found)
+    low, high = _stored(found)
     return np.rint((values.astype(np.float64) - low) / (high - low) * 255).astype(np.uint8)
 
 
 def _read(path: Path, *, pixels: bool) -> pydicom.FileDataset:
+    """A file by its content: some devices leave out the preamble, and the rest is whole."""
     try:
-        return pydicom.dcmread(path, stop_before_pixels=not pixels)
+        found = pydicom.dcmread(path, stop_before_pixels=not pixels, force=True)
+        picture = "Rows" in found and "Columns" in found
+        known = picture or "SOPClassUID" in found
+        syntax = found.file_meta.get("TransferSyntaxUID")
+        if known and not syntax:
+            implicit, little = found.original_encoding
+            explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+            found.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else explicit
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such image. Correct the label file.") from error
     except Exception as error:  # damaged files fail in many ways
         raise _damaged(path, error) from error
+    if not known:
+        raise DataError(f"{path}: cannot be read as DICOM (no preamble, no elements). {AGAIN}")
+    if not picture:
+        raise DataError(
+            f"{path}: holds no picture (a report, a plan or structures). Move it elsewhere."
+        )
+    return found
+
+
+def _decoded(path: Path) -> tuple[pydicom.FileDataset, np.ndarray]:
+    """A file with its stored pixels; colours come as RGB."""
+    found = _read(path, pixels=True)
+    try:
+        return found, pixel_array(found)
+    except Exception as error:  # pydicom's decoders raise nearly anything on damaged bytes
+        syntax = found.file_meta.get("TransferSyntaxUID")
+        if syntax is None or not getattr(syntax, "is_compressed", False):
+            raise _damaged(path, error) from error
+        missing = (
+            f"its pixels are compressed as {syntax.name} and cannot be decoded "
+            f"({type(error).__name__}). Install pydicom's plugins (pip install pylibjpeg "
+            "pylibjpeg-libjpeg pylibjpeg-openjpeg), or export it uncompressed."
+        )
+        raise blame(path, error, missing) from error
 
 
 def _damaged(path: Path, error: Exception) -> DataError:
     """Without the error's own words: they may quote what stands in the file."""
-    return DataError(
-        f"{path}: cannot be read as DICOM ({type(error).__name__}). Export it again, or as PNG."
-    )
-
-
-def _undecodable(path: Path, found: pydicom.FileDataset, error: Exception) -> DataError:
-    syntax = getattr(found.file_meta, "TransferSyntaxUID", None)
-    if syntax is not None and getattr(syntax, "is_compressed", False):
-        return DataError(
-            f"{path}: its pixels are compressed as {syntax.name} and cannot be decoded "
-            f"({type(error).__name__}). Install pydicom's plugins (pip install pylibjpeg "
-            "pylibjpeg-libjpeg pylibjpeg-openjpeg), or export it uncompressed."
-        )
-    return _damaged(path, error)
+    return blame(path, error, f"cannot be read as DICOM ({type(error).__name__}). {AGAIN}")

@@ -14,7 +14,12 @@ from .imageset import Rows
 
 THUMBNAIL = 48  # side at which pictures are compared
 BLOCK = 2048  # thumbnails compared with all others at a time
-NEAR_DUPLICATE = 0.99  # correlation of two thumbnails above which they count as one picture
+NEAR_DUPLICATE = 0.99  # correlation of two thumbnails above which they may be one picture
+DETAILS = 0.7  # correlation of what is left of them, see ``near_duplicates``
+RESIDUE = 0.8  # the same without a blur: a quick first look at large sets
+FEW = 50  # images whose mean is too much theirs to be taken off at once
+SURROUND = 9  # side of the blur that is taken off; odd
+LARGEST_CHAIN = 0.1  # share of a set that near duplicates may join into one group
 
 
 def drop_duplicates(
@@ -39,20 +44,89 @@ def drop_duplicates(
     }
 
 
-def near_duplicates(images: np.ndarray | Rows, threshold: float = NEAR_DUPLICATE) -> np.ndarray:
-    """Pairs (2, P) of near-identical pictures among uint8 ``images`` (N, H, W, C).
+def near_duplicates(images: np.ndarray | Rows) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs (2, P) of near-identical pictures among uint8 ``images`` (N, H, W, C), and how alike.
 
     Pictures are compared as gray 48x48 thumbnails by correlation, block by block; exact copies
-    are among the pairs.
+    are among the pairs. Photographs of one device share a surround, a field and a lighting that
+    correlate by themselves, so what is alike in *all* images of the set (the mean of the others)
+    and what is smooth (a blur) is taken off, and the details that are left must correlate, too,
+    weighted by how much the set varies there.
+
+    Returns:
+        Pairs of indices int64 (2, P), and the correlation of the thumbnails, float32 (P,).
     """
-    flat = _thumbnails(images)
-    pairs = []
-    for start in env.progress(range(0, len(flat), BLOCK), desc="near duplicates", leave=False):
+    small = _thumbnails(images)
+    flat, n = _unit(small.flatten(1)), len(small)
+    varies = _variation(flat)
+    residue = _unit((flat - flat.mean(0)) * varies) if n >= FEW else flat
+    pairs, alike = [], []
+    for start in env.progress(range(0, n, BLOCK), desc="near duplicates", leave=False):
         block = flat[start : start + BLOCK] @ flat[start:].T
-        rows, columns = torch.nonzero(block > threshold, as_tuple=True)
-        later = columns > rows
-        pairs.append(np.stack([rows[later].numpy(), columns[later].numpy()]) + start)
-    return np.concatenate(pairs, axis=1)
+        likely = (block > NEAR_DUPLICATE).triu(1)
+        if n >= FEW and likely.any():
+            likely &= residue[start : start + BLOCK] @ residue[start:].T > RESIDUE
+        found = likely.nonzero().T
+        parts = (found + start).split(512, 1)  # pairs whose pictures fit into memory
+        same = torch.cat([_details_agree(flat, varies, part) for part in parts])
+        pairs.append(found[:, same] + start)
+        alike.append(block[likely][same])
+    return torch.cat(pairs, 1).numpy(), torch.cat(alike).numpy()
+
+
+def _variation(flat: torch.Tensor) -> torch.Tensor:
+    """Weights (D,) from 0 to 1: where most pictures are the same (the rim of a field), 0."""
+    if len(flat) < FEW:
+        return torch.ones(flat.shape[1])
+    some = flat[:: max(1, len(flat) // BLOCK)]
+    deviation = (some - some.median(0).values).abs().median(0).values
+    return (deviation / deviation.median().clamp_min(1e-6)).clamp_max(1)
+
+
+def _details_agree(flat: torch.Tensor, varies: torch.Tensor, pairs: torch.Tensor) -> torch.Tensor:
+    """Whether the details of both pictures of each pair (2, P) correlate: bool (P,)."""
+    two = flat[pairs]
+    others = (flat.sum(0) - two.sum(0)) / max(len(flat) - 2, 1)
+    left = ((two - others) * varies).view(-1, 1, THUMBNAIL, THUMBNAIL)
+    smooth = torch.nn.functional.avg_pool2d(
+        left, SURROUND, 1, SURROUND // 2, count_include_pad=False
+    )
+    first, second = _unit((left - smooth).flatten(1)).chunk(2)
+    return (first * second).sum(1) > DETAILS
+
+
+def cut_chains(
+    groups: np.ndarray, pairs: np.ndarray, alike: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The pairs to join, and those to leave: no chain grows beyond a tenth of the images.
+
+    A chain joins images that are not alike themselves. The most alike are joined first, and what
+    would make a chain too large to split is left.
+
+    Args:
+        groups: patients or lesions (N,), which are never parted.
+        pairs, alike: see ``near_duplicates``; pairs that are certain have ``alike`` of 1 or more.
+    """
+    _, root = np.unique(groups, return_inverse=True)
+    size = np.bincount(root)
+    parent = list(range(len(size)))
+
+    def top(group: int) -> int:
+        while parent[group] != group:
+            parent[group] = parent[parent[group]]
+            group = parent[group]
+        return group
+
+    join = np.zeros(len(alike), bool)
+    for row in np.argsort(-alike, kind="stable"):
+        one, other = (top(root[image]) for image in pairs[:, row])
+        small = size[one] + size[other] <= LARGEST_CHAIN * len(groups)
+        if one == other or small or alike[row] >= 1 or len(groups) < FEW:
+            join[row] = True
+            if one != other:
+                parent[other] = one
+                size[one] += size[other]
+    return pairs[:, join], pairs[:, ~join]
 
 
 def join_groups(groups: np.ndarray, pairs: np.ndarray) -> np.ndarray:
@@ -70,11 +144,15 @@ def join_groups(groups: np.ndarray, pairs: np.ndarray) -> np.ndarray:
 
 
 def _thumbnails(images: np.ndarray | Rows) -> torch.Tensor:
-    """Gray thumbnails as unit vectors (N, 48*48); their products are correlations."""
-    flat = []
+    """Gray thumbnails (N, 48, 48)."""
+    small = []
     for start in range(0, len(images), 512):
         batch = torch.from_numpy(np.array(images[start : start + 512])).float().mean(3)
-        small = torch.nn.functional.interpolate(batch[:, None], (THUMBNAIL, THUMBNAIL), mode="area")
-        small = small.flatten(1)
-        flat.append(torch.nn.functional.normalize(small - small.mean(1, keepdim=True)))
-    return torch.cat(flat)
+        size = (THUMBNAIL, THUMBNAIL)
+        small.append(torch.nn.functional.interpolate(batch[:, None], size, mode="area")[:, 0])
+    return torch.cat(small)
+
+
+def _unit(rows: torch.Tensor) -> torch.Tensor:
+    """Rows (N, D) without their mean and of length one: their products are correlations."""
+    return torch.nn.functional.normalize(rows - rows.mean(1, keepdim=True))

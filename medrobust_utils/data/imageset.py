@@ -1,27 +1,61 @@
-"""The one container that every reader and every phantom returns."""
+"""The one container that every reader and every phantom returns, some rows of it, and unions."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
+import torch
 
 from ..core.errors import DataError
+from ..core.storage import fingerprint
 
 
 class Rows:
-    """Some rows of a memory map, read when indexed: a large set is never copied into memory."""
+    """Some rows of an array (N, ...), read when indexed: a large set is never copied into memory.
 
-    def __init__(self, base: np.ndarray, keep: np.ndarray) -> None:
-        self.base, self.keep = base, keep
-        self.dtype, self.ndim, self.shape = base.dtype, base.ndim, (len(keep), *base.shape[1:])
+    Args:
+        base: an array, a memory map, or what is indexed like one.
+        keep: row numbers of ``base`` (N',); None for all.
+        change: is applied to the rows that are read, which are several; it may change the number
+            of channels.
+        channels: that ``change`` leaves.
+    """
+
+    def __init__(
+        self,
+        base: np.ndarray | Rows,
+        keep: np.ndarray | None = None,
+        change: Callable[[np.ndarray], np.ndarray] | None = None,
+        channels: int | None = None,
+    ) -> None:
+        self.base, self.change = base, change
+        self.keep = np.arange(len(base)) if keep is None else keep
+        self.dtype, self.ndim = base.dtype, base.ndim
+        inner = base.shape[1:] if channels is None else (*base.shape[1:-1], channels)
+        self.shape = (len(self.keep), *inner)
 
     def __len__(self) -> int:
         return len(self.keep)
 
     def __getitem__(self, index: int | slice | np.ndarray) -> np.ndarray:
-        return self.base[self.keep[index]]
+        rows = self.keep[index]
+        if self.change is None:
+            return self.base[rows]
+        several = self.change(self.base[np.atleast_1d(rows)])
+        return several[0] if np.ndim(rows) == 0 else several
+
+
+def to_float(images: np.ndarray) -> torch.Tensor:
+    """uint8, or float32 in [0, 1], (N, H, W, C) as float32 (N, C, H, W) in [0, 1]: a copy."""
+    tensor = torch.from_numpy(np.array(images, order="C")).permute(0, 3, 1, 2)
+    return tensor if tensor.is_floating_point() else tensor.float().div_(255)
+
+
+def to_uint8(images: torch.Tensor) -> np.ndarray:
+    """Float (N, C, H, W) in [0, 1] as uint8 (N, H, W, C), rounded: what a PNG would keep."""
+    return images.mul(255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
 
 
 @dataclass(frozen=True)
@@ -117,3 +151,47 @@ class ImageSet:
         """Images that show each class, in all or in the images of ``index``."""
         counts = self.shown(index).sum(0, dtype=np.int64)
         return {name: int(count) for name, count in zip(self.classes, counts, strict=True)}
+
+
+def rows_of(data: ImageSet, index: np.ndarray) -> ImageSet:
+    """Some images of a set as a set of their own, in the order of ``index``."""
+    return replace(
+        data,
+        images=data.images[index],
+        targets=data.targets[index],
+        groups=data.groups[index],
+        ids=tuple(data.ids[row] for row in index),
+        checksum=fingerprint(data.checksum, np.asarray(index).tolist()),
+        masks=None,
+        subjects=None,
+        parts=None,
+        census={},
+    )
+
+
+def with_images(data: ImageSet, index: np.ndarray, images: torch.Tensor, *how: str) -> ImageSet:
+    """The rows ``index`` of ``data`` with other ``images`` (N, C, H, W), named after ``how``."""
+    plain = rows_of(data, index)
+    pixels = np.ascontiguousarray(images.permute(0, 2, 3, 1).numpy())
+    return replace(plain, images=pixels, checksum=fingerprint(plain.checksum, *how))
+
+
+def union(*sets: ImageSet) -> ImageSet:
+    """Several sets of the same classes as one; an image keeps its group in all of them."""
+    first = sets[0]
+    return replace(
+        first,
+        images=np.concatenate([_rows_of_floats(one) for one in sets]),
+        targets=np.concatenate([one.targets[:] for one in sets]),
+        groups=np.concatenate([one.groups for one in sets]),
+        ids=tuple(f"{place}/{name}" for place, one in enumerate(sets) for name in one.ids),
+        checksum=fingerprint([one.checksum for one in sets]),
+        masks=None,
+        subjects=None,
+        parts=None,
+        census={},
+    )
+
+
+def _rows_of_floats(data: ImageSet) -> np.ndarray:
+    return to_float(data.images[:]).permute(0, 2, 3, 1).numpy()

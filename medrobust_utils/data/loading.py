@@ -8,40 +8,12 @@ import numpy as np
 import torch
 
 from ..core import env
+from ..core.disk import blame
 from ..core.errors import DataError
-from . import (
-    brain_mri,
-    busi,
-    consep,
-    ham10000,
-    iq_othnccd,
-    isic,
-    kermany,
-    medmnist,
-    nih,
-    own,
-    pannuke,
-    retinopathy,
-)
-from .convert import to_float
-from .imageset import ImageSet
+from . import own
+from .imageset import ImageSet, to_float
 from .phantoms import phantom_set
-
-READERS = {
-    module.__name__.rpartition(".")[2]: module.read
-    for module in (
-        brain_mri,
-        busi,
-        consep,
-        ham10000,
-        iq_othnccd,
-        isic,
-        kermany,
-        nih,
-        pannuke,
-        retinopathy,
-    )
-} | medmnist.READ
+from .readers import READERS
 
 
 def load(
@@ -55,17 +27,25 @@ def load(
         phantoms: how many phantoms to draw, where the name asks for them.
         seed: seed of the phantoms.
         duplicates: whether exact copies of real images stay in; phantoms have none.
+
+    Raises:
+        DataError: naming the file and the remedy; also for a drive that does not answer, a disk
+            without room, missing permissions, and a system without handles or memory.
     """
     if name.startswith("phantom-"):
         return phantom_set(name.removeprefix("phantom-"), phantoms, size=size, seed=seed)
-    if name.startswith(own.PREFIX):
-        return own.read(name, size, duplicates=duplicates)
-    if name not in READERS:
-        raise DataError(
-            f"unknown data set {name!r}. Known: {', '.join(READERS)}, phantom-<modality>, and "
-            "folder:PATH for images of your own."
-        )
-    return READERS[name](env.data_root(), size, duplicates=duplicates)
+    try:
+        if name.startswith(own.PREFIX):
+            return own.read(name, size, duplicates=duplicates)
+        if name not in READERS:
+            raise DataError(
+                f"unknown data set {name!r}. Known: {', '.join(READERS)}, phantom-<modality>, and "
+                "folder:PATH for images of your own."
+            )
+        return READERS[name](env.data_root(), size, duplicates=duplicates)
+    except OSError as error:  # met beside the files, which have their own words for it
+        place = error.filename or env.home()
+        raise blame(place, error, f"cannot be used ({error.strerror or error}).") from error
 
 
 def batches(

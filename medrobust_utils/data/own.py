@@ -4,32 +4,36 @@
 - ``labels.csv`` with a column ``image`` (the file below PATH, or below ``PATH/images``), and
   either ``label`` or a column of 0 and 1 for each finding.
 - Label maps: pictures in ``images``, maps of the same names as PNG in ``labels``, whose pixels are
-  the numbers of the lines of ``classes.txt``, from 0; 255 is a pixel whose class nobody can say.
-- Any of the first two with binary outlines in ``masks``, PNGs that are called like their images.
+  the numbers of the lines of ``classes.txt``, from 0; 255 is a pixel whose class is unknown.
+- Any of the first two with outlines in ``masks``, PNGs that are called like their images.
 
-``labels.csv`` may have a column ``patient``, in the third layout too. PNG, JPEG, TIFF, BMP, WebP
-and DICOM are taken, also mixed; see ``own_pictures`` for what becomes of them.
+``labels.csv`` may have a column ``patient``, in the third layout too, which is believed: images of
+two patients never share a group, however alike they are. PNG, JPEG, TIFF, BMP, WebP and DICOM are
+taken, also mixed; see ``pictures`` for what becomes of them.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass, replace
+import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from ..core.disk import blame
 from ..core.errors import DataError
 from ..core.losses import IGNORED
 from . import dicom
-from .decoding import MaskFiles, decoded
+from .decoding import decoded
 from .imageset import ImageSet
-from .label_maps import read_label_maps
-from .own_pictures import SUFFIXES, scan, visible
-from .own_table import Table, read_labels
+from .masks import check_partners, read_label_maps, read_outlines
+from .own_labels import Labels, read_labels
+from .pictures import SUFFIXES, scan, sizes, visible
 from .reading import combine
+from .tables import find_table
 
 PREFIX = "folder:"
 TABLE, NAMES, MASKS, MAPS, IMAGES = "labels.csv", "classes.txt", "masks", "labels", "images"
@@ -37,14 +41,7 @@ PARTS = ("train", "val", "test")
 MOST_CLASSES = 254  # of label maps, whose larger numbers are spoken for
 
 
-@dataclass(frozen=True)
-class _Found:
-    """The files of a set by id (path without suffix), its targets, classes, and patients."""
-
-    paths: dict[str, Path]
-    classes: tuple[str, ...]
-    targets: np.ndarray | None
-    patients: list[str]
+RULES = 2  # number of the rules by which files become 8 bits: other rules, another cache
 
 
 def place(name: str) -> Path:
@@ -83,38 +80,40 @@ def read(name: str, size: int, *, duplicates: bool = False) -> ImageSet:
             or has fewer than two classes.
     """
     folder = place(name)
-    found = _find(folder)
-    files, n = list(found.paths.values()), len(found.paths)
+    labels = _find(folder)
+    files, n = list(labels.paths.values()), len(labels.paths)
     seen = scan(files)
     title = _title(folder)
-    images, hashes, cache = decoded(
-        title, files, size, seen.channels, *found.paths, seen.ceiling, opener=seen.open
-    )
-    targets = found.targets
+    made = (*labels.paths, seen.ends, seen.dicom_ends, RULES)
+    decoded_images = decoded(title, files, size, seen.channels, *made, opener=seen.open)
+    cache, targets, masks, census = decoded_images[2], labels.targets, None, {}
     if targets is None:
-        meaning = {number: number for number in (*range(len(found.classes)), IGNORED)}
-        targets = read_label_maps(cache, found.paths, _maps(folder), meaning, size)
-    patients = [given or read for given, read in zip(found.patients, seen.patients, strict=True)]
-    known = sum(map(bool, patients))
-    parts = [image.partition("/")[0] for image in found.paths]
+        meaning = {number: number for number in (*range(len(labels.classes)), IGNORED)}
+        maps = _below(folder / MAPS, "")
+        targets = read_label_maps(cache, labels.paths, maps, meaning, size, sizes)
+    if (folder / MASKS).is_dir():
+        masks, census = _outlines(folder / MASKS, labels.paths, cache, size)
+    given = zip(labels.patients, seen.patients, strict=True)
+    patients = np.array([by_table or by_file for by_table, by_file in given], object)
+    known = patients != ""
+    alone = np.array([f"image {i}" for i in range(n)], object)
+    parts = [image.partition("/")[0] for image in labels.paths]
     data = combine(
         name=title,
-        ids=list(found.paths),
-        images=images,
-        hashes=hashes,
-        cache=cache,
+        ids=list(labels.paths),
+        decoded=decoded_images,
         targets=np.array(targets),
-        classes=found.classes,
-        groups=pd.factorize(
-            np.array([f"patient {who}" if who else f"image {i}" for i, who in enumerate(patients)])
-        )[0],
+        classes=labels.classes,
+        groups=pd.factorize(np.where(known, "patient " + patients, alone))[0],
         complete=False,
-        masks=_masks(folder, found.paths, size),
+        masks=masks,
         parts=parts if set(parts) <= set(PARTS) else None,
+        known=known,
         duplicates=duplicates,
     )
-    data.census.update(seen.census, images_without_a_patient=n - known)
-    return data if known else replace(data, subjects=None)
+    data.census.update(seen.census | census | labels.census)
+    data.census["images_without_a_patient"] = n - int(known.sum())
+    return data if known.any() else replace(data, subjects=None)
 
 
 def _title(folder: Path) -> str:
@@ -122,8 +121,9 @@ def _title(folder: Path) -> str:
     return f"folder-{word}-{hashlib.sha256(str(folder).encode()).hexdigest()[:6]}"
 
 
-def _find(folder: Path) -> _Found:
+def _find(folder: Path) -> Labels:
     """Files and labels, in whichever layout they are."""
+    table = find_table(folder, ("labels",))
     if (folder / MAPS).is_dir() and (folder / NAMES).is_file():
         if not (folder / IMAGES).is_dir():
             raise DataError(f"{folder / IMAGES} is missing. Put the pictures of the maps there.")
@@ -132,18 +132,19 @@ def _find(folder: Path) -> _Found:
         if medical:
             raise DataError(f"{medical[0]}: label maps go with pictures; export it as PNG.")
         patients = [""] * len(paths)
-        if (folder / TABLE).is_file():
-            patients = _listed(folder, folder / IMAGES).patients_of(paths)
-        return _Found(paths, _names(folder / NAMES), None, patients)
-    if (folder / TABLE).is_file():
+        if table:
+            patients = read_labels(table, folder / IMAGES, paths).patients_of(paths)
+        return Labels(paths, _names(folder / NAMES), None, patients)
+    if table:
         base = folder / IMAGES if (folder / IMAGES).is_dir() else folder
-        table = _listed(folder, base)
-        if table.targets is None:
+        skip = () if base != folder else (MASKS, MAPS, table.name, NAMES)
+        labels = read_labels(table, base, _below(base, "", skip))
+        if labels.targets is None:
             raise DataError(
-                f"{folder / TABLE}: has neither a column label nor one for a finding. Add one; "
-                f"for label maps, {folder / MAPS} and {folder / NAMES} are needed."
+                f"{table}: has neither a column label nor one for a finding. Add one; for label "
+                f"maps, {folder / MAPS} and {folder / NAMES} are needed."
             )
-        return _Found(table.paths, table.classes, table.targets, table.patients)
+        return labels
     if (folder / MAPS).is_dir() and (folder / IMAGES).is_dir():
         raise DataError(
             f"{folder / NAMES} is missing. For label maps write the names of the classes there, a "
@@ -152,12 +153,7 @@ def _find(folder: Path) -> _Found:
     return _class_folders(folder)
 
 
-def _listed(folder: Path, base: Path) -> Table:
-    skip = () if base != folder else (MASKS, MAPS, TABLE, NAMES)
-    return read_labels(folder / TABLE, base, _below(base, "", skip))
-
-
-def _class_folders(folder: Path) -> _Found:
+def _class_folders(folder: Path) -> Labels:
     inside = [path for path in visible(folder) if path.name != MASKS]
     parts = [path.name for path in inside]
     halves = inside if parts and set(parts) <= set(PARTS) else [folder]
@@ -185,7 +181,7 @@ def _class_folders(folder: Path) -> _Found:
             f"({', '.join(classes) or 'none'}). Add one, or a {TABLE}."
         )
     targets = np.array([classes.index(label) for label in labels], np.int64)
-    return _Found(paths, classes, targets, [""] * len(paths))
+    return Labels(paths, classes, targets, [""] * len(paths))
 
 
 def _below(
@@ -217,7 +213,8 @@ def _names(path: Path) -> tuple[str, ...]:
     try:
         names = tuple(line.strip() for line in path.read_text("utf-8").splitlines())
     except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read as text ({error}). Save it as UTF-8.") from error
+        damaged = f"cannot be read as text ({error}). Save it as UTF-8."
+        raise blame(path, error, damaged) from error
     if not 2 <= len(names) <= MOST_CLASSES or "" in names or len(set(names)) < len(names):
         raise DataError(
             f"{path}: needs 2 to {MOST_CLASSES} different names of classes, a line each and no "
@@ -226,20 +223,19 @@ def _names(path: Path) -> tuple[str, ...]:
     return names
 
 
-def _maps(folder: Path) -> dict[str, Path]:
-    return _below(folder / MAPS, "")
-
-
-def _masks(folder: Path, paths: dict[str, Path], size: int) -> MaskFiles | None:
-    """Outlines of every image, or None where there is no folder of them."""
-    if not (folder / MASKS).is_dir():
-        return None
-    masks = _below(folder / MASKS, "")
-    for here, there, what in ((paths, masks, "outline"), (masks, paths, "image")):
-        alone = sorted(here.keys() - there.keys())
-        if alone:
-            raise DataError(
-                f"{here[alone[0]]}: its {what} is missing, as are {len(alone) - 1} others. Where "
-                f"nothing was found save a black one; without {folder / MASKS} none is needed."
-            )
-    return MaskFiles([[masks[image]] for image in paths], size)
+def _outlines(
+    folder: Path, paths: dict[str, Path], cache: Path, size: int
+) -> tuple[np.ndarray, dict[str, int]]:
+    """The outline of every image, and how many are empty or full."""
+    files = _below(folder, "")
+    remedy = f"Where nothing was found save a black one; without {folder} none is needed."
+    check_partners(paths, files, "outline", remedy)
+    masks = read_outlines(cache, paths, files, size, sizes)
+    empty, full = int((~masks.any((1, 2))).sum()), int(masks.all((1, 2)).sum())
+    if len(masks) in (empty, full):
+        warnings.warn(
+            f"{folder}: all outlines are {'empty' if empty else 'full'}. If they should not be, "
+            "save them in black and white, white inside.",
+            stacklevel=2,
+        )
+    return masks, {"outlines_empty": empty, "outlines_full": full}

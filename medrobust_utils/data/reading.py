@@ -6,15 +6,24 @@ import hashlib
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from ..core.errors import DataError
-from .decoding import MaskFiles, decoded, remembered
-from .duplicates import NEAR_DUPLICATE, THUMBNAIL, drop_duplicates, join_groups, near_duplicates
+from .decoding import decoded, remembered
+from .duplicates import (
+    DETAILS,
+    NEAR_DUPLICATE,
+    THUMBNAIL,
+    cut_chains,
+    drop_duplicates,
+    join_groups,
+    near_duplicates,
+)
 from .imageset import ImageSet, Rows
-from .label_maps import settle
+from .masks import MaskFiles, settle
 
 
 def find_folder(root: Path, name: str) -> Path:
@@ -26,34 +35,6 @@ def find_folder(root: Path, name: str) -> Path:
             f"the folder that holds {name}."
         )
     return folder
-
-
-def read_table(folder: Path, names: Sequence[str], columns: Sequence[str]) -> pd.DataFrame:
-    """The first CSV of ``names`` that exists, with every one of ``columns`` present and filled."""
-    path = next((folder / name for name in names if (folder / name).is_file()), None)
-    if path is None:
-        raise DataError(
-            f"{folder}: no label file ({' or '.join(names)}). Download it beside the images."
-        )
-    try:
-        with warnings.catch_warnings():
-            # Lines longer than the first would shift every column by one, or lose their ends.
-            warnings.simplefilter("error", pd.errors.ParserWarning)
-            table = pd.read_csv(path, index_col=False)
-    except (ValueError, OSError, OverflowError, pd.errors.ParserWarning) as error:
-        raise DataError(f"{path}: cannot be read as CSV ({error}). Download it again.") from error
-    missing = [column for column in columns if column not in table]
-    if missing:
-        raise DataError(f"{path}: column {missing} is missing; found {list(table.columns)}.")
-    empty = table[list(columns)].isna().any(axis=1)
-    if empty.any():
-        raise DataError(
-            f"{path}: line {int(empty.idxmax()) + 2} has an empty {' or '.join(columns)}. "
-            "Correct or remove it."
-        )
-    if table.empty:
-        raise DataError(f"{path}: holds no image. Download it again.")
-    return table
 
 
 def index_images(folder: Path, pattern: str, suffixes: Sequence[str]) -> dict[str, Path]:
@@ -81,24 +62,17 @@ def assemble(
     *,
     name: str,
     folder: Path,
-    ids: pd.Series,
-    paths: dict[str, Path],
+    ids: Sequence[str],
+    paths: Mapping[str, Path],
     size: int,
     channels: int,
-    targets: np.ndarray,
-    classes: tuple[str, ...],
-    groups: np.ndarray,
-    complete: bool,
     masks: Mapping[str, Sequence[Path]] | None = None,
-    duplicates: bool = False,
+    **labels: Any,
 ) -> ImageSet:
-    """Check labels against files, decode, remove duplicates, join near duplicates, count.
+    """Check labels against files, decode, then ``combine``, which takes ``labels``.
 
     Args:
         masks: image id -> files of its outlines, for sets whose findings were outlined.
-        duplicates: keep exact copies, contradictory ones too, and count those that would go:
-            what a paper did that looked for none. Copies share a group, so that a split by
-            group still holds them together.
     """
     ids = [str(image) for image in ids]
     repeated = pd.Series(ids).duplicated()
@@ -124,56 +98,65 @@ def assemble(
             f"{folder}: {len(unmasked)} images have no outline, the first is {unmasked[0]}. "
             "Unpack the archive of the outlines again, or move its folder away to do without."
         )
-    images, hashes, cache = decoded(name, [paths[image] for image in ids], size, channels)
-    return combine(
-        name=name,
-        ids=ids,
-        images=images,
-        hashes=hashes,
-        cache=cache,
-        targets=targets,
-        classes=classes,
-        groups=groups,
-        complete=complete,
-        masks=masks and MaskFiles([masks[image] for image in ids], size),
-        duplicates=duplicates,
-    )
+    files = [paths[image] for image in ids]
+    outlines = masks and MaskFiles([masks[image] for image in ids], files, size)
+    decoded_images = decoded(name, files, size, channels)
+    return combine(name=name, ids=ids, decoded=decoded_images, masks=outlines, **labels)
 
 
 def combine(
     *,
     name: str,
     ids: Sequence[str],
-    images: np.ndarray,
-    hashes: Sequence[str],
-    cache: Path,
+    decoded: tuple[np.ndarray, Sequence[str], Path],
     targets: np.ndarray,
     classes: tuple[str, ...],
     groups: np.ndarray,
     complete: bool,
-    masks: MaskFiles | None = None,
+    masks: MaskFiles | np.ndarray | None = None,
     parts: Sequence[str] | None = None,
+    known: np.ndarray | None = None,
     duplicates: bool = False,
 ) -> ImageSet:
     """Remove duplicates among decoded images, join near duplicates, count.
 
     Args:
-        images: uint8 (N, size, size, C), the memory map in ``cache``.
-        hashes: of the decoded pixels, see ``cache.decode``.
+        decoded: images, uint8 (N, size, size, C), hashes of their pixels, and the cache's folder,
+            see ``decoding.decoded``.
         targets: classes (N,), multi-hot (N, K), or label maps (N, size, size) as
-            ``label_maps.settle`` takes them.
+            ``masks.settle`` takes them.
+        groups: patients, lesions or tiles (N,); an image of which none is known has its own.
         parts: the publisher's part of each image, see ``ImageSet``.
-        duplicates: see ``assemble``.
+        known: bool (N,), whose patients are believed: two of them never share a group, however
+            alike their images are, unless the pixels are the same.
+        duplicates: keep exact copies, contradictory ones too, and count those that would go:
+            what a paper did that looked for none. Copies share a group, so that a split by
+            group still holds them together.
     """
-    pairs = _near_duplicates(images, cache)
-    joined = join_groups(groups, pairs)
-    keep, census = drop_duplicates(hashes, targets)
+    images, hashes, cache = decoded
+    pairs, alike = _near_duplicates(images, cache)
+    exact = np.array([hashes[a] == hashes[b] for a, b in pairs.T], bool)
+    census: dict[str, Any] = {}
+    join = np.ones(len(exact), bool)
+    if known is not None:
+        join = exact | ~known[pairs].all(0) | (groups[pairs[0]] == groups[pairs[1]])
+        if not join.all():
+            census["near_duplicates_of_different_patients"] = int((~join).sum())
+    close, cut = cut_chains(groups, pairs[:, join], np.where(exact, 2, alike)[join])
+    if cut.size:
+        census["near_duplicate_pairs_not_joined"] = cut.shape[1]
+        warnings.warn(
+            f"{name}: {cut.shape[1]} pairs of near duplicates would chain too many images into "
+            "one group, and are not joined. A column patient says better who belongs together.",
+            stacklevel=2,
+        )
+    joined = join_groups(groups, close)
+    keep, removed = drop_duplicates(hashes, targets)
     if duplicates:
-        keep, census = np.arange(len(hashes)), {"duplicates_kept": len(hashes) - len(keep)}
-    exact = sum(hashes[a] == hashes[b] for a, b in pairs.T)
-    census |= {
+        keep, removed = np.arange(len(hashes)), {"duplicates_kept": len(hashes) - len(keep)}
+    census |= removed | {
         "images_listed": len(ids),
-        "near_duplicate_pairs": pairs.shape[1] - exact,
+        "near_duplicate_pairs": pairs.shape[1] - int(exact.sum()),
         "groups_before_joining": len(np.unique(groups[keep])),
         "groups": len(np.unique(joined[keep])),
     }
@@ -197,7 +180,7 @@ def combine(
         complete=complete,
         checksum=digest.hexdigest(),
         census=census,
-        masks=masks and Rows(masks, keep),
+        masks=None if masks is None else Rows(masks, keep),
         subjects=groups[keep],
         parts=parts,
     )
@@ -205,6 +188,7 @@ def combine(
     return data
 
 
-def _near_duplicates(images: np.ndarray, cache: Path) -> np.ndarray:
-    rule = f"near_duplicates-{THUMBNAIL}-{NEAR_DUPLICATE}.npy"  # another rule, another file
-    return remembered(cache / rule, lambda: near_duplicates(images))
+def _near_duplicates(images: np.ndarray, cache: Path) -> tuple[np.ndarray, np.ndarray]:
+    rule = f"near_duplicates-{THUMBNAIL}-{NEAR_DUPLICATE}-{DETAILS}.npy"  # other rule, other file
+    found = remembered(cache / rule, lambda: np.vstack(near_duplicates(images)).astype(np.float64))
+    return found[:2].astype(np.int64), found[2]

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..data.views import Enhanced
+from ..data.views import enhanced_pixels
 from ..models import MedicalModel
 from ..studies import attentive_cnn, domain_assimilation, swin_noise, unet_adversarial
 
@@ -94,7 +94,9 @@ def _of_model(arm: Arm, settings: Mapping) -> str:
 def _filter(task: attentive_cnn.Task) -> Filter | None:
     if task.filter == "none":
         return None
-    return lambda pixels: Enhanced(pixels[None])[0], "seen through the paper's contrast filter"
+    return lambda pixels: enhanced_pixels(pixels[None])[
+        0
+    ], "seen through the paper's contrast filter"
 
 
 def _chose_the_epoch(task: attentive_cnn.Task) -> str:

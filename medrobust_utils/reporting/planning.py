@@ -11,6 +11,7 @@ import json
 import math
 import os
 import re
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -97,8 +98,14 @@ def read_notebook(path: Path) -> Notebook:
         ProtocolError: if the file is no notebook, or a parameter is no typed scalar.
     """
     try:
-        cells = nbformat.read(path, as_version=4).cells
-        declared = papermill.inspect_notebook(str(path).replace("{", "{{").replace("}", "}}"))
+        notebook = nbformat.read(path, as_version=4)
+        cells = notebook.cells
+        # The runner chooses the kernel, so a notebook need not name one, or one that is here.
+        notebook.metadata["kernelspec"] = {"name": "python3", "language": "python"}
+        with tempfile.TemporaryDirectory() as folder:
+            copy = Path(folder) / "notebook.ipynb"
+            copy.write_text(nbformat.writes(notebook), "utf-8")
+            declared = papermill.inspect_notebook(str(copy))
     except Exception as error:  # nbformat and papermill raise many kinds for a bad file
         raise ProtocolError(f"{path} cannot be read as a notebook: {error}") from error
     parameters = {name: _declared(path, entry) for name, entry in declared.items()}

@@ -18,8 +18,7 @@ from ..core import env
 from ..core.errors import ProtocolError
 from ..core.storage import fingerprint
 from ..data import ImageSet, ThreeWay, load, split_by_image, split_three_ways, to_float
-from ..data.own_gray import gray
-from ..data.views import binary, undersample
+from ..data.views import binary, gray, undersample
 from ..models import AssimilatedModel, MedicalModel, build, build_assimilated
 from ..training import cards
 from ..training.adversarial import AdversarialTraining

@@ -17,8 +17,8 @@ from ..core import env
 from ..core.errors import ProtocolError
 from ..core.storage import fingerprint
 from ..data import ImageSet, Split, load, split_by_group
-from ..data.nih import official_split
-from ..data.single_label import copy_per_label
+from ..data.readers import official_split
+from ..data.views import copy_per_label
 from ..models import MedicalModel, build
 from ..scoring import metrics
 from ..scoring.metrics import Estimate

@@ -19,7 +19,7 @@ from ..core import env
 from ..core.errors import DataError, ProtocolError
 from ..core.storage import fingerprint
 from ..data import ImageSet, ThreeWay, load, split_official, split_three_ways
-from ..data.subsets import rows_of, union
+from ..data.imageset import rows_of, union
 from ..data.views import label_maps
 from ..models import MedicalModel, build_unet
 from ..segmentation import Layered, Selective

@@ -14,7 +14,7 @@ import torch
 from .. import segmentation
 from ..core.storage import fingerprint, kept_arrays
 from ..data import ImageSet, to_float
-from ..data.subsets import rows_of
+from ..data.imageset import rows_of
 from ..models import digest
 from ..scoring import metrics
 from ..scoring import segmentation as scoring

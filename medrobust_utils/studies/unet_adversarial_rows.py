@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from ..core.losses import IGNORED
-from ..data.label_maps import pixel_counts
+from ..data.masks import pixel_counts
 from ..data.splits import leaks
 from ..reporting.results import Run
 from ..scoring import metrics

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..nih import CLASSES, FINDINGS
+from ..readers import NIH as CLASSES
 from .chest_anatomy import anatomy, expose
 from .chest_findings import DRAW
 
+FINDINGS = CLASSES[:-1]  # the last is none
 # About the square root of the counts in ChestX-ray14: the order of frequency stays, but even
 # the rare findings occur in a few hundred phantoms.
 FREQUENCY = np.array([3.4, 1.7, 3.6, 4.5, 2.4, 2.5, 1.2, 2.3, 2.2, 1.5, 1.6, 1.3, 1.8, 1.0])

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..ham10000 import CLASSES as HAM10000
+from ..readers import HAM10000
 from .canvas import Canvas, blend, ramp, smooth_line, wobble
 from .skin_lesions import LOOKS, MIMICS, Lesion
 

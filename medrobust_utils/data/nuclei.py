@@ -1,6 +1,10 @@
-"""PanNuke nuclei of 19 tissues (Gamper et al. 2020), in the layouts of its publisher and of Kaggle.
+"""Two sets of nuclei with label maps: CoNSeP, cut into patches, and PanNuke.
 
-Below ``MEDROBUST_DATA``, ``pannuke`` holds a folder for each fold, whose name ends in the fold's
+CoNSeP (Graham et al. 2019, HoVer-Net): ``consep_patches/{train,test}``, the publisher's two parts,
+each with ``images/<part>_<tile>_r<row><column>.png`` (or ``.jpg``) and ``labels/`` of the same
+names in PNG; ``consep_patches.cut`` makes them of the published fields.
+
+PanNuke (Gamper et al. 2020): ``pannuke`` holds a folder a fold, whose name ends in the fold's
 number: ``Fold 1/images/fold1/{images,types}.npy`` and ``Fold 1/masks/fold1/masks.npy`` as
 published, ``Part 1/Images/{images,types}.npy`` and ``Part 1/Masks/masks.npy`` as copied to Kaggle.
 A fold is 12 GB of float64, which is never in memory at once.
@@ -17,21 +21,28 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 from PIL import Image
 
 from ..core import env
+from ..core.disk import blame, reserve
 from ..core.errors import DataError
 from ..core.losses import IGNORED
-from .decoding import building, cached, listing_key, opened, to_square
+from .decoding import building, cached, decoded, listing_key, opened, to_square
 from .imageset import ImageSet
-from .label_maps import OVERLAPPING, nearest
-from .reading import combine, find_folder
+from .masks import OVERLAPPING, nearest, read_label_maps
+from .reading import combine, find_folder, index_images
 
-CLASSES = ("background", "neoplastic", "inflammatory", "connective", "epithelial", "dead")
+PANNUKE = ("background", "neoplastic", "inflammatory", "connective", "epithelial", "dead")
 CHANNELS = ("neoplastic", "inflammatory", "connective", "dead", "epithelial", "background")
-COMPLETE = (2656, 2523, 2722)
+FOLDS = (2656, 2523, 2722)  # images of each
 FILES = ("images.npy", "masks.npy", "types.npy")
 CHUNK = 16  # images converted at a time: 75 MB of float64
+CONSEP = ("background", "neoplastic", "inflammatory", "connective", "epithelial", "other")
+# background, other, inflammatory, healthy, malignant epithelium, fibroblast, muscle, endothelium:
+# the publisher's kinds, read as PanNuke's
+MEANING = {0: 0, 1: 5, 2: 2, 3: 4, 4: 1, 5: 3, 6: 3, 7: 3}
+PATCHES = 656  # of 41 tiles, 16 each
 
 
 class Fold(NamedTuple):
@@ -45,7 +56,60 @@ class Fold(NamedTuple):
     side: int
 
 
-def read(root: Path, size: int, *, duplicates: bool = False) -> ImageSet:
+def consep(root: Path, size: int, *, duplicates: bool = False) -> ImageSet:
+    """All patches as RGB at ``size`` x ``size`` with label maps of six classes, grouped by tile.
+
+    Patches of one tile overlap at the last row and column, and show the same section.
+
+    Args:
+        root: folder that holds ``consep_patches``.
+        duplicates: whether exact copies stay in, see ``reading.combine``.
+
+    Raises:
+        DataError: naming the file, if one is missing, unreadable, unknown or of another size.
+    """
+    folder = find_folder(root, "consep_patches")
+    images: dict[str, Path] = {}
+    labels: dict[str, Path] = {}
+    for part in ("train", "test"):
+        for files, kind, suffixes in (
+            (images, "images", (".jpg", ".png")),
+            (labels, "labels", (".png",)),
+        ):
+            found = index_images(folder, f"{part}/{kind}", suffixes)
+            for name in found.keys() & files.keys():
+                raise DataError(
+                    f"{found[name]}: the same name also lies at {files[name]}. Remove one."
+                )
+            files |= found
+    tiles = [_tile(path) for path in images.values()]
+    decoded_images = decoded("consep", list(images.values()), size, 3)
+    return combine(
+        name="consep",
+        ids=list(images),
+        decoded=decoded_images,
+        targets=read_label_maps(decoded_images[2], images, labels, MEANING, size),
+        classes=CONSEP,
+        groups=pd.factorize(np.array(tiles, object))[0],
+        complete=len(images) == PATCHES,
+        parts=[tile.partition("_")[0] for tile in tiles],
+        duplicates=duplicates,
+    )
+
+
+def _tile(path: Path) -> str:
+    """Part and number of the tile a patch was cut from."""
+    part = path.parent.parent.name
+    found = re.fullmatch(rf"({part}_\d+)_r\d\d", path.stem)
+    if not found:
+        raise DataError(
+            f"{path}: not of the form {part}_<tile>_r<row><column>, so its tile is unknown. "
+            "Rename or move it."
+        )
+    return found[1]
+
+
+def pannuke(root: Path, size: int, *, duplicates: bool = False) -> ImageSet:
     """All images as RGB at ``size`` x ``size`` with label maps of six classes.
 
     A pixel with several labels, or with none, is ignored and counted. Which slide an image comes
@@ -53,32 +117,32 @@ def read(root: Path, size: int, *, duplicates: bool = False) -> ImageSet:
 
     Args:
         root: folder that holds ``pannuke``.
-        duplicates: whether exact copies stay in, see ``assemble``.
+        duplicates: whether exact copies stay in, see ``reading.combine``.
 
     Raises:
         DataError: naming the file, if one is missing, unreadable, of another shape or out of range.
     """
     folds = _folds(find_folder(root, "pannuke"))
     files = [path for fold in folds for path in (fold.images, fold.masks)]
-    key = listing_key(files, size, *CHANNELS, *CLASSES)
+    key = listing_key(files, size, *CHANNELS, *PANNUKE)
     cache = env.home() / "decoded" / f"pannuke-{size}-{key}"
     n = sum(fold.count for fold in folds)
     if not cache.exists():
         with building(cache) as partial:
             _convert(partial, folds, n, size)
-    images, hashes = opened(cache, (n, size, size, 3))
+    labels = cached(cache / "labels.npy", mmap_mode="r")
+    if labels.shape != (n, size, size) or labels.dtype != np.uint8:
+        raise DataError(f"{cache}: the cache does not fit its data set. Delete it and run again.")
     ids = [f"{fold.name}_{row:04d}" for fold in folds for row in range(fold.count)]
     tissues = [str(tissue) for fold in folds for tissue in _types(fold)]
     data = combine(
         name="pannuke",
         ids=ids,
-        images=images,
-        hashes=hashes,
-        cache=cache,
-        targets=_labels(cache, (n, size, size)),
-        classes=CLASSES,
+        decoded=(*opened(cache, (n, size, size, 3)), cache),
+        targets=labels,
+        classes=PANNUKE,
         groups=np.arange(n),
-        complete=tuple(fold.count for fold in folds) == COMPLETE,
+        complete=tuple(fold.count for fold in folds) == FOLDS,
         parts=[name.partition("_")[0] for name in ids],
         duplicates=duplicates,
     )
@@ -142,10 +206,11 @@ def _array(path: Path) -> np.ndarray:
             raise ValueError("an archive of arrays")
         return array
     except Exception as error:  # a damaged header raises many types
-        raise DataError(
-            f"{path}: cannot be read as a plain array ({error}). Download it again; Python objects "
-            "in it, which could run code, are not loaded: save them as numbers or text."
-        ) from error
+        damaged = (
+            f"cannot be read as a plain array ({error}). Download it again; Python objects in it, "
+            "which could run code, are not loaded: save them as numbers or text."
+        )
+        raise blame(path, error, damaged) from error
 
 
 def _types(fold: Fold) -> np.ndarray:
@@ -155,18 +220,10 @@ def _types(fold: Fold) -> np.ndarray:
         raise DataError(f"{fold.types}: holds no text ({error}). Download it again.") from error
 
 
-def _labels(cache: Path, shape: tuple[int, ...]) -> np.ndarray:
-    labels = cached(cache / "labels.npy", mmap_mode="r")
-    if labels.shape != shape or labels.dtype != np.uint8:
-        raise DataError(f"{cache}: the cache does not fit its data set. Delete it and run again.")
-    return labels
-
-
 def _convert(partial: Path, folds: Sequence[Fold], n: int, size: int) -> None:
     """Write images, labels and hashes into ``partial``, a few images in memory at a time."""
-    create = np.lib.format.open_memmap
-    images = create(partial / "images.npy", "w+", np.uint8, (n, size, size, 3))
-    labels = create(partial / "labels.npy", "w+", np.uint8, (n, size, size))
+    images = reserve(partial / "images.npy", (n, size, size, 3))
+    labels = reserve(partial / "labels.npy", (n, size, size))
     hashes: list[str] = []
     with env.progress(total=n, desc="decoding pannuke") as bar:
         for fold in folds:
@@ -203,7 +260,7 @@ def _checked(values: np.ndarray, path: Path, start: int, limit: float) -> np.nda
 def _classes(masks: np.ndarray) -> np.ndarray:
     """Instance masks (N, H, W, 6) as label maps; nonzero is a label, whatever the number."""
     present = masks != 0
-    numbers = np.array([CLASSES.index(channel) for channel in CHANNELS], np.uint8)
+    numbers = np.array([PANNUKE.index(channel) for channel in CHANNELS], np.uint8)
     maps, labels = numbers[present.argmax(-1)], present.sum(-1)
     maps[labels > 1] = OVERLAPPING
     maps[labels == 0] = IGNORED

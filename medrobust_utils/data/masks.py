@@ -1,0 +1,270 @@
+"""What is drawn over an image: outlines (inside or outside) and label maps (a class a pixel).
+
+Both are held against their image's size as it is shown. In a set, ``losses.IGNORED`` marks the
+pixels of a label map whose class is unknown. Readers tell two reasons apart until the pixels are
+counted: several labels at once, or none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ..core import env
+from ..core.disk import blame
+from ..core.errors import DataError
+from ..core.losses import IGNORED
+from .decoding import FORMATS, listing_key, open_image, remembered
+
+OVERLAPPING = 254  # in readers only; ``settle`` makes it IGNORED, as what has no label is at once
+EDGES = 0.2  # share of an outline's pixels that may be neither black nor white: smoothed edges
+LUMA = (0.299, 0.587, 0.114)  # of red, green and blue, ITU-R 601, as in Pillow's mode L
+Size = tuple[int, int]  # width, height
+
+
+def file_size(path: Path) -> tuple[Size, Size]:
+    """Width and height of a picture as it is shown and as its file has it: here the same."""
+    try:
+        with Image.open(path, formats=FORMATS) as file:  # reads the header only
+            return file.size, file.size
+    except Exception as error:  # as in ``open_image``
+        damaged = f"cannot be read as an image ({error}). Save it again."
+        raise blame(path, error, damaged) from error
+
+
+Sizes = Callable[[Path], tuple[Size, Size]]
+
+
+def outline(path: Path, image: Path, sizes: Sizes = file_size) -> np.ndarray:
+    """The pixels inside an outline, bool (H, W) of the file.
+
+    Two colours are told apart, whatever they are (0 and 1, black and red, a palette, a shape in
+    the alpha channel): the more opaque is inside, else the brighter one. Where edges are smoothed
+    or compressed, white is inside. One colour is an empty outline if it is black or transparent.
+
+    Args:
+        image: the picture that was outlined, whose shape the outline must have.
+
+    Raises:
+        DataError: naming the file, if it is damaged, of another shape, or holds several values.
+    """
+    file = open_image(path, None)
+    _check_size(path, file.size, image, sizes(image), exact=False)
+    if file.mode[0] in "IF":  # 16 bits and more
+        gray = values = np.asarray(file, np.float64)
+    else:
+        pixels = np.asarray(file.convert("RGBA"), np.float64)
+        light, alpha = pixels[..., :3] @ LUMA, pixels[..., 3]
+        values = np.where(alpha > 0, 1 + light + 1000 * alpha, 0)
+        seen = light[alpha > 0]
+        shape_in_alpha = alpha.min() < alpha.max() and seen.min() == seen.max()
+        gray = alpha if shape_in_alpha else light * alpha / 255
+    found, top = np.unique(values), gray.max() or 1
+    if len(found) == 1:
+        return gray > 0
+    if len(found) == 2:
+        return values == found[1]
+    between = ((gray > top / 8) & (gray < top * 7 / 8)).mean()
+    if len(found) > 8 and between <= EDGES and gray.min() <= top / 8:
+        return gray * 2 > top
+    some = ", ".join(f"{value:g}" for value in np.unique(np.round(gray))[:6])
+    raise DataError(
+        f"{path}: holds {len(found)} values ({some}, ...), and an outline has two, such as 0 and "
+        "255. Save it in black and white; a class for every pixel goes into a label map."
+    )
+
+
+class MaskFiles:
+    """Outlines kept in files, decoded when indexed like an array (N, size, size).
+
+    Only the few images that are explained need theirs, so none is decoded with the images and
+    none is part of what identifies the data set. An image with several findings may have a
+    file for each; its mask is their union. Masks are uint8, 1 inside and 0 outside;
+    ``size`` is reached by the nearest pixel, so that a mask stays a mask, and like the images
+    (see ``decode``) without keeping the aspect ratio.
+
+    Raises:
+        DataError: when an indexed file is no outline, see ``outline``.
+    """
+
+    dtype, ndim = np.dtype(np.uint8), 3
+
+    def __init__(
+        self,
+        paths: Sequence[Sequence[Path]],
+        images: Sequence[Path],
+        size: int,
+        sizes: Sizes = file_size,
+    ) -> None:
+        self.paths, self.images, self.sizes = tuple(map(tuple, paths)), tuple(images), sizes
+        self.shape = (len(paths), size, size)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int | slice | np.ndarray) -> np.ndarray:
+        rows = np.arange(len(self))[index]
+        if rows.ndim == 0:
+            return self._union(int(rows))
+        masks = [self._union(row) for row in rows]
+        return np.stack(masks) if masks else np.empty((0, *self.shape[1:]), np.uint8)
+
+    def _union(self, row: int) -> np.ndarray:
+        parts = [outline(path, self.images[row], self.sizes) for path in self.paths[row]]
+        return np.maximum.reduce([nearest(part.astype(np.uint8), self.shape[1]) for part in parts])
+
+
+def read_label_maps(
+    folder: Path,
+    images: Mapping[str, Path],
+    labels: Mapping[str, Path],
+    meaning: Mapping[int, int],
+    size: int,
+    sizes: Sizes = file_size,
+) -> np.ndarray:
+    """The label map of every image, uint8 (N, size, size), in the order of ``images``.
+
+    Args:
+        folder: where the decoded images lie; the maps are kept there, under a name that changes
+            with their files and with ``meaning``.
+        images: image id -> file.
+        labels: image id -> PNG of one channel (gray or palette), as large as its image.
+        meaning: label value -> class number, or ``IGNORED``.
+        sizes: see ``file_size``.
+
+    Raises:
+        DataError: if an image has no label map or the reverse, or a map is unreadable, has colours,
+            is not as large as its image, or holds a value without meaning.
+    """
+    check_partners(images, labels, "label map", "Unpack the set again, or move it elsewhere.")
+    key = listing_key([labels[image] for image in images], size, sorted(meaning.items()))
+    draw = partial(_classes, meaning=meaning, sizes=sizes)
+    return remembered(
+        folder / f"labels-{key}.npy",
+        lambda: _stacked([(labels[key], path) for key, path in images.items()], size, draw),
+    )
+
+
+def read_outlines(
+    folder: Path, images: Mapping[str, Path], files: Mapping[str, Path], size: int, sizes: Sizes
+) -> np.ndarray:
+    """The outline of every image, uint8 (N, size, size), 1 inside; kept like label maps."""
+    key = listing_key([files[image] for image in images], size, "outlines 2", *images.values())
+    pairs = [(files[image], path) for image, path in images.items()]
+    draw = partial(outline, sizes=sizes)
+    return remembered(folder / f"outlines-{key}.npy", lambda: _stacked(pairs, size, draw))
+
+
+def _stacked(
+    pairs: Sequence[tuple[Path, Path]], size: int, draw: Callable[[Path, Path], np.ndarray]
+) -> np.ndarray:
+    maps = np.empty((len(pairs), size, size), np.uint8)
+    for row, pair in enumerate(env.progress(pairs, desc="label maps", leave=False)):
+        maps[row] = nearest(draw(*pair).astype(np.uint8), size)
+    return maps
+
+
+def check_partners(
+    images: Mapping[str, Path], drawn: Mapping[str, Path], what: str, remedy: str
+) -> None:
+    """Raise DataError unless every image has its partner, and every partner its image."""
+    for here, there, missing in ((images, drawn, what), (drawn, images, "image")):
+        alone = [key for key in here if key not in there]
+        if alone:
+            raise DataError(
+                f"{here[alone[0]]}: its {missing} is missing, as are {len(alone) - 1} others. "
+                f"{remedy}"
+            )
+
+
+def nearest(label_map: np.ndarray, size: int) -> np.ndarray:
+    """A label map (H, W) as (size, size) by the nearest pixel, so that a label stays a label.
+
+    Like the images (see ``decoding.decode``) without keeping the aspect ratio.
+    """
+    resized = Image.fromarray(label_map).resize((size, size), Image.Resampling.NEAREST)
+    return np.asarray(resized)
+
+
+def _classes(label: Path, image: Path, meaning: Mapping[int, int], sizes: Sizes) -> np.ndarray:
+    """The class of every pixel of one label file, uint8 (H, W)."""
+    file = open_image(label, None)
+    if file.mode not in ("L", "P"):
+        raise DataError(
+            f"{label}: is of mode {file.mode}, but a label map has one channel of 8 bits, gray (L) "
+            "or palette (P). Save the numbers of the classes, not their colours."
+        )
+    _check_size(label, file.size, image, sizes(image), exact=True)
+    values = np.asarray(file)
+    unknown = sorted(set(np.unique(values).tolist()) - meaning.keys())
+    if unknown:
+        raise DataError(
+            f"{label}: holds the label values {unknown}; known are {sorted(meaning)}. Correct the "
+            "file, or read it with the mapping it was made for."
+        )
+    table = np.zeros(256, np.uint8)
+    table[list(meaning)] = list(meaning.values())
+    return table[values]
+
+
+def _check_size(
+    path: Path, size: Size, image: Path, sizes: tuple[Size, Size], *, exact: bool
+) -> None:
+    """Raise DataError unless ``size`` is that of the shown image, or, not ``exact``, its shape."""
+    (width, height), raw = sizes
+    fits = size == (width, height)
+    if not exact:
+        fits = (
+            abs(size[0] * height / width - size[1]) < 1
+            and abs(size[1] * width / height - size[0]) < 1
+        )
+    if fits:
+        return
+    turned = (
+        "It fits the picture as it lies in its file, before its EXIF orientation turns it upright: "
+        "turn it in the same way."
+    )
+    raise DataError(
+        f"{path}: {size[0]} x {size[1]} pixels, but its image {image.name} has {width} x {height}. "
+        f"{turned if size == raw else 'Export it at the size of the image.'}"
+    )
+
+
+def settle(name: str, maps: np.ndarray, classes: Sequence[str]) -> tuple[np.ndarray, dict]:
+    """Readers' maps (N, H, W) as targets, and what to count of their pixels.
+
+    Args:
+        maps: uint8 class numbers, ``OVERLAPPING`` or ``IGNORED``; changed in place.
+
+    Raises:
+        DataError: if a class has no pixel in any map.
+    """
+    counts = pixel_counts(maps)
+    missing = [label for label, count in zip(classes, counts, strict=False) if not count]
+    if missing:
+        raise DataError(
+            f"{name}: no pixel of class {', '.join(missing)} in {len(maps)} images. A class "
+            "without a pixel can be neither learnt nor scored: bring more images."
+        )
+    for label_map in maps if counts[OVERLAPPING] else ():
+        label_map[label_map == OVERLAPPING] = IGNORED
+    return maps, {
+        "pixels_overlapping": int(counts[OVERLAPPING]),
+        "pixels_unlabelled": int(counts[IGNORED]),
+        "pixel_shares": pixel_shares(maps, classes),
+    }
+
+
+def pixel_shares(targets: np.ndarray, classes: Sequence[str]) -> dict[str, float]:
+    """Class -> its share of the labelled pixels of ``targets`` (N, H, W)."""
+    counts = pixel_counts(targets)[: len(classes)]
+    return dict(zip(classes, (counts / max(counts.sum(), 1)).tolist(), strict=True))
+
+
+def pixel_counts(maps: np.ndarray) -> np.ndarray:
+    """How often each of the 256 values occurs; map by map, since bincount needs eight-fold."""
+    return sum((np.bincount(m.ravel(), minlength=256) for m in maps), np.zeros(256, np.int64))

@@ -1,0 +1,284 @@
+"""Pictures from outside, opened in one way: files of one's own data and uploads alike.
+
+A set is treated by one rule: gray of 16 bits is scaled by a range that all its pictures share. An
+upload is alone, and is stretched from its darkest to its brightest pixel.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from ..core import env
+from ..core.disk import blame
+from ..core.errors import DataError
+from . import dicom
+from .masks import Size
+from .ranges import Range
+
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")  # Pillow hands some others to other programs
+SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", *dicom.SUFFIXES)
+MOST_PIXELS = 25_000_000
+LEAST_SIDE = 8  # pixels
+GRAY = ("1", "L", "LA", "La")
+DEEP = ("I;16", "I;16L", "I;16B", "I;16N", "I")  # modes of 16 bits; ``I`` too, in older files
+COLOURS = ("P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr")
+ORIENTATION = 0x0112  # the EXIF tag; 1 is upright, from 5 on the sides are swapped
+PHOTOMETRIC, WHITE_IS_ZERO = 262, 0  # a tag of TIFF, and its value for negatives
+TOO_LARGE = f"more than the {MOST_PIXELS // 10**6} million pixels that are taken. Save it smaller."
+
+
+class Opened(NamedTuple):
+    """One decoded picture, upright, in the mode of its file, and what is known of the file."""
+
+    image: Image.Image
+    mode: str
+    several: bool  # more pictures follow in the file, of which this is the first
+    turned: bool  # by its EXIF orientation
+    negative: bool  # the zero of its 16 bits is white
+    shortened: bool  # 16 bits a colour, of which Pillow keeps 8
+
+
+def open_upright(source: Path | BinaryIO, name: object) -> Opened:
+    """The first picture of a file.
+
+    Raises:
+        DataError: for more than 25 million pixels, or fewer than 8 a side; and whatever Pillow
+            raises for damaged bytes.
+    """
+    with Image.open(source, formats=FORMATS) as file:
+        check_size(name, *file.size)  # before anything is decoded
+        shortened = file.mode[0] not in "IF" and ";16" in str(file.tile)
+        turn = _orientation(file)
+        decoded = file.copy()
+        if turn != 1 and file.format != "TIFF":  # Pillow turns these while it decodes them
+            # Without the camera's other notes, which Pillow would write anew, or fail to.
+            kept = {key: v for key, v in decoded.info.items() if key == "transparency"}
+            decoded.info = kept
+            decoded.getexif()[ORIENTATION] = turn
+            decoded = ImageOps.exif_transpose(decoded)
+        negative = getattr(file, "tag_v2", {}).get(PHOTOMETRIC) == WHITE_IS_ZERO
+        deep = file.mode[0] in "IF"
+        return Opened(
+            decoded, file.mode, _has_another(file), turn != 1, deep and negative, shortened
+        )
+
+
+def eight_bits(opened: Opened, mode: str, ends: tuple[float, float] | None) -> Image.Image:
+    """A picture in Pillow's ``mode`` (``L`` or ``RGB``), what shows through laid on white.
+
+    Args:
+        ends: numbers that become black and white, for 16 bits and more; what is no number is black.
+    """
+    image = opened.image
+    if image.mode[0] in "IF":
+        pixels = np.asarray(image)
+        shown = np.empty(pixels.size, np.uint8)
+        for start in range(0, pixels.size, 2**20):  # in parts: eight bytes a pixel would be a lot
+            part = slice(start, start + 2**20)
+            values = pixels.flat[part].astype(np.float64)
+            light = np.clip((values - ends[0]) / (ends[1] - ends[0]), 0, 1)
+            shown[part] = np.rint(np.where(np.isfinite(values), light, 0) * 255)
+        image = Image.fromarray(shown.reshape(pixels.shape))
+        if opened.negative:
+            image = ImageOps.invert(image)  # Pillow has done so where there are only 8 bits
+    if image.has_transparency_data:
+        image = image.convert("LA") if image.mode == "La" else image
+        gray, layered = image.mode in GRAY, image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", layered.size, "white"), layered)
+        image = image.convert("L" if gray else "RGB")
+    return image.convert(mode)
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What was found in the files of a set.
+
+    Attributes:
+        channels: 1 where all pictures are gray, else 3.
+        ends: what becomes black and white in gray of 16 bits: 0 and the largest number of as many
+            bits as the brightest pixel of the whole set needs.
+        dicom_ends: the same for the rescaled numbers of DICOM files without a window.
+        patients: of each file: digits that stand for a DICOM's PatientID, or empty.
+        census: how many pictures of which kind, and the rules they are shown by.
+    """
+
+    channels: int
+    ends: tuple[float, float]
+    dicom_ends: tuple[float, float]
+    patients: tuple[str, ...]
+    census: dict[str, int | str]
+
+    def open(self, path: Path, mode: str) -> tuple[Image.Image, str]:
+        """One picture in 8 bits, upright, in ``mode``, and the hash of what 8 bits do not hold.
+
+        Raises:
+            DataError: naming the file, if it is damaged.
+        """
+        if _is_dicom(path):
+            image, digest = dicom.shown(path, self.dicom_ends)
+            return image.convert(mode), digest
+        try:
+            opened = open_upright(path, path)
+            image, digest = eight_bits(opened, mode, self.ends), ""
+            if opened.image.mode in DEEP:
+                pixels = np.asarray(opened.image).astype(np.int64)
+                about = f"{opened.negative} {pixels.shape}".encode()
+                digest = hashlib.sha256(about + pixels.tobytes()).hexdigest()
+            return image, digest
+        except DataError:
+            raise
+        except Exception as error:  # Pillow's decoders raise nearly anything on damaged bytes
+            raise _damaged(path, error) from error
+
+
+def scan(paths: Sequence[Path]) -> Scan:
+    """Look at every file: the headers, and the range of the pixels where there are 16 bits.
+
+    Raises:
+        DataError: naming the file that is no picture, is too large or small, or holds several; or
+            if the range leaves a set of many grays with few.
+    """
+    counts: Counter[str] = Counter()
+    patients, deep, medical = [], Range(), Range()
+    for path in env.progress(paths, desc="looking at the files", leave=False):
+        patient = ""
+        if _is_dicom(path):
+            found = dicom.header(path)
+            check_size(path, found.width, found.height)
+            gray, patient = found.gray, found.patient
+            counts.update(["dicom", f"dicom_by_{found.rule}"])
+            if found.rule == "range":
+                medical.add(dicom.numbers(path))
+        else:
+            gray = _look(path, deep, counts)
+        counts["gray" if gray else "colour"] += 1
+        patients.append(patient)
+    ends, dicom_ends = deep.ends(least=255), medical.ends()
+    for values, shown_by in ((deep, ends), (medical, dicom_ends)):
+        if levels := values.lost(shown_by):
+            raise DataError(
+                f"{paths[0].parent}: shown from {shown_by[0]:g} to {shown_by[1]:g}, the range of "
+                f"the whole set, its pictures keep {levels} gray levels: a few pixels are far "
+                "brighter than all others. Export them with a window, or as PNG of 8 bits."
+            )
+    kinds = ("gray", "colour", "sixteen_bits", "dicom")
+    census: dict[str, int | str] = {f"files_{kind}": counts[kind] for kind in kinds}
+    census["channels"] = 3 if counts["colour"] else 1
+    if counts["first_of_several"]:
+        census["files_first_of_several"] = counts["first_of_several"]
+    if counts["sixteen_bits"]:
+        census["sixteen_bit_rule"] = f"0 to {ends[1]:.0f} in all pictures becomes black to white"
+    if counts["dicom"]:
+        census |= {f"files_{rule}": n for rule, n in counts.items() if rule.startswith("dicom_by")}
+        census["dicom_rule"] = "the VOI LUT in the file, else its window, else the set's range"
+    if counts["dicom_by_range"]:
+        census["dicom_range"] = f"{dicom_ends[0]:g} to {dicom_ends[1]:g} becomes black to white"
+    return Scan(int(census["channels"]), ends, dicom_ends, tuple(patients), census)
+
+
+def sizes(path: Path) -> tuple[Size, Size]:
+    """Width and height of a picture as it is shown and as its file has it, see ``masks``."""
+    if _is_dicom(path):
+        found = dicom.header(path)
+        return ((found.width, found.height),) * 2
+    with _opened(path) as file:
+        swapped = file.format != "TIFF" and _orientation(file) >= 5
+        return (file.size[::-1] if swapped else file.size), file.size
+
+
+def check_size(name: object, width: int, height: int) -> None:
+    """Raise DataError for a picture that is too large or too small."""
+    if width * height > MOST_PIXELS:
+        raise DataError(f"{name}: {width} x {height} pixels, {TOO_LARGE}")
+    if min(width, height) < LEAST_SIDE:
+        raise DataError(
+            f"{name}: {width} x {height} pixels, too small: at least {LEAST_SIDE} a side are "
+            "needed. Save it larger, or choose another."
+        )
+
+
+def visible(folder: Path) -> list[Path]:
+    """What lies in a folder, sorted, but for hidden files and what Windows leaves there."""
+    return [
+        path
+        for path in sorted(folder.iterdir())
+        if not path.name.startswith(".") and path.name not in ("Thumbs.db", "desktop.ini")
+    ]
+
+
+def _look(path: Path, deep: Range, counts: Counter[str]) -> bool:
+    """Whether a picture is gray; its numbers go into ``deep`` if it has 16 bits."""
+    with _opened(path) as file:
+        mode = file.mode
+        check_size(path, *file.size)
+        if mode not in (*GRAY, *DEEP, *COLOURS):
+            raise DataError(
+                f"{path}: its pixels are kept as {mode}. Save it as PNG of 8 or 16 bits."
+            )
+        if mode in DEEP:
+            counts["sixteen_bits"] += 1
+            try:
+                pixels = np.asarray(file)
+            except Exception as error:  # as above
+                raise _damaged(path, error) from error
+            least, brightest = int(pixels.min()), int(pixels.max())
+            if least < 0 or brightest > 65535:
+                raise DataError(
+                    f"{path}: holds values from {least} to {brightest}, and 0 to 65535 are taken. "
+                    "Save it with 16 bits."
+                )
+            deep.add(pixels)
+        if _has_another(file):
+            # a telephone's photograph: the second picture is a small one, or the depth
+            if file.format != "MPO":
+                raise DataError(f"{path}: holds several pictures. Save the one you mean as a file.")
+            counts["first_of_several"] += 1
+        return mode not in COLOURS
+
+
+def _is_dicom(path: Path) -> bool:
+    return path.suffix.lower() in dicom.SUFFIXES
+
+
+def _opened(path: Path) -> Image.Image:
+    try:
+        return Image.open(path, formats=FORMATS)
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such image. Correct the label file.") from error
+    except Image.DecompressionBombError as error:
+        raise DataError(f"{path}: {TOO_LARGE}") from error
+    except Exception as error:  # as above
+        raise _damaged(path, error) from error
+
+
+def _orientation(file: Image.Image) -> int:
+    try:
+        turn = file.getexif().get(ORIENTATION, 1)
+    except Exception:  # damaged notes of a camera; the picture itself may be whole
+        return 1
+    return turn if turn in range(2, 9) else 1
+
+
+def _has_another(file: Image.Image) -> bool:
+    """Whether a second picture follows. Counting them all could take minutes."""
+    try:
+        file.seek(1)
+    except Exception:  # none, or one that is damaged: the first is whole and all that is used
+        return False
+    return True
+
+
+def _damaged(path: Path, error: Exception) -> DataError:
+    damaged = (
+        f"cannot be read as an image ({type(error).__name__}: {error}). Save it again as PNG, or "
+        "remove it."
+    )
+    return blame(path, error, damaged)
