@@ -99,7 +99,7 @@ def read(name: str, root: Path, size: int, *, duplicates: bool = False) -> Image
     if not cache.exists():
         with building(cache) as folder:
             _convert(folder, path, kind, side, size)
-    labels = [np.load(cache / f"{part}_labels.npy") for part in PARTS]
+    labels = [np.load(cache / f"{part}_labels.npy", allow_pickle=False) for part in PARTS]
     counts = tuple(map(len, labels))
     rows = [(part, row) for part, n in zip(PARTS, counts, strict=True) for row in range(n)]
     data = combine(

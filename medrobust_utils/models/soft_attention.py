@@ -21,7 +21,8 @@ from torch import nn
 
 from ..core.errors import ContractError
 
-FORMS = ("released", "intended", "uniform")
+FORMS = ("released", "intended")  # with weights, as released and as written
+UNIFORM = "uniform"  # the control
 HEADS = 16
 GAMMA_START = 0.01  # the learnable scale of the paper begins near zero
 
@@ -42,8 +43,10 @@ class SoftAttention(nn.Module):
 
     def __init__(self, channels: int, form: str, *, gamma: bool = False) -> None:
         super().__init__()
-        if form not in FORMS:
-            raise ContractError(f"attention form {form!r}: choose one of {', '.join(FORMS)}.")
+        if form not in (*FORMS, UNIFORM):
+            raise ContractError(
+                f"attention form {form!r}: choose one of {', '.join((*FORMS, UNIFORM))}."
+            )
         self.form = form
         shape = (HEADS, 3, channels, 3) if form == "released" else (HEADS, channels, 3, 3)
         self.weight: nn.Parameter | None = nn.Parameter(torch.empty(shape))
@@ -51,11 +54,11 @@ class SoftAttention(nn.Module):
         self.gamma = nn.Parameter(torch.tensor(GAMMA_START)) if gamma else None
         limit = math.sqrt(6 / (9 * channels))  # Keras' he_uniform, the same fan-in in both forms
         nn.init.uniform_(self.weight, -limit, limit)
-        if form == "uniform":  # drawn all the same: what comes after begins alike in every form
+        if form == UNIFORM:  # drawn all the same: what comes after begins alike in every form
             self.weight = self.bias = None
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        maps = self._uniform(x) if self.form == "uniform" else self._attend(x)
+        maps = self._uniform(x) if self.form == UNIFORM else self._attend(x)
         weighted = x * maps.sum(1, keepdim=True)
         return (weighted if self.gamma is None else self.gamma * weighted), maps
 
