@@ -1,32 +1,29 @@
 """The study of paper 2 on a few phantoms and on hand-made scores: numbers are worked out twice."""
 
-import itertools
-from dataclasses import replace
+from dataclasses import fields, replace
 
+import made
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from found import falling, find, only
 
-from medrobust_utils.core.errors import ProtocolError
-from medrobust_utils.data import ImageSet, ThreeWay, to_float
+from medrobust_utils import plots
+from medrobust_utils.core.errors import DataError, ProtocolError
+from medrobust_utils.data import to_float
 from medrobust_utils.data.contrast import enhance
+from medrobust_utils.explain import under_attack
+from medrobust_utils.plots.results import curves, intervals
 from medrobust_utils.reporting import claims, protocol, results
-from medrobust_utils.scoring import metrics
 from medrobust_utils.studies import attentive_cnn as study
-from medrobust_utils.studies import attentive_cnn_attack as attack
-from medrobust_utils.studies import attentive_cnn_gains as comparisons
-from medrobust_utils.studies import attentive_cnn_map_rows as map_rows
-from medrobust_utils.studies import attentive_cnn_maps as maps
-from medrobust_utils.studies import attentive_cnn_radii as radii
-from medrobust_utils.studies import attentive_cnn_record as record
-from medrobust_utils.studies import attentive_cnn_rows as rows
+from medrobust_utils.studies import evaluation, experiment, tables
 
 PAPER = protocol.load("2_attentive_cnn")
 TINY = (
-    "phantoms=90 models.resnet.size=64 training.epochs.skin=1 training.epochs.fundus=1 "
-    "training.epochs.chest=1 attack.images=12 attack.eps=[0.02,0.32] attack.steps=2 "
-    "attack.check.images=4 attack.through=5"
+    "phantoms=90 models.resnet.backbone=resnet10t models.resnet.size=64 training.epochs.skin=1 "
+    "training.epochs.fundus=1 training.epochs.chest=1 attack.images=12 attack.eps=[0.02,0.32] "
+    "attack.steps=2 attack.check.images=4 attack.through=5"
 )
 ARMS = [
     {"role": "skin", "filter": "none", "attention": ["none", "released"]},
@@ -53,8 +50,13 @@ def arms(settings):
 
 
 @pytest.fixture(scope="module")
-def ladder(settings):
-    return radii.radii(settings["attack"])
+def cells(settings):
+    return study.readings(settings["attack"])
+
+
+@pytest.fixture(scope="module")
+def radii(cells):
+    return sorted(cells["radius"].unique())
 
 
 @pytest.fixture(scope="module")
@@ -64,19 +66,14 @@ def trained(settings, arms, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def measured(settings, trained, ladder):
-    return [
-        attack.measure(arm, model, settings, ladder, folder, seed=0)
-        for arm, model, _, folder in trained
-    ]
+def evaluated(settings, trained, radii):
+    return [evaluation.evaluate(one, settings, radii, seed=0) for one in trained]
 
 
 @pytest.fixture(scope="module")
-def explained(settings, trained, ladder):
-    return [
-        maps.explain(arm, model, settings, ladder, folder, shown=2, seed=0)
-        for arm, model, _, folder in trained
-    ]
+def explained(settings, trained, evaluated):
+    both = zip(trained, evaluated, strict=True)
+    return [evaluation.explain(*pair, settings, study.masks, seed=0) for pair in both]
 
 
 @pytest.fixture
@@ -88,18 +85,17 @@ def run(tmp_path):
 
 
 def test_every_arm_has_its_task_and_arms_of_one_task_share_it(arms):
-    assert [(a.task.role, a.task.filter, a.attention) for a in arms] == [
+    assert [(a.task.role, a.tags["filter"], a.attention) for a in arms] == [
         ("skin", "none", "none"),
         ("skin", "none", "released"),
         ("fundus", "none", "none"),
         ("chest", "contrast", "none"),
     ]
-    assert arms[0].task is arms[1].task
-    assert len({arm.key for arm in arms}) == 4
+    assert arms[0].task is arms[1].task and len({arm.key for arm in arms}) == 4
     skin, fundus, chest = arms[0].task, arms[2].task, arms[3].task
     assert [len(task.data.classes) for task in (skin, fundus, chest)] == [7, 2, 2]
-    assert fundus.finding == "Moderate or Severe or Proliferative DR"
-    assert chest.finding == "Pneumothorax" and skin.finding == ""
+    assert fundus.tags["finding"] == "Moderate or Severe or Proliferative DR"
+    assert chest.tags["finding"] == "Pneumothorax" and skin.tags["finding"] == ""
     for task in (skin, fundus, chest):
         assert len(task.attacked) == 12 and set(task.attacked) <= set(task.split.test)
         assert set(task.chosen) <= set(task.split.val)
@@ -111,8 +107,32 @@ def test_the_filter_changes_what_the_network_sees_and_not_the_raw_images(arms):
     assert skin.data is skin.raw
     expected = enhance(to_float(chest.raw.images[:3]))
     assert torch.allclose(to_float(chest.data.images[:3]), expected, atol=0.5 / 255 + 1e-6)
-    assert (chest.data.images[0] != chest.raw.images[0]).mean() > 0.5
     assert chest.data.checksum != chest.raw.checksum
+
+
+def test_seeds_multiply_arms_and_leave_their_tasks_alone():
+    found = list(study.arms(tiny(seeds=3), seed=4, role="skin"))
+    assert [arm.seed for arm in found] == [4, 5, 6, 4, 5, 6]
+    assert len({id(arm.task) for arm in found}) == 1
+    (one,) = study.arms(tiny(seeds=3), seed=4, role="skin", model="resnet-released-5")
+    assert one.key == found[4].key
+
+
+@pytest.mark.parametrize(
+    ("changes", "call", "error", "message"),
+    [
+        ({}, {"role": "liver"}, ProtocolError, "DATASET='liver'.*chest, fundus, skin"),
+        ({}, {"model": "vgg"}, ProtocolError, "MODEL='vgg'.*resnet"),
+        ({}, {"seed": -1}, ProtocolError, "SEED=-1"),
+        ({"arms": [ARMS[0] | COMMON | {"split": "loose"}]}, {}, ProtocolError, "'loose'"),
+        ({"arms": [ARMS[0] | COMMON | {"filter": "sepia"}]}, {}, ProtocolError, "'sepia'"),
+        ({"arms": [ARMS[0] | COMMON | {"split": "datta"}]}, {}, DataError, "HAM10000"),
+    ],
+    ids=["role", "model", "seed", "split", "filter", "phantoms have no lesion numbers"],
+)
+def test_what_cannot_be_run_is_refused_by_name(changes, call, error, message):
+    with pytest.raises(error, match=message):
+        list(study.arms(tiny(**changes), **({"seed": 0} | call)))
 
 
 # --- training ------------------------------------------------------------------------------------
@@ -123,112 +143,138 @@ def test_a_trained_arm_is_read_back_and_another_recipe_trains_anew(settings, tra
     monkeypatch.setattr("medrobust_utils.training.fit._Job._step", None)
     _, again, same_history, same_folder = study.train(arm, settings, folder.parent)
     assert (repr(same_history), same_folder) == (repr(history), folder)  # an AUC may be NaN
-    assert all(
-        (a == b).all()
-        for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True)
-    )
+    before, after = (one.state_dict().values() for one in (model, again))
+    assert all((a == b).all() for a, b in zip(before, after, strict=True))
     slower = tiny(training=settings["training"] | {"lr": 0.001})
     for other in (slower, tiny(gamma=True)):
         with pytest.raises(TypeError):  # it would train, and training is switched off
             study.train(arm, other, folder.parent)
 
 
-def test_without_weights_an_arm_is_what_it_is_not_what_was_asked(settings, trained):
+def test_without_weights_an_arm_is_what_it_is_not_what_was_asked(settings, trained, run):
     arm, _, _, folder = trained[0]  # no hub answers in the tests
     asked = replace(arm, start="imagenet")
-    really, model, _, same = study.train(asked, settings, folder.parent)
-    assert really.tags["start"] == "scratch" and same == folder
-    assert "no ImageNet weights" in model.warnings[0]
+    really = study.train(asked, settings, folder.parent)
+    assert really.arm.tags["start"] == "scratch" and really.folder == folder
+    experiment.note(run, really, settings["training"])
+    about = run.record["models"][really.arm.key]
+    assert about["start"] == "scratch" and about["epochs"] == 1 and about["attention"] == "none"
+    assert "no ImageNet weights" in run.record["warnings"][0]
+
+
+def test_the_learning_curve_speaks_of_the_images_that_choose_the_epoch(trained):
+    arm, model, history, _ = trained[0]
+    with torch.no_grad():
+        logits = model(to_float(arm.task.data.images[arm.task.chosen]))
+    right = (logits.argmax(1).numpy() == arm.task.data.targets[arm.task.chosen]).mean()
+    assert history[-1]["val_top1"] == pytest.approx(right, abs=1e-4)
 
 
 # --- radii ---------------------------------------------------------------------------------------
 
 
-def test_the_papers_ladder_lies_on_one_ladder_under_all_readings():
+def test_the_papers_radii_meet_under_all_readings_of_their_unit():
     plan = PAPER.settings("paper")["attack"]
-    found = radii.radii(plan)
-    assert list(found.values) == sorted(found.values) and found.values[-1] == 0.32
-    assert found.scales() == ["0-1", "signed", "0-255"]
-    for scale, width in plan["scales"].items():
-        assert sorted(found.at(scale)) == plan["eps"]
-        for eps, place in found.at(scale).items():
-            assert found.values[place] == pytest.approx(eps / width, rel=0.011)
-    gaps = np.array(found.values[1:]) / found.values[:-1]
-    assert gaps.min() > 1.9  # neighbours were merged: 0.32/255 and 0.00125 are one radius
-    assert found.at("0-255")[0.32] == found.at("0-1")[0.00125]
+    found = study.readings(plan)
+    assert found["radius"].max() == 0.32 and list(found["scale"].unique()) == [*plan["scales"]]
+    widths = found["scale"].map(plan["scales"])
+    assert (found["radius"] / (found["eps"] / widths)).between(1, 1.011).all()
+    apart = np.sort(found["radius"].unique())
+    assert (apart[1:] / apart[:-1]).min() > 1.9  # neighbours were merged: 0.32/255 is 0.00125
+    assert len(found) == 3 * len(plan["eps"])
 
 
-def test_radii_that_are_too_small_are_left_out(ladder):
-    assert ladder.values == pytest.approx([0.32 / 255, 0.01, 0.02, 0.16, 0.32])
-    assert ladder.at("0-255") == {0.32: 0}  # 0.02/255 is below 0.0001
-    assert ladder.at("signed") == {0.02: 1, 0.32: 3}
+def test_radii_that_are_too_small_are_left_out(cells, radii):
+    assert radii == pytest.approx([0.32 / 255, 0.01, 0.02, 0.16, 0.32])
+    assert list(cells.query("scale == '0-255'")["eps"]) == [0.32]  # 0.02/255 is below 0.0001
 
 
 # --- what a network scores -----------------------------------------------------------------------
 
 
-def test_accuracies_are_those_of_the_logits_and_wrong_images_are_counted_apart(measured):
-    for robust in measured:
-        sweep = robust.sweep
-        assert np.array_equal(sweep.labels, robust.arm.task.data.targets[robust.arm.task.attacked])
+def test_accuracies_are_those_of_the_logits_and_wrong_images_are_counted_apart(evaluated):
+    for one in evaluated:
+        sweep, scores = one.sweep, one.scores().set_index(["attack", "metric"])["estimate"]
+        assert np.array_equal(sweep.labels, one.arm.task.data.targets[one.index])
         before = sweep.clean.argmax(1) == sweep.labels
-        assert robust.start.value == pytest.approx(before.mean())
-        for k, logits in enumerate(sweep.logits):
-            right = logits.argmax(1) == sweep.labels
-            assert robust.accuracy[k].value == pytest.approx(right.mean())
-            if before.any():
-                assert robust.kept[k].value == pytest.approx(right[before].mean())
+        assert scores["none", "accuracy_attacked"].value == pytest.approx(before.mean())
+        accuracies = [each.value for each in scores["nested", "accuracy_attacked"]]
+        right = sweep.logits.argmax(2) == sweep.labels
+        assert accuracies == pytest.approx(list(right.mean(1)))
+        if before.any():
+            kept = [each.value for each in scores["nested", "kept"]]
+            assert kept == pytest.approx(list(right[:, before].mean(1)))
+        # an AUC after a nested attack would be an upper bound
+        assert "auc_macro_attacked" not in scores.index.get_level_values("metric")
 
 
-def test_clean_scores_are_of_all_test_images(measured, trained):
+def test_clean_scores_are_of_all_test_images(evaluated, trained):
     arm, model, *_ = trained[0]
     test = arm.task.split.test
     with torch.no_grad():
         right = model(to_float(arm.task.data.images[test])).argmax(1).numpy()
     right = right == arm.task.data.targets[test]
-    assert measured[0].clean["top1"].value == pytest.approx(right.mean())
+    assert evaluated[0].clean["top1"].value == pytest.approx(right.mean())
     assert len(test) > len(arm.task.attacked)
 
 
-def test_a_finished_measurement_is_read_back(settings, trained, ladder, measured, monkeypatch):
+def test_a_finished_evaluation_is_read_back(settings, trained, radii, evaluated, monkeypatch):
     monkeypatch.setattr("medrobust_utils.attacks.radius_sweep.climb", None)
-    arm, model, _, folder = trained[0]
-    again = attack.measure(arm, model, settings, ladder, folder, seed=0)
-    assert np.array_equal(again.sweep.logits, measured[0].sweep.logits)
+    again = evaluation.evaluate(trained[0], settings, radii, seed=0)
+    assert np.array_equal(again.sweep.logits, evaluated[0].sweep.logits)
     with pytest.raises(TypeError):  # another seed is another sweep
-        attack.measure(arm, model, settings, ladder, folder, seed=1)
+        evaluation.evaluate(trained[0], settings, radii, seed=1)
 
 
-def test_an_unknown_attack_is_refused(settings, trained, ladder, tmp_path):
+def test_an_unknown_attack_is_refused(settings, trained, radii):
     with pytest.raises(ProtocolError, match="ATTACK='cw'.*nested, independent, foolbox"):
-        attack.measure(*trained[0][:2], settings, ladder, tmp_path, seed=0, attack="cw")
+        evaluation.evaluate(trained[0], settings, radii, seed=0, attack="cw")
 
 
-def test_foolbox_attacks_in_float32_also_where_ours_is_fast(settings, trained, tmp_path):
-    arm, model, *_ = trained[0]
-    one = radii.Radii((0.02,), {})
-    ours, theirs = (
-        attack.measure(arm, model, settings, one, tmp_path, seed=0, attack=which, images=4)
-        for which in ("independent", "foolbox")
-    )
-    assert theirs.attack == "foolbox" and len(theirs.sweep.labels) == 4
+def test_foolbox_attacks_in_float32_also_where_ours_is_fast(settings, trained, monkeypatch):
+    monkeypatch.setattr(evaluation, "precision", lambda settings, model: torch.bfloat16)
+    how = dict(seed=0, images=4)
+    theirs = evaluation.evaluate(trained[0], settings, [0.02], attack="foolbox", **how)
+    slow = tiny(attack=settings["attack"] | {"fast": False})
+    monkeypatch.undo()
+    ours = evaluation.evaluate(trained[0], slow, [0.02], attack="independent", **how)
+    assert theirs.attack == "foolbox" and len(theirs.index) == 4
     assert np.array_equal(ours.sweep.right, theirs.sweep.right)
 
 
+def test_modes_differ_is_independent_minus_nested(settings, trained, evaluated, radii):
+    found = evaluation.modes_differ(trained[0], evaluated[0], settings, seed=0)
+    assert list(found["radius_255"]) == [0.02 * 255]
+    how = dict(seed=0, images=4, attack="independent")
+    other = evaluation.evaluate(trained[0], settings, [0.02], **how)
+    here = np.isin(evaluated[0].index, other.index)
+    gap = other.sweep.right[0].mean() - evaluated[0].sweep.right[2, here].mean()
+    assert found["estimate"].iloc[0].value == pytest.approx(gap)
+
+
 def test_through_the_filter_the_network_is_attacked_on_the_images_before_it(
-    settings, trained, ladder, run
+    settings, trained, radii
 ):
-    arm, model, _, folder = trained[3]
-    variant, whole = attack.through_filter(arm, model)
-    assert variant.tags["filter"] == "through" and variant.task.data is arm.task.raw
-    assert whole.trained_in == model.trained_in is not None
+    arm, model, *_ = trained[3]
+    variant = study.through_filter(trained[3])
+    assert variant.arm.tags["filter"] == "through" and variant.arm.task.data is arm.task.raw
+    assert variant.model.trained_in == model.trained_in is not None
     raw = to_float(arm.task.raw.images[:3])
     with torch.no_grad():
-        assert torch.allclose(whole(raw), model(enhance(raw)), atol=1e-5)
-    robust = attack.measure(variant, whole, settings, ladder, folder, seed=0, images=5)
-    run.dataset(arm.task.raw)
-    rows.add_arm(run, [robust], ladder)
-    assert {row["n"] for row in find(run, "accuracy_attacked", filter="through")} == {5}
+        assert torch.allclose(variant.model(raw), model(enhance(raw)), atol=1e-5)
+    found = evaluation.evaluate(variant, settings, radii, seed=0, images=5)
+    assert set(found.scores().query("attack == 'nested'")["n"]) == {5}
+    again = evaluation.evaluate(trained[3], settings, radii, seed=0)  # its own logits are kept
+    assert again.arm.tags["filter"] == "contrast"
+
+
+def test_half_is_the_first_radius_that_fools_half_of_what_was_right():
+    task = made.task("chest")
+    clean = np.arange(40) < 20  # half are wrong before the attack, and count for nothing
+    fall = [1] * 9 + [2] * 11 + [0] * 20
+    assert made.network(task, falling(4, fall), clean=clean).half == 2
+    assert made.network(task, falling(4, [9] * 40)).half is None
+    assert made.network(task, falling(4, [0] * 40)).half == 0
 
 
 # --- rows ----------------------------------------------------------------------------------------
@@ -237,8 +283,8 @@ def test_through_the_filter_the_network_is_attacked_on_the_images_before_it(
 def test_rows_of_a_task_count_leaks_and_draw_the_majority_line(arms, run):
     task = arms[0].task
     leaky = replace(task, split=task.split._replace(train=task.split.test[:4]))
-    rows.add_task(run, leaky)
-    assert only(run, "test_images_leaked")["value"] == 4
+    tables.record(run, experiment.describe_task(run, leaky, {"model": "majority"}))
+    assert only(run, "test_images_leaked")["value"] == 4 and only(run, "classes")["value"] == 7
     targets = task.data.targets
     common = np.bincount(targets[task.split.test[:4]], minlength=7).argmax()
     line = only(run, "accuracy", model="majority")
@@ -246,139 +292,95 @@ def test_rows_of_a_task_count_leaks_and_draw_the_majority_line(arms, run):
     assert line["n"] == len(task.split.test)
 
 
-def test_rows_of_an_arm_hold_its_accuracy_under_every_reading(measured, ladder, run):
-    run.dataset(measured[0].arm.task.raw)
-    rows.add_arm(run, [measured[0]], ladder)
-    sweep = measured[0].sweep
-    right = (sweep.logits.argmax(2) == sweep.labels).mean(1)
-    before = (sweep.clean.argmax(1) == sweep.labels).mean()
-    for (scale, eps), k in ladder.cells.items():
-        row = only(run, "accuracy", scale=scale, eps=eps)
-        assert row["value"] == pytest.approx(right[k]) and row["low"] <= row["value"] <= row["high"]
-        assert row["radius_255"] == pytest.approx(ladder.values[k] * 255)
-        assert only(run, "accuracy_lost", scale=scale, eps=eps)["value"] == pytest.approx(
-            before - right[k]
-        )
-    assert only(run, "accuracy_attacked", attack="none")["value"] == pytest.approx(before)
-    assert len(find(run, "accuracy_attacked", attack="nested")) == len(ladder.values)
-    assert only(run, "accuracy", attack="none")["n"] == len(measured[0].arm.task.split.test)
-    row = only(run, "balanced_accuracy_attacked", radius_255=ladder.values[1] * 255)
-    recalls = [
-        (sweep.logits[1].argmax(1) == k)[sweep.labels == k].mean() for k in set(sweep.labels)
-    ]
-    assert row["value"] == pytest.approx(np.mean(recalls))
+def test_accuracy_and_its_loss_stand_at_every_reading(evaluated, cells):
+    table = study.by_reading(evaluated[0].scores(), cells)
+    sweep = evaluated[0].sweep
+    right, before = sweep.right.mean(1), sweep.clean_right.mean()
+    for row in cells.itertuples():
+        here = table[table["scale"].eq(row.scale) & table["eps"].eq(row.eps)]
+        value = here.set_index("metric")["estimate"].map(lambda one: one.value)
+        accuracy = right[np.abs(sweep.epsilons - row.radius).argmin()]
+        assert value["accuracy"] == pytest.approx(accuracy)
+        assert value["accuracy_lost"] == pytest.approx(before - accuracy)
 
 
-# --- hand-made networks --------------------------------------------------------------------------
-
-
-def made_task(role, split="honest", filter="none", n=40):
-    """A task whose images nobody looks at: all are tested on and attacked."""
-    classes = 7 if role == "skin" else 2
-    names = {"skin": "ham10000", "fundus": "retinopathy", "chest": "nih"}
-    everything = np.arange(n)
-    data = ImageSet(
-        names[role],
-        np.zeros((n, 8, 8, 1), np.uint8),
-        everything % classes,
-        tuple(f"class {k}" for k in range(classes)),
-        everything,
-        tuple(map(str, everything)),
-        synthetic=False,
-        complete=True,
-        checksum=role,
-    )
-    finding = "Pneumothorax" if role == "chest" else ""
-    ways = ThreeWay(everything, everything, everything)
-    return study.Task(role, split, filter, data, data, ways, everything, everything, finding)
-
-
-def made(task, right, *, model="resnet", attention="none", seed=0, clean=None):
-    """A network that is right under attack where ``right`` (E, N) says so."""
-    labels, n = task.data.targets, len(task.attacked)
-    clean = np.ones(n, bool) if clean is None else clean
-    hot = metrics.one_hot(labels, len(task.data.classes)).astype(np.float32)
-    signs = [np.where(row, 1, -1)[:, None].astype(np.float32) for row in (clean, *right)]
-    logits = np.stack([hot * sign for sign in signs])
-    weights = metrics.group_weights(task.data.groups, 0, draws=60)
-    sweep = attack.SweepResult(np.arange(len(right)), logits[1:], logits[0], labels, "independent")
-    scores = metrics.score(logits[0], labels, weights)
-    arm = study.Arm(task, model, attention, "imagenet", seed)
-    gates = {"beats_prior": True, "competent": True, "beats_majority": True}
-    return attack.Robustness(arm, scores, gates, sweep, weights, "independent")
-
-
-FOUR = radii.Radii(
-    (0.01, 0.02, 0.04, 0.08),
-    {("signed", 0.02): 0, ("signed", 0.04): 1, ("0-1", 0.08): 3},
-    (0.02, 0.04),
+FOUR = pd.DataFrame(
+    [("signed", 0.02, 1 / 255), ("signed", 0.04, 2 / 255), ("0-1", 0.08, 4 / 255)],
+    columns=["scale", "eps", "radius"],
 )
+FOUR["radius_255"] = FOUR["radius"] * 255
 
 
-def pair():
-    task = made_task("skin")
-    plain = made(task, falling(4, [0] * 10 + [1] * 10 + [2] * 19 + [9]))  # 30, 20, 1, 1 stand
-    ours = made(
-        task, falling(4, [0] * 8 + [1] * 8 + [2] * 14 + [3] * 6 + [9] * 4), attention="released"
-    )  # 32, 24, 10, 4
-    return plain, ours
+def gained(run, plain, ours):
+    """The record with the rows on the gains of one network over another."""
+    run.record["rows"].clear()
+    run.dataset(ours.arm.task.raw)
+    ours = replace(ours, arm=replace(ours.arm, attention="released"))
+    gains = study.gains(pd.concat([plain.scores(), ours.scores()]))
+    tables.record(run, study.gain_rows(gains, FOUR, [0.02, 0.04]))
+    return gains
 
 
 def test_a_gain_is_the_difference_image_by_image(run):
-    plain, ours = pair()
-    run.dataset(ours.arm.task.raw)
-    comparisons.add_pair(run, [plain], [ours], FOUR)
+    plain, ours = made.pair()
+    gained(run, plain, ours)
     for (scale, eps), expected in {
-        ("signed", 0.02): (2 / 40, 32 / 30),
-        ("signed", 0.04): (4 / 40, 24 / 20),
-        ("0-1", 0.08): (3 / 40, 4.0),
+        ("signed", 0.02): 2 / 40,
+        ("signed", 0.04): 4 / 40,
+        ("0-1", 0.08): 3 / 40,
+        ("none", 0.0): 0,
     }.items():
         gain = only(run, "accuracy_gain", scale=scale, eps=eps)
-        assert gain["value"] == pytest.approx(expected[0]) and gain["attention"] == "released"
+        assert gain["value"] == pytest.approx(expected) and gain["attention"] == "released"
         assert only(run, "accuracy_gap", scale=scale, eps=eps)["value"] == gain["value"]
-        ratio = only(run, "accuracy_ratio", scale=scale, eps=eps)
-        assert ratio["value"] == pytest.approx(expected[1])
     # 2 of 40 images differ: paired, the interval is far narrower than that of either accuracy
     gain = only(run, "accuracy_gain", scale="signed", eps=0.02)
-    assert gain["high"] - gain["low"] < 0.5 * (plain.accuracy[0].high - plain.accuracy[0].low)
+    accuracy = plain.scores().query("metric == 'accuracy_attacked'")["estimate"].iloc[1]
+    assert gain["high"] - gain["low"] < 0.5 * (accuracy.high - accuracy.low)
     over = only(run, "excess_over_twenty", scale="0-1", eps=0.08)
     assert over["value"] == pytest.approx((4 - 20 * 1) / 40)
     assert only(run, "mean_gain", scale="signed")["value"] == pytest.approx(3 / 40)
     assert only(run, "largest_gap", scale="signed")["value"] == pytest.approx(4 / 40)
-    assert not find(run, "mean_gain", scale="0-1")  # one of two radii is not the whole ladder
+    assert not find(run, "mean_gain", scale="0-1")  # one of two radii is not all of them
     saved = only(run, "later_loss_saved")  # from 0.02 to 0.04: 10 of the plain, 8 of the other
     assert saved["scale"] == "signed" and saved["value"] == pytest.approx((10 - 8) / 40)
     assert only(run, "gain_beyond", scale="signed")["value"] == pytest.approx((9 + 3) / 80)
     assert not find(run, "gain_beyond", scale="0-1")  # no larger radius was attacked
 
 
-def test_equal_networks_gain_nothing_surely(run):
-    plain, _ = pair()
-    run.dataset(plain.arm.task.raw)
-    comparisons.add_pair(run, [plain], [plain], FOUR)
-    for row in find(run, "accuracy_gain"):
-        assert (row["value"], row["low"], row["high"]) == (0, 0, 0)
-    assert {row["value"] for row in find(run, "accuracy_ratio")} == {1}
-
-
 def test_typical_and_extreme_are_where_the_plain_network_says(run):
-    plain, ours = pair()
-    run.dataset(ours.arm.task.raw)
-    comparisons.add_pair(run, [plain], [ours], FOUR)
+    gained(run, *made.pair())
     assert only(run, "gain_typical")["value"] == pytest.approx(4 / 40)  # 20 of 40: half is left
     assert only(run, "gain_typical_relative")["value"] == pytest.approx(4 / 20)
     assert only(run, "gain_extreme")["value"] == pytest.approx(9 / 40)  # the first with 1 of 40
     assert only(run, "gain_extreme_relative")["value"] == pytest.approx(9.0)  # 10 to 1 is 900 %
 
 
-def test_one_task_keeps_more_of_its_right_answers_than_another(run):
-    weak = made(made_task("skin"), falling(4, [1] * 40))  # 1, 0, 0, 0 of what was right
-    strong = made(made_task("fundus"), falling(4, [3] * 40))  # 1, 1, 1, 0
-    for robust in (weak, strong):
-        run.dataset(robust.arm.task.raw)
-    comparisons.add_between_tasks(run, [weak], [strong])
-    row = only(run, "kept_difference", pair="fundus-skin")
-    assert row["value"] == pytest.approx(0.75 - 0.25) and row["dataset"] == "retinopathy+ham10000"
+def test_extremes_that_never_come_have_no_rows_and_zero_has_no_ratio(run):
+    task = made.task("skin")
+    strong, lost = (made.network(task, falling(4, [fall] * 40)) for fall in (9, 0))
+    gained(run, strong, strong)
+    assert {(row["value"], row["low"], row["high"]) for row in find(run, "accuracy_gain")} == {
+        (0, 0, 0)  # equal networks gain nothing, surely
+    }
+    assert find(run, "gain_typical") and not find(run, "gain_extreme")
+    gained(run, lost, lost)
+    assert find(run, "gain_extreme") and not find(run, "gain_extreme_relative")
+
+
+def test_a_study_without_pairs_has_no_gains(run):
+    plain, _ = made.pair()
+    gains = study.gains(plain.scores())
+    tables.record(run, study.gain_rows(gains, FOUR, [0.02, 0.04]))
+    assert not run.record["rows"] and not study.decisive(gains, FOUR)
+
+
+def test_one_task_keeps_more_of_its_right_answers_than_another():
+    weak = made.network(made.task("skin"), falling(4, [1] * 40))  # 1, 0, 0, 0 of what was right
+    strong = made.network(made.task("fundus"), falling(4, [3] * 40))  # 1, 1, 1, 0
+    (row,) = study.between_tasks(pd.concat([weak.scores(), strong.scores()])).to_dict("records")
+    assert row["estimate"].value == pytest.approx(0.75 - 0.25) and row["pair"] == "fundus-skin"
+    assert row["dataset"] == "retinopathy+ham10000"
 
 
 def test_another_attack_than_the_profiles_is_an_override(run):
@@ -394,62 +396,58 @@ def test_another_attack_than_the_profiles_is_an_override(run):
         assert row["overrides"] == wanted
 
 
-def test_gates_need_every_network(run):
-    plain, ours = pair()
-    dull = replace(ours, gates=plain.gates | {"competent": False})
-    assert rows.gates([plain, dull], [ours]) == plain.gates | {"competent": False}
-    run.dataset(ours.arm.task.raw)
-    comparisons.add_pair(run, [plain], [dull], FOUR)
-    assert {row["competent"] for row in run.record["rows"]} == {False}
-
-
-def test_half_fallen_is_the_first_radius_that_fells_half_of_what_was_right():
-    task = made_task("chest")
-    clean = np.arange(40) < 20  # half are wrong before the attack, and count for nothing
-    fall = [1] * 9 + [2] * 11 + [0] * 20
-    assert made(task, falling(4, fall), clean=clean).half_fallen == 2
-    assert made(task, falling(4, [9] * 40)).half_fallen is None
-    assert made(task, falling(4, [0] * 40)).half_fallen == 0
-
-
-def test_the_filter_costs_what_is_lost_on_the_same_images(run):
-    sharp, filtered = made_task("fundus"), made_task("fundus", filter="contrast")
-    run.dataset(sharp.raw)
-    without = made(sharp, falling(4, [9] * 40))
-    with_filter = made(filtered, falling(4, [9] * 40), clean=np.arange(40) < 30)
-    comparisons.add_filter(run, [without], [with_filter])
-    row = only(run, "balanced_accuracy_lost_by_filter", role="fundus")
-    assert row["value"] == pytest.approx(0.25) and "filter" not in row
-
-
 # --- perturbations and maps ----------------------------------------------------------------------
 
 
 def test_explained_images_are_attacked_ones_and_their_changes_stay_in_the_ball(
-    explained, arms, ladder
+    explained, evaluated, arms, radii
 ):
-    for arm, seen in zip(arms, explained, strict=True):
+    for arm, robust, seen in zip(arms, evaluated, explained, strict=True):
         assert len(seen.index) == 4 and set(seen.index) <= set(arm.task.attacked)
-        assert seen.attacked.shape == (len(ladder.values), 4, 64, 64)
-        size = np.abs(seen.change).max()
-        assert 0 < size <= ladder.values[2] + 1e-6
-        assert (seen.right == ~seen.fallen[0]).mean() > 0.5  # the smallest radius fells few
+        assert seen.attacked.shape == (len(radii), 4, 64, 64)
+        assert seen.shown == (len(radii) - 1 if robust.half is None else robust.half)
+        assert 0 < np.abs(seen.change).max() <= radii[seen.shown] + 1e-6
+        assert (seen.right == ~seen.fooled[0]).mean() > 0.5  # the smallest radius fools few
     names = [set(seen.names) for seen in explained]
     assert "ring_over_centre" in names[0] and "sparse_shape" in names[2]  # lesions, eyes
 
 
-MAPPED = ["map_correlation", "map_correlation_own_class", "map_regions", "ring_over_centre"]
+def test_explanations_are_read_back(settings, trained, evaluated, explained, monkeypatch):
+    monkeypatch.setattr(under_attack, "_explain", None)
+    again = evaluation.explain(trained[0], evaluated[0], settings, study.masks, seed=0)
+    for part in fields(again):
+        ours, theirs = getattr(again, part.name), getattr(explained[0], part.name)
+        equal = {"equal_nan": True} if ours.dtype.kind == "f" else {}
+        assert np.array_equal(ours, theirs, **equal), part.name
+    with pytest.raises(TypeError):
+        evaluation.explain(trained[0], evaluated[0], settings, study.masks, seed=1)
+
+
+def test_maps_for_a_figure_know_which_of_them_are_none(explained):
+    seen = explained[0]
+    holed = replace(seen, clean=seen.clean.copy())
+    holed.clean[1] = np.nan
+    found = holed.maps()
+    assert not found.valid[1] and found.reasons[1] and len(found) == 4
+    assert np.array_equal(seen.maps(3).valid, np.isfinite(seen.attacked[3]).all((1, 2)))
+    assert len(seen.maps(first=2)) == 2
+
+
+MAPPED = ["map_correlation", "map_correlation_own_class", "mask_share", "ring_over_centre"]
+
+
+CLEAN_ONLY = ("mask_share", "single_region", "map_entropy")
 
 
 def made_maps(names, positions, n=4):
-    """Explanations of four images, of which two fall at every radius."""
+    """Explanations of four images, of which two are fooled at every radius."""
     draw = np.random.default_rng(0)
     field = draw.random((n, 16, 16)).astype(np.float16)
-    return maps.Explained(
+    return under_attack.Explained(
         index=np.arange(n),
         classes=np.zeros(n, int),
         right=np.ones(n, bool),
-        fallen=np.tile(np.arange(n) < n // 2, (positions, 1)),
+        fooled=np.tile(np.arange(n) < n // 2, (positions, 1)),
         clean=field,
         attacked=np.stack([field] * positions),
         change=np.zeros((n, 1, 16, 16), np.float32),
@@ -460,22 +458,20 @@ def made_maps(names, positions, n=4):
     )
 
 
-def test_rows_on_maps_mark_the_radius_that_fells_half(run):
-    robust, seen = pair()[0], made_maps(MAPPED, 4)
-    seen.before[2], seen.before[3] = 1, np.nan
+def test_rows_on_maps_mark_the_radius_that_fools_half(run):
+    robust, seen = made.pair()[0], made_maps(MAPPED, 4)
+    seen.before[3] = np.nan
     run.dataset(robust.arm.task.raw)
-    ladder = radii.Radii(
-        FOUR.values, {("signed", 0.00125): 0, ("signed", 0.01): 3, ("0-1", 0.01): 2}
-    )
-    map_rows.add_maps(run, robust, seen, ladder, 0)
+    cells = FOUR.assign(eps=[0.00125, 0.01, 0.01])
+    tables.record(run, study.map_rows(robust, seen, cells))
     half = only(run, "ring_over_centre", half_fallen=True)
-    assert half["radius_255"] == FOUR.values[1] * 255  # 20 of 40 stand at the second
+    assert half["radius_255"] == 2  # 20 of 40 are right at the second
     assert half["value"] == pytest.approx(seen.after[3, 1].mean())
     assert not find(run, "ring_over_centre", attack="none")  # no change, no ring
+    assert only(run, "mask_share", attack="none")["scale"] == "none"
     fall = only(run, "ring_fall")  # under the one reading that has both radii
     assert fall["scale"] == "signed"
-    assert fall["value"] == pytest.approx((seen.after[3, 0] - seen.after[3, 3]).mean())
-    assert only(run, "single_region")["value"] == 1
+    assert fall["value"] == pytest.approx((seen.after[3, 0] - seen.after[3, 1]).mean())
     for number, name in enumerate(MAPPED[:2]):
         change = seen.after[number, 1]
         for outcome, value in (("successful", change[:2]), ("failed", change[2:])):
@@ -484,99 +480,82 @@ def test_rows_on_maps_mark_the_radius_that_fells_half(run):
 
 
 def test_maps_of_two_networks_are_compared_on_the_same_images(run):
-    plain, ours = pair()
+    plain, ours = made.pair()
     run.dataset(ours.arm.task.raw)
-    seen = made_maps({"map_regions", "map_entropy", "sparse_shape"}, 4)
-    opposite = np.concatenate([1 - seen.clean[:3], seen.clean[3:]])
+    seen = made_maps({"map_entropy", "sparse_shape"}, 4)
     other = replace(
         seen,
-        clean=opposite,
+        clean=np.concatenate([1 - seen.clean[:3], seen.clean[3:]]),
         classes=np.array([0, 0, 0, 1]),
         before=seen.before - 0.1,
         after=seen.after - 0.2,
     )
-    known = {plain.arm.key: seen, ours.arm.key: other}
-    map_rows.add_maps_between(run, plain, ours, known, FOUR, 0)
+    tables.record(run, study.map_pair_rows(plain, ours, (seen, other)))
     row = only(run, "map_correlation_between_models")  # the last explains another class
     assert row["value"] == pytest.approx(-1, abs=1e-3) and row["n"] == 3
-    assert row["attention"] == "released"
+    assert row["attention"] == "released" and row["scale"] == "none"
     assert only(run, "map_entropy_gain")["value"] == pytest.approx(-0.1)
     shape = only(run, "sparse_shape_gain")
-    assert shape["value"] == pytest.approx(-0.2) and shape["radius_255"] == FOUR.values[1] * 255
+    assert shape["value"] == pytest.approx(-0.2) and shape["radius_255"] == 2
 
 
-# --- the record ----------------------------------------------------------------------------------
-
-
-def test_attention_adds_what_the_paper_says_to_the_block_and_a_little_more_to_seven_classes(run):
-    table = record.add_parameters(run)
-    assert {line["block"] for line in table} == {294_928}
-    assert only(run, "parameter_share", part="block")["value"] < 0.013
-    assert only(run, "parameter_share", part="network", classes=2)["value"] < 0.013
-    assert only(run, "parameter_share", part="network", classes=7)["value"] > 0.013
+# --- the record of a whole run -------------------------------------------------------------------
 
 
 def test_deviations_say_what_was_changed(settings, arms):
-    found = " ".join(record.deviations(settings, PAPER.settings("paper"), arms))
+    found = " ".join(experiment.deviations(settings, PAPER.settings("paper"), arms))
     for word in (
-        "skin: 90 phantoms of 64 pixels",
-        "skin: epochs 1 (paper: 300)",
-        "share 1 (paper: 0.1)",
-        "nested PGD, 2 shrinking steps",
-        "fastest precision",
-        "at most 32 images",
-        "51,699",
-        "not run: chest with inception",
+        "90 phantoms, not real images",
+        "training.epochs.skin: 1 (paper: 300)",
+        "training.share.skin: 1.0 (paper: 0.1)",
+        "attack.mode: nested (paper: independent)",
+        "attack.fast: True (paper: False)",
+        "validation_images: 32 (paper: 0)",
         "12 of 18 test images attacked",
-        "resnet: resnet10t in place of resnet50.",
-        "resnet: images of 64 pixels instead of 224.",
+        "models.resnet.backbone: resnet10t (paper: resnet50).",
+        "models.resnet.size: 64 (paper: 224).",
     ):
         assert word in found, word
-    assert "lr" not in found and "Pneumonia" not in found
-    other = tiny(positive=settings["positive"] | {"chest": ["Effusion"]})
-    chest = list(study.arms(other, seed=0, role="chest"))
-    found = record.deviations(other, PAPER.settings("paper"), chest)
-    assert "chest: Effusion in place of Pneumothorax." in found
+    assert "training.lr" not in found and "inception" not in found
 
 
 @pytest.fixture(scope="module")
-def whole(explained, tmp_path_factory):
+def whole(tmp_path_factory):
     """The record of a run of the profile ``paper`` by hand-made networks on hand-made images."""
-    run = results.Run.start(
-        "02_attentive_cnn_pgd", PAPER.name, "paper", {}, tmp_path_factory.mktemp("whole")
-    )
-    settings = PAPER.settings("paper")
-    ladder = radii.radii(settings["attack"])
-    positions, groups = len(ladder.values), {}
-    names = {name for seen in explained for name in seen.names}
-    for spec in settings["arms"]:
-        task = made_task(spec["role"], spec["split"], spec["filter"])
-        rows.add_task(run, task)
-        members = {}
+    folder = tmp_path_factory.mktemp("whole")
+    run = results.Run.start("02_attentive_cnn_pgd", PAPER.name, "paper", {}, folder)
+    attack = PAPER.settings("paper")["attack"]
+    cells = study.readings(attack)
+    radii = sorted(cells["radius"].unique())
+    names, parts = {*MAPPED, "ring_over_outside", "outside_over_centre"}, []
+    names |= {"sparse_shape", "dark_less_bright", "single_region", "map_entropy"}
+    constant = {"model": "majority", **study.NO_ATTACK}
+    for spec in PAPER.settings("paper")["arms"]:
+        task, members = made.task(spec["role"], spec["split"], spec["filter"]), []
+        tables.record(run, experiment.describe_task(run, task, constant))
         for later, attention in enumerate(spec["attention"]):
-            fall = [later + i * positions // 39 for i in range(39)] + [99]
-            how = {"model": spec["model"], "attention": attention}
-            robust = members[attention] = made(task, falling(positions, fall), **how)
-            rows.add_arm(run, [robust], ladder)
-            groups[task.role, task.filter, spec["model"], attention] = [robust]
+            fall = [later + i * len(radii) // 39 for i in range(39)] + [99]
+            how = {"model": spec["model"], "attention": attention, "radii": radii}
+            members.append(made.network(task, falling(len(radii), fall), **how))
+            seen = made_maps(names, len(radii))
+            seen.after[[name in CLEAN_ONLY for name in seen.names]] = np.nan
             if spec["model"] == "resnet":
-                map_rows.add_maps(run, robust, made_maps(names, positions), ladder, 0)
-        for attention in ("released", "intended"):
-            both = members["none"], members[attention]
-            comparisons.add_pair(run, *([one] for one in both), ladder)
-            seen = {one.arm.key: made_maps(names, positions) for one in both}
-            map_rows.add_maps_between(run, *both, seen, ladder, 0)
-    for attention in ("none", "released"):
-        with_filter = groups["fundus", "contrast", "resnet", attention]
-        comparisons.add_filter(run, groups["fundus", "none", "resnet", attention], with_filter)
-        trio = [
-            groups["skin", "none", "resnet", attention],
-            groups["fundus", "none", "resnet", attention],
-            groups["chest", "contrast", "resnet", attention],
-        ]
-        for fragile, robust in itertools.pairwise(trio):
-            comparisons.add_between_tasks(run, fragile, robust)
-    record.add_parameters(run)
+                tables.record(run, study.map_rows(members[-1], seen, cells))
+                if attention != "none":
+                    both = members[0], members[-1]
+                    tables.record(run, study.map_pair_rows(*both, (seen, seen)))
+        parts += [one.scores() for one in members]
+    scores = pd.concat(parts)
+    clean = tables.tagged(tables.over_seeds(scores), {"attack": "none"}, study.NO_ATTACK)
+    tables.record(run, clean)
+    tables.record(run, study.by_reading(scores, cells))
+    tables.record(run, study.gain_rows(study.gains(scores), cells, attack["eps"]))
+    tables.record(run, study.between_tasks(scores))
+    few = scores[scores["metric"].isin(["balanced_accuracy", "auc_macro"])]
+    lost = tables.compare(few, "filter", "none", "contrast", "{}_lost_by_filter")
+    tables.record(run, tables.over_seeds(lost).drop(columns="filter"))
+    for part, classes in (("block", None), ("network", 2), ("network", 7)):
+        run.add("parameter_share", 0.01, part=part, model="resnet", classes=classes)
     run.save()
     return results.read(run.out)
 
@@ -599,3 +578,51 @@ def test_no_claim_is_spoken_to_by_rows_that_mean_different_things(whole):
         assert speaking, claim.id
         for tag in single:
             assert len({row.get(tag) for row in speaking}) == 1, (claim.id, tag)
+
+
+# --- figures -------------------------------------------------------------------------------------
+
+
+def test_curves_are_the_rows(whole):
+    frame = pd.DataFrame(whole["rows"]).query("metric == 'accuracy_attacked' and role == 'skin'")
+    frame = frame.fillna({"radius_255": 0})
+    frame = frame.assign(form=frame["attention"].map(study.NAMES), panel=frame["split"])
+    levels = pd.DataFrame([{"panel": "honest", "label": "majority line", "value": 0.7}])
+    how = {"xlabel": "radius", "ylabel": "accuracy", "doublings": True, "levels": levels}
+    figure = curves(frame, "radius_255", panel="panel", line="form", fill="model", **how)
+    honest, datta = figure.axes
+    lines = {line.get_label(): line for line in honest.lines}
+    tags = {"model": "resnet", "attention": "none", "split": "honest"}
+    expected = plots.chosen(frame, tags).sort_values("radius_255")
+    drawn = lines["no attention, resnet"]
+    assert list(drawn.get_xdata()[1:]) == list(expected["radius_255"][1:])
+    assert list(drawn.get_ydata()) == list(expected["value"])
+    assert honest.get_xticklabels()[0].get_text() == "0"  # before the attack
+    assert list(lines["majority line"].get_ydata()) == [0.7, 0.7]
+    assert "majority line" not in {line.get_label() for line in datta.lines}
+    assert drawn.get_fillstyle() != lines["no attention, inception"].get_fillstyle()
+
+
+def test_what_is_reported_elsewhere_stands_beside_the_intervals(whole):
+    rows = pd.DataFrame(whole["rows"]).query("metric == 'accuracy' and eps == 0 and role == 'skin'")
+    rows = rows[rows["attention"].notna()]
+    marks = pd.DataFrame([{"split": "honest", "attention": "none", "value": 0.905}])
+    how = {"xlabel": "accuracy", "panel": "split", "by": "model", "marks": marks, "zero": True}
+    figure = intervals(rows, "attention", **how)
+    crosses = [
+        [line.get_xdata()[0] for line in axis.lines if line.get_marker() == "X"]
+        for axis in figure.axes
+    ]
+    assert crosses == [[0.905], []]
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == [
+        "none",
+        "released",
+        "intended",
+    ]
+
+
+def test_styles_suffice_for_every_form_of_attention():
+    assert len(study.NAMES) <= len(plots.STYLES)
+    forms = {f for arm in PAPER.settings("paper")["arms"] for f in arm["attention"]}
+    assert forms <= set(study.NAMES)
+    assert set(study.SCALES) == set(PAPER.settings("paper")["attack"]["scales"])

@@ -12,7 +12,7 @@ from medrobust_utils.explain.cam_layers import target_layer
 from medrobust_utils.explain.cams import METHODS, Maps, grad_cam
 from medrobust_utils.explain.measures import energy_inside, pointing
 from medrobust_utils.models.attentive import build_attentive
-from medrobust_utils.plots import cam_plots
+from medrobust_utils.plots import images as image_plots
 
 
 class Colours(nn.Module):
@@ -228,11 +228,11 @@ def test_the_figure_never_draws_an_invalid_map(patches):
         maps.layer,
     )
     columns = {"picture": images, "map": maps, "broken": broken}
-    figure = cam_plots.explanations(images, columns, labels=["one", "two"], masks=masks[0])
+    figure = image_plots.explanations(images, columns, labels=["one", "two"], masks=masks[0])
     cells = np.array(figure.axes[:8]).reshape(2, 4)
     pictures = [[len(axis.images) for axis in row] for row in cells]
     assert pictures == [[1, 1, 2, 2], [1, 1, 2, 0]]
     (text,) = cells[1, 3].texts
     assert "no map: empty: none" in text.get_text().replace("\n", " ")
     with pytest.raises(ContractError, match="'map': 2"):
-        cam_plots.explanations(images[:1], {"map": maps})
+        image_plots.explanations(images[:1], {"map": maps})

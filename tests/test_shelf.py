@@ -256,10 +256,10 @@ def test_papers_and_images_that_are_not_there_are_refused(checkpoints):
 
 def test_an_own_image_goes_through_the_filter_that_its_networks_see_images_through():
     data = phantom_set("fundus", 2, size=32)
-    task = type("Task", (), {"filter": "contrast"})
+    task = type("Task", (), {"tags": {"filter": "contrast"}})
     prepare, word = STUDIES["2_attentive_cnn"].filter(task)
     assert (prepare(data.images[1]) == enhanced(data).images[1]).all() and "contrast" in word
-    task.filter = "none"
+    task.tags["filter"] = "none"
     assert STUDIES["2_attentive_cnn"].filter(task) is None
     scene = scenes.single_label()
     raw = scene.data.images[scene.rows[0]]

@@ -1,8 +1,9 @@
 """Whether a defence survives AutoAttack: hand-made outcomes, and a few phantoms attacked again."""
 
+import sys
 from dataclasses import replace
-from importlib import import_module
 
+import made
 import numpy as np
 import pandas as pd
 import pytest
@@ -15,15 +16,12 @@ from medrobust_utils.reporting import claims, results
 from medrobust_utils.scoring import metrics
 from medrobust_utils.scoring.metrics import Estimate
 from medrobust_utils.studies import attentive_cnn as first_study
-from medrobust_utils.studies import attentive_cnn_attack as first_attack
-from medrobust_utils.studies import attentive_cnn_gains as first_gains
-from medrobust_utils.studies import attentive_cnn_radii as radii
-from medrobust_utils.studies import attentive_cnn_survival as first
 from medrobust_utils.studies import domain_assimilation as second_study
 from medrobust_utils.studies import domain_assimilation_attack as second_attack
 from medrobust_utils.studies import domain_assimilation_gains as second_gains
 from medrobust_utils.studies import domain_assimilation_survival as second
-from medrobust_utils.studies import survival
+from medrobust_utils.studies import evaluation, survival, tables
+from medrobust_utils.studies.common import some
 
 GATES = {"beats_prior": True, "competent": True, "beats_majority": True}
 
@@ -85,25 +83,43 @@ def started(tmp_path):
     return results.Run.start("02_attentive_cnn_pgd", attentive.PAPER.name, "paper", {}, tmp_path)
 
 
-def attended():
-    """Plain and attentive on four radii: 30, 20, 1, 1 and 32, 24, 10, 4 of 40 stand."""
-    return attentive.pair()
+KEYS = [*first_study.TWINS, "attention"]
+
+
+def with_gains(run, pair):
+    """The record with PGD's gains of a pair."""
+    plain, ours = pair
+    run.dataset(ours.arm.task.raw)
+    gains = first_study.gains(pd.concat([plain.scores(), ours.scores()]))
+    tables.record(run, first_study.gain_rows(gains, attentive.FOUR, [0.02, 0.04]))
+
+
+def after_autoattack(run, pair):
+    """The record with the gains that AutoAttack left, and PGD's rows marked; the gains."""
+    scores, short = pd.concat([one.scores() for one in pair]), pair[0].shortened
+    gains = survival.gained(scores, "attention", "none", short)
+    tables.record(run, gains.drop(columns=["seeds", "alive"]))
+    survival.mark_gains(run, gains, first_study.GAINS, KEYS)
+    twenty = tables.excess(first_study.TIMES)
+    over = survival.gained(scores, "attention", "none", short, twenty)
+    survival.mark_gains(run, over, ["excess_over_twenty"], KEYS)
+    return gains
 
 
 @pytest.mark.parametrize(("standing", "expected"), OUTCOMES)
 def test_attention_is_marked_where_it_was_attacked_again(started, standing, expected):
-    run, (plain, ours) = started, attended()
-    run.dataset(ours.arm.task.raw)
-    first_gains.add_pair(run, [plain], [ours], attentive.FOUR)
+    run, (plain, ours) = started, made.pair()
+    with_gains(run, (plain, ours))
     assert not any("autoattack" in row for row in run.record["rows"])  # nothing is said unasked
-    eps = [attentive.FOUR.values[1]]
+    eps = [2 / 255]
     pair = [left(plain, eps, count(20), count(10)), left(ours, eps, count(40), count(standing))]
-    first.add_pair(run, *([one] for one in pair))
-    assert only(run, "gain_typical")["autoattack"] == expected  # at 0.02, where half is left
+    after_autoattack(run, pair)
+    assert only(run, "gain_typical")["autoattack"] == expected  # at 2, where half is left
     assert only(run, "accuracy_gain", scale="signed", eps=0.04)["autoattack"] == expected
     row = only(run, "autoattack_gain")
     assert row["autoattack"] == expected and row["value"] == pytest.approx((standing - 10) / 40)
-    assert only(run, "gain_before_autoattack")["value"] == pytest.approx(20 / 40)
+    before = only(run, "gain_before_autoattack")
+    assert before["value"] == pytest.approx(20 / 40) and "autoattack" not in before
     for elsewhere in (
         only(run, "accuracy_gain", scale="signed", eps=0.02),
         only(run, "gain_extreme"),
@@ -114,44 +130,42 @@ def test_attention_is_marked_where_it_was_attacked_again(started, standing, expe
 
 
 def test_twenty_times_as_accurate_is_asked_for_twenty_times(started):
-    run, (plain, ours) = started, attended()
-    run.dataset(ours.arm.task.raw)
-    first_gains.add_pair(run, [plain], [ours], attentive.FOUR)
-    eps = [attentive.FOUR.values[3]]
+    run, (plain, ours) = started, made.pair()
+    with_gains(run, (plain, ours))
+    eps = [4 / 255]
     pair = [left(plain, eps, count(6), count(6)), left(ours, eps, count(40), count(30))]
-    first.add_pair(run, *([one] for one in pair))
+    after_autoattack(run, pair)
     assert only(run, "accuracy_gain", scale="0-1")["autoattack"] == "survives"
     assert only(run, "excess_over_twenty", scale="0-1")["autoattack"] == "lost"  # 5 times
 
 
 def test_a_shortened_attack_may_undo_a_gain_and_cannot_prove_it(started):
-    run, (plain, ours) = started, attended()
-    run.dataset(ours.arm.task.raw)
-    first_gains.add_pair(run, [plain], [ours], attentive.FOUR)
-    eps = [attentive.FOUR.values[1]]
-    short = "20 of 100 steps"
+    run, (plain, ours) = started, made.pair()
+    with_gains(run, (plain, ours))
+    eps, short = [2 / 255], "20 of 100 steps"
     pair = [
         left(plain, eps, count(20), count(10), short),
         left(ours, eps, count(40), count(30), short),
     ]
-    first.add_pair(run, *([one] for one in pair))
+    after_autoattack(run, pair)
     assert only(run, "gain_typical")["autoattack"] == "survives a shortened one"
     assert "autoattack" not in only(run, "gain_typical_relative")  # a ratio is not spoken to
-    first.add_network(run, pair[:1])
-    assert run.record["deviations"][0].endswith("; 20 of 100 steps.")
+    pair[0].note(run)
+    assert run.record["deviations"][0].endswith("; 20 of 100 steps")
     assert survival.effort([[pair[0]]]) == "AutoAttack with 20 of 100 steps"
     whole = left(plain, eps, count(20), count(10))
     assert survival.effort([[whole]]) == "AutoAttack with its published settings"
 
 
 def test_a_sign_of_hidden_gradients_stands_beside_the_outcome(started):
-    run, (plain, _) = started, attended()
+    run, (plain, _) = started, made.pair()
     run.dataset(plain.arm.task.raw)
     one = left(plain, [0.02, 0.04], np.repeat(count(20), 2, 0), np.repeat(count(8), 2, 0))
-    first.add_network(run, [one])
+    one.note(run)
     assert not find(run, "red_flag")
     one.result.won[one.result.won == "apgd-ce"] = "square"
-    first.add_network(run, [one])
+    one.note(run)
+    tables.record(run, tables.over_seeds(one.scores()))
     flag = only(run, "red_flag")
     assert flag["radius_255"] == pytest.approx(0.04 * 255) and "12 of the 12" in flag["measured"]
     table = pd.DataFrame(run.record["rows"]).assign(ours="")
@@ -162,12 +176,13 @@ def test_a_sign_of_hidden_gradients_stands_beside_the_outcome(started):
 
 
 def test_rows_of_a_network_say_who_felled_what(started):
-    run, (plain, _) = started, attended()
+    run, (plain, _) = started, made.pair()
     run.dataset(plain.arm.task.raw)
     one = left(
         plain, [0.02, 0.04], np.repeat(count(20), 2, 0), np.concatenate([count(20), count(8)])
     )
-    first.add_network(run, [one])
+    one.note(run)
+    tables.record(run, tables.over_seeds(one.scores()))
     near, far = ({"radius_255": round(eps * 255, 6)} for eps in (0.02, 0.04))
     assert only(run, "accuracy_pgd", **far)["value"] == pytest.approx(0.5)
     assert only(run, "accuracy_autoattack", **near)["value"] == pytest.approx(0.5)
@@ -184,33 +199,28 @@ def test_rows_of_a_network_say_who_felled_what(started):
             "square": 0,
         }
     )
-    assert only(run, "autoattack_queries", **far)["value"] == pytest.approx(5)
     assert "40 of 40 attacked images, at 5.1, 10.2 gray levels" in run.record["deviations"][0]
 
 
 def test_radii_are_the_typical_the_extreme_and_those_where_attention_surely_leads():
-    plain, ours = attended()
-    assert first.choose([plain], [[plain]], {0, 1, 2, 3}) == [1, 2]
-    assert first.choose([plain], [[ours]], set()) == [1, 2]
-    assert first.choose([plain], [[plain], [ours]], {2, 3}) == [1, 2, 3]
-    assert first.choose([plain], [[ours]], {0}) == [1, 2]  # 2 of 40: not sure
-    long = attentive.made_task("skin")
-    plain = attentive.made(long, falling(8, [3] * 38 + [0] * 2))
-    ours = attentive.made(long, falling(8, [7] * 40), attention="released")
-    assert first.choose([plain], [[ours]], {3, 4, 5, 6, 7}) == [2, 3, 4, 5]  # four at most
+    plain, ours = made.pair()
+    cells = attentive.FOUR.assign(eps=[0.00125, 0.0025, 0.005])  # at 1, 2 and 4 gray levels
 
+    def chosen(*networks, cells=cells):
+        scores = pd.concat([one.scores() for one in networks])
+        (radii,) = first_study.decisive(first_study.gains(scores), cells).values()
+        return radii
 
-def test_claims_ask_for_the_radii_of_their_own_task():
-    ladder = radii.radii(attentive.PAPER.settings("paper")["attack"])
-    filters = {"skin": "none", "fundus": "none", "chest": "contrast"}
-    tasks = {role: attentive.made_task(role, filter=name) for role, name in filters.items()}
-    arms = {role: attentive.made(task, falling(2, [0])).arm for role, task in tasks.items()}
-    found = {role: first.asked(attentive.PAPER.claims, arm, ladder) for role, arm in arms.items()}
-    leads = {
-        ladder.cells[cell] for cell in ladder.cells if cell[1] in (0.00125, 0.0025, 0.005, 0.01)
-    }
-    assert found["skin"] == leads and not found["chest"]
-    assert found["fundus"] == {ladder.cells[scale, 0.32] for scale in ladder.scales()}
+    assert chosen(plain, ours) == [2, 3]  # at 1 and 4, 2 and 3 of 40: not sure
+    every = cells.assign(radius_255=[1.0, 4.0, 4.0])
+    sure = made.network(ours.arm.task, falling(4, [9] * 40), attention="released")
+    assert chosen(plain, sure, cells=every) == [1, 2, 3, 4]
+    assert chosen(plain, sure, cells=every.assign(eps=0.02)) == [2, 3]  # nothing is claimed there
+    long = made.task("skin")
+    plain = made.network(long, falling(8, [3] * 38 + [0] * 2))
+    sure = made.network(long, falling(8, [7] * 40), attention="released")
+    many = pd.DataFrame({"eps": 0.005, "radius_255": [5.0, 6.0, 7.0, 8.0]})
+    assert chosen(plain, sure, cells=many) == [3, 4, 5, 6]  # four at most
 
 
 @pytest.mark.parametrize(("standing", "expected"), OUTCOMES)
@@ -259,17 +269,31 @@ def test_a_defence_is_not_marked_by_what_another_gained(tmp_path):
 
 def test_the_verdict_follows(started):
     """One claim of the paper's, judged before and after AutoAttack."""
-    run, (plain, ours) = started, attended()
+    run, (plain, ours) = started, made.pair()
     run.record["status"] = "complete"
-    run.dataset(ours.arm.task.raw)
-    first_gains.add_pair(run, [plain], [ours], attentive.FOUR)
+    with_gains(run, (plain, ours))
     (claim,) = (c for c in attentive.PAPER.claims if c.id == "extreme-gain-skin-honest")
     assert claims.judge(claim, results.rows([run.record])).reason.startswith("AutoAttack was not")
-    eps = [attentive.FOUR.values[2]]
+    eps = [3 / 255]
     for standing, verdict in ((30, "reproduced"), (2, "not reproduced")):
         pair = [left(plain, eps, count(2), count(2)), left(ours, eps, count(40), count(standing))]
-        first.add_pair(run, *([one] for one in pair))
+        after_autoattack(run, pair)
         assert claims.judge(claim, results.rows([run.record])).verdict == verdict
+
+
+def test_the_overview_has_a_line_for_each_network_and_size(started):
+    run, (plain, ours) = started, made.pair()
+    run.dataset(plain.arm.task.raw)
+    pair = [left(plain, [0.04], count(20), count(10)), left(ours, [0.04], count(30), count(30))]
+    for one in pair:
+        tables.record(run, tables.over_seeds(one.scores()))
+    after_autoattack(run, pair)
+    table = pd.DataFrame(run.record["rows"]).assign(ours=lambda rows: rows["value"].astype(str))
+    shown = survival.overview(table, ["attention", "radius_255"])
+    assert shown["PGD leaves"].tolist() == ["0.5", "0.75"]
+    assert shown["AutoAttack leaves"].tolist() == ["0.25", "0.75"]
+    assert shown["felled by"].tolist() == ["earlier attack 50%, apgd-ce 25%", "earlier attack 25%"]
+    assert shown["survives?"].tolist() == ["", "survives"]
 
 
 # --- a few phantoms ------------------------------------------------------------------------------
@@ -278,21 +302,19 @@ LIGHT = {"images": 4, "steps": 2, "targets": 1, "queries": 5}
 
 
 def test_a_network_of_paper_2_is_attacked_where_it_stands_and_read_back(tmp_path, monkeypatch):
-    settings = attentive.tiny(arms=[attentive.ARMS[0] | attentive.COMMON | {"attention": ["none"]}])
-    settings = attentive.tiny(
-        arms=settings["arms"], attack=settings["attack"] | {"autoattack": LIGHT}
-    )
+    spec = attentive.ARMS[0] | attentive.COMMON | {"attention": ["none"]}
+    settings = attentive.tiny(arms=[spec])
     (arm,) = first_study.arms(settings, seed=0)
-    model, ladder = first_study.build_arm(arm, settings).eval(), radii.Radii((0.001, 0.02), {})
-    robust = first_attack.measure(arm, model, settings, ladder, tmp_path, seed=0)
+    model = first_study.build_arm(arm, settings).eval()
+    one = evaluation.Trained(arm, model, [], tmp_path)
+    robust = evaluation.evaluate(one, settings, [0.001, 0.02], seed=0)
     kept = {path.name for path in tmp_path.iterdir()}
-    found = first.survive(robust, model, settings, ladder, [0, 1], tmp_path, seed=0)
+    found = survival.survive(one, robust, LIGHT, [0.001, 0.02], seed=0)
     assert found.before.shape == found.result.right.shape == (2, 4)
     assert not (found.result.right & ~found.before).any()
-    assert np.array_equal(found.epsilons, ladder.values)
     assert kept < {path.name for path in tmp_path.iterdir()}
-    monkeypatch.setattr(import_module("medrobust_utils.attacks.autoattack.sweep"), "follow", None)
-    again = first.survive(robust, model, settings, ladder, [0, 1], tmp_path, seed=0)
+    monkeypatch.setattr(sys.modules[survival.autoattack_sweep.__module__], "follow", None)
+    again = survival.survive(one, robust, LIGHT, [0.001, 0.02], seed=0)
     assert np.array_equal(again.result.won, found.result.won)
 
 
@@ -306,7 +328,7 @@ def test_a_network_of_paper_3_is_attacked_at_the_eps_of_the_profile(tmp_path):
     found = second.survive(robust, model, settings, tmp_path, seed=0)
     assert found.epsilons * 255 == pytest.approx([1, 8])
     assert found.before.shape == found.result.right.shape == (2, 4)
-    chosen = np.isin(arm.task.attacked, first_attack.some(arm.task.attacked, 4, 0))
+    chosen = np.isin(arm.task.attacked, some(arm.task.attacked, 4, 0))
     # 8 lies between the rungs 1 and 16: what fell at 1 has fallen
     assert np.array_equal(found.before[0], robust.right["worst", "pgd"][0, chosen])
     assert np.array_equal(found.before[1], found.before[0])

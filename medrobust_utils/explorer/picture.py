@@ -1,6 +1,6 @@
 """A look as a picture: what was there, what was changed, and what the network made of it.
 
-Colours are those of ``cam_plots`` and ``plots``; before is light and hatched, after dark, so that
+Colours are those of ``plots`` and its ``images``; before is light and hatched, after dark, so that
 a gray print tells them apart. No line depends on what pyplot remembers: threads may draw.
 """
 
@@ -20,7 +20,8 @@ from matplotlib.patches import Patch
 from ..core.errors import ContractError
 from ..explain.cams import Maps
 from ..explain.perturbations import to_be_seen
-from ..plots import PALETTE, cam_plots
+from ..plots import PALETTE
+from ..plots import images as grids
 from .attacking import NAMES
 from .look import Seen
 from .record import FINDINGS, PIXELS
@@ -100,7 +101,7 @@ def _block(figure: Figure, one: Seen, left: float) -> None:
         axis = cell(1, column, title)
         activation(axis, (one.image, one.attacked)[column], maps)
         if one.mask is not None and not segments and maps.valid[0]:
-            cam_plots.outline(axis, one.mask, *TRUTH)
+            grids.outline(axis, one.mask, *TRUTH)
         hit = numbers[f"inside_{when}"]
         if hit is not None:
             middle = LEFT + column * step + CELL / 2
@@ -127,15 +128,15 @@ def _images(cell: object, one: Seen) -> None:
         if dice is not None:  # the eps stands above already
             title = f"{title.partition(',')[0]}: Dice {dice:.2f}"
         axis = cell(0, column, title)
-        cam_plots.picture(axis, pictures[column])
+        grids.picture(axis, pictures[column])
         if region is not None:
-            cam_plots.outline(axis, region, *AREA)
+            grids.outline(axis, region, *AREA)
         if one.mask is not None:
-            cam_plots.outline(axis, one.mask, *TRUTH)
+            grids.outline(axis, one.mask, *TRUTH)
 
 
 def _change(axis: Axes, change: np.ndarray) -> None:
-    cam_plots.picture(axis, to_be_seen(change[None])[0])
+    grids.picture(axis, to_be_seen(change[None])[0])
 
 
 def _stretch(one: Seen) -> str:
@@ -146,9 +147,9 @@ def _stretch(one: Seen) -> str:
 def activation(axis: Axes, image: np.ndarray, maps: Maps) -> None:
     """One map over its image (C, H, H), or why there is none."""
     if maps.valid[0]:
-        cam_plots.heat(axis, image, maps.maps[0])
+        grids.heat(axis, image, maps.maps[0])
     else:
-        cam_plots.no_map(axis, maps.reasons[0])
+        grids.no_map(axis, maps.reasons[0])
 
 
 def bars(axis: Axes, numbers: dict) -> None:

@@ -92,7 +92,7 @@ def _of_model(arm: Arm, settings: Mapping) -> str:
 
 
 def _filter(task: attentive_cnn.Task) -> Filter | None:
-    if task.filter == "none":
+    if task.tags["filter"] == "none":
         return None
     return lambda pixels: enhanced_pixels(pixels[None])[
         0
@@ -101,7 +101,7 @@ def _filter(task: attentive_cnn.Task) -> Filter | None:
 
 def _chose_the_epoch(task: attentive_cnn.Task) -> str:
     leaks = "datta split: these test images chose the epoch, and near duplicates of them may have "
-    return f"{leaks}been trained on: too good to be true." * (task.split_name == "datta")
+    return f"{leaks}been trained on: too good to be true." * (task.tags["split"] == "datta")
 
 
 def _by_image(task: domain_assimilation.Task) -> str:

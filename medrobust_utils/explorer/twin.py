@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..core.errors import ContractError
-from ..plots import cam_plots
+from ..plots import images as grids
 from .attacking import NAMES
 from .look import Choice, Memory, Seen, look
 from .picture import AREA, SMALL, TRUTH, Picture, about, activation, answer, printable
@@ -79,11 +79,11 @@ def _draw(seen: Sequence[Sequence[Seen]]) -> Figure:
 def _cells(above: Axes, below: Axes, one: Seen) -> None:
     """The attacked image with the answer, and the map with what became of it."""
     numbers = one.record
-    cam_plots.picture(above, one.attacked)
+    grids.picture(above, one.attacked)
     segments = numbers["head"] == PIXELS
     for mask, line in ((one.region_after, AREA), (one.mask, TRUTH)):
         if mask is not None:
-            cam_plots.outline(above, mask, *line)
+            grids.outline(above, mask, *line)
     said = textwrap.wrap(answer(numbers, "after"), 26, max_lines=2, placeholder=" ...")
     said = "\n".join(said)
     if segments:
@@ -93,7 +93,7 @@ def _cells(above: Axes, below: Axes, one: Seen) -> None:
             said += f"\nDice {numbers['dice_after']:.2f}"
     activation(below, one.attacked, one.after)
     if one.mask is not None and not segments and one.after.valid[0]:
-        cam_plots.outline(below, one.mask, *TRUTH)
+        grids.outline(below, one.mask, *TRUTH)
     alike = numbers["correlation"]
     told = "" if alike is None else f"correlation {alike:.2f}"
     if numbers["inside_after"] is not None:

@@ -22,10 +22,6 @@ from ..scoring import metrics
 from ..scoring.metrics import Estimate
 from ..scoring.predict import predict
 
-# Where both of two networks have no more than this share right (`alive` is false), a difference
-# between them says nothing.
-LOW = 0.05
-
 
 def select(
     groups: Sequence[Mapping], *, seed: int, role: str, model: str, key: str
@@ -192,16 +188,6 @@ def parameters(model: MedicalModel) -> int:
 def add(run: Run, metric: str, estimate: Estimate, **tags: object) -> None:
     """Append an estimate with its interval as a row."""
     run.add(metric, estimate.value, estimate.low, estimate.high, **tags)
-
-
-def pooled(estimates: Sequence[Estimate]) -> Estimate:
-    """Mean over training seeds; each replicate draws the seeds anew, so they widen the interval."""
-    if len(estimates) == 1:
-        return estimates[0]
-    replicates = np.stack([one.replicates for one in estimates])
-    drawn = np.random.default_rng(0).integers(len(estimates), size=replicates.shape)
-    mean = np.take_along_axis(replicates, drawn, axis=0).mean(0)
-    return Estimate(float(np.mean([one.value for one in estimates])), mean)
 
 
 def gates(*groups: Sequence) -> dict[str, bool]:

@@ -10,11 +10,12 @@ import numpy as np
 from ..reporting.results import Run
 from ..scoring import metrics
 from ..scoring.metrics import Estimate
-from .common import LOW, add, gates, pooled
+from .common import add, gates
 from .domain_assimilation import Arm
 from .domain_assimilation_attack import Robustness
 from .domain_assimilation_reasons import MEASURES, Natural, Reasons
 from .domain_assimilation_rows import FINE, NO_ATTACK, Group, at, fine, known_mean
+from .tables import NOTHING_LEFT, pooled
 
 
 def pairs(groups: Mapping[str, Group]) -> Iterator[tuple[str, str]]:
@@ -72,7 +73,7 @@ def add_pair(run: Run, plain: Group, defended: Group) -> None:
             both = [[course[k] for course in group] for group in courses]
             gains.append(pooled([d - p for p, d in zip(*both, strict=True)]))
             left = max(one.value for one in (*both[0], *both[1]))
-            where = tags | at(cell, eps) | {"alive": left > LOW}
+            where = tags | at(cell, eps) | {"alive": left > NOTHING_LEFT}
             alive = alive or where["alive"]
             add(run, "accuracy_gain", gains[-1], n=attacked, **where)
         where = tags | {"attack": cell[0], "step": cell[1], "alive": alive}
@@ -80,7 +81,7 @@ def add_pair(run: Run, plain: Group, defended: Group) -> None:
     for k, eps in enumerate(defended[0].fine.epsilons):
         gain = paired(lambda p, d, k=k: fine(d, k) - fine(p, k))
         left = max(fine(m, k).value for m in (*plain, *defended))
-        where = tags | at(FINE, eps) | {"alive": left > LOW}
+        where = tags | at(FINE, eps) | {"alive": left > NOTHING_LEFT}
         add(run, "accuracy_gain", gain, n=attacked, **where)
 
 
@@ -132,6 +133,6 @@ def add_natural(run: Run, photos: Natural, robust: Robustness, reasons: Reasons)
             ours - theirs,
             n=int(before.sum()),
             eps_255=1.0,
-            alive=max(ours.value, theirs.value) > LOW,
+            alive=max(ours.value, theirs.value) > NOTHING_LEFT,
             **tags,
         )

@@ -15,10 +15,11 @@ from ..data.splits import leaks
 from ..reporting.results import Run
 from ..scoring import metrics
 from ..scoring.metrics import Estimate
-from .common import add, gates, pooled
+from .common import add, gates
 from .domain_assimilation import Task
 from .domain_assimilation_attack import Robustness
 from .domain_assimilation_reasons import MEASURES, Natural, Reasons
+from .tables import pooled
 
 Group = Sequence[Robustness]  # one network, one member a training seed
 NO_ATTACK = {"attack": "none", "step": "none", "eps_255": 0.0}

@@ -7,7 +7,8 @@ at; what PGD has felled there stays fallen.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import operator
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,10 @@ from ..reporting.results import Run
 from ..reporting.verdicts import LOST, SHORTENED, SURVIVES, UNCLEAR, carries
 from ..scoring import metrics
 from ..scoring.metrics import Estimate
-from .common import add, budget, gates, in_gray_levels, pooled
+from .common import add, budget, gates, in_gray_levels, some
+from .evaluation import Evaluation
+from .experiment import Trained
+from .tables import compare, over_seeds, pooled
 
 SHOWN = (
     "accuracy_pgd",
@@ -68,6 +72,101 @@ class Survival:
     def felled_by(self, k: int, member: str) -> Estimate:
         """Share of all images that one attack felled, at this size or a smaller one."""
         return metrics.weighted_mean(self.result.won[k] == member, self.weights)
+
+    def scores(self) -> pd.DataFrame:
+        """Tidy rows: what was right before and after, and who fooled it."""
+        rows = []
+        for k, eps in enumerate(self.epsilons):
+            values = {"accuracy_pgd": self.earlier(k), "accuracy_autoattack": self.accuracy(k)}
+            rows += [(in_gray_levels(eps), name, np.nan, one) for name, one in values.items()]
+            felled = {member: self.felled_by(k, member) for member in FELLED_BY}
+            rows += [
+                (in_gray_levels(eps), "autoattack_felled_by", member, one)
+                for member, one in felled.items()
+            ]
+        table = pd.DataFrame(rows, columns=["radius_255", "metric", "member", "estimate"])
+        tags = self.arm.tags | self.gates | {"seed": self.arm.seed, "attack": "autoattack"}
+        return table.assign(**tags, n=len(self.result.labels))
+
+    def note(self, run: Run) -> None:
+        """Write into the record what was attacked, and signs of hidden gradients."""
+        sizes, n = [in_gray_levels(eps) for eps in self.epsilons], len(self.result.labels)
+        tags = self.arm.tags | self.gates | {"n": n, "attack": "autoattack"}
+        for flag in self.result.flags():
+            if flag.raised:
+                told = {"flag": flag.name, "measured": flag.measured}
+                run.add("red_flag", 1.0, radius_255=sizes[-1], **told, **tags)
+        radii = ", ".join(f"{size:.3g}" for size in sizes)
+        run.deviation(
+            f"AutoAttack on {self.arm.group}: {n} of {len(self.arm.task.attacked)} attacked "
+            f"images, at {radii} gray levels of 255" + f"; {self.shortened}" * bool(self.shortened)
+        )
+
+
+def survive(
+    trained: Trained, found: Evaluation, how: Mapping, radii: Sequence[float], *, seed: int
+) -> Survival:
+    """AutoAttack on ``how["images"]`` of a network's attacked images (0: all) at some radii.
+
+    Args:
+        found: what an earlier attack left of them.
+        how: see ``attack_again``.
+        radii: rising, for images in [0, 1].
+    """
+    index, sweep = some(found.arm.task.attacked, how["images"], seed), found.sweep
+    before = standing(sweep.epsilons, sweep.right, sweep.clean_right, radii)
+    again = attack_again(
+        found,
+        trained.model,
+        how,
+        index,
+        radii,
+        before[:, np.isin(found.index, index)],
+        trained.folder,
+        seed=seed,
+        draw=found.draw,
+    )
+    trained.model.cpu()
+    return again
+
+
+def gained(
+    scores: pd.DataFrame,
+    column: str,
+    plain: str,
+    shortened: str,
+    how: Callable[[Estimate, Estimate], Estimate] = operator.sub,
+) -> pd.DataFrame:
+    """What networks gain over their plain twins before and under AutoAttack, over the seeds.
+
+    The gains under it have their outcome as the tag ``autoattack``.
+
+    Args:
+        column: that tells the networks of a pair apart; ``plain`` is its value of the plain one.
+        how: what counts as a gain.
+    """
+    names = {"accuracy_pgd": "gain_before_autoattack", "accuracy_autoattack": "autoattack_gain"}
+    scores = scores[scores["metric"].isin(names)].drop(columns="member")
+    pairs = [compare(scores, column, value, plain, "{}", how) for value in scores[column].unique()]
+    table = over_seeds(pd.concat(pairs))
+    table = table[table[column].ne(plain)].reset_index(drop=True)
+    says = [outcome(one, shortened) for one in table["estimate"]]
+    under = table["metric"].eq("accuracy_autoattack")
+    return table.assign(metric=table["metric"].map(names), autoattack=pd.Series(says).where(under))
+
+
+def mark_gains(run: Run, gains: pd.DataFrame, names: Sequence[str], keys: Sequence[str]) -> None:
+    """Tag rows of the record with what AutoAttack made of the same gain, at the same radius.
+
+    Args:
+        gains: see ``gained``.
+        names: metrics of the rows to be marked, which agree with a gain in all of ``keys``.
+    """
+    for gain in gains[gains["autoattack"].notna()].to_dict("records"):
+        for row in run.record["rows"]:
+            here = row["metric"] in names and all(row.get(key) == gain[key] for key in keys)
+            if here and np.isclose(row.get("radius_255", -1), gain["radius_255"], atol=1e-6):
+                row["autoattack"] = gain["autoattack"]
 
 
 Group = Sequence[Survival]  # one network, one member a training seed

@@ -13,9 +13,10 @@ from ..explain import spectrum
 from ..models import MedicalModel
 from ..reporting.results import Run
 from ..scoring.metrics import Estimate, weighted_mean
-from .common import LOW, add, gates, in_gray_levels
+from .common import add, gates, in_gray_levels
 from .swin_noise_attack import Attack
 from .swin_noise_thousand import Arm, Thousand
+from .tables import NOTHING_LEFT
 
 
 def add_attack(run: Run, attack: Attack) -> None:
@@ -111,7 +112,7 @@ def add_comparison(run: Run, swin: Attack, resnet: Attack) -> None:
         cell = tags | {"eps_255": in_gray_levels(eps)}
         for kind in ("noise", "pgd", "autoattack"):
             one, other = (a.curves[kind][place] for a in (swin, resnet))
-            cell["alive"] = max(one.value, other.value) > LOW
+            cell["alive"] = max(one.value, other.value) > NOTHING_LEFT
             add(run, "accuracy_swin_minus_resnet", one - other, attack=kind, **cell)
             lost = (resnet.start - other) - (swin.start - one)
             add(run, "drop_resnet_minus_swin", lost, attack=kind, **cell)

@@ -18,7 +18,8 @@ from ..data.splits import leaks
 from ..reporting.results import Run
 from ..scoring import metrics
 from ..scoring import segmentation as scoring
-from .common import add, gates, pooled
+from .common import add, gates
+from .tables import pooled
 from .unet_adversarial import Task, Trained
 from .unet_adversarial_attack import CLEAN, INSIDE, Robustness
 from .unet_adversarial_methods import SHAPES

@@ -1,4 +1,4 @@
-"""Figures of activation maps and perturbations beside the images they belong to."""
+"""Grids of images: activation maps and perturbations beside the images they belong to."""
 
 from __future__ import annotations
 

@@ -1,0 +1,239 @@
+"""What one network scores clean and under attack: per-image outcomes, and their tidy rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+
+import numpy as np
+import pandas as pd
+import torch
+
+from ..attacks import SweepResult, attack_sweep
+from ..core.errors import ProtocolError
+from ..data import to_float
+from ..explain import under_attack
+from ..explain.under_attack import Explained
+from ..scoring import metrics
+from ..scoring.metrics import Estimate
+from ..scoring.predict import kept
+from .common import clean_scores, kept_flags, precision, some
+from .experiment import CLEAN, Arm, Task, Trained
+from .tables import GATES, compare, known_mean
+
+ATTACKS = {
+    "nested": {"mode": "nested"},
+    "independent": {"mode": "independent"},
+    "foolbox": {"mode": "independent", "engine": "foolbox"},
+}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What one network scored, image by image.
+
+    Attributes:
+        clean: scores on every test image.
+        gates: whether the network learnt enough for a verdict (``metrics.gates``).
+        index: (n,) of the attacked images in the task's data.
+        sweep: their logits at every radius.
+        draw: seed of the bootstrap, the same for all arms of a task.
+        attack: ``nested``, ``independent`` or ``foolbox``.
+    """
+
+    arm: Arm
+    clean: dict[str, Estimate]
+    gates: dict[str, bool]
+    index: np.ndarray
+    sweep: SweepResult
+    draw: list[int]
+    attack: str
+
+    @cached_property
+    def weights(self) -> np.ndarray:
+        """(1 + draws, n) of the attacked images; equal for all arms of a task."""
+        return metrics.group_weights(self.arm.task.data.groups[self.index], self.draw)
+
+    @property
+    def tags(self) -> dict[str, object]:
+        """What its rows in a table of single seeds carry."""
+        return self.arm.tags | self.gates | {"seed": self.arm.seed}
+
+    def mean(self, index: np.ndarray) -> Callable[[np.ndarray], Estimate]:
+        """What averages one number an image of ``index``, with an interval; NaN is left out."""
+        weights = metrics.group_weights(self.arm.task.data.groups[index], self.draw)
+        return partial(known_mean, weights=weights)
+
+    @cached_property
+    def retained(self) -> list[Estimate]:
+        """Share of the images right before the attack that are right after it, at each radius."""
+        before = self.sweep.clean_right
+        return [
+            known_mean(np.where(before, right, np.nan), self.weights) for right in self.sweep.right
+        ]
+
+    def on(self, index: np.ndarray) -> Evaluation:
+        """The same on some of its images, of these positions in the task's data."""
+        here, sweep = np.isin(self.index, index), self.sweep
+        logits, clean, labels = sweep.logits[:, here], sweep.clean[here], sweep.labels[here]
+        part = replace(sweep, logits=logits, clean=clean, labels=labels)
+        return replace(self, index=self.index[here], sweep=part)
+
+    @property
+    def half(self) -> int | None:
+        """Position of the smallest radius that fools half of what was right, if any does."""
+        fooled = [k for k, share in enumerate(self.retained) if share.value <= 0.5]
+        return fooled[0] if fooled else None
+
+    def scores(self) -> pd.DataFrame:
+        """Tidy rows: scores on clean test images, and on the attacked ones at every radius.
+
+        AUC under attack only where every image was attacked afresh (see ``SweepResult``).
+        """
+        n = len(self.arm.task.split.test)
+        rows = [("none", np.nan, n, CLEAN[k], value) for k, value in self.clean.items()]
+        n, sweep = len(self.sweep.labels), self.sweep
+        start = metrics.weighted_mean(sweep.clean_right, self.weights)
+        rows.append(("none", np.nan, n, "accuracy_attacked", start))
+        for k, radius in enumerate(sweep.epsilons):
+            found = metrics.score(sweep.logits[k], sweep.labels, self.weights)
+            values = {
+                "accuracy_attacked": metrics.weighted_mean(sweep.right[k], self.weights),
+                "kept": self.retained[k],
+                "balanced_accuracy_attacked": found["balanced_accuracy"],
+            }
+            if sweep.mode == "independent":
+                values["auc_macro_attacked"] = found["auc_macro"]
+            rows += [(self.attack, radius * 255, n, *one) for one in values.items()]
+        columns = ["attack", "radius_255", "n", "metric", "estimate"]
+        return pd.DataFrame(rows, columns=columns).assign(**self.tags)
+
+
+def evaluate(
+    trained: Trained,
+    settings: Mapping,
+    radii: Iterable[float],
+    *,
+    seed: int,
+    attack: str = "",
+    images: int = 0,
+) -> Evaluation:
+    """Clean scores on all test images, and the attack at every radius.
+
+    Args:
+        radii: rising, for images in [0, 1].
+        images: how many of the task's attacked images; 0 for all of them.
+        seed: of the bootstrap and the random starts; the same for all arms, so that they are
+            compared on the same draws.
+        attack: ``nested``, ``independent`` or ``foolbox``; the profile's own if empty.
+
+    Raises:
+        ProtocolError: for another attack.
+    """
+    arm, how, model = trained.arm, settings["attack"], trained.model
+    attack = attack or how["mode"]
+    if attack not in ATTACKS:
+        raise ProtocolError(f"ATTACK={attack!r}: choose one of {', '.join(ATTACKS)}.")
+    task = arm.task
+    index = some(task.attacked, images, seed)
+    path = trained.folder / f"logits-{task.key}.npz"
+    logits = kept(path, model, task.data, task.split.test, desc=arm.key)
+    sweep = attack_sweep(
+        model,
+        task.data,
+        index,
+        list(radii),
+        folder=trained.folder,
+        desc=f"{attack} PGD",
+        seed=seed,
+        # Foolbox knows no mixed precision.
+        dtype=torch.float32 if attack == "foolbox" else precision(settings, model),
+        # A profile's steps belong to its own attack; another takes the engine's usual number.
+        steps=how["steps"] if attack == how["mode"] else None,
+        **ATTACKS[attack],
+    )
+    model.cpu()  # make room for the next
+    draw = [seed, *task.draw]
+    clean, gates = clean_scores(task.data, task.split, logits, draw)
+    clean = {name: clean[name] for name in CLEAN}
+    return Evaluation(arm, clean, gates, index, sweep, draw, attack)
+
+
+def flags(trained: Trained, found: Evaluation, settings: Mapping, *, seed: int) -> pd.DataFrame:
+    """Red flags where half of what was right is fooled, or at the largest radius: a row each.
+
+    The estimate is 1 where a flag is raised, ``measured`` says why.
+    """
+    task, radii = trained.arm.task, found.sweep.epsilons
+    radius = float(radii[-1 if found.half is None else found.half])
+    seen = kept_flags(
+        trained.folder,
+        f"flags-{task.key}",
+        trained.model,
+        task.data,
+        some(task.attacked, settings["attack"]["check"]["images"], seed),
+        radius,
+        seed=seed,
+        dtype=precision(settings, trained.model),
+    )
+    trained.model.cpu()
+    rows = [{"estimate": float(f.raised), "flag": f.name, "measured": f.measured} for f in seen]
+    return pd.DataFrame(rows).assign(metric="red_flag", radius_255=radius * 255, **found.tags)
+
+
+def modes_differ(
+    trained: Trained, found: Evaluation, settings: Mapping, *, seed: int
+) -> pd.DataFrame:
+    """How much higher accuracy under independent than under nested PGD is, at some radii.
+
+    On ``attack["check"]["images"]`` of the images and near ``attack["check"]["radii"]``. The
+    evaluation is one side; the other attack is run beside it. Below zero, a nested sweep would
+    praise a network that the paper's own attack breaks.
+    """
+    check, radii = settings["attack"]["check"], found.sweep.epsilons
+    near = radii[[np.abs(radii - radius).argmin() for radius in check["radii"]]]
+    nested = found.attack == "nested"
+    # a nested sweep depends on all its radii, an independent one does not
+    radii, attack = (np.unique(near), "independent") if nested else (radii, "nested")
+    images = min(check["images"], len(found.index))
+    other = evaluate(trained, settings, radii, seed=seed, attack=attack, images=images)
+    both = pd.concat([found.on(other.index).scores(), other.scores()])
+    both = both.replace({"attack": {found.attack: "independent"}} if not nested else {})
+    both = both[both["metric"].eq("accuracy_attacked") & both["radius_255"].isin(near * 255)]
+    gap = compare(both, "attack", "independent", "nested", "accuracy_independent_minus_nested")
+    return gap.drop(columns=[*GATES, "attack"])
+
+
+def explain(
+    trained: Trained,
+    found: Evaluation,
+    settings: Mapping,
+    masks: Callable[[Task, np.ndarray], np.ndarray | None],
+    *,
+    seed: int,
+) -> Explained:
+    """Perturbations and maps of ``settings["explained"]`` of the attacked images at every radius.
+
+    The perturbation where half is fooled, or at the largest radius, is kept to be drawn.
+
+    Args:
+        masks: gives the regions of interest of some images, if they have any.
+    """
+    task, radii = trained.arm.task, found.sweep.epsilons
+    index = some(task.attacked, settings["explained"], seed)
+    seen = under_attack.explain(
+        trained.model,
+        to_float(task.data.images[index]),
+        torch.from_numpy(task.data.targets[index]),
+        index,
+        radii,
+        masks(task, index),
+        trained.folder,
+        shown=len(radii) - 1 if found.half is None else found.half,
+        seed=seed,
+        dtype=precision(settings, trained.model),
+        desc=f"{trained.arm.key}: explaining",
+    )
+    trained.model.cpu()
+    return seen

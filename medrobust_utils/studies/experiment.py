@@ -1,0 +1,284 @@
+"""A study as an experiment: a grid of arms, each trained once and put through attacks.
+
+A *task* is one question to one data set under one split; an *arm* is one network with one training
+seed on a task. ``train`` and ``evaluate`` may be killed and called again; finished work is read
+back. What was measured becomes one tidy table (see ``tables``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from itertools import product
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from ..core.errors import ProtocolError
+from ..core.storage import fingerprint
+from ..data import ImageSet, ThreeWay
+from ..data.splits import leaks
+from ..models import MedicalModel
+from ..reporting.results import Run
+from ..scoring import metrics
+from ..training import cards, recipes
+from ..training.fit import fit
+from .common import curve_scores, parameters, select, some
+
+CLEAN = {"top1": "accuracy", "balanced_accuracy": "balanced_accuracy", "auc_macro": "auc_macro"}
+
+
+@dataclass(frozen=True)
+class Task:
+    """A data set as one network sees it, with its split.
+
+    Attributes:
+        tags: what rows on it carry: role, dataset, split and what else tells it apart.
+        raw: the images as the reader gave them; ``data`` as the networks see them.
+        chosen: images that choose the epoch.
+        attacked: test images under attack.
+        draw: begins, after the seed, the bootstrap of this task.
+        seed: of the split and of phantoms.
+        asked: the DATASET that gives this task again, where that is not the role.
+    """
+
+    key: str
+    tags: Mapping[str, str]
+    data: ImageSet
+    raw: ImageSet
+    split: ThreeWay
+    chosen: np.ndarray = field(default=None, repr=False)
+    attacked: np.ndarray = field(default=None, repr=False)
+    draw: tuple[int, ...] = ()
+    seed: int = 0
+    asked: str = ""
+
+    def of(self, settings: Mapping, **about: object) -> Task:
+        """With as many images to choose the epoch and to attack as the profile says."""
+        seed = about["seed"]
+        chosen = some(self.split.val, settings["validation_images"], seed)
+        attacked = some(self.split.test, settings["attack"]["images"], seed)
+        return replace(self, chosen=chosen, attacked=attacked, **about)
+
+    @property
+    def role(self) -> str:
+        return self.tags["role"]
+
+    @property
+    def size(self) -> int:
+        """Side of the images in pixels."""
+        return self.data.images.shape[1]
+
+
+def pick(known: Mapping[str, object], what: str, name: str) -> object:
+    """One of several by name.
+
+    Raises:
+        ProtocolError: for another name.
+    """
+    if name not in known:
+        raise ProtocolError(f"{what} {name!r}: choose among {', '.join(known)}.")
+    return known[name]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One network, with one training seed, on one task; a study adds the fields that tell it."""
+
+    task: Task = field(repr=False)
+    seed: int
+
+    @property
+    def own(self) -> dict[str, str]:
+        """What tells this network from the others on its task."""
+        return {one.name: getattr(self, one.name) for one in fields(self)[2:]}
+
+    @property
+    def group(self) -> str:
+        """What arms share that differ in their training seed only."""
+        return "-".join([self.task.key, *map(str, self.own.values())])
+
+    @property
+    def key(self) -> str:
+        return f"{self.group}-{self.seed}"
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """What every row of this arm carries."""
+        return {**self.task.tags, **self.own}
+
+
+class Trained(NamedTuple):
+    """A finished arm: as it was really run, with its learning curve and the folder of its work."""
+
+    arm: Arm
+    model: MedicalModel
+    history: list[dict]
+    folder: Path
+
+
+def grid(
+    settings: Mapping, own: Sequence[str], *, seed: int, role: str = "", model: str = ""
+) -> Iterator[tuple[dict, int]]:
+    """Every arm that a profile names, with its training seed; a list multiplies out.
+
+    Args:
+        own: what tells an arm from others on its task, its network first.
+        role: picks the arms of one role by name; empty picks all.
+        model: picks by words between hyphens, the network first, then values of ``own`` or a
+            training seed: ``resnet``, or ``resnet-released-2`` for one arm with one seed.
+
+    Raises:
+        ProtocolError: for a name that the profile does not have, or a negative seed.
+    """
+    first, *words = model.split("-")
+    found = False
+    for spec in select(settings["arms"], seed=seed, role=role, model=first, key=own[0]):
+        choices = [value if isinstance(value, list) else [value] for value in spec.values()]
+        for values in product(*choices):
+            arm = dict(zip(spec, values, strict=True))
+            for number in range(seed, seed + settings["seeds"]):
+                if set(words) <= {str(number), *(str(arm[name]) for name in own)}:
+                    found = True
+                    yield arm, number
+    if not found:
+        raise ProtocolError(f"MODEL={model!r}: no arm of this profile is all of {words}.")
+
+
+def train(
+    planned: Arm,
+    model: MedicalModel,
+    recipe: Mapping,
+    settings: Mapping,
+    checkpoints: Path,
+    *,
+    paper: str,
+    identity: Sequence[object],
+    objective: object = None,
+    validate: Callable[[MedicalModel], dict] | None = None,
+) -> Trained:
+    """Train an arm, or read back what was trained.
+
+    Args:
+        model: untrained; the arm's ``start`` is ``scratch`` where it got no ImageNet weights.
+        identity: what else than seed, weights, images and split changes the result.
+        validate: as ``fit`` takes it; without, scores on the images that choose the epoch.
+    """
+    task, arm = planned.task, replace(planned, start=model.start)
+    identity = fingerprint(
+        *identity,
+        arm.seed,
+        model.source,
+        task.data.checksum,
+        task.split.train.tolist(),
+        task.chosen.tolist(),
+    )
+    folder = checkpoints / f"{arm.key}-{identity}"
+    validate = validate or (lambda model: curve_scores(model, task.data, task.chosen))
+    history = fit(
+        model,
+        task.data,
+        task.split,
+        recipe,
+        folder,
+        seed=arm.seed,
+        objective=objective,
+        validate=validate,
+    )
+    card = cards.Card(
+        paper,
+        task.key,
+        planned.key,
+        task.asked or task.role,
+        task.seed,
+        settings,
+        model.source,
+        task.data.checksum,
+        cards.split_of(task.split.train),
+    )
+    cards.leave(folder, card)
+    return Trained(arm, model, history, folder)
+
+
+def note(run: Run, trained: Trained, recipe: Mapping) -> None:
+    """Write what a network is into the record; it may have been trained in an earlier run."""
+    arm, model, history, _ = trained
+    monitor, delta = recipe.get("monitor", "val_top1"), recipe.get("min_delta", 0.0)
+    best = recipes.best_epoch([row[monitor] for row in history], delta)
+    about = {
+        "source": model.source,
+        "parameters": parameters(model),
+        "epochs": len(history),
+        "best_epoch": history[best]["epoch"],
+        "training_seconds": round(sum(row["seconds"] for row in history)),
+        "precision": sorted({row["precision"] for row in history}),
+        "warnings": model.warnings,
+    }
+    run.model(arm.key, **arm.own, **about)
+    run.history(arm.key, history)
+    for warning in model.warnings:
+        run.warn(warning)
+
+
+def describe_task(run: Run, task: Task, constant: Mapping[str, object]) -> pd.DataFrame:
+    """Tidy rows on a data set and its split: leaks, classes, and what a constant answer scores.
+
+    Args:
+        constant: tags of the rows on the constant answer.
+    """
+    data, test = task.data, task.split.test
+    run.dataset(task.raw)
+    prior = metrics.prior_logits(data.targets[task.split.train], len(test), len(data.classes))
+    scores = metrics.score(prior, data.targets[test], metrics.group_weights(data.groups[test]))
+    tags = {"n": len(test), "attack": "none", **constant}
+    rows = [{"metric": name, "estimate": scores[key], **tags} for key, name in CLEAN.items()]
+    leaked = leaks(data, task.split)
+    rows.append({"metric": "test_images_leaked", "estimate": leaked, "n": len(test)})
+    rows.append({"metric": "classes", "estimate": len(data.classes)})
+    return pd.DataFrame(rows).assign(**task.tags)
+
+
+def deviations(
+    settings: Mapping, paper: Mapping, arms: Iterable[Arm], attack: str = ""
+) -> list[str]:
+    """Where this run departs from the profile ``paper``, from what was really run.
+
+    Every setting that differs by its name, except those of roles and models that were not run.
+
+    Args:
+        attack: what was chosen in place of the profile's own, if anything.
+    """
+    arms = list(arms)
+    found = [f"attack: {attack} in place of the profile's."] if attack else []
+    for task in {arm.task.key: arm.task for arm in arms}.values():
+        if task.data.synthetic:
+            found.append(f"{task.key}: {len(task.data)} phantoms, not real images.")
+        elif not task.data.complete:
+            listed = task.data.census["images_listed"]
+            found.append(f"{task.key}: a subset of {listed} images of {task.data.name}.")
+        if len(task.attacked) < len(task.split.test):
+            attacked = f"{len(task.attacked)} of {len(task.split.test)}"
+            found.append(f"{task.key}: {attacked} test images attacked.")
+    run = {value for arm in arms for value in arm.tags.values()}
+    names = {*settings["datasets"], *settings.get("models", ())}
+    ours, theirs = _leaves(settings), _leaves(paper)
+    for name in [*ours, *(name for name in theirs if name not in ours)]:
+        part = set(name.split("."))
+        if part & {"arms", "datasets", "phantoms", "seeds"} or part & (names - run):
+            continue
+        if ours.get(name) != theirs.get(name):
+            values = (one.get(name, "not set") for one in (ours, theirs))
+            found.append("{}: {} (paper: {}).".format(name, *values))
+    missing = {spec["role"] for spec in paper["arms"]} - {arm.task.role for arm in arms}
+    return found + [f"{role}: not run." for role in sorted(missing)]
+
+
+def _leaves(settings: Mapping, above: str = "") -> dict[str, object]:
+    """Settings by dotted names."""
+    leaves = {}
+    for name, value in settings.items():
+        inside = isinstance(value, Mapping)
+        leaves |= _leaves(value, f"{above}{name}.") if inside else {f"{above}{name}": value}
+    return leaves

@@ -1,0 +1,197 @@
+"""Results as one tidy table: a row an arm, seed, attack, radius and metric.
+
+The column ``estimate`` holds `metrics.Estimate` objects: a value and its bootstrap replicates. All
+rows of a task share their draws, so the difference of two rows is a paired difference. The columns
+of ``metrics.gates`` say whether every network behind a row has learnt enough for a verdict.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from ..reporting import verdicts
+from ..reporting.results import Run
+from ..scoring import metrics
+from ..scoring.metrics import Estimate
+
+NOTHING_LEFT = 0.05  # if neither of two networks has more than this right, a gain says nothing
+GATES = ("beats_prior", "competent", "beats_majority")
+# What a table with gaps would turn into floats.
+KINDS = {"n": int, "seeds": int, "alive": bool, "half_fallen": bool}
+
+
+def pooled(estimates: Sequence[Estimate]) -> Estimate:
+    """Mean over training seeds; each replicate draws the seeds anew, so they widen the interval."""
+    estimates = list(estimates)
+    if len(estimates) == 1:
+        return estimates[0]
+    replicates = np.stack([one.replicates for one in estimates])
+    drawn = np.random.default_rng(0).integers(len(estimates), size=replicates.shape)
+    mean = np.take_along_axis(replicates, drawn, axis=0).mean(0)
+    return Estimate(float(np.mean([one.value for one in estimates])), mean)
+
+
+MEASURED = {"estimate": pooled, "ours": "mean", "theirs": "mean"} | dict.fromkeys(GATES, "all")
+
+
+def chosen(rows: pd.DataFrame, tags: Mapping[str, object]) -> pd.DataFrame:
+    """The rows that carry every tag; a list of values stands for any of them."""
+    keep = np.ones(len(rows), bool)
+    for tag, value in tags.items():
+        keep &= rows[tag].isin(np.atleast_1d(value)).to_numpy() if tag in rows else False
+    return rows[keep]
+
+
+def paired(
+    ours: pd.DataFrame,
+    theirs: pd.DataFrame,
+    name: str = "{}_gain",
+    how: Callable[[Estimate, Estimate], Estimate] = operator.sub,
+    apart: Iterable[str] = (),
+) -> pd.DataFrame:
+    """Rows of two tables that agree in every column but ``apart``, held against each other.
+
+    Args:
+        name: of the new metric, with ``{}`` for the old one.
+        how: what becomes of two estimates.
+        apart: columns that may differ; those of ``ours`` stay.
+
+    Returns:
+        The rows of ``ours`` with the new estimates, and both values as ``ours`` and ``theirs``.
+    """
+    free = {"estimate", *GATES, *apart}
+    keys = [column for column in ours if column not in free and column in theirs]
+    both = ours.merge(theirs, on=keys, suffixes=("", "_old"))
+    gates = {gate: both[gate] & both[f"{gate}_old"] for gate in GATES if f"{gate}_old" in both}
+    pairs = list(zip(both["estimate"], both["estimate_old"], strict=True))
+    old = [column for column in both if column.endswith("_old")]
+    return both.drop(columns=old).assign(
+        metric=[name.format(metric) for metric in both["metric"]],
+        ours=[a.value for a, _ in pairs],
+        theirs=[b.value for _, b in pairs],
+        estimate=[how(a, b) for a, b in pairs],
+        **gates,
+    )
+
+
+def compare(
+    scores: pd.DataFrame,
+    column: str,
+    new: str,
+    old: str,
+    name: str = "{}_gain",
+    how: Callable[[Estimate, Estimate], Estimate] = operator.sub,
+    apart: Iterable[str] = (),
+) -> pd.DataFrame:
+    """Rows that differ in ``column`` (and ``apart``) alone, image by image.
+
+    ``compare(scores, "attention", "released", "none")`` is what attention gains.
+    """
+    ours, theirs = (scores[scores[column].eq(value)] for value in (new, old))
+    return paired(ours, theirs, name, how, {column, *apart})
+
+
+def over_seeds(scores: pd.DataFrame) -> pd.DataFrame:
+    """Mean over the training seeds, how many there were, and (of pairs) whether one is ``alive``.
+
+    Alive: the better of two networks has more than NOTHING_LEFT right.
+    """
+    how = {name: MEASURED[name] for name in scores if name in MEASURED}
+    keys = [name for name in scores if name not in how and name != "seed"]
+    groups = scores.groupby(keys, sort=False, dropna=False)
+    table = groups.agg(how).assign(seeds=groups.size()).reset_index()
+    if "ours" in table:
+        table["alive"] = table[["ours", "theirs"]].max(axis=1) > NOTHING_LEFT
+    return table
+
+
+def along(
+    table: pd.DataFrame, axis: str, name: str, how: Callable[[list[Estimate]], Estimate]
+) -> pd.DataFrame:
+    """One row for a whole axis: ``along(gains, "eps", "mean_gain", metrics.mean)``."""
+    gone = {axis, "metric", "alive", "ours", "theirs", "estimate"}
+    keys = [column for column in table if column not in gone]
+    groups = table.groupby(keys, sort=False, dropna=False)["estimate"]
+    return groups.agg(lambda estimates: how(list(estimates))).reset_index().assign(metric=name)
+
+
+def ratio(over: Estimate, under: Estimate) -> Estimate:
+    """``over / under``; not a number where the denominator is zero."""
+    value = over.value / under.value if under.value else float("nan")
+    draws = np.full(len(over.replicates), np.nan)
+    np.divide(over.replicates, under.replicates, out=draws, where=under.replicates != 0)
+    return Estimate(value, draws)
+
+
+def excess(times: float) -> Callable[[Estimate, Estimate], Estimate]:
+    """``over - times * under``: above 0 where the ratio is larger, also where ``under`` is 0."""
+    return lambda over, under: Estimate(
+        over.value - times * under.value, over.replicates - times * under.replicates
+    )
+
+
+def absolute(estimate: Estimate) -> Estimate:
+    """|estimate|, replicate by replicate."""
+    return Estimate(abs(estimate.value), np.abs(estimate.replicates))
+
+
+def largest(estimates: Sequence[Estimate]) -> Estimate:
+    """The largest absolute value, replicate by replicate."""
+    replicates = np.max([np.abs(one.replicates) for one in estimates], axis=0)
+    return Estimate(max(abs(one.value) for one in estimates), replicates)
+
+
+def known_mean(values: np.ndarray, weights: np.ndarray) -> Estimate:
+    """Mean of one number an image (N,) under weights (1 + draws, N), NaN left out."""
+    known = np.isfinite(values)
+    if not known.any():
+        return Estimate(float("nan"), np.full(len(weights) - 1, np.nan))
+    with np.errstate(invalid="ignore"):  # a draw may hold none of the known images
+        return metrics.weighted_mean(np.asarray(values)[known], weights[:, known])
+
+
+def tagged(table: pd.DataFrame, where: Mapping[str, object], tags: Mapping) -> pd.DataFrame:
+    """The table with more tags on the rows that carry ``where``."""
+    here = table.index.isin(chosen(table, where).index)
+    new = {name: np.where(here, value, table.get(name)) for name, value in tags.items()}
+    return table.assign(**{name: pd.Series(v, table.index, object) for name, v in new.items()})
+
+
+def record(run: Run, table: pd.DataFrame) -> None:
+    """Write a table's rows into the record of a run; a tag that a row lacks is NaN in the table."""
+    aside = {"estimate", "ours", "theirs", "seed"}
+    for row in table.to_dict("records"):
+        tags = {k: v for k, v in row.items() if k not in aside and not _missing(v)}
+        tags |= {name: kind(tags[name]) for name, kind in KINDS.items() if name in tags}
+        one = row["estimate"]
+        ends = (one.low, one.high) if isinstance(one, Estimate) else ()
+        run.add(tags.pop("metric"), one.value if ends else one, *ends, **tags)
+
+
+def _missing(value: object) -> bool:
+    return value is None or (isinstance(value, float) and np.isnan(value))
+
+
+def frame(run: Run, metric: str | Sequence[str] = (), **tags: object) -> pd.DataFrame:
+    """Rows of the record, with value and interval in one more column, ``ours``."""
+    table = pd.DataFrame(run.record["rows"])
+    table["ours"] = [
+        f"{verdicts.number(row['value'])} {verdicts.interval(row)}".strip()
+        for row in run.record["rows"]
+    ]
+    return chosen(table, tags | ({"metric": metric} if metric else {}))
+
+
+def side_by_side(
+    run: Run, metric: str | Sequence[str], by: Sequence[str], across: str = "metric", **tags: object
+) -> pd.DataFrame | str:
+    """``ours`` of some rows as a small table, a line for each ``by``."""
+    table = frame(run, metric, **tags)
+    if not len(table):
+        return "Nothing in this run speaks to it."
+    table = table.astype(object).where(table.notna(), "").groupby([*by, across], sort=False)
+    return table["ours"].first().unstack(fill_value="")

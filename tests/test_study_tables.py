@@ -1,0 +1,141 @@
+"""The tidy table of a study: comparisons on hand-made estimates, and the grid of its arms."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from found import find, only
+
+from medrobust_utils.core.errors import ProtocolError
+from medrobust_utils.reporting import results
+from medrobust_utils.scoring.metrics import Estimate
+from medrobust_utils.studies import experiment, tables
+
+NOISE = np.random.default_rng(0).normal(0, 0.01, 500)
+
+
+def rows(**columns):
+    """A table of accuracies whose estimates share their draws."""
+    table = pd.DataFrame({"metric": "accuracy", **columns})
+    table["estimate"] = [Estimate(value, value + NOISE) for value in table.pop("value")]
+    return table
+
+
+def values(table):
+    return [one.value for one in table["estimate"]]
+
+
+def test_rows_that_differ_in_one_column_alone_are_compared_image_by_image():
+    scores = rows(
+        net=["a", "a", "b", "b"],
+        size=[1.0, np.nan, 1.0, np.nan],
+        seed=0,
+        value=[0.3, 0.2, 0.5, 0.6],
+        competent=[True, True, True, False],
+    )
+    gains = tables.compare(scores, "net", "b", "a")
+    assert values(gains) == pytest.approx([0.2, 0.4]) and set(gains["net"]) == {"b"}
+    assert list(gains["metric"]) == ["accuracy_gain"] * 2
+    assert list(gains["competent"]) == [True, False]  # both have to be
+    # shared draws cancel: the difference is known far better than either side
+    assert gains["estimate"][0].high - gains["estimate"][0].low < 1e-9
+    assert not len(tables.compare(scores, "net", "c", "a"))
+
+
+def test_seeds_are_averaged_and_their_spread_widens_the_interval():
+    scores = rows(net="a", seed=[0, 1], value=[0.4, 0.6], competent=[True, False])
+    (row,) = tables.over_seeds(scores).to_dict("records")
+    assert row["estimate"].value == pytest.approx(0.5) and row["seeds"] == 2
+    assert row["estimate"].low < 0.42 and row["estimate"].high > 0.58
+    assert row["competent"] is False or not row["competent"]
+
+
+def test_a_pair_is_alive_while_one_of_two_has_something_left():
+    scores = rows(net=["a", "b"] * 2, seed=0, eps=[1, 1, 2, 2], value=[0.04, 0.06, 0.04, 0.05])
+    table = tables.over_seeds(tables.compare(scores, "net", "b", "a"))
+    assert list(table["alive"]) == [True, False]
+
+
+def test_a_whole_axis_becomes_one_row():
+    scores = rows(net=["a", "a", "b"], eps=[1, 2, 1], value=[0.2, 0.4, 0.9])
+    largest = tables.along(scores, "eps", "largest", tables.largest)
+    assert dict(zip(largest["net"], values(largest), strict=True)) == {"a": 0.4, "b": 0.9}
+
+
+def test_ratios_and_excesses_know_zero():
+    nothing, some = Estimate(0.0, np.zeros(3)), Estimate(0.5, np.array([0.4, 0.5, 0.6]))
+    assert np.isnan(tables.ratio(some, nothing).value)
+    assert tables.excess(20)(some, nothing).value == 0.5
+    assert tables.ratio(some, some).value == 1
+
+
+def test_a_mean_leaves_out_what_is_not_known():
+    weights = np.ones((3, 4))
+    assert tables.known_mean(np.array([1, np.nan, 3, np.nan]), weights).value == 2
+    nothing = tables.known_mean(np.full(4, np.nan), weights)
+    assert np.isnan(nothing.value) and np.isnan(nothing.low)
+
+
+def test_a_tag_that_a_row_lacks_is_not_recorded(tmp_path):
+    run = results.Run.start("02_x", "2_attentive_cnn", "paper", {}, tmp_path)
+    table = rows(net=["a", "b"], n=[4.0, np.nan], alive=[1.0, np.nan], value=[0.25, 0.75])
+    tables.record(run, tables.tagged(table, {"net": "b"}, {"scale": "none", "eps": 0.0}))
+    first, second = run.record["rows"]
+    assert first["n"] == 4 and first["alive"] is True and "scale" not in first
+    assert second["n"] is None and "alive" not in second and second["eps"] == 0.0
+    assert first["low"] < 0.25 < first["high"]
+    shown = tables.side_by_side(run, "accuracy", ["metric"], "net")
+    assert shown.loc["accuracy", "a"].startswith("0.25 [")
+    assert isinstance(tables.side_by_side(run, "kept", ["net"]), str)
+    assert only(run, "accuracy", net="a") and not find(run, "accuracy", net="c")
+
+
+SETTINGS = {
+    "seeds": 2,
+    "arms": [
+        {"role": "skin", "model": "resnet", "attention": ["none", "released"]},
+        {"role": "chest", "model": "vgg", "attention": ["none"]},
+    ],
+}
+OWN = ("model", "attention")
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        (
+            "",
+            [("none", 3), ("none", 4), ("released", 3), ("released", 4), ("none", 3), ("none", 4)],
+        ),
+        ("vgg", [("none", 3), ("none", 4)]),
+        ("resnet-released", [("released", 3), ("released", 4)]),
+        ("resnet-released-4", [("released", 4)]),
+    ],
+)
+def test_a_run_can_be_one_arm_and_one_seed(model, expected):
+    found = experiment.grid(SETTINGS, OWN, seed=3, model=model)
+    assert [(arm["attention"], seed) for arm, seed in found] == expected
+
+
+def test_an_arm_that_no_profile_has_is_refused_by_name():
+    with pytest.raises(ProtocolError, match="MODEL='resnet-released-9'"):
+        list(experiment.grid(SETTINGS, OWN, seed=3, model="resnet-released-9"))
+
+
+def test_deviations_are_the_settings_that_differ(arm_of):
+    ours = {"training": {"lr": 0.1, "epochs": {"skin": 3, "chest": 1}}, "arms": [{"role": "skin"}]}
+    ours |= {"datasets": {"skin": "a", "chest": "b"}}
+    paper = ours | {"training": {"lr": 0.1, "epochs": {"skin": 9, "chest": 9}, "clip": 5}}
+    paper["arms"] = [{"role": "skin"}, {"role": "chest"}]
+    assert experiment.deviations(ours, paper, [arm_of], "foolbox") == [
+        "attack: foolbox in place of the profile's.",
+        "training.epochs.skin: 3 (paper: 9).",
+        "training.clip: not set (paper: 5).",
+        "chest: not run.",
+    ]
+
+
+@pytest.fixture
+def arm_of():
+    import made
+
+    return made.pair()[0].arm
