@@ -12,7 +12,7 @@ import test_domain_assimilation as assimilation
 from found import falling, find, only
 
 from medrobust_utils.attacks import AutoResult
-from medrobust_utils.reporting import claims, results
+from medrobust_utils.reporting import results
 from medrobust_utils.scoring import metrics
 from medrobust_utils.scoring.metrics import Estimate
 from medrobust_utils.studies import attentive_cnn as first_study
@@ -265,20 +265,6 @@ def test_a_defence_is_not_marked_by_what_another_gained(tmp_path):
     second.add_pair(run, *([one] for one in pair), [1])
     marked = [row for row in run.record["rows"] if "autoattack" in row]
     assert {(row["defence"], row["against"]) for row in marked} == {("glcm", "none")}
-
-
-def test_the_verdict_follows(started):
-    """One claim of the paper's, judged before and after AutoAttack."""
-    run, (plain, ours) = started, made.pair()
-    run.record["status"] = "complete"
-    with_gains(run, (plain, ours))
-    (claim,) = (c for c in attentive.PAPER.claims if c.id == "extreme-gain-skin-honest")
-    assert claims.judge(claim, results.rows([run.record])).reason.startswith("AutoAttack was not")
-    eps = [3 / 255]
-    for standing, verdict in ((30, "reproduced"), (2, "not reproduced")):
-        pair = [left(plain, eps, count(2), count(2)), left(ours, eps, count(40), count(standing))]
-        after_autoattack(run, pair)
-        assert claims.judge(claim, results.rows([run.record])).verdict == verdict
 
 
 def test_the_overview_has_a_line_for_each_network_and_size(started):

@@ -75,8 +75,7 @@ def _content(paper: int) -> dict:
 
 def headline_hashes(paper: int) -> dict[str, str]:
     """A fingerprint of each headline and the anchor it needs, its amendments left out."""
-    read = protocol.from_text(PAPERS[paper], yaml.safe_dump(_content(paper)))
-    return {one.id: one.fingerprint(read.anchors) for one in read.headlines}
+    return protocol.from_text(PAPERS[paper], yaml.safe_dump(_content(paper))).fingerprints()
 
 
 def split_hashes(task: attentive_cnn.Task | unet_adversarial.Task) -> dict[str, str]:

@@ -12,6 +12,7 @@ import torch
 
 from ..attacks import climb
 from ..core import env
+from ..core.contracts import ask
 from ..core.losses import correct
 from ..core.storage import fingerprint, kept_arrays
 from ..models import MedicalModel

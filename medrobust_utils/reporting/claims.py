@@ -1,228 +1,355 @@
-"""Our numbers against the paper's: tables of verdicts, and what would settle the open claims.
+"""The board: every headline of every paper with our number, its grade and its verdict.
 
-The rule behind each verdict is in `medrobust_utils.reporting.verdicts`.
+``python -m medrobust_utils claims`` prints it. The rules are in `medrobust_utils.reporting.ledger`.
 """
 
 import argparse
+import json
 import textwrap
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..core.errors import RunError
+from ..core.storage import read_arrays, write_atomic
+from ..scoring import inference
 from . import protocol, results
-from .verdicts import (
-    NOT_REPRODUCED,
-    NOT_TESTED,
-    REPRODUCED,
-    UNDONE,
-    VERDICTS,
-    Verdict,
-    expectation,
-    interval,
-    judge,
-    kind,
-    number,
-)
+from .evidence import Evidence, ends
+from .ledger import DECIDED, DIFFERS, EXACT, WORDS, Verdict, judge
+from .protocol import Claim
 
 # words and shapes carry the verdict; colour only repeats it
-MARKS = {REPRODUCED: "\u2713", NOT_REPRODUCED: "\u2717", NOT_TESTED: "\u25cb"}
+_SHAPES = "\u2713\u2248\u2717\u2717\u2717\u00b1?\u25d4\u25cb\u2013=\u2260"
+MARKS = dict(zip(WORDS, _SHAPES, strict=True))
+HEADINGS = ["Headline", "Paper", "Ours", "Grade", "Verdict"]
+RECORD, PAGE, README = "verdicts.json", "docs/evidence.md", "README.md"
 _BEGIN, _END = "<!-- claims:begin -->", "<!-- claims:end -->"
-_HEADINGS = ["Place", "Claim", "Paper", "Ours", "Verdict", "Stand-in (does not count)"]
+_WIDTHS = (52, 26, 24, 5, 50)
 
 
-def judge_all(runs: list[dict[str, Any]], paper: str | None = None) -> dict[str, list[Verdict]]:
-    """The verdicts on every claim, per paper in the order of the protocol file."""
-    papers = [paper] if paper else protocol.list_papers()
-    return {
-        name: [
-            judge(claim, results.rows([run for run in runs if run["paper"] == name]))
-            for claim in protocol.load(name).claims
-        ]
-        for name in papers
-    }
-
-
-def table(runs: list[dict[str, Any]], paper: str | None = None):
-    """One line per claim as a pandas table: the paper's number, ours, the verdict and why.
-
-    ``runs`` come from `results.collect` or `results.read`; a run must be saved first.
-    """
-    import pandas as pd
-
-    lines = []
-    for name, verdicts in judge_all(runs, paper).items():
-        for v in verdicts:
-            row, other = v.row or {}, v.stand_in or {}
-            lines.append(
-                {
-                    "paper": name,
-                    "id": v.claim.id,
-                    "where": v.claim.where,
-                    "claim": v.claim.text,
-                    "expected": expectation(v.claim),
-                    "ours": row.get("value"),
-                    "interval": interval(row),
-                    "verdict": v.verdict,
-                    "reason": v.reason,
-                    "stand_in": other.get("value"),
-                    "stand_in_interval": interval(other),
-                    "stand_in_kind": kind(other),
-                    "stand_in_reading": v.reading,
-                    "stand_in_why": v.why,
-                    "doubts": " ".join(v.claim.doubts),
-                    "command": v.claim.command,
-                    "needs": v.claim.needs,
-                }
-            )
-    return pd.DataFrame(lines)
-
-
-def summary(runs: list[dict[str, Any]], paper: str | None = None) -> dict[str, int]:
-    """How many claims have each verdict; all three verdicts are always present."""
-    verdicts = [v for found in judge_all(runs, paper).values() for v in found]
-    return count(verdicts)
-
-
-def count(verdicts: Sequence[Verdict]) -> dict[str, int]:
-    """Verdicts counted, in the order of VERDICTS."""
-    found = Counter(v.verdict for v in verdicts)
-    return {name: found[name] for name in VERDICTS}
-
-
-def count_line(counts: dict[str, int]) -> str:
-    """``101 claims: 4 reproduced, 1 not reproduced, 96 not tested at this scale``."""
-    total = sum(counts.values())
-    parts = ", ".join(f"{number} {name}" for name, number in counts.items())
-    return f"{total} claim{'' if total == 1 else 's'}: {parts}"
-
-
-def stand_in_text(v: Verdict) -> str:
-    """The stand-in of a verdict in one phrase that begins with what it is."""
-    if v.stand_in is None:
-        return ""
-    figure = f"{number(v.stand_in['value'])} {interval(v.stand_in)}".strip()
-    return f"{kind(v.stand_in)} {figure} {v.reading} ({v.why})".strip()
-
-
-def show(runs: list[dict[str, Any]], paper: str | None = None):
-    """The claims as a styled table for a notebook; verdicts carry a mark, a word and a tint."""
-    import pandas as pd
-
-    found = [v for verdicts in judge_all(runs, paper).values() for v in verdicts]
-    lines = [dict(zip(_HEADINGS, _cells(v), strict=True)) for v in found]
-    tints = {REPRODUCED: "#2e7d4f33", NOT_REPRODUCED: "#b3541e33"}
-
-    def tint(cell: str) -> str:
-        verdict = cell[2:].partition(" (")[0]
-        return f"background-color: {tints.get(verdict, 'transparent')}"
-
-    style = pd.DataFrame(lines, columns=_HEADINGS).style.hide(axis="index")
-    style = style.format(escape="html").map(tint, subset=["Verdict"])
-    style = style.set_properties(**{"text-align": "left", "vertical-align": "top"})
-    style = style.set_properties(subset=["Paper", "Place"], **{"white-space": "nowrap"})
-    return style.set_caption(count_line(count(found)))
-
-
-def _cells(v: Verdict) -> list[str]:
-    row = v.row or {}
-    ours = f"{number(row.get('value'))} {interval(row)}".strip()
-    # where the interval beside it does not say why
-    silent = v.row is not None and (v.verdict == NOT_TESTED or v.reason.startswith(UNDONE))
-    verdict = f"{MARKS[v.verdict]} {v.verdict}" + (f" ({v.reason})" if silent else "")
-    return [v.claim.where, v.claim.text, expectation(v.claim), ours, verdict, stand_in_text(v)]
-
-
-def text_table(verdicts: Sequence[Verdict], widths=(11, 28, 13, 14, 16, 26)) -> str:
-    """The claims as plain text, long cells wrapped to ``widths`` characters."""
-    lines = []
-    for cells in [_HEADINGS, *map(_cells, verdicts)]:
-        wrapped = [textwrap.wrap(c, w) or [""] for c, w in zip(cells, widths, strict=True)]
-        for i in range(max(map(len, wrapped))):
-            parts = [w[i] if i < len(w) else "" for w in wrapped]
-            lines.append("  ".join(p.ljust(w) for p, w in zip(parts, widths, strict=True)).rstrip())
-        lines.append("-" * (sum(widths) + 2 * len(widths) - 2))
-    return "\n".join(lines)
-
-
-def markdown_table(verdicts: Sequence[Verdict]) -> str:
-    """The claims as a Markdown table."""
-    rows = [_HEADINGS, ["---"] * len(_HEADINGS), *map(_cells, verdicts)]
-    return "\n".join(f"| {' | '.join(c.replace('|', chr(92) + '|') for c in r)} |" for r in rows)
-
-
-def readme_block(runs: list[dict[str, Any]]) -> str:
-    """The summary for the README: counts, what is settled, and the command for what is not."""
-    parts = []
-    for name, verdicts in judge_all(runs).items():
-        if not verdicts:
-            continue
-        parts.append(f"**{protocol.load(name).title}** (`{name}`), {count_line(count(verdicts))}.")
-        settled = [v for v in verdicts if v.verdict != NOT_TESTED]
-        if settled:
-            parts.append(markdown_table(settled))
-        open_ = [v for v in verdicts if v.verdict == NOT_TESTED]
-        if open_:
-            parts.append("Not tested at this scale, and what would settle it:")
-            parts.append("\n".join(map(_open_line, remedies(open_).items())))
-    return "\n\n".join(parts)
-
-
-def remedies(verdicts: Sequence[Verdict]) -> dict[tuple[str, str], Counter]:
-    """What would settle the open claims: (command, what it still needs) to claims per place."""
-    found: dict[tuple[str, str], Counter] = {}
-    for v in verdicts:
-        if v.verdict == NOT_TESTED:
-            counter = found.setdefault((v.claim.command, v.claim.needs), Counter())
-            counter[v.claim.where] += 1
+def board(runs: Sequence[dict[str, Any]], paper: str | None = None) -> dict[str, list[Verdict]]:
+    """The verdicts on every headline, per paper in the order of its file."""
+    found = {}
+    for name in [paper] if paper else protocol.list_papers():
+        about = protocol.load(name)
+        rows = results.rows([run for run in runs if run["paper"] == name])
+        found[name] = [judge(headline, about, rows) for headline in about.headlines]
     return found
 
 
-def _open_line(remedy: tuple[tuple[str, str], Counter]) -> str:
-    (command, needs), places = remedy
-    listed = ", ".join(f"{place} ({times})" for place, times in sorted(places.items()))
-    return f"- `{command}`{f', once there is {needs}' if needs else ''}: {listed}"
+def summary(runs: Sequence[dict[str, Any]], paper: str | None = None) -> dict[str, int]:
+    """How many headlines have each verdict, formulas and counts (`identity`) among them."""
+    return count([v for found in board(runs, paper).values() for v in found])
 
 
-def update_readme(path: str | Path, runs: list[dict[str, Any]]) -> bool:
-    """Put `readme_block` between the claims markers of a file; True when the file changed."""
-    path = Path(path)
-    old = path.read_text("utf-8")
-    if old.count(_BEGIN) != 1 or old.count(_END) != 1 or old.index(_BEGIN) > old.index(_END):
-        raise RunError(f"{path} needs the line {_BEGIN} and after it {_END}, each once")
-    head, tail = old.split(_BEGIN)[0], old.split(_END)[1]
-    new = f"{head}{_BEGIN}\n{readme_block(runs)}\n{_END}{tail}"
-    path.write_text(new, "utf-8")
-    return new != old
+def count(verdicts: Iterable[Verdict]) -> dict[str, int]:
+    """Verdicts counted, in the order of WORDS; words that nothing has are left out."""
+    found = Counter(v.word for v in verdicts)
+    return {word: found[word] for word in WORDS if found[word]}
+
+
+def count_line(verdicts: Sequence[Verdict]) -> str:
+    """``13 headlines: 2 supported, 11 pilot; beside them formulas and counts: 2 exact``."""
+    apart = [v for v in verdicts if v.word in (EXACT, DIFFERS)]
+    others = [v for v in verdicts if v not in apart]
+    text = f"{len(others)} headlines: " + _listed(count(others))
+    return text + (f"; formulas and counts beside them: {_listed(count(apart))}" if apart else "")
+
+
+def _listed(counts: dict[str, int]) -> str:
+    return ", ".join(f"{number} {word}" for word, number in counts.items())
+
+
+def false_verdicts(verdicts: Sequence[Verdict]) -> str:
+    """How many verdicts may be wrong by chance: each stands at 5 % by itself."""
+    decided = sum(v.word in DECIDED for v in verdicts)
+    return f"{decided} decided at 5 % each: about {decided / 20:.1f} of them may be false by chance"
+
+
+def number(value: float | None) -> str:
+    """A number of ours in at most three significant digits, whole numbers in full."""
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if abs(value) >= 1000 or value == int(value) else f"{value:.3g}"
+
+
+def interval(row: dict[str, Any]) -> str:
+    """``[low, high]`` of a row, empty when the row is exact or missing."""
+    if row.get("low") is None or row.get("high") is None:
+        return ""
+    return f"[{number(row['low'])}, {number(row['high'])}]"
+
+
+def expectation(claim: Claim) -> str:
+    """What a reported number allows, in symbols: ``0.484 +- 0.02``, ``> 0`` or ``< 300``."""
+    expect = claim.expect
+    if "value" in expect:
+        return f"{expect['value']:.7g} \u00b1 {expect['tolerance']:g}"  # every printed digit
+    sign, limit = (">", expect["above"]) if "above" in expect else ("<", expect["below"])
+    return f"{sign} {number(limit)}"
+
+
+def reading(claim: Claim, row: dict[str, Any]) -> str:
+    """Whether the interval of a row ``agrees`` with a reported number, ``differs``, or neither."""
+    low, high = (row["value"] if row.get(end) is None else row[end] for end in ("low", "high"))
+    least, most = claim.expect.get("above", -np.inf), claim.expect.get("below", np.inf)
+    if "value" in claim.expect:
+        wide = claim.expect["tolerance"] + 1e-9
+        least, most = claim.expect["value"] - wide, claim.expect["value"] + wide
+    if least < low and high < most:
+        return "agrees"
+    return "differs" if high < least or low > most else "unclear"
+
+
+def ours(v: Verdict) -> str:
+    """Our number with its interval."""
+    return f"{number(v.value)} {interval({'low': v.low, 'high': v.high})}".strip()
+
+
+def reason(v: Verdict) -> str:
+    """Why a verdict is what it is, or what is missing, in one phrase."""
+    text = v.settle if v.word == "not testable here" else v.why
+    if v.detectable is not None:
+        text = f"this run could have found {number(v.detectable)}"
+    if v.agrees is not None:
+        text += f"; another run of ours would{'' if v.agrees else ' not'} agree with the paper's"
+    return text.removeprefix("; ")
+
+
+def cells(v: Verdict, shorten: bool = True) -> list[str]:
+    """A headline as the cells under HEADINGS."""
+    quote, says = v.headline.quote, v.headline.paper_says
+    if shorten:
+        quote, says = shortened(quote, 100), shortened(says, 50)
+    verdict = f"{MARKS[v.word]} {v.says}" + (f": {reason(v)}" if reason(v) else "")
+    return [f"{v.headline.id}: {quote}", says, ours(v), v.grade, shortened(verdict, 140)]
+
+
+def shortened(text: str, width: int) -> str:
+    """The first words of a text, as many as fit into ``width`` characters."""
+    return textwrap.shorten(text, width, placeholder=" ...")
+
+
+def text_board(verdicts: Sequence[Verdict]) -> str:
+    """One line a headline, cut to the width of its column."""
+    rows = [HEADINGS, *(cells(v) for v in verdicts)]
+    return "\n".join(
+        "  ".join(shortened(c, w).ljust(w) for c, w in zip(row, _WIDTHS, strict=True)).rstrip()
+        for row in rows
+    )
+
+
+def markdown(verdicts: Sequence[Verdict], headings: Sequence[str] = HEADINGS) -> str:
+    """The headlines as a Markdown table."""
+    return _table([list(headings), *(cells(v) for v in verdicts)])
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    rows = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
+    return "\n".join(f"| {' | '.join(c.replace('|', chr(92) + '|') for c in r)} |" for r in rows)
+
+
+def show(runs: Sequence[dict[str, Any]], paper: str | None = None):
+    """The headlines as a styled table for a notebook; verdicts carry a shape, a word and a tint."""
+    import pandas as pd
+
+    found = [v for verdicts in board(runs, paper).values() for v in verdicts]
+
+    tints = dict.fromkeys("\u2713=", "#2e7d4f33") | dict.fromkeys("\u2717\u2260", "#b3541e33")
+
+    def tint(cell: str) -> str:
+        return f"background-color: {tints.get(cell[:1], 'transparent')}"
+
+    style = pd.DataFrame([cells(v, False) for v in found], columns=HEADINGS).style
+    style = style.hide(axis="index").format(escape="html").map(tint, subset=["Verdict"])
+    style = style.set_properties(**{"text-align": "left", "vertical-align": "top"})
+    return style.set_caption(count_line(found))
+
+
+def about(v: Verdict) -> str:
+    """Everything about one headline as Markdown: what was fixed, and every row with its grade."""
+    h = v.headline
+    needs = f"{h.needs.seeds} seeds, {h.needs.images} images" if h.needs else ""
+    competent = f", networks of anchor `{h.needs.anchor}`" if h.needs and h.needs.anchor else ""
+    fixed = {
+        "The paper": h.paper_says,
+        "Estimand": f"{h.estimand} ({h.expectation})",
+        "Judged as": f"{h.kind}, {h.claim.replace('_', ' ')}, worth having from {h.worth}",
+        "Needs": needs + competent,
+        "Controls": ", ".join(h.controls),
+        "Fixed": str(h.dated),
+        **{f"Amended {one.date}": one.reason for one in h.amendments},
+        "Ours": f"{ours(v)}, {v.seeds} seeds, {v.images} images" if v.value is not None else "",
+        "Verdict": f"**{v.says}**" + (f": {reason(v)}" if reason(v) else ""),
+        "What would settle it": v.settle,
+    }
+    text = f'### {h.id}\n\n> "{h.quote}" ({h.place})\n\n'
+    text += "\n".join(f"- {name}: {value}" for name, value in fixed.items() if value)
+    rows = [evidence_cells(one) for one in v.evidence]
+    heads = ["Grade", "Row", "Value", "Images", "Seeds", "Decides nothing because"]
+    return text + (f"\n\n{_table([heads, *rows])}" if rows else "")
+
+
+def evidence_cells(one: Evidence) -> list[str]:
+    """A row of evidence as text: grade, tags, value, images, seeds and why it does not decide."""
+    row = one.row
+    aside = {"value", "low", "high", "n", "by_seed", "synthetic", "complete", "headlines", "size"}
+    aside |= {"run_seed", "status", "device", "finished", "path", "paper", "overrides", "seeds"}
+    tags = " ".join(f"{k}={v}" for k, v in row.items() if k not in aside and v is not None)
+    span = {}
+    if row.get("value") is not None and row.get("low") is not None:
+        _, span["low"], span["high"] = ends(row)
+    why = "; ".join((*one.lacks, *(["not the primary cell"] if one.beside else [])))
+    seeds = str(len(row.get("by_seed") or [0]))
+    value = f"{number(row.get('value'))} {interval(span)}".strip()
+    return [one.grade, tags, value, number(row.get("n")), seeds, why]
+
+
+def page(runs: Sequence[dict[str, Any]]) -> str:
+    """``docs/evidence.md``: the board, then every headline with its evidence."""
+    parts = [
+        "# Evidence",
+        "Written by `python -m medrobust_utils claims --update` from `results/reference`; do not "
+        "edit. Grades and verdicts are those of `medrobust_utils/reporting/ledger.py`.",
+    ]
+    for name, verdicts in board(runs).items():
+        parts += [f"## {protocol.load(name).title}", f"{count_line(verdicts)}."]
+        parts += [about(v) for v in verdicts]
+    return "\n\n".join(parts) + "\n"
+
+
+def readme_block(runs: Sequence[dict[str, Any]]) -> str:
+    """The short board: what has a number, and in a line each what has not and why."""
+    parts, found = [], board(runs)
+    for name, verdicts in found.items():
+        parts.append(f"**{protocol.load(name).title}** (`{name}`). {count_line(verdicts)}.")
+        parts.append(markdown([v for v in verdicts if v.value is not None]))
+        for word in ("not run", "not testable here"):
+            ids = [v.headline.id for v in verdicts if v.word == word]
+            if ids:
+                parts.append(f"{word.capitalize()}: {', '.join(ids)}.")
+    every = [v for verdicts in found.values() for v in verdicts]
+    return "\n\n".join([f"{false_verdicts(every)}.".capitalize(), *parts])
+
+
+def record(runs: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """What is committed beside the results: each headline's word, numbers and hash."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, verdicts in board(runs).items():
+        hashes = protocol.load(name).fingerprints()
+        for v in verdicts:
+            numbers = {k: getattr(v, k) for k in ("value", "low", "high", "seeds", "images")}
+            numbers = {k: round(x, 6) if isinstance(x, float) else x for k, x in numbers.items()}
+            about = {"verdict": v.says, "grade": v.grade, **numbers, "why": reason(v)}
+            found[f"{name}/{v.headline.id}"] = about | {"hash": hashes[v.headline.id]}
+    return found
+
+
+def check(runs: Sequence[dict[str, Any]], committed: Path) -> list[str]:
+    """What drifted: verdicts and numbers against ``verdicts.json``, headlines against runs."""
+    try:
+        before = json.loads(committed.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{committed} cannot be read: {error}") from None
+    now, found, papers = record(runs), [], protocol.list_papers()
+    for name in sorted(before.keys() | now.keys()):
+        old, new = before.get(name, {}), now.get(name, {})
+        changed = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+        if changed:
+            pairs = ", ".join(f"{key} {old.get(key)} -> {new.get(key)}" for key in changed)
+            found.append(f"{name}: {pairs}")
+    for run in runs:
+        known = protocol.load(run["paper"]).fingerprints() if run["paper"] in papers else {}
+        for name, stored in (run.get("headlines") or {}).items():
+            if known.get(name) != stored:
+                found.append(f"{run['paper']}/{name}: amended after the result in {run['path']}")
+    return found
+
+
+def recompute(runs: Sequence[dict[str, Any]]) -> tuple[list[str], list[str]]:
+    """Rebuild the rows that have committed outcomes; (what differs, a line on each run).
+
+    ``outcomes.npz`` beside a ``result.json`` holds, under the name in a row's tag ``outcomes``, the
+    paired outcomes (seeds, N) of that row, and under ``<name>:groups`` the cluster (N,) of each.
+    """
+    wrong, told = [], []
+    for run in runs:
+        path = Path(run["path"]).with_name("outcomes.npz")
+        rows = [row for row in run["rows"] if row.get("outcomes")]
+        arrays = read_arrays(path) if path.is_file() else {}
+        for row in rows:
+            name = row["outcomes"]
+            if name not in arrays:
+                wrong.append(f"{path}: no outcomes {name!r}")
+                continue
+            found = inference.paired(arrays[name], arrays[f"{name}:groups"])
+            values = (found.value, found.low, found.high)
+            if not np.allclose(values, ends(row), atol=5e-4):
+                wrong.append(f"{path}: {name} is {number(found.value)}, the row {ends(row)}")
+        left = len(run["rows"]) - len(rows)
+        told.append(f"{path.parent.name}: {len(rows)} rows rebuilt, {left} without outcomes")
+    return wrong, told
+
+
+def update(runs: Sequence[dict[str, Any]], root: Path, reference: Path) -> list[Path]:
+    """Write the record, ``docs/evidence.md`` and the README's block; returns what changed."""
+    readme = (root / README).read_text("utf-8")
+    if readme.count(_BEGIN) != 1 or readme.count(_END) != 1 or _END in readme.split(_BEGIN)[0]:
+        raise RunError(f"{README} needs the line {_BEGIN} and after it {_END}, each once")
+    head, tail = readme.split(_BEGIN)[0], readme.split(_END)[1]
+    wanted = {
+        reference / RECORD: json.dumps(record(runs), indent=1) + "\n",
+        root / PAGE: page(runs),
+        root / README: f"{head}{_BEGIN}\n{readme_block(runs)}\n{_END}{tail}",
+    }
+    stale = [p for p, text in wanted.items() if not p.is_file() or p.read_text("utf-8") != text]
+    for path in stale:
+        write_atomic(path, wanted[path].encode())
+    return stale
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """``python -m medrobust_utils claims``: print the claims and their verdicts."""
+    """``python -m medrobust_utils claims``: the headlines of all papers and their verdicts."""
     parser = argparse.ArgumentParser("python -m medrobust_utils claims", description=main.__doc__)
-    parser.add_argument(
-        "--results",
-        metavar="DIR",
-        help="folder with result.json files "
-        "(default: results of the project; for --update-readme its reference)",
-    )
+    text = "folder with result.json files (default: results/reference of the project)"
+    parser.add_argument("--results", metavar="DIR", type=Path, help=text)
     parser.add_argument("--paper", metavar="NAME", help="only this paper")
-    parser.add_argument("--markdown", metavar="FILE", help="write the table as Markdown too")
-    parser.add_argument("--update-readme", metavar="FILE", help="refresh the claims block of FILE")
+    parser.add_argument("--evidence", metavar="ID", help="all about one headline")
+    parser.add_argument("--json", action="store_true", help="print verdicts as JSON")
+    text = "fail when a committed verdict, number or headline has changed"
+    parser.add_argument("--check", action="store_true", help=text)
+    text = "rebuild intervals from committed outcomes, and fail where they differ"
+    parser.add_argument("--recompute", action="store_true", help=text)
+    text = f"write {RECORD}, {PAGE} and the block of {README}"
+    parser.add_argument("--update", action="store_true", help=text)
     args = parser.parse_args(argv)
-    # the README speaks of the committed reference results, not of whatever lies around locally
-    default = results.project_root() / "results" / ("reference" if args.update_readme else "")
-    runs = results.collect(args.results or default)
-    if args.update_readme:
-        changed = update_readme(args.update_readme, runs)
-        print(f"{args.update_readme} {'updated' if changed else 'is current'}")
-        return 0
-    pages = []
-    for name, verdicts in judge_all(runs, args.paper).items():
-        if verdicts:
-            counts = count_line(count(verdicts))
-            print(f"\n{name}\n\n{text_table(verdicts)}\n{counts}")
-            pages.append(f"## {name}\n\n{counts}\n\n{markdown_table(verdicts)}\n")
-    if args.markdown:
-        Path(args.markdown).write_text("\n".join(pages), "utf-8")
+    root = results.project_root()
+    folder = args.results or root / "results" / "reference"
+    runs = results.collect(folder)
+    if args.update:
+        changed = update(runs, root, folder)
+        print("\n".join(f"written: {path}" for path in changed) or "all current")
+    elif args.check or args.recompute:
+        wrong, told = recompute(runs) if args.recompute else ([], [])
+        wrong += check(runs, folder / RECORD) if args.check else []
+        print("\n".join([*told, *wrong, f"{len(wrong)} differences"]))
+        return 1 if wrong else 0
+    elif args.json:
+        print(json.dumps(record(runs), indent=1))
+    elif args.evidence:
+        found = [v for vs in board(runs, args.paper).values() for v in vs]
+        chosen = [v for v in found if v.headline.id == args.evidence]
+        if not chosen:
+            ids = ", ".join(v.headline.id for v in found)
+            raise RunError(f"there is no headline {args.evidence!r}; there are {ids}")
+        print("\n\n".join(map(about, chosen)))
+    else:
+        found = board(runs, args.paper)
+        for name, verdicts in found.items():
+            print(f"\n{name}: {count_line(verdicts)}\n{text_board(verdicts)}")
+            print(f"Settles what is open: {protocol.load(name).plan}")
+        print(f"\n{false_verdicts([v for vs in found.values() for v in vs])}")
     return 0

@@ -12,6 +12,7 @@ from ..core.schema import Number, Strict, Tag, Texts, fault
 
 # Seeds (of `typical` networks) and images below which a headline of the kind decides nothing.
 LEAST = {"contrast": (3, 0), "typical": (3, 48)}
+_ASIDE = {"amendments", "missing", "evidence", "paper_value"}
 Day = Annotated[date, BeforeValidator(lambda day: date.fromisoformat(str(day)))]
 
 
@@ -55,7 +56,10 @@ class Headline(Strict):
 
     ``claim`` is what the paper says of the ``estimand``, and ``worth`` the smallest effect worth
     having, in the estimand's unit. ``primary`` holds the metric and the tags of the cell that
-    decides; a list of values names several cells.
+    decides; a list of values names several cells, and ``unknown`` those tags whose values are
+    readings of one thing that the paper leaves open. ``missing`` says why nothing here can test it,
+    ``evidence`` names further cells that are shown and never decide, and ``paper_value`` is the
+    paper's number where it has one for the estimand.
     """
 
     id: Annotated[str, Field(pattern=r"^[a-z0-9]+([._-][a-z0-9]+)*$")]
@@ -69,9 +73,14 @@ class Headline(Strict):
     worth: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     needs: Needs | None = None
     primary: Annotated[dict[str, Any], AfterValidator(_cells)]
+    unknown: Texts = ()
     controls: Texts = ()
     dated: Day
     amendments: Annotated[tuple[Amendment, ...], Field(strict=False)] = ()
+    # What decides nothing, and is no part of the hash:
+    missing: str = ""
+    evidence: list[Annotated[dict[str, Any], AfterValidator(_cells)]] = []
+    paper_value: Number | None = None
 
     @model_validator(mode="after")
     def _decidable(self) -> "Headline":
@@ -86,9 +95,10 @@ class Headline(Strict):
     def fingerprint(self, anchors: Mapping[str, Sequence[Anchor]]) -> str:
         """64 hex digits that change with what the headline says or the anchor it needs says.
 
-        Its amendments do not count: they tell why it was changed, the digits that it was.
+        Its amendments do not count: they tell why it was changed, the digits that it was. Nor does
+        what decides nothing.
         """
-        own = self.model_dump(mode="json", exclude={"amendments"}, exclude_defaults=True)
+        own = self.model_dump(mode="json", exclude=_ASIDE, exclude_defaults=True)
         needed = anchors[self.needs.anchor] if self.needs and self.needs.anchor else ()
         own["anchor"] = [anchor.model_dump(mode="json") for anchor in needed]
         return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()

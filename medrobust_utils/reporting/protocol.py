@@ -4,6 +4,7 @@ Each paper has one file, ``papers/<paper>.yaml``. This module reads it, checks i
 tables into one claim per cell, and hands the notebook its settings.
 """
 
+from functools import cache
 from importlib import resources
 from itertools import product
 from typing import Annotated, Any
@@ -140,7 +141,10 @@ class _About(Strict):
 
 
 class Protocol(Strict):
-    """One paper. ``notes`` say what stays untested, ``lacking`` what a data set still needs."""
+    """One paper. ``notes`` say what stays untested, ``lacking`` what a data set still needs.
+
+    ``plan`` is the command that measures what the headlines ask for, and its hours.
+    """
 
     name: str
     paper: _About
@@ -149,6 +153,7 @@ class Protocol(Strict):
     claims: list[Annotated[Any, PlainValidator(_claims)]] = []
     lacking: dict[str, str] = {}
     notes: Texts = ()
+    plan: str = ""
     anchors: dict[str, list[Anchor]] = {}
     headlines: list[Headline] = []
 
@@ -182,6 +187,10 @@ class Protocol(Strict):
     def citation(self) -> str:
         """How to cite the paper."""
         return self.paper.citation
+
+    def fingerprints(self) -> dict[str, str]:
+        """The hash of every headline, which a run stores (see `Headline.fingerprint`)."""
+        return {one.id: one.fingerprint(self.anchors) for one in self.headlines}
 
     def settings(self, profile: str, overrides: str = "") -> Settings:
         """The settings of ``profile`` with ``overrides`` such as ``"epochs=3 training.lr=0.01"``.
@@ -220,6 +229,7 @@ def list_papers() -> list[str]:
     return sorted(f.name.removesuffix(".yaml") for f in _PAPERS.iterdir() if f.name[-5:] == ".yaml")
 
 
+@cache
 def load(paper: str) -> Protocol:
     """Read ``papers/<paper>.yaml``; ProtocolError names every mistake with its place."""
     if paper not in list_papers():

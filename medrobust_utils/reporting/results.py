@@ -12,6 +12,7 @@ from typing import Any
 
 from ..core.errors import RunError
 from ..core.storage import plain, png, write_atomic
+from . import protocol
 
 SCHEMA = 1
 STATUSES = ("complete", "partial", "failed")
@@ -73,6 +74,9 @@ class Run:
             "warnings": [],
             "deviations": [],
             "history": {},
+            "headlines": protocol.load(paper).fingerprints()
+            if paper in protocol.list_papers()
+            else {},
         }
         return cls(folder, record)
 
@@ -235,8 +239,19 @@ def rows(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
             overrides = f"{overrides} ATTACK={run['parameters']['ATTACK']}".strip()
         about = {**run, **run["provenance"], "overrides": overrides}
         columns = {name: about.get(name) for name in RUN_COLUMNS}
+        # what the ledger asks a run for: its first seed, its image size, the headlines it knew
+        columns |= {"run_seed": run["provenance"].get("seed"), "headlines": run.get("headlines")}
+        columns["size"] = _size(run["paper"], run["profile"])
         found += [{**row, **columns} for row in run["rows"]]
     return found
+
+
+def _size(paper: str, profile: str) -> int | None:
+    """Pixels a side that a registered profile works with, where it names one size for all."""
+    if paper not in protocol.list_papers():
+        return None
+    size = protocol.load(paper).profiles.get(profile, {}).get("size")
+    return size if isinstance(size, int) else None
 
 
 def project_root() -> Path:

@@ -20,8 +20,8 @@ from torch import nn
 from ..attacks import AutoPlan, AutoResult, autoattack_sweep
 from ..attacks.autoattack.sweep import EARLIER, RANDOM_SEARCH
 from ..attacks.config import MEMBERS, WRONG
+from ..reporting.evidence import carries
 from ..reporting.results import Run
-from ..reporting.verdicts import LOST, SHORTENED, SURVIVES, UNCLEAR, carries
 from ..scoring import metrics
 from ..scoring.metrics import Estimate
 from .common import add, budget, gates, in_gray_levels, some
@@ -29,6 +29,8 @@ from .evaluation import Evaluation
 from .experiment import Trained
 from .tables import compare, over_seeds, pooled
 
+# Values of the tag ``autoattack``. A shortened attack may undo a gain and cannot prove it.
+SURVIVES, SHORTENED, LOST, UNCLEAR = "survives", "survives a shortened one", "lost", "unclear"
 SHOWN = (
     "accuracy_pgd",
     "accuracy_autoattack",
@@ -241,7 +243,7 @@ def outcome(gain: Estimate, shortened: str) -> str:
     """Whether a gain survives, by its interval: above 0, not above it anywhere, or else.
 
     Returns:
-        One of ``verdicts.SURVIVES`` (``SHORTENED`` if the attack was), ``LOST`` and ``UNCLEAR``.
+        One of ``SURVIVES`` (``SHORTENED`` if the attack was), ``LOST`` and ``UNCLEAR``.
     """
     if gain.low > 0:
         return SHORTENED if shortened else SURVIVES

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from ..reporting import verdicts
+from ..reporting import claims
 from ..reporting.results import Run
 from ..scoring import metrics
 from ..scoring.metrics import Estimate
@@ -180,7 +180,7 @@ def frame(run: Run, metric: str | Sequence[str] = (), **tags: object) -> pd.Data
     """Rows of the record, with value and interval in one more column, ``ours``."""
     table = pd.DataFrame(run.record["rows"])
     table["ours"] = [
-        f"{verdicts.number(row['value'])} {verdicts.interval(row)}".strip()
+        f"{claims.number(row['value'])} {claims.interval(row)}".strip()
         for row in run.record["rows"]
     ]
     return chosen(table, tags | ({"metric": metric} if metric else {}))

@@ -1,0 +1,147 @@
+"""The rows that speak to a headline: what they are worth, and what they say over seeds and images.
+
+A row that a verdict may rest on has, beside its tags, ``by_seed`` (a difference for each training
+seed, ``seed_ids`` naming them), ``cluster_variance`` (of their mean over ``clusters`` of test
+images) and, for shares, ``discordant`` (images gained, images lost). Rows of earlier records lack
+them: their interval of percentiles stands for the images' share, which makes them no narrower.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+from ..scoring import inference
+from .headlines import Headline
+from .protocol import Protocol
+
+_SLACK = 1e-9  # 0.46 + 0.02 must not miss 0.48 by a rounding error
+_OWN = "folder-"  # what the names of sets of one's own begin with, see ``data.own``
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A row with its grade and what keeps it from deciding; ``beside`` is not the primary cell."""
+
+    row: dict[str, Any]
+    grade: str
+    lacks: tuple[str, ...] = ()
+    beside: bool = False
+
+
+def evidence(headline: Headline, paper: Protocol, rows: Sequence[dict[str, Any]]) -> list[Evidence]:
+    """Every row that speaks to a headline, best first; those of its primary cells before others."""
+    found = []
+    for beside, several in ((False, [headline.primary]), (True, headline.evidence)):
+        for cell in (cell for tags in several for cell in cells(tags)):
+            matching = [row for row in rows if carries(row, cell)]
+            runs = Counter(row.get("path") for row in matching if not row.get("baseline"))
+            for row in matching:
+                lacks = barred(row, paper)
+                if not beside and runs[row.get("path")] > 1:
+                    lacks += (f"one of {runs[row.get('path')]} rows that fit the primary cell",)
+                found.append(Evidence(row, grade(row, paper), lacks, beside))
+    return sorted(found, key=lambda one: (one.beside, bool(one.lacks), *rank(one)))
+
+
+def grade(row: dict[str, Any], paper: Protocol) -> str:
+    """A to D, or F for a row without images."""
+    if row.get("synthetic"):
+        return "D"
+    if not row.get("dataset"):
+        return "F"
+    if names(row) <= own(paper) and row.get("complete"):
+        return "A" if row.get("profile") == "paper" else "B"
+    return "C"
+
+
+def names(row: dict[str, Any]) -> set[str]:
+    return set(row["dataset"].split("+"))
+
+
+def own(paper: Protocol) -> set[str]:
+    """The data sets that the paper itself used."""
+    return set(paper.profiles.get("paper", {}).get("datasets", {}).values())
+
+
+def carries(row: dict[str, Any], tags: dict[str, Any]) -> bool:
+    """Whether a row has every one of the tags; numbers are compared to rounding."""
+    return all(_same(row.get(tag), want) for tag, want in tags.items())
+
+
+def _same(have: Any, want: Any) -> bool:
+    """Equal, with numbers compared to rounding; True is not 1 and a missing tag equals nothing."""
+    if isinstance(have, bool) or isinstance(want, bool):
+        return have is want
+    if isinstance(have, int | float) and isinstance(want, int | float):
+        return math.isclose(have, want, abs_tol=_SLACK)
+    return have == want
+
+
+def cells(tags: dict[str, Any]) -> list[dict[str, Any]]:
+    """The cells that tags name, one for each combination of the values of their lists."""
+    lists = [value if isinstance(value, list) else [value] for value in tags.values()]
+    return [dict(zip(tags, values, strict=True)) for values in product(*lists)]
+
+
+def barred(row: dict[str, Any], paper: Protocol) -> tuple[str, ...]:
+    """Why a row never decides, whatever its headline asks for."""
+    found = {
+        "the run did not finish": row.get("status", "complete") != "complete",
+        "no number": row.get("value") is None,
+        "phantoms": bool(row.get("synthetic")),
+        f"changed settings ({row.get('overrides')})": bool(row.get("overrides")),
+        f"{row.get('profile')} is no registered profile": row.get("profile") not in paper.profiles,
+        "images of one's own": _OWN in str(row.get("dataset", "")),
+    }
+    return tuple(reason for reason, holds in found.items() if holds)
+
+
+def by_seed(row: dict[str, Any]) -> dict[Any, float]:
+    """The differences of a row by training seed; a row without them has one."""
+    values = row.get("by_seed") or [row["value"]]
+    first = row.get("run_seed") or 0
+    return dict(zip(row.get("seed_ids") or range(first, first + len(values)), values, strict=True))
+
+
+def measured(row: dict[str, Any], others: Sequence[dict[str, Any]], planned: int) -> dict[str, Any]:
+    """A row with the seeds of ``others``, as many as were planned and no later ones."""
+    seeds: dict[Any, float] = {}
+    for one in (row, *others):
+        seeds = by_seed(one) | seeds
+    kept = {seed: seeds[seed] for seed in sorted(seeds)[: max(planned, 1)]}
+    return row | {"by_seed": list(kept.values()), "seed_ids": list(kept)}
+
+
+def ends(row: dict[str, Any], level: float = inference.LEVEL) -> tuple[float, float, float]:
+    """Value, low and high: over seeds and images where there are two seeds, else over images."""
+    values = list(by_seed(row).values())
+    if len(values) < 2 or row.get("low") is None:
+        low, high = row.get("low"), row.get("high")
+        return (
+            row["value"],
+            row["value"] if low is None else low,
+            row["value"] if low is None else high,
+        )
+    variance, clusters = spread(row)
+    found = inference.over_seeds(values, variance, clusters, level)
+    low, high = float(found.low), float(found.high)
+    if "discordant" in row and sum(row["discordant"]) < inference.FEW:
+        exact = inference.exact_difference(*row["discordant"], row["n"], level)
+        low, high = min(low, exact[0]), max(high, exact[1])
+    return float(found.value), low, high
+
+
+def spread(row: dict[str, Any]) -> tuple[float, int]:
+    """Variance over clusters of images, and their number; of an old row, from its percentiles."""
+    clusters = row.get("clusters") or row.get("n") or 2
+    variance = row.get("cluster_variance")
+    return ((row["high"] - row["low"]) / 3.92) ** 2 if variance is None else variance, clusters
+
+
+def rank(one: Evidence) -> tuple:
+    """What orders evidence: grade, size, images, seeds."""
+    row = one.row
+    return one.grade, -(row.get("size") or 0), -(row.get("n") or 0), -len(by_seed(row))

@@ -1,0 +1,385 @@
+"""Each rule of the ledger, and the board made of them: a wrong one misleads every reader."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medrobust_utils.core.errors import RunError
+from medrobust_utils.reporting import claims, evidence, ledger, protocol, results
+from medrobust_utils.scoring import inference
+
+ROOT = Path(__file__).resolve().parents[1]
+REFERENCE = ROOT / "results" / "reference"
+
+PAPER = """
+profiles:
+  paper: {datasets: {skin: ham10000}, size: 224}
+  reference: {datasets: {skin: ham10000}, size: 224}
+  small: {datasets: {skin: ham10000}, size: 64}
+paper: {title: T, citation: C}
+plan: run it
+headlines:
+  - {id: gain, quote: better, place: p, kind: contrast, estimand: e, expectation: above 0,
+     claim: gain, worth: 0.1, needs: {seeds: 3, images: 400, anchor: skin}, dated: 2026-11-30,
+     primary: {metric: gain, role: skin, against: none}, evidence: [{metric: other}]}
+  - {id: several, quote: everywhere, place: p, kind: contrast, estimand: e, expectation: above 0,
+     claim: gain, worth: 0.1, needs: {seeds: 3, images: 400}, dated: 2026-11-30,
+     primary: {metric: gain, role: [skin, chest]}}
+  - {id: unit, quote: at 0.01, place: p, kind: contrast, estimand: e, expectation: above 0,
+     claim: gain, worth: 0.1, needs: {seeds: 3, images: 400}, dated: 2026-11-30,
+     primary: {metric: gain, scale: [0-1, signed]}, unknown: [scale]}
+  - {id: under-attack, quote: robust, place: p, kind: contrast, estimand: e, expectation: above 0,
+     claim: gain, worth: 0.1, needs: {seeds: 3, images: 400}, dated: 2026-11-30,
+     primary: {metric: gain, role: skin}, controls: [AutoAttack]}
+  - {id: mostly, quote: in most cases, place: p, kind: typical, estimand: e, expectation: above,
+     claim: gain, worth: 0.1, needs: {seeds: 3, images: 48}, dated: 2026-11-30,
+     primary: {metric: maps}}
+  - {id: sometimes, quote: occasionally, place: p, kind: existence, estimand: e, claim: gain,
+     expectation: above, worth: 0, needs: {seeds: 1, images: 48}, dated: 2026-11-30,
+     primary: {metric: share}}
+  - {id: count, quote: less than 1.3 %, place: p, kind: identity, estimand: e, claim: equality,
+     expectation: below 0.013, primary: {metric: parameters}, dated: 2026-11-30}
+  - {id: closed, quote: c, place: p, kind: contrast, estimand: e, expectation: above 0,
+     claim: gain, worth: 0.1, needs: {seeds: 3, images: 400}, dated: 2026-11-30,
+     primary: {metric: gain, role: skin}, missing: its weights}
+anchors:
+  skin: [{metric: auc, at_least: 0.93, role: skin}]
+"""
+SMALL = protocol.from_text("small", PAPER)
+HASHES = SMALL.fingerprints()
+COMPETENT = {"metric": "auc", "role": "skin", "value": 0.95, "path": "run"}
+
+
+def row(*by_seed, **tags):
+    """A row as a run at the headline's own size leaves it: three seeds, 400 images."""
+    values = list(by_seed) or [0.30, 0.31, 0.32]
+    about = {"metric": "gain", "role": "skin", "against": "none", "scale": "0-1", "n": 400}
+    about |= {"dataset": "ham10000", "synthetic": False, "complete": True, "profile": "reference"}
+    about |= {"value": sum(values) / len(values), "low": 0.2, "high": 0.4, "by_seed": values}
+    about |= {"cluster_variance": 1e-4, "clusters": 200, "headlines": HASHES, "path": "run"}
+    return about | {"overrides": "", "status": "complete", "size": 224} | tags
+
+
+def verdict(name, *rows, paper=SMALL):
+    headline = next(one for one in paper.headlines if one.id == name)
+    return ledger.judge(headline, paper, [COMPETENT, *rows])
+
+
+@pytest.mark.parametrize(
+    ("claim", "value", "low", "high", "word"),
+    [
+        ("gain", 0.2, 0.05, 0.4, "supported"),
+        ("gain", 0.05, 0.01, 0.09, "real but negligible"),
+        ("gain", 0.05, 0.01, 0.2, "inconclusive"),
+        ("gain", 0.0, -0.05, 0.09, "contradicted: no gain worth having"),
+        ("gain", -0.1, -0.2, -0.01, "contradicted: reversed"),
+        ("gain", -0.1, -0.2, 0.0, "contradicted: no gain worth having"),  # 0 is not below 0
+        ("gain", 0.2, 0.0, 0.4, "inconclusive"),  # nor above it
+        ("no_loss", -0.01, -0.09, 0.1, "supported"),
+        ("no_loss", -0.2, -0.3, -0.11, "contradicted"),
+        ("no_loss", -0.1, -0.2, 0.1, "inconclusive"),
+        ("equality", 0.0, -0.09, 0.09, "supported"),
+        ("equality", 0.2, 0.11, 0.3, "contradicted"),
+        ("equality", -0.2, -0.3, -0.11, "contradicted"),
+        ("equality", 0.0, -0.1, 0.05, "inconclusive"),
+    ],
+)
+def test_the_table_of_verdicts(claim, value, low, high, word):
+    assert ledger.judged(claim, value, low, high, worth=0.1) == word
+
+
+def test_three_seeds_on_the_papers_data_decide():
+    found = verdict("gain", row())
+    assert (found.says, found.grade, found.seeds, found.images) == ("supported", "B", 3, 400)
+    assert 0.27 < found.low < 0.31 < found.high < 0.34, "t over seeds and images, no percentiles"
+    assert verdict("gain", row(-0.3, -0.31, -0.32)).word == "contradicted: reversed"
+    open_ = verdict("gain", row(0.0, 0.2, 0.4))
+    assert open_.word == "inconclusive" and open_.detectable > 0.1
+    assert "could have found" in claims.reason(open_)
+
+
+@pytest.mark.parametrize(
+    ("tags", "grade", "says"),
+    [
+        ({"profile": "paper"}, "A", "supported"),
+        ({"complete": False}, "C", "supported on part of the data"),
+        ({"dataset": "other"}, "C", "supported on other data"),
+        ({"recipe": "described"}, "B", "supported for the recipe as described"),
+    ],
+)
+def test_the_grade_stands_in_the_verdict(tags, grade, says):
+    found = verdict("gain", row(**tags))
+    assert (found.grade, found.says) == (grade, says)
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [
+        {"synthetic": True},
+        {"overrides": "epochs=1"},
+        {"profile": "homemade"},
+        {"dataset": "folder-mine"},
+        {"dataset": "ham10000+folder-mine"},
+        {"status": "partial"},
+        {"value": None, "by_seed": None},
+    ],
+)
+def test_what_never_decides_displaces_nothing(tags):
+    alone = verdict("gain", row(-1, -1.1, -1.2, **tags))
+    assert alone.word == "not run" and len(alone.evidence) == 1, "and is shown"
+    best = verdict(
+        "gain",
+        row(path="old"),
+        row(-1, -1.1, -1.2, path="new", n=10**6, **tags),
+        COMPETENT | {"path": "old"},
+    )
+    assert best.word == "supported"
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        (row(0.3), "1 of 3 seeds"),
+        (row(n=399), "399 of 400 images"),
+        (row(headlines=None), "run before the headline was fixed"),
+        (row(headlines=HASHES | {"gain": "0"}), "headline amended after the result"),
+        (row(path="another"), "auc not measured, competent from 0.93"),
+    ],
+)
+def test_a_pilot_is_shown_and_decides_nothing(given, why):
+    found = verdict("gain", given)
+    assert (found.word, found.why, found.settle) == ("pilot", why, "run it")
+    assert found.value is not None
+
+
+def test_incompetent_networks_are_pilots():
+    found = verdict("gain", row(), COMPETENT | {"value": 0.90})
+    assert found.word == "pilot" and "auc 0.9, competent from 0.93" in found.why
+
+
+def test_grade_size_images_and_seeds_order_rows_and_no_date_does():
+    good = row(path="a")
+    worse = [
+        row(-1, -1.1, -1.2, path="b", complete=False),
+        row(-1, -1.1, -1.2, path="c", size=64, profile="small"),
+        row(-1, -1.1, -1.2, path="d", n=100),
+    ]
+    anchors = [COMPETENT | {"path": path} for path in "abcd"]
+    for rows in ([good, *worse], [*worse, good]):
+        assert verdict("gain", *anchors, *rows).word == "supported"
+
+
+def test_seeds_of_several_runs_are_pooled_up_to_the_plan():
+    runs = [row(0.3 + seed / 100, seed_ids=[seed], path=str(seed)) for seed in (3, 1, 0, 2)]
+    found = verdict("gain", *(COMPETENT | {"path": str(s)} for s in range(4)), *runs)
+    assert found.seeds == 3 and found.value == pytest.approx(0.31), "seeds 0 to 2, not the newest"
+
+
+def test_a_cell_that_several_rows_of_a_run_fit_is_no_primary_cell():
+    found = verdict("gain", row(radius=1), row(-1, -1.1, -1.2, radius=2))
+    assert found.word == "not run" and "one of 2 rows" in found.why
+
+
+def test_what_measures_something_else_is_a_pilot_under_its_own_name():
+    found = verdict("gain", row(metric="other"))
+    assert (found.word, found.why) == ("pilot", "measured otherwise, as other")
+
+
+def test_several_primary_cells_are_judged_at_holms_levels():
+    both = [row(), row(role="chest", path="2")]
+    assert verdict("several", *both).word == "supported"
+    assert verdict("several", row()).word == "pilot", "one of two cells"
+    mixed = verdict("several", row(), row(-0.3, -0.31, -0.32, role="chest", path="2"))
+    assert mixed.word == "mixed"
+    level = max(inference.holm([0.1, 0.2]))
+    assert verdict("several", *both).high > evidence.ends(row(), inference.LEVEL)[2] - 1e-9
+    assert level == pytest.approx(0.975)
+
+
+def test_readings_of_one_unknown_are_judged_jointly():
+    against = row(-0.3, -0.31, -0.32, scale="signed", path="2")
+    assert verdict("unit", row(), against).word == "mixed"
+    assert verdict("unit", row(), row(scale="signed", path="2")).word == "supported"
+
+
+AUTO = {"autoattack_sweep": 0.31, "autoattack_steps": 100, "autoattack_images": 100}
+
+
+@pytest.mark.parametrize(
+    ("by_seed", "low", "high", "more", "word"),
+    [
+        ((0.3, 0.31, 0.32), 0.05, 0.2, {}, "supported"),
+        ((0.3, 0.31, 0.32), -0.1, 0.16, {}, "supported"),  # half the gain is in its interval
+        ((0.3, 0.31, 0.32), -0.1, 0.15, {}, "contradicted: no gain worth having"),
+        ((0.3, 0.31, 0.32), 0.05, 0.2, {"autoattack_steps": 20}, "inconclusive"),
+        ((0.3, 0.31, 0.32), 0.05, 0.2, {"autoattack_images": 24}, "inconclusive"),
+        ((0.3, 0.31, 0.32), None, None, {}, "inconclusive"),
+        ((-0.3, -0.31, -0.32), 0.05, 0.2, {}, "inconclusive"),  # the sweep saw no gain, it does
+        ((-0.3, -0.31, -0.32), -0.2, 0.2, {}, "contradicted: reversed"),
+    ],
+)
+def test_autoattack_decides_in_both_directions(by_seed, low, high, more, word):
+    tags = AUTO | {"autoattack_low": low, "autoattack_high": high} | more
+    assert verdict("under-attack", row(*by_seed, **tags)).word == word
+
+
+def test_most_cases_are_judged_against_two_baselines():
+    def judged(*baselines):
+        others = [row(metric="maps", value=v, baseline=str(v)) for v in baselines]
+        return verdict("mostly", row(metric="maps"), *others).word
+
+    assert judged(0.1, 0.2) == "supported" and judged(0.5, 0.6) == "contradicted"
+    assert judged(0.1, 0.5) == "inconclusive" and judged(0.1) == "pilot"
+
+
+def test_occasionally_needs_one_network_and_is_never_contradicted():
+    def judged(share):
+        chance = row(metric="share", value=0.1, baseline="random signs")
+        seen = row(metric="share", value=share, by_seed=None, low=None, high=None, n=48)
+        return verdict("sometimes", seen, chance).word
+
+    assert judged(0.4) == "supported" and judged(0.12) == judged(0.0) == "inconclusive"
+
+
+@pytest.mark.parametrize(
+    ("expectation", "value", "word"),
+    [
+        ("below 0.013", 0.01315, "differs"),
+        ("below 0.013", 0.0125, "exact"),
+        ("2.64", 2.6432, "exact"),
+        ("0.0", -2.12, "differs"),
+        ("0.816 and 0.032", 0.8251, "differs"),
+        ("0.816 and 0.032", 0.8163, "exact"),
+    ],
+)
+def test_formulas_and_counts_are_exact_or_differ(expectation, value, word):
+    assert ledger.identity(expectation, value, 0.0) == word
+
+
+def test_they_are_counted_apart():
+    found = [verdict("count", row(metric="parameters", value=0.012, by_seed=None)), verdict("gain")]
+    assert found[0].word == "exact"
+    assert (
+        claims.count_line(found)
+        == "1 headlines: 1 not run; formulas and counts beside them: 1 exact"
+    )
+
+
+def test_what_cannot_be_tested_says_what_is_missing():
+    found = verdict("closed", row())
+    assert (found.word, claims.reason(found)) == ("not testable here", "its weights")
+
+
+def test_few_discordant_images_go_to_the_exact_test():
+    found = verdict("gain", row(0.005, 0.005, 0.006, cluster_variance=1e-9, discordant=(3, 0)))
+    assert found.low < 0, "three images of 400 are no gain"
+
+
+def test_another_run_of_ours_is_compared_with_the_papers_number():
+    text = PAPER.replace("evidence: [{metric: other}]", "paper_value: 0.16")
+    paper = protocol.from_text("small", text)
+    assert paper.fingerprints()["gain"] == HASHES["gain"], "what decides nothing is not hashed"
+    assert verdict("gain", row(), paper=paper).agrees is False
+    assert verdict("gain", row(0.1, 0.3, 0.5), paper=paper).agrees is True
+
+
+# the board of the package
+
+
+@pytest.fixture(scope="module")
+def runs():
+    return results.collect(REFERENCE)
+
+
+def test_todays_results_get_no_verdict_that_the_rules_do_not_carry(runs):
+    for name, verdicts in claims.board(runs).items():
+        assert 8 <= len(verdicts) <= 18, name
+        for v in verdicts:
+            # no reference run has the seeds that a headline asks for, or knew its words
+            assert v.word not in ledger.DECIDED, v.headline.id
+            assert v.word != ledger.NOT_TESTABLE or v.headline.missing
+            assert v.grade != "D"
+
+
+def test_committed_verdicts_page_and_readme_are_current(runs):
+    assert claims.check(runs, REFERENCE / claims.RECORD) == []
+    assert claims.page(runs) == (ROOT / claims.PAGE).read_text("utf-8"), "claims --update"
+    assert claims.readme_block(runs) in (ROOT / claims.README).read_text("utf-8"), "claims --update"
+
+
+def test_a_drift_and_an_amendment_are_told(runs, tmp_path):
+    record = claims.record(runs)
+    name = "3_domain_assimilation/outlier"
+    record[name] |= {"value": 0.5}
+    path = tmp_path / claims.RECORD
+    path.write_text(json.dumps(record))
+    (told,) = claims.check(runs, path)
+    assert told.startswith(f"{name}: value 0.5 -> 0.42")
+    path.write_text(json.dumps(claims.record(runs)))
+    amended = [
+        run | {"headlines": {"outlier": "0"}} if "03_" in run["path"] else run for run in runs
+    ]
+    told = claims.check(amended, path)
+    assert sum("outlier: amended after the result" in line for line in told) == 2
+    with pytest.raises(RunError, match="cannot be read"):
+        claims.check(runs, tmp_path / "none.json")
+
+
+def test_intervals_are_rebuilt_from_committed_outcomes(tmp_path):
+    random = np.random.default_rng(0)
+    outcomes = random.choice([-1.0, 0.0, 1.0], (3, 200), p=[0.1, 0.6, 0.3])
+    groups = np.repeat(np.arange(100), 2)
+    np.savez(tmp_path / "outcomes.npz", **{"pair": outcomes, "pair:groups": groups})
+    found = inference.paired(outcomes, groups)
+    variance, clusters = inference.cluster_variance(outcomes.mean(0), groups)
+    about = {"cluster_variance": variance, "clusters": clusters, "outcomes": "pair", "n": 200}
+    good = {"metric": "gain", "value": found.value, "low": found.low, "high": found.high}
+    good |= about | {"by_seed": outcomes.mean(1).tolist()}
+    run = {"path": str(tmp_path / "result.json"), "rows": [good, {"metric": "other", "value": 1}]}
+    wrong, told = claims.recompute([run])
+    assert wrong == [] and told[0].endswith("1 rows rebuilt, 1 without outcomes")
+    run["rows"][0] = good | {"by_seed": (outcomes.mean(1) + 0.01).tolist()}
+    assert len(claims.recompute([run])[0]) == 1
+
+
+def test_the_command_prints_the_board_one_headline_and_json(capsys):
+    assert claims.main(["--results", str(REFERENCE)]) == 0
+    text = capsys.readouterr().out
+    assert max(map(len, text.split("Settles")[0].splitlines())) < 175
+    for name in protocol.list_papers():
+        assert f"{name}: " in text
+    assert claims.main(["--results", str(REFERENCE), "--evidence", "outlier"]) == 0
+    text = capsys.readouterr().out
+    assert '> "Vanilla FGSM' in text and "fgsm_rebound" in text and "Settl" not in text
+    assert claims.main(["--results", str(REFERENCE), "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)) >= 48
+    with pytest.raises(RunError, match="there are hypothesis"):
+        claims.main(["--results", str(REFERENCE), "--evidence", "nothing"])
+
+
+def test_the_notebooks_table_is_escaped_and_counted(runs):
+    html = claims.show(runs, "3_domain_assimilation").to_html()
+    assert "Vanilla FGSM" in html and "formulas and counts" in html and "#2e7d4f33" in html
+    assert claims.summary(runs, "1_swin_noise")["differs"] == 1
+
+
+@pytest.mark.parametrize("name", protocol.list_papers())
+def test_headlines_of_a_paper_are_whole(name):
+    paper = protocol.load(name)
+    assert paper.plan and 13 <= len(paper.headlines) <= 18
+    for headline in paper.headlines:
+        assert headline.quote.strip() == headline.quote and headline.estimand, headline.id
+        assert headline.kind == "identity" or headline.needs.seeds >= 1
+        if headline.kind == "identity":
+            assert ledger.identity(headline.expectation, 1e9, 0.0) == "differs"
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "reading"),
+    [(0.49, 0.5, "agrees"), (0.6, 0.7, "differs"), (0.4, 0.49, "unclear")],
+)
+def test_a_reported_number_is_read_by_its_tolerance(low, high, reading):
+    claim = next(c for c in protocol.load("1_swin_noise").claims if c.value == 0.484)
+    assert claims.reading(claim, {"value": low, "low": low, "high": high}) == reading
