@@ -66,6 +66,8 @@ def _listed(counts: dict[str, int]) -> str:
 def false_verdicts(verdicts: Sequence[Verdict]) -> str:
     """How many verdicts may be wrong by chance: each stands at 5 % by itself."""
     decided = sum(v.word in DECIDED for v in verdicts)
+    if not decided:
+        return "no headline is decided yet"
     return f"{decided} decided at 5 % each: about {decided / 20:.1f} of them may be false by chance"
 
 
