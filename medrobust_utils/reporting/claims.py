@@ -17,7 +17,7 @@ from ..core.errors import RunError
 from ..core.storage import read_arrays, write_atomic
 from ..scoring import inference
 from . import protocol, results
-from .evidence import Evidence, ends
+from .evidence import Evidence, ends, spans
 from .ledger import DECIDED, DIFFERS, EXACT, WORDS, Verdict, judge
 from .protocol import Claim
 
@@ -66,6 +66,8 @@ def _listed(counts: dict[str, int]) -> str:
 def false_verdicts(verdicts: Sequence[Verdict]) -> str:
     """How many verdicts may be wrong by chance: each stands at 5 % by itself."""
     decided = sum(v.word in DECIDED for v in verdicts)
+    if not decided:
+        return "no headline is decided yet"
     return f"{decided} decided at 5 % each: about {decided / 20:.1f} of them may be false by chance"
 
 
@@ -200,7 +202,7 @@ def evidence_cells(one: Evidence) -> list[str]:
     aside |= {"run_seed", "status", "device", "finished", "path", "paper", "overrides", "seeds"}
     tags = " ".join(f"{k}={v}" for k, v in row.items() if k not in aside and v is not None)
     span = {}
-    if row.get("value") is not None and row.get("low") is not None:
+    if row.get("value") is not None and spans(row):
         _, span["low"], span["high"] = ends(row)
     why = "; ".join((*one.lacks, *(["not the primary cell"] if one.beside else [])))
     seeds = str(len(row.get("by_seed") or [0]))
@@ -290,7 +292,9 @@ def recompute(runs: Sequence[dict[str, Any]]) -> tuple[list[str], list[str]]:
             if not np.allclose(values, ends(row), atol=5e-4):
                 wrong.append(f"{path}: {name} is {number(found.value)}, the row {ends(row)}")
         left = len(run["rows"]) - len(rows)
-        told.append(f"{path.parent.name}: {len(rows)} rows rebuilt, {left} without outcomes")
+        told.append(
+            f"{path.parent.name}: {len(rows)} rows rebuilt, {left} have no committed outcomes"
+        )
     return wrong, told
 
 

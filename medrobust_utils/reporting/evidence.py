@@ -118,13 +118,9 @@ def measured(row: dict[str, Any], others: Sequence[dict[str, Any]], planned: int
 def ends(row: dict[str, Any], level: float = inference.LEVEL) -> tuple[float, float, float]:
     """Value, low and high: over seeds and images where there are two seeds, else over images."""
     values = list(by_seed(row).values())
-    if len(values) < 2 or row.get("low") is None:
-        low, high = row.get("low"), row.get("high")
-        return (
-            row["value"],
-            row["value"] if low is None else low,
-            row["value"] if low is None else high,
-        )
+    if len(values) < 2 or not spans(row):
+        low, high = (row["value"] if row.get(k) is None else row[k] for k in ("low", "high"))
+        return row["value"], low, high
     variance, clusters = spread(row)
     found = inference.over_seeds(values, variance, clusters, level)
     low, high = float(found.low), float(found.high)
@@ -132,6 +128,11 @@ def ends(row: dict[str, Any], level: float = inference.LEVEL) -> tuple[float, fl
         exact = inference.exact_difference(*row["discordant"], row["n"], level)
         low, high = min(low, exact[0]), max(high, exact[1])
     return float(found.value), low, high
+
+
+def spans(row: dict[str, Any]) -> bool:
+    """Whether a row has an interval, or the variance that one is made of."""
+    return row.get("low") is not None or row.get("cluster_variance") is not None
 
 
 def spread(row: dict[str, Any]) -> tuple[float, int]:

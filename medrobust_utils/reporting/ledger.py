@@ -33,6 +33,7 @@ from .evidence import (
     measured,
     names,
     own,
+    spans,
     spread,
 )
 from .headlines import LEAST, Headline
@@ -157,6 +158,8 @@ def short_of(headline: Headline, paper: Protocol, row: dict[str, Any], rows: Ite
         found.append(f"{len(by_seed(row))} of {seeds} seeds")
     if (row.get("n") or 0) < images:
         found.append(f"{row.get('n') or 0} of {images} images")
+    if not spans(row):
+        found.append("no interval")
     stored = (row.get("headlines") or {}).get(headline.id)
     if stored is None:
         found.append("run before the headline was fixed")
@@ -196,7 +199,7 @@ def _decide(headline, paper, rows, found: list[Evidence], others: list[Evidence]
         why = f"{len(parts)} of {len(cells(headline.primary))} primary cells were measured"
         return replace(parts[0], word=PILOT, why=why, settle=paper.plan)
     if len(parts) > 1 and not headline.unknown:
-        strength = [-abs(p.value) / max(p.high - p.low, _SLACK) for p in parts]
+        strength = [-abs(p.value) / max((p.high or 0) - (p.low or 0), _SLACK) for p in parts]
         parts = [
             _of_cell(
                 headline, paper, rows, [o for o in usable if carries(o.row, cell)], found, level
@@ -211,7 +214,7 @@ def _otherwise(headline: Headline, paper: Protocol, aside: Evidence | None) -> V
     if aside is None:
         return None
     value, low, high = ends(aside.row)
-    span = {"low": low, "high": high} if aside.row.get("low") is not None else {}
+    span = {"low": low, "high": high} if spans(aside.row) else {}
     why, images = f"measured otherwise, as {aside.row['metric']}", aside.row.get("n") or 0
     seeds = len(by_seed(aside.row))
     about = {"grade": aside.grade, "value": value, "seeds": seeds, "images": images, **span}
@@ -234,7 +237,7 @@ def _of_cell(headline, paper, rows, usable, found, level=inference.LEVEL) -> Ver
     row = measured(best.row, same, planned) if best.row["value"] is not None else best.row
     value, low, high = ends(row, level)
     where = scope(best, paper)
-    plain = {"low": low, "high": high} if row.get("low") is not None else {}
+    plain = {"low": low, "high": high} if spans(row) else {}
     about = {"grade": best.grade, "value": value, "scope": where, "images": row.get("n") or 0}
     about |= plain | {"seeds": len(by_seed(row))}
     if headline.kind == "identity":
