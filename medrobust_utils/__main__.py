@@ -5,7 +5,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from .core.errors import MedrobustError
+from .core.errors import MedrobustError, RunError, in_words
 from .data.download.command import add_arguments as add_data_arguments
 
 
@@ -20,6 +20,9 @@ def main(arguments: list[str] | None = None) -> int:
     except MedrobustError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 2
+    except OSError as error:  # of the place, not of the kit: no room, no right, a lost drive
+        print(in_words(error), file=sys.stderr)
+        return 1
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -91,13 +94,15 @@ def _run(options: argparse.Namespace) -> int:
     paths = planning.find_notebooks(options.notebooks)
     given = [tuple(pair) for pair in options.given]
     runs = planning.plan(paths, options.profile, given, out)
+    if out.exists() and not out.is_dir():
+        raise RunError(f"--out {out} is a file. Name a folder for the results.")
     outcomes = runner.run_batch(runs, options.jobs)
     summary = out / "summary.csv"
     runner.write_summary(outcomes, summary)
     counts = Counter(outcome.status for outcome in outcomes)
     print(", ".join(f"{n} {status}" for status, n in counts.items()) + f"; see {summary}")
     if counts["stopped"]:
-        print("Stopped. The same command goes on where it was; finished runs are kept.")
+        print("Stopped. The same command goes on where it was and skips finished runs.")
         return 130
     return 1 if counts["failed"] else 0
 

@@ -16,7 +16,7 @@ def outcomes(tmp_path_factory):
     """All notebooks, two at a time, each once for all tests of this module."""
     out = tmp_path_factory.mktemp("smoke")
     runs = planning.plan(NOTEBOOKS, "smoke", [], out)
-    return {outcome.run.notebook.path: outcome for outcome in runner.run_batch(runs, jobs=2)}
+    return {outcome.run.notebook: outcome for outcome in runner.run_batch(runs, jobs=2)}
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

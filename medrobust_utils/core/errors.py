@@ -19,3 +19,10 @@ class ProtocolError(MedrobustError):
 
 class RunError(MedrobustError):
     """A notebook run failed, or its record cannot be read."""
+
+
+def in_words(error: Exception) -> str:
+    """An error in a sentence, also one of the system: a full disk, a folder that is none."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror + (f": {error.filename}" if error.filename else "")
+    return f"{type(error).__name__}: {error}"
