@@ -101,18 +101,20 @@ def _attempt(run: Run, jobs: int, children: dict) -> Outcome:
         if is_complete(run.folder):
             return Outcome(run, "skipped")
         run.folder.mkdir(parents=True, exist_ok=True)
-        with log.open("a") as output, _child(run, jobs, output) as child:
+        with log.open("a+", errors="replace") as output, _child(run, jobs, output) as child:
             children[run.folder] = child
             _, status, usage = os.wait4(child.pid, 0)  # its kernel's memory is in it
             child.returncode = os.waitstatus_to_exitcode(status)
+            output.seek(0)
+            said = output.read()
         if child.returncode == STOPPED:
             return Outcome(run, "stopped")
-        error, trace = _failure(run.folder, child.returncode, log.read_text("utf-8", "replace"))
+        error, trace = _failure(run.folder, child.returncode, said)
         if error:
             with suppress(OSError):  # the disk may be full
                 (run.folder / "failure.txt").write_text(f"{run}: {error}\n\n{trace}")
-        if not log.stat().st_size:
-            log.unlink()
+        if not said:
+            log.unlink(missing_ok=True)
         peak = usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)  # macOS: bytes
         seconds = time.monotonic() - begun
         return Outcome(run, "failed" if error else "done", seconds, peak, error)
@@ -149,7 +151,7 @@ def _child(run: Run, jobs: int, output: IO[str]) -> subprocess.Popen:
             environment[name] = str(Path(environment[name]).expanduser().resolve())
     environment.pop("MPLBACKEND", None)  # Agg would keep the figures out of the notebook
     environment |= {"MEDROBUST_HEADLESS": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
-    job = json.dumps([str(run.notebook.path.resolve()), str(run.folder), run.parameters])
+    job = json.dumps([str(run.notebook.resolve()), str(run.folder), run.parameters])
     command = [sys.executable, "-m", __name__, job]
     pipes = {"stdin": subprocess.PIPE, "stdout": output, "stderr": output}
     # In a session of its own: Ctrl-C reaches the runner alone, which ends the child.
