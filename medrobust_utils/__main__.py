@@ -5,7 +5,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from .core.errors import MedrobustError
+from .core.errors import MedrobustError, RunError
 from .data.download.command import add_arguments as add_data_arguments
 
 
@@ -25,7 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
 
         place, wrong = error.filename or "the disk", error.strerror or str(error)
         print(blame(place, error, f"{wrong}. Name another file or folder."), file=sys.stderr)
-        return 2
+        return 1
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -97,13 +97,15 @@ def _run(options: argparse.Namespace) -> int:
     paths = planning.find_notebooks(options.notebooks)
     given = [tuple(pair) for pair in options.given]
     runs = planning.plan(paths, options.profile, given, out)
+    if out.exists() and not out.is_dir():
+        raise RunError(f"--out {out} is a file. Name a folder for the results.")
     outcomes = runner.run_batch(runs, options.jobs)
     summary = out / "summary.csv"
     runner.write_summary(outcomes, summary)
     counts = Counter(outcome.status for outcome in outcomes)
     print(", ".join(f"{n} {status}" for status, n in counts.items()) + f"; see {summary}")
     if counts["stopped"]:
-        print("Stopped. The same command goes on where it was; finished runs are kept.")
+        print("Stopped. The same command goes on where it was and skips finished runs.")
         return 130
     return 1 if counts["failed"] else 0
 

@@ -16,7 +16,7 @@ from medrobust_utils.core import env
 ASK = """import json, os
 from concurrent.futures import ThreadPoolExecutor
 from unittest.mock import patch
-from medrobust_utils.env import headless
+from medrobust_utils.core.env import headless
 
 def under(**names):
     with patch.dict(os.environ, names):
@@ -45,7 +45,7 @@ def bare(tmp_path, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR"):
         monkeypatch.setenv(name, str(tmp_path / name))
-    monkeypatch.setenv("PYTHONPATH", str(Path(env.__file__).parents[1]))
+    monkeypatch.setenv("PYTHONPATH", str(Path(env.__file__).parents[2]))
 
 
 def test_a_person_at_the_keyboard_can_click():

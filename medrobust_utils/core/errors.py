@@ -33,3 +33,10 @@ PLACE_REMEDIES = {
         "The disk or mount is lost: bring it back, then call again",
     ),
 }
+
+
+def in_words(error: Exception) -> str:
+    """An error in a sentence, also one of the system: a full disk, a folder that is none."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror + (f": {error.filename}" if error.filename else "")
+    return f"{type(error).__name__}: {error}"

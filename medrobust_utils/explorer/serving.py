@@ -20,7 +20,7 @@ from papermill.parameterize import parameterize_notebook
 
 from ..core.errors import ProtocolError, RunError
 from ..reporting import planning, protocol, results
-from ..reporting.execution import KERNEL_START_SECONDS, own_kernel
+from ..reporting.runner import KERNEL_START_SECONDS, own_kernel
 
 if TYPE_CHECKING:
     from voila.app import Voila

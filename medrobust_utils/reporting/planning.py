@@ -5,157 +5,101 @@ is checked against the notebook's own `parameters` cell first.
 """
 
 import ast
-import hashlib
 import itertools
-import json
-import math
 import os
 import re
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import NamedTuple
 
 import nbformat
-import papermill
+from papermill.models import Parameter
+from papermill.translators import PythonTranslator
+from pydantic import FiniteFloat, TypeAdapter
 
 from ..core.errors import ProtocolError
 from ..core.schema import suggest
+from ..core.storage import fingerprint
 from . import protocol, results
 
 PLACES = ("OUT", "CHECKPOINTS")  # parameters that say where, not what
-TYPES = {"str": str, "int": int, "float": float, "bool": bool}
-BOOLS = {"true": True, "1": True, "false": False, "0": False}
+TYPES = {"str": str, "int": int, "float": FiniteFloat, "bool": bool}
+TYPES = {name: TypeAdapter(kind) for name, kind in TYPES.items()}
 
 
-@dataclass(frozen=True)
-class Parameter:
-    """One line of a notebook's `parameters` cell."""
+class Notebook(NamedTuple):
+    """What a notebook computes: its code (no prose, no metadata) and its parameters' values."""
 
-    name: str
-    type: type
-    default: str | int | float | bool
-    help: str
-
-
-@dataclass(frozen=True)
-class Notebook:
-    """A notebook file: its code (without prose and metadata) and its parameters by name."""
-
-    path: Path
-    name: str
     code: str
     parameters: dict[str, Parameter]
 
 
 @dataclass(frozen=True)
 class Run:
-    """One notebook with one set of parameters; ``folder`` is where its results land."""
+    """A notebook (its file) with one set of parameters; ``folder`` is where its results land."""
 
-    notebook: Notebook
-    id: str
+    notebook: Path
     folder: Path
     parameters: dict[str, str | int | float | bool]
 
     def __str__(self) -> str:
-        return f"{self.notebook.name}/{self.id}"
+        return f"{self.notebook.stem}/{self.folder.name}"
 
 
 def find_notebooks(wanted: Sequence[str], folder: Path | None = None) -> list[Path]:
     """The notebook files meant by paths, names (``01_swin_noise``) or name beginnings (``01``).
 
     Nothing wanted means all of ``folder`` (the project's `notebooks/`), except names that begin
-    with an underscore.
-
-    Raises:
-        ProtocolError: if a name fits no notebook or several, or there is none at all.
+    with an underscore. ProtocolError if a name fits none or several, or there is none at all.
     """
     folder = folder or results.project_root() / "notebooks"
     known = {p.stem: p for p in sorted(folder.glob("*.ipynb")) if not p.name.startswith("_")}
     if not known and not wanted:
         raise ProtocolError(f"There are no notebooks in {folder}.")
-    found = [_find_one(name, known, folder) for name in wanted] or list(known.values())
-    return list(dict.fromkeys(found))
-
-
-def _find_one(name: str, known: Mapping[str, Path], folder: Path) -> Path:
-    if name.endswith(".ipynb") and Path(name).is_file():
-        return Path(name).resolve()
-    stem = name.removesuffix(".ipynb")
-    fits = [stem] if stem in known else [k for k in known if k.startswith(stem)]
-    if len(fits) == 1:
-        return known[fits[0]]
-    if fits:
-        raise ProtocolError(f"{name!r} fits several notebooks: {', '.join(fits)}.")
-    raise ProtocolError(f"There is no notebook {name!r} in {folder}{suggest(stem, known)}")
+    found = []
+    for name in wanted:
+        stem = name.removesuffix(".ipynb")
+        fits = [known[k] for k in ([stem] if stem in known else known) if k.startswith(stem)]
+        if name.endswith(".ipynb") and Path(name).is_file():
+            fits = [Path(name).resolve()]
+        if len(fits) > 1:
+            names = ", ".join(path.stem for path in fits)
+            raise ProtocolError(f"{name!r} fits several notebooks: {names}.")
+        if not fits:
+            raise ProtocolError(f"There is no notebook {name!r} in {folder}{suggest(stem, known)}")
+        found += fits
+    return list(dict.fromkeys(found or known.values()))
 
 
 def read_notebook(path: Path) -> Notebook:
-    """Read a notebook and its `parameters` cell.
-
-    Raises:
-        ProtocolError: if the file is no notebook, or a parameter is no typed scalar.
-    """
+    """Read a notebook, whichever program saved it; ProtocolError for what is no typed scalar."""
     try:
-        notebook = nbformat.read(path, as_version=4)
-        cells = notebook.cells
-        # The runner chooses the kernel, so a notebook need not name one, or one that is here.
-        notebook.metadata["kernelspec"] = {"name": "python3", "language": "python"}
-        with tempfile.TemporaryDirectory() as folder:
-            copy = Path(folder) / "notebook.ipynb"
-            copy.write_text(nbformat.writes(notebook), "utf-8")
-            declared = papermill.inspect_notebook(str(copy))
-    except Exception as error:  # nbformat and papermill raise many kinds for a bad file
+        cells = [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
+        tagged = [c for c in cells if "parameters" in c.metadata.get("tags", [])]
+        lines = ast.parse("\n".join(cell.source for cell in tagged)).body
+    except Exception as error:  # nbformat raises many kinds for a bad file
         raise ProtocolError(f"{path} cannot be read as a notebook: {error}") from error
-    parameters = {name: _declared(path, entry) for name, entry in declared.items()}
-    _all_declared(path, cells, parameters)
-    code = "\n\n".join(cell.source for cell in cells if cell.cell_type == "code")
-    return Notebook(path, path.stem, code, parameters)
-
-
-def _declared(path: Path, entry: Mapping[str, str]) -> Parameter:
-    """A line of the `parameters` cell, as papermill saw it, with its type and default checked."""
-    name, kind = entry["name"], TYPES.get(entry["inferred_type_name"])
-    try:
-        default = ast.literal_eval(entry["default"])
-    except (SyntaxError, ValueError):
-        default = None
-    if kind is float and type(default) is int:
-        default = float(default)
-    if kind is None or type(default) is not kind:
-        raise ProtocolError(
-            f"{path.name}: the parameter {name} must read `{name}: type = value  # help` "
-            f"with one of the types {', '.join(TYPES)} and a value of that type."
-        )
-    return Parameter(name, kind, default, entry["help"])
-
-
-def _all_declared(path: Path, cells: list, parameters: Iterable[str]) -> None:
-    """Refuse a `parameters` cell with a line that papermill cannot read and would pass over."""
-    tagged = [c.source for c in cells if "parameters" in c.metadata.get("tags", [])]
-    for statement in ast.parse("\n".join(tagged)).body:
-        target = getattr(statement, "target", None) or getattr(statement, "targets", [None])[0]
-        if getattr(target, "id", None) not in parameters:
-            line = ast.unparse(statement)
+    parameters = {}
+    for parameter in PythonTranslator.inspect(tagged[0]) if tagged else []:
+        name, kind, text, _ = parameter
+        try:
+            value = TYPES[kind].validate_python(ast.literal_eval(text), strict=True)
+        except (KeyError, SyntaxError, ValueError):
             raise ProtocolError(
-                f"{path.name}: papermill cannot read the parameter line {line!r}: it takes one "
-                "line with one equals sign, those in value and comment counted."
+                f"{path.name}: the parameter {name} must read `{name}: type = value  # help` with "
+                f"one of the types {', '.join(TYPES)} and a value of that type."
+            ) from None
+        parameters[name] = parameter._replace(default=value)
+    for line in lines:  # one that papermill cannot read, it would pass over
+        target = getattr(line, "target", None) or getattr(line, "targets", [None])[0]
+        if getattr(target, "id", None) not in parameters:
+            raise ProtocolError(
+                f"{path.name}: papermill cannot read the parameter line {ast.unparse(line)!r}: it "
+                "takes one line with one equals sign, those in value and comment counted."
             )
-
-
-def parse_value(parameter: Parameter, text: str) -> str | int | float | bool:
-    """``text`` from the command line as the parameter's type, or ProtocolError."""
-    try:
-        if parameter.type is bool:
-            return BOOLS[text.lower()]
-        value = parameter.type(text)
-    except (KeyError, ValueError):
-        value = None
-    if value is None or (parameter.type is float and not math.isfinite(value)):
-        kind = "true or false" if parameter.type is bool else parameter.type.__name__
-        raise ProtocolError(f"{parameter.name} takes {kind}, not {text!r} ({parameter.help}).")
-    return value
+    return Notebook("\n\n".join(cell.source for cell in cells), parameters)
 
 
 def plan(
@@ -179,86 +123,63 @@ def plan(
     for name in names:
         if names.count(name) > 1:
             raise ProtocolError(f"{name} is given twice; write its values with commas between.")
-    notebooks = [read_notebook(path) for path in paths]
-    if len({n.name for n in notebooks}) < len(notebooks):
+    runs, read = {}, {path: read_notebook(path) for path in paths}
+    if len({path.stem for path in read}) < len(read):
         raise ProtocolError("Two of the notebooks have the same name; run them one at a time.")
-    runs = {}
-    for notebook in notebooks:
-        for values in _grid(notebook, profile, given):
-            run = _run(notebook, values, out)
+    for path, (code, parameters) in read.items():
+        axes = {name: _values(path.stem, parameters, name, text) for name, text in given}
+        if profile and "PROFILE" in parameters:
+            axes["PROFILE"] = [profile]
+        for values in itertools.product(*axes.values()):
+            changed = dict(zip(axes, values, strict=True))
+            run = _run(path, code, {p.name: p.default for p in parameters.values()}, changed, out)
             runs.setdefault(run.folder, run)
     return list(runs.values())
 
 
-def _grid(notebook: Notebook, profile: str | None, given: Sequence[tuple[str, str]]) -> list[dict]:
-    """All combinations of the given values for one notebook."""
-    axes = {name: _values(notebook, name, text) for name, text in given}
-    if profile and "PROFILE" in notebook.parameters:
-        axes["PROFILE"] = [profile]
-    return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
-
-
-def _values(notebook: Notebook, name: str, text: str) -> list:
+def _values(notebook: str, parameters: Mapping[str, Parameter], name: str, text: str) -> list:
     """The values of one ``-p NAME VALUE[,VALUE...]``; a comma inside [brackets] separates none."""
     if name == "OUT":
         raise ProtocolError("OUT is set by the runner: use --out to choose the results folder.")
-    if name not in notebook.parameters:
-        known = "".join(
-            f"\n  {p.name}: {p.type.__name__} = {p.default!r}  {p.help}"
-            for p in notebook.parameters.values()
-        )
+    if name not in parameters:
+        known = [f"\n  {n}: {kind} = {v!r}  {about}" for n, kind, v, about in parameters.values()]
         raise ProtocolError(
-            f"{notebook.name} has no parameter {name!r}"
-            f"{suggest(name.upper(), notebook.parameters)}\nIts parameters:{known or ' none'}"
+            f"{notebook} has no parameter {name!r}{suggest(name.upper(), parameters)}\n"
+            f"Its parameters:{''.join(known) or ' none'}"
         )
+    kind, about = parameters[name].inferred_type_name, parameters[name].help
     parts = [part.strip() for part in re.split(r",(?![^\[]*\])", text)]
     if "" in parts:
         raise ProtocolError(f"{name} was given an empty value: {text!r}.")
-    return [parse_value(notebook.parameters[name], part) for part in parts]
+    try:
+        return [TYPES[kind].validate_python(part) for part in parts]
+    except ValueError:
+        kind = "true or false" if kind == "bool" else kind
+        raise ProtocolError(f"{name} takes {kind}, not {text!r} ({about}).") from None
 
 
-def _run(notebook: Notebook, given: Mapping, out: Path) -> Run:
+def _run(notebook: Path, code: str, defaults: dict, given: dict, out: Path) -> Run:
     """Name one run by what differs from the notebook's defaults, and by a hash of what it computes.
 
     The hash covers the code cells, all parameters, the protocol files that the code names and the
-    pretrained weights at hand; prose, metadata and the places of results and checkpoints do not
-    make another run of it.
+    pretrained weights at hand (name, size, time); prose, metadata and the places of results and
+    checkpoints do not make another run of it.
     """
-    values = {p.name: p.default for p in notebook.parameters.values()} | dict(given)
-    values.pop("OUT", None)
+    values = defaults | given
     named = {name: value for name, value in values.items() if name not in PLACES}
-    papers = [paper for paper in protocol.list_papers() if paper in notebook.code]
-    _check_settings(papers, values)
-    digest = hashlib.sha256(notebook.code.encode())
-    digest.update(json.dumps([named, _weights()], sort_keys=True).encode())
-    folder = resources.files("medrobust_utils") / "papers"
-    for paper in papers:
-        digest.update((folder / f"{paper}.yaml").read_bytes())
-    changed = [
-        f"{name}={value}"
-        for name, value in sorted(named.items())
-        if name != "PROFILE" and value != notebook.parameters[name].default
-    ]
-    label = "-".join([str(values.get("PROFILE", "run")), *changed])
-    label = re.sub(r"[^A-Za-z0-9._=+-]+", "_", label)[:80].strip("._-")
-    run_id = f"{label}-{digest.hexdigest()[:8]}"
-    folder = out.resolve() / notebook.name / run_id
-    if "OUT" in notebook.parameters:
-        values["OUT"] = str(folder)
-    return Run(notebook, run_id, folder, values)
-
-
-def _weights() -> list[tuple[str, int, int]]:
-    """Every file of pretrained weights by name, size and time: with others it is another run."""
-    folder = os.environ.get("MEDROBUST_WEIGHTS")
-    files = Path(folder).expanduser().glob("*.safetensors") if folder else []
-    return sorted((p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in files)
-
-
-def _check_settings(papers: Sequence[str], values: Mapping) -> None:
-    """Let the protocol refuse an unknown profile or override now rather than an hour into a grid.
-
-    A notebook that names several papers decides for itself which one an override is meant for.
-    """
+    papers = [paper for paper in protocol.list_papers() if paper in code]
+    # What is unknown there is refused now rather than an hour into a grid. A notebook that names
+    # several papers decides for itself which one an override is meant for.
     if len(papers) == 1 and "PROFILE" in values:
         protocol.load(papers[0]).settings(values["PROFILE"], values.get("SET", ""))
+    folder = resources.files("medrobust_utils") / "papers"
+    texts = [(folder / f"{paper}.yaml").read_text("utf-8") for paper in papers]
+    place = os.environ.get("MEDROBUST_WEIGHTS")
+    files = sorted(Path(place).expanduser().glob("*.safetensors")) if place else []
+    weights = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+    changed = [f"{k}={v}" for k, v in sorted(named.items()) if v != defaults[k] and k != "PROFILE"]
+    label = "-".join([str(values.get("PROFILE", "run")), *changed])
+    label = re.sub(r"[^A-Za-z0-9._=+-]+", "_", label)[:80].strip("._-")
+    run_id = f"{label}-{fingerprint(code, named, weights, texts)}"
+    folder = out.resolve() / notebook.stem / run_id
+    return Run(notebook, folder, values | ({"OUT": str(folder)} if "OUT" in values else {}))

@@ -1,48 +1,63 @@
-"""Runs notebooks in batches: each in its own process, several at a time, none of them twice."""
+"""Runs notebooks in batches: each in a process of its own, several at a time, none of them twice.
+
+A thread starts a child for each run (this module as a script) and waits for it. The child holds the
+run's lock, has papermill execute the notebook, and ends with its kernel when its standard input
+closes: when the runner stops it, or is no more, whatever killed it.
+"""
 
 import csv
-import fcntl
 import io
 import json
 import os
+import re
+import shutil
+import signal
 import subprocess
 import sys
+import tempfile
 import threading
-from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+import time
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from ..core.errors import RunError
+import filelock
+import papermill
+import psutil
+from jupyter_client.provisioning import local_provisioner
+from nbclient.exceptions import DeadKernelError
+from papermill.exceptions import PapermillExecutionError
+from tqdm import tqdm
+
+from ..core.errors import RunError, in_words
 from ..core.storage import write_atomic
 from . import results
 from .planning import Run
-from .progress import Display
 
-SECONDS_TO_STOP = 15
-PATH_VARIABLES = ("MEDROBUST_DATA", "MEDROBUST_WEIGHTS", "MEDROBUST_HOME")
-SUMMARY_COLUMNS = ("notebook", "run", "status", "seconds", "peak_mb", "parameters", "error")
+KERNEL_START_SECONDS = 300  # a busy machine needs longer than papermill's minute
+STOPPED = 3  # the exit status of a child whose runner has gone
+ADDED = {"injected-parameters", "papermill-error-cell-tag"}  # tags of papermill's own cells
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended: "done", "kept" (finished earlier), "failed" or "stopped"."""
+    """How a run ended: "done", "skipped" (finished earlier), "failed" or "stopped"."""
 
     run: Run
     status: str
-    seconds: float | None = None
-    peak_mb: float | None = None
+    seconds: float = 0.0
+    peak_mb: float = 0.0
     error: str = ""
 
 
 def is_complete(folder: Path) -> bool:
     """Whether ``folder`` holds the record of a finished run."""
-    try:
-        return results.read(folder / "result.json")["status"] == "complete"
-    except RunError:
-        return False
+    with suppress(RunError):
+        return results.read(folder)["status"] == "complete"
+    return False
 
 
 def run_batch(runs: Sequence[Run], jobs: int = 1, stream: IO[str] | None = None) -> list[Outcome]:
@@ -51,205 +66,193 @@ def run_batch(runs: Sequence[Run], jobs: int = 1, stream: IO[str] | None = None)
     A failure stops none of the others. On Ctrl-C the running notebooks are ended and the outcome
     of what is unfinished is "stopped"; the same call later goes on from there.
     """
-    batch = _Batch(runs, jobs, stream or sys.stdout)
-    threads = [threading.Thread(target=batch.work, daemon=True) for _ in range(jobs)]
-    for thread in threads:
-        thread.start()
-    try:
-        while any(thread.is_alive() for thread in threads):
-            threads[0].join(0.1)
-            threads[-1].join(0.1)
-    except KeyboardInterrupt:
-        batch.stop()
-        for thread in threads:
-            thread.join(SECONDS_TO_STOP)
-    batch.display.clear()
-    return [batch.outcomes.get(run.folder, Outcome(run, "stopped")) for run in runs]
-
-
-class _Batch:
-    """The queue that the worker threads share, and what became of each run."""
-
-    def __init__(self, runs: Sequence[Run], jobs: int, stream: IO[str]):
-        self.queue = deque(runs)
-        self.total = len(runs)
-        self.display = Display(stream)
-        self.outcomes: dict[Path, Outcome] = {}
-        self.environment = _environment(jobs)
-        self.children: set[subprocess.Popen] = set()
-        self.stopping = threading.Event()
-
-    def work(self) -> None:
-        """Take runs from the queue until it is empty; one thread of several."""
-        waiting = False
-        while not self.stopping.is_set():
-            try:
-                run = self.queue.popleft()
-            except IndexError:
-                return
-            outcome = self._attempt(run)
-            if outcome is None:  # another runner has it: the others first, then look again
-                if not waiting:
-                    self.display.line(f"{run}: another runner is at it, waiting")
-                waiting = True
-                self.queue.append(run)
-                self.stopping.wait(1)
-                continue
-            self.outcomes[run.folder] = outcome
-            self.display.done(run.folder)
-            if not self.stopping.is_set():
-                self.display.line(f"[{len(self.outcomes)}/{self.total}] {_sentence(outcome)}")
-
-    def _attempt(self, run: Run) -> Outcome | None:
-        """Run it, keep it as it is when it was finished, or None when another runner holds it."""
+    stream = stream or sys.stdout
+    outcomes, children = {}, {}
+    bar = tqdm(total=len(runs), file=stream, disable=None, dynamic_ncols=True, leave=False)
+    with bar, ThreadPoolExecutor(jobs) as pool:
+        pending = [pool.submit(_attempt, run, jobs, children) for run in runs]
         try:
-            with _locked(run.folder) as lock:
-                if lock is None:
-                    return None
-                if is_complete(run.folder):
-                    return Outcome(run, "kept")
-                return self._execute(run, lock)
-        except Exception as error:  # a full disk, say: it must not take the other runs along
-            return Outcome(run, "failed", error=f"{type(error).__name__}: {error}")
+            while pending:
+                done, pending = wait(pending, 1, FIRST_COMPLETED)
+                for outcome in (future.result() for future in done):
+                    outcomes[outcome.run.folder] = outcome
+                    end = f"{outcome.status} in {outcome.seconds:.0f} s"
+                    if outcome.error:
+                        end = f"FAILED: {outcome.error}\n  {outcome.run.folder}"
+                    bar.write(f"[{len(outcomes)}/{len(runs)}] {outcome.run}: {end}", stream)
+                    bar.update()
+                if not bar.disable:
+                    running = [run for run in runs if run.folder in children]
+                    cells = [f"{run}: {last_cell(run.folder)[0]}" for run in running]
+                    bar.set_description_str(" | ".join(cells))
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+            while any(future.running() for future in pending):
+                for child in list(children.values()):
+                    child.stdin.close()
+                wait(pending, 0.1)
+    return [outcomes.get(run.folder, Outcome(run, "stopped")) for run in runs]
 
-    def _execute(self, run: Run, lock: int) -> Outcome:
-        """Start the notebook's process, follow its messages, and judge what it left behind."""
-        log = run.folder / "log.txt"
-        for stale in ("result.json", "failure.txt"):
-            (run.folder / stale).unlink(missing_ok=True)
-        with log.open("w") as stderr:
-            child = subprocess.Popen(
-                [sys.executable, "-m", "medrobust_utils.reporting.execution"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=stderr,
-                text=True,
-                env=self.environment,
-                pass_fds=(lock,),  # the lock lasts as long as the child, even if we are killed
-                start_new_session=True,  # Ctrl-C reaches the runner alone, which ends the child
-            )
-            self.children.add(child)
-            if self.stopping.is_set():
-                child.stdin.close()
-            last, end = self._follow(run, child)
-            self.children.discard(child)
-        if not log.stat().st_size:
-            log.unlink()
-        return self._judge(run, last, end, child.returncode)
 
-    def _follow(self, run: Run, child: subprocess.Popen) -> tuple[dict, dict | None]:
-        """Hand the child its job and read its messages: the last cell begun, and the end."""
-        last, end = {}, None
-        job = {
-            "notebook": str(run.notebook.path.resolve()),
-            "executed": str(run.folder / "executed.ipynb"),
-            "parameters": run.parameters,
-        }
-        with suppress(OSError, ValueError):  # it died at once, or we were stopped meanwhile
-            child.stdin.write(json.dumps(job) + "\n")
-            child.stdin.flush()
-        for line in child.stdout:
-            message = json.loads(line)
-            if "cell" in message:
-                last = message
-                self.display.update(run.folder, f"{run}: cell {message['cell']}/{message['of']}")
-            else:
-                end = message
-        child.wait()
-        for pipe in (child.stdin, child.stdout):
-            _close(pipe)
-        return last, end
-
-    def _judge(self, run: Run, last: dict, end: dict | None, code: int) -> Outcome:
-        """Turn the end of a process into an outcome, and leave a failure.txt where it failed."""
-        if self.stopping.is_set() and (end is None or end["error"]):
+def _attempt(run: Run, jobs: int, children: dict) -> Outcome:
+    """Have a child execute the run, unless it was finished, and judge what the child left."""
+    begun, log = time.monotonic(), run.folder / "log.txt"
+    try:
+        if is_complete(run.folder):
+            return Outcome(run, "skipped")
+        run.folder.mkdir(parents=True, exist_ok=True)
+        with log.open("a+", errors="replace") as output, _child(run, jobs, output) as child:
+            children[run.folder] = child
+            _, status, usage = os.wait4(child.pid, 0)  # its kernel's memory is in it
+            child.returncode = os.waitstatus_to_exitcode(status)
+            output.seek(0)
+            said = output.read()
+        if child.returncode == STOPPED:
             return Outcome(run, "stopped")
-        if end is None:
-            end = {"error": f"the notebook's process ended with status {code}; see log.txt"}
-        if not end["error"] and not is_complete(run.folder):
-            end["error"] = "the notebook ended without a complete result.json"
-            last = {}
-        numbers = (end.get("seconds"), end.get("peak_mb"))
-        if not end["error"]:
-            return Outcome(run, "done", *numbers)
-        where = f'cell {last["cell"]}/{last["of"]} "{last["line"]}": ' if last else ""
-        error = where + end["error"]
-        (run.folder / "failure.txt").write_text(f"{run}: {error}\n\n{end.get('traceback', '')}")
-        return Outcome(run, "failed", *numbers, error)
-
-    def stop(self) -> None:
-        """End all children: each one ends itself and its kernel when its input closes."""
-        self.stopping.set()
-        for child in list(self.children):
-            _close(child.stdin)
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[int | None]:
-    """Hold the run's lock file while the block runs; gives None when another process holds it.
-
-    The system itself releases the lock when its holders have died, so none is ever stale.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield None
-            return
-        except OSError:
-            pass  # some mounted drives know no locks: better to run than to refuse
-        yield handle
+        error, trace = _failure(run.folder, child.returncode, said)
+        if error:
+            with suppress(OSError):  # the disk may be full
+                (run.folder / "failure.txt").write_text(f"{run}: {error}\n\n{trace}")
+        if not said:
+            log.unlink(missing_ok=True)
+        peak = usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)  # macOS: bytes
+        seconds = time.monotonic() - begun
+        return Outcome(run, "failed" if error else "done", seconds, peak, error)
+    except Exception as error:  # a full disk, say: it must not take the other runs along
+        return Outcome(run, "failed", error=in_words(error))
     finally:
-        os.close(handle)
+        children.pop(run.folder, None)
 
 
-def _environment(jobs: int) -> dict[str, str]:
-    """The children's environment: threads shared out, folders absolute, figures drawn inline."""
-    environment = dict(os.environ)
-    threads = str(max(1, _cores() // jobs))
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        environment.setdefault(name, threads)
-    for name in PATH_VARIABLES:  # notebooks run in their own folder
-        if environment.get(name):
+def _failure(folder: Path, code: int, log: str) -> tuple[str, str]:
+    """The error in one line, "" if there is none, and the traceback of a run that has ended."""
+    if not code:
+        missing = "the notebook ended without a complete result.json"
+        return "" if is_complete(folder) else missing, log
+    where, outputs = last_cell(folder)
+    raised = [output for output in outputs if output["output_type"] == "error"]
+    if raised:
+        error = f"{raised[-1]['ename']}: {raised[-1]['evalue']}"
+        log = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(raised[-1]["traceback"]))  # no colours
+    elif code > 0 and log:
+        error = log.strip().rpartition("\n")[2]
+    else:
+        error = f"the notebook's process {_ended(code, folder)}"
+    return " ".join(f"{where}{error}".split())[:500], log
+
+
+def _child(run: Run, jobs: int, output: IO[str]) -> subprocess.Popen:
+    """Start a child with threads shared out, folders absolute and figures drawn inline."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    environment = dict.fromkeys(names, str(max(1, cores // jobs))) | os.environ
+    for name in ("MEDROBUST_DATA", "MEDROBUST_WEIGHTS", "MEDROBUST_HOME"):
+        if environment.get(name):  # notebooks run in their own folder
             environment[name] = str(Path(environment[name]).expanduser().resolve())
     environment.pop("MPLBACKEND", None)  # Agg would keep the figures out of the notebook
-    environment["MEDROBUST_HEADLESS"] = "1"
-    environment["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"
-    return environment
+    environment |= {"MEDROBUST_HEADLESS": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+    job = json.dumps([str(run.notebook.resolve()), str(run.folder), run.parameters])
+    command = [sys.executable, "-m", __name__, job]
+    pipes = {"stdin": subprocess.PIPE, "stdout": output, "stderr": output}
+    # In a session of its own: Ctrl-C reaches the runner alone, which ends the child.
+    return subprocess.Popen(command, **pipes, env=environment, start_new_session=True)
 
 
-def _cores() -> int:
-    """Cores this process may use, which in a container are fewer than the machine has."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _close(pipe: IO[str]) -> None:
-    with suppress(OSError):  # what was still to be written has no reader any more
-        pipe.close()
-
-
-def _sentence(outcome: Outcome) -> str:
-    seconds = f" in {outcome.seconds:.0f} s" if outcome.seconds is not None else ""
-    if outcome.status == "failed":
-        return f"{outcome.run}: FAILED{seconds}: {outcome.error}\n  {outcome.run.folder}"
-    if outcome.status == "kept":
-        return f"{outcome.run}: finished earlier, kept"
-    return f"{outcome.run}: {outcome.status}{seconds}"
+def last_cell(folder: Path) -> tuple[str, list]:
+    """`cell 3/9 "its first line": ` of the last cell begun, and its outputs, as papermill saved."""
+    with suppress(OSError, ValueError, IndexError):  # no copy yet, half a copy, no cell yet
+        cells = json.loads((folder / "executed.ipynb").read_text("utf-8"))["cells"]
+        cells = [c for c in cells if not ADDED.intersection(c["metadata"].get("tags", []))]
+        begun = [c for c in cells if c["metadata"].get("papermill", {}).get("start_time")]
+        line = "".join(begun[-1]["source"]).strip().partition("\n")[0]
+        return f'cell {len(begun)}/{len(cells)} "{line}": ', begun[-1].get("outputs", [])
+    return "", []
 
 
 def write_summary(outcomes: Sequence[Outcome], path: Path) -> None:
     """Write one CSV line per run; the file is replaced as a whole."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(SUMMARY_COLUMNS)
+    writer.writerow(("notebook", "run", "status", "seconds", "peak_mb", "parameters", "error"))
     for o in outcomes:
-        numbers = ["" if n is None else f"{n:.1f}" for n in (o.seconds, o.peak_mb)]
-        values = {name: value for name, value in o.run.parameters.items() if name != "OUT"}
-        row = [o.run.notebook.name, o.run.id, o.status, *numbers, json.dumps(values), o.error]
-        writer.writerow(row)
+        numbers = [f"{number:.1f}" if number else "" for number in (o.seconds, o.peak_mb)]
+        values = json.dumps({k: v for k, v in o.run.parameters.items() if k != "OUT"})
+        writer.writerow(
+            (o.run.notebook.stem, o.run.folder.name, o.status, *numbers, values, o.error)
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, text.getvalue().encode())
+
+
+def main(notebook: str, folder: str, parameters: dict) -> None:
+    """What the child does: hold the run's lock, and have papermill execute the notebook."""
+    kernels, launch = [], local_provisioner.launch_kernel
+
+    def launch_and_keep(*args: object, **kwargs: object) -> subprocess.Popen:
+        kernels.append(launch(*args, **kwargs))
+        return kernels[-1]
+
+    local_provisioner.launch_kernel = launch_and_keep  # its exit status says what it died of
+    braces = str.maketrans({"{": "{{", "}": "}}"})  # single ones are papermill's to fill in
+    paths = notebook.translate(braces), f"{folder}/executed.ipynb".translate(braces)
+    options = {"kernel_name": "python3", "language": "python", "progress_bar": False}
+    options |= {"cwd": str(Path(notebook).parent), "start_timeout": KERNEL_START_SECONDS}
+    with tempfile.TemporaryDirectory(prefix="medrobust-", ignore_cleanup_errors=True) as private:
+        threading.Thread(target=_end_with_the_runner, args=[private], daemon=True).start()
+        lock = filelock.FileLock(f"{folder}/.lock")  # the system frees it when its holder dies
+        with suppress(OSError, NotImplementedError):  # some mounted drives know no locks
+            lock.acquire()
+        if is_complete(Path(folder)):  # another runner had the lock until now
+            return
+        try:
+            os.ftruncate(1, 0)
+            for stale in ("result.json", "failure.txt", "executed.ipynb"):
+                Path(folder, stale).unlink(missing_ok=True)
+            own_kernel(Path(private))
+            papermill.execute_notebook(*paths, parameters, **options)
+        except PapermillExecutionError:
+            sys.exit(1)  # the executed copy has it
+        except DeadKernelError:
+            sys.exit(f"DeadKernelError: the kernel {_ended(kernels[-1].poll(), Path(folder))}")
+        except OSError as error:
+            sys.exit(in_words(error))
+
+
+def own_kernel(folder: Path) -> None:
+    """Make `python3` mean this interpreter, whatever kernels and settings the user has.
+
+    What Jupyter and the kernel write goes to ``folder`` too, so that parallel kernels do not wait
+    for one history database. The process's environment is changed for good.
+    """
+    spec = folder / "kernels" / "python3"
+    spec.mkdir(parents=True)
+    quiet = "--Application.log_level=40"  # errors only; warnings would fill every log.txt
+    command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", quiet]
+    content = {"argv": command, "display_name": "Python 3", "language": "python"}
+    (spec / "kernel.json").write_text(json.dumps(content))
+    os.environ |= {"JUPYTER_PATH": str(folder), "IPYTHONDIR": str(folder / "ipython")}
+    os.environ |= {f"JUPYTER_{k}_DIR": str(folder / k) for k in ("DATA", "CONFIG", "RUNTIME")}
+
+
+def _end_with_the_runner(private: str) -> None:
+    """End the kernel and this process when standard input closes: the runner stopped or died."""
+    while os.read(0, 1):
+        pass
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    shutil.rmtree(private, ignore_errors=True)
+    os._exit(STOPPED)
+
+
+def _ended(code: int, folder: Path) -> str:
+    """What ended a process, and what room it had: it may have run out of either."""
+    how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
+    free = [f"{psutil.virtual_memory().available >> 20} MB of memory"]
+    for place in filter(os.path.isdir, (folder, os.environ.get("MEDROBUST_HOME") or Path.home())):
+        free.append(f"{psutil.disk_usage(place).free >> 20} MB of disk at {place}")
+    return f"{how}; free now: {', '.join(free)}"
+
+
+if __name__ == "__main__":
+    main(*json.loads(sys.argv[1]))
