@@ -144,28 +144,6 @@ KNOWN = {
 }
 
 
-@pytest.mark.parametrize("name", KNOWN)
-def test_sweeps_kept_by_earlier_versions_are_still_found(name, skin):
-    """Their folders' names: a change means that hours of attacks would be computed again."""
-    data, plan = replace(skin, checksum="images"), attacks.Plan(**KNOWN[name])
-    settings = radius_sweep._settings(plan)
-    found = module.identify(nn.Identity(), data, np.arange(5), [0.0, 0.01], settings)
-    assert found == name
-    settings = radius_sweep._settings(replace(plan))
-    assert module.identify(nn.Identity(), data, np.arange(5), [0.0, 0.01], settings) == name
-
-
-def test_a_nested_sweep_of_an_earlier_version_is_not_read_back(skin):
-    """Its steps did not shrink: another attack."""
-    data, before = replace(skin, checksum="images"), ("3a14300c0b", "66f94e5bdd")
-    for plan in (dict(steps=5, rel_step=0.25), dict(steps=3, rel_step=0.25, dtype=torch.bfloat16)):
-        settings = radius_sweep._settings(attacks.Plan(**plan))
-        found = module.identify(nn.Identity(), data, np.arange(5), [0.0, 0.01], settings)
-        assert found not in before
-        del settings["method"]
-        assert module.identify(nn.Identity(), data, np.arange(5), [0.0, 0.01], settings) in before
-
-
 def test_nested_steps_shrink_and_the_first_eps_gets_twice_as_long_ones(trained, skin, monkeypatch):
     asked = []
     real = ladder.ascend

@@ -1,7 +1,6 @@
 """The study of paper 3 on a few phantoms and on hand-made scores: numbers are worked out twice."""
 
 import itertools
-import json
 from dataclasses import replace
 
 import numpy as np
@@ -165,28 +164,6 @@ def planned(profile, monkeypatch, **changes):
     monkeypatch.setattr(study, "_task", lambda settings, role, split, seed: made_task(role, split))
     settings = protocol.Settings(dict(PAPER.settings(profile)) | changes)
     return settings, list(study.arms(settings, seed=0))
-
-
-@pytest.mark.parametrize("profile", ["smoke", "small", "paper"])
-def test_every_arm_of_a_profile_has_a_key_and_a_folder_of_its_own(profile, monkeypatch):
-    settings, found = planned(profile, monkeypatch)
-    count = sum(
-        len(group["defence"])
-        - 1
-        + (len(group.get("alpha", "1")) if "glcm" in group["defence"] else 1)
-        for group in settings["arms"]
-    )
-    assert len(found) == count * settings["seeds"] == len({arm.key for arm in found})
-    assert len({id(arm.task) for arm in found}) == len({arm.task.key for arm in found})
-    for arm in found:
-        assert settings["class_size"][arm.task.role] and settings["positive"][arm.task.role]
-        modules = arm.defence in ("modules", "glcm")
-        assert (arm.colour != "none") is modules and (arm.rows != "none") is (arm.defence == "glcm")
-        assert (arm.alpha < 1) is (arm.defence == "glcm")
-        known = settings["training"]["epochs"]
-        for start, name in (("imagenet", arm.task.role), ("scratch", arm.backbone)):
-            # from scratch is what every arm is where no weights are at hand
-            assert study.epochs(replace(arm, start=start), settings) == known[name]
 
 
 def test_the_profiles_hold_every_network_that_was_asked_for(monkeypatch):
@@ -536,96 +513,6 @@ def test_photographs_are_gray_and_labelled_by_the_networks_own_answers(photos):
 # --- rows ----------------------------------------------------------------------------------------
 
 
-def test_rows_of_a_task_count_what_was_removed_and_draw_the_majority_line(run):
-    census = {
-        "exact_duplicates_removed": 5,
-        "contradictory_labels_dropped": 2,
-        "near_duplicate_pairs": 9,
-    }
-    task = made_task("xray", census=census, groups=np.arange(40) // 2)
-    split = ThreeWay(np.arange(0, 21), np.arange(22, 26), np.arange(26, 40))
-    task = replace(task, split=split._replace(test=np.array([21, *split.test])))
-    rows.add_task(run, task)
-    assert {name: only(run, name)["value"] for name in census} == census
-    assert only(run, "test_images_leaked")["value"] == 1  # 20 and 21 belong together
-    assert only(run, "class_size", role="xray", split="honest")["value"] == 20
-    assert only(run, "class_size_listed", role="xray", split="honest")["value"] == 23
-    line = only(run, "accuracy", defence="majority")
-    assert line["value"] == pytest.approx((task.data.targets[task.split.test] == 0).mean())
-    assert line["n"] == 15 and line["attack"] == "none"
-
-
-def test_rows_of_an_arm_hold_its_accuracy_under_every_attack(run):
-    _, ours = pair()
-    climbed = {("strong", ""): falling(4, [3] * 20 + [9] * 20)}
-    ours = made(ours.arm, ours.sweeps["pgd", "quarter"].right, special=climbed)
-    run.dataset(ours.arm.task.raw)
-    rows.add_arm(run, [ours])
-    for attacked, step in attack.CELLS:
-        for eps, value in zip((1, 2, 3, 4), (32, 24, 10, 4), strict=True):
-            row = only(run, "accuracy_attacked", attack=attacked, step=step, eps_255=eps)
-            assert row["value"] == pytest.approx(value / 40) and row["n"] == 40
-            assert row["low"] <= row["value"] <= row["high"]
-            assert row["defence"] == "glcm" and row["alpha"] == 0.9 and row["seeds"] == 1
-    worst = only(run, "accuracy_attacked", attack="worst", step="all", eps_255=4)
-    assert worst["value"] == pytest.approx(4 / 40)  # the last four stand under both
-    assert only(run, "accuracy_attacked", attack="none")["value"] == 1
-    assert only(run, "accuracy", attack="none")["n"] == 40
-    assert len(find(run, "accuracy_attacked")) == 1 + 4 * (len(attack.CELLS) + 2) + 2
-
-
-def test_eps_below_the_slides_smallest_have_rows_of_their_own(run):
-    task = made_task()
-    run.dataset(task.raw)
-    none = np.zeros((2, 40), bool)
-    plain, ours = (
-        made(arm_of(task, defence), none, special={("fine", ""): falling(2, fall)})
-        for defence, fall in (("none", [0] * 30 + [1] * 10), ("glcm", [1] * 38 + [9] * 2))
-    )
-    rows.add_arm(run, [ours])
-    gains.add_pair(run, [plain], [ours])
-    for eps, stands, gain, alive in ((0.25, 40, 30, True), (0.5, 2, 2, False)):
-        where = {"attack": "nested", "step": "fine", "eps_255": eps, "defence": "glcm"}
-        assert only(run, "accuracy_attacked", **where)["value"] == pytest.approx(stands / 40)
-        row = only(run, "accuracy_gain", against="none", **where)
-        assert row["value"] == pytest.approx(gain / 40) and row["alive"] is alive
-
-
-def test_the_odd_curve_of_fgsm_is_measured_from_its_lowest_point(run):
-    task = made_task()
-    single = np.stack([np.arange(40) < count for count in (30, 12, 20, 26)])
-    many = falling(4, [1] * 36 + [9] * 4)
-    robust = made(arm_of(task), many, special={("fgsm", "single"): single})
-    run.dataset(task.raw)
-    rows.add_arm(run, [robust])
-    assert only(run, "fgsm_rebound", defence="none")["value"] == pytest.approx((26 - 12) / 40)
-    # one lost at a smaller eps counts as lost, as where PGD spares the fallen
-    assert only(run, "fgsm_above_pgd")["value"] == pytest.approx((12 - 4) / 40)
-
-
-def test_what_is_held_against_what():
-    honest, leaky = made_task(), made_task(split="by image")
-    arms = {
-        "vanilla": arm_of(honest),
-        "modules": arm_of(honest, "modules"),
-        "glcm": arm_of(honest, "glcm"),
-        "deconv": arm_of(honest, "glcm", colour="deconv"),
-        "trained": arm_of(honest, "adversarial"),
-        "leaky": arm_of(leaky),
-        "leaky glcm": arm_of(leaky, "glcm", alpha=0.5),
-        "mri": arm_of(made_task("mri"), "glcm"),
-        "scratch": replace(arm_of(honest), start="scratch"),
-        "small": replace(arm_of(honest, "glcm"), backbone="resnet18"),
-    }
-    groups = {name: [made(arm, falling(2, [9] * 40))] for name, arm in arms.items()}
-    assert set(gains.pairs(groups)) == {
-        *(("vanilla", other) for other in ("modules", "glcm", "deconv", "trained")),
-        ("modules", "glcm"),
-        ("leaky", "leaky glcm"),
-    }
-    assert set(gains.leaky_pairs(groups)) == {("vanilla", "leaky")}
-
-
 def test_a_gain_is_defended_less_plain_image_by_image(run):
     plain, ours = pair()
     run.dataset(ours.arm.task.raw)
@@ -796,29 +683,6 @@ def modules(tmp_path_factory):
     return made, record.add_modules(made)
 
 
-def test_the_modules_are_held_against_each_backbone(modules):
-    run, table = modules
-    assert len(table) == 6
-    pixels = 224 * 224
-    for line in table:
-        if line["colour"] == "conv":
-            assert line["parameters of T"] + line["parameters of C"] == 3220
-            assert line["operations of T"] == pixels * 288
-            assert line["operations of C"] == pixels * 2880
-        for of in ("parameters", "operations"):
-            share = (line[f"{of} of T"] + line[f"{of} of C"]) / line[f"{of} of B+F"]
-            row = only(run, "module_share", colour=line["colour"], backbone=line["backbone"], of=of)
-            assert row["value"] == pytest.approx(share) and row["layers"] == "ours"
-    # torchvision's own documentation, thousand classes: 1.814, 4.089 and 2.834 billion
-    known = {"resnet18": 1.814e9, "resnet50": 4.089e9, "densenet121": 2.834e9}
-    for name, expected in known.items():
-        for line in table:
-            if line["backbone"] == name:
-                assert line["operations of B+F"] == pytest.approx(expected, rel=2e-3)
-    counts = {row["value"] for row in find(run, "module_cost", colour="conv", of="parameters")}
-    assert counts == {305, 2915}
-
-
 def test_the_protocol_itself_deviates_only_where_the_slides_are_silent(monkeypatch):
     sizes = FULL.class_size
     monkeypatch.setattr(
@@ -826,21 +690,6 @@ def test_the_protocol_itself_deviates_only_where_the_slides_are_silent(monkeypat
     )
     (only_one,) = record.deviations(FULL, FULL, study.arms(FULL, seed=0))
     assert only_one.endswith("not on the slides.") and "alpha" in only_one
-
-
-def test_a_network_is_described_by_what_was_run(trained):
-    arm, model, history, _ = trained["glcm"]
-    about = record.describe(arm, model, history)
-    assert about["start"] == "scratch" and about["epochs"] == 1 and about["alpha"] == 0.9
-    assert about["parameters"] == sum(p.numel() for p in model.parameters())
-    curve = [
-        {"epoch": n, "val_top1": s, "seconds": 2.4, "precision": "float32"}
-        for n, s in enumerate([0.5, 0.9, 0.7], 1)
-    ]
-    described = {d: record.describe(arm_of(made_task(), d), model, curve) for d in study.DEFENCES}
-    best = {defence: about["best_epoch"] for defence, about in described.items()}
-    assert best == {"none": 2, "modules": 2, "glcm": 2, "adversarial": 3}
-    assert described["none"]["training_seconds"] == 7
 
 
 # --- claims --------------------------------------------------------------------------------------
@@ -899,47 +748,6 @@ def test_every_claim_is_spoken_to_by_exactly_one_row(whole):
             row for row in by_metric.get(claim.metric, []) if claim.select.items() <= row.items()
         ]
         assert len(speaking) == 1, claim.id
-
-
-def test_claims_are_told_apart_and_judged_by_a_number():
-    assert len({claim.id for claim in PAPER.claims}) == len(PAPER.claims)
-    asked = [json.dumps([c.metric, c.select], sort_keys=True) for c in PAPER.claims]
-    assert len(set(asked)) == len(asked)  # no claim is counted twice
-    for claim in PAPER.claims:
-        if claim.value is None:
-            assert len(claim.expect) == 1 and {*claim.expect} <= {"above", "below"}
-        else:
-            assert claim.expect["tolerance"] >= 0
-        if claim.metric != "module_share":
-            assert claim.requires["synthetic"] is False and claim.requires["overrides"] == ""
-    sizes = {c.select["role"]: c.value for c in PAPER.claims if c.metric == "class_size_listed"}
-    assert sizes == FULL.class_size == {"ct": 536, "mri": 1595, "xray": 1583, "ultrasound": 210}
-
-
-def test_the_slides_figure_is_a_claim_for_every_attack_eps_and_backbone():
-    wanted = {
-        (backbone, name, eps)
-        for backbone in record.BACKBONES
-        for name in attack.ATTACKS
-        for eps in range(1, 9)
-    }
-    gains = [c for c in PAPER.claims if c.metric == "accuracy_gain" and "eps_255" in c.select]
-    asked = {tuple(c.select[k] for k in ("backbone", "attack", "eps_255")) for c in gains}
-    assert asked == wanted and len(gains) == len(wanted)
-    for claim in gains:
-        assert claim.expect == {"above": 0} and claim.select["alpha"] == FULL.alpha
-        assert claim.requires["alive"] is True and claim.requires["beats_prior"] is True
-
-
-def test_an_override_that_names_an_arm_twice_keeps_the_one_that_meets_every_attack():
-    small = PAPER.profiles["small"] | {"datasets": PAPER.profiles["smoke"]["datasets"]}
-    small |= {"phantoms": 120, "size": 64, "positive": PAPER.profiles["smoke"]["positive"]}
-    groups = [group for group in small["arms"] if group["role"] == "ct"]
-    settings = protocol.Settings(small | {"arms": groups, "alpha": 0.5})
-    found = [arm for arm in study.arms(settings, seed=0, model="resnet50")]
-    assert len({arm.key for arm in found}) == len(found)
-    usual = [one for one in found if (one.alpha, one.colour, one.rows) == (0.5, "conv", "areas")]
-    assert [arm.attacks for arm in usual] == ["all"]
 
 
 def test_flipped_images_are_no_match_for_a_texture_that_was_computed_once(arms, tmp_path):

@@ -1,8 +1,6 @@
 """What training minimises, by hand: cross-entropy, the GLCM loss beside it, attacked images."""
 
 import copy
-import hashlib
-import json
 import math
 
 import numpy as np
@@ -10,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from segmenters import tissue, untrained
-from test_training import interrupt, read_checkpoint, same
+from test_training import interrupt, same
 
 from medrobust_utils.attacks import Layered, engine
 from medrobust_utils.core.errors import ContractError, RunError
@@ -339,35 +337,6 @@ def test_a_checkpoint_of_another_objective_is_refused(scans, tmp_path):
             if other != name:
                 with pytest.raises(RunError, match="belongs to other settings"):
                     fit(scans, tmp_path / name, objective, once)
-
-
-def test_the_names_of_objectives_stay_what_checkpoints_know_them_by(scans):
-    assert Assimilation.of(scans, 0.9, **HOW).identity == (
-        "Assimilation(alpha=0.9, levels=8, softness=1.0, rows='areas')"
-    )
-    assert AdversarialTraining(4 / 255, 2, 0.75 * 4 / 255).identity == (
-        "AdversarialTraining(eps=0.01568627450980392, steps=2, step_size=0.011764705882352941)"
-    )
-    assert CrossEntropy().identity == "cross-entropy"
-
-
-def test_only_an_objective_that_was_given_enters_the_identity(scans, tmp_path):
-    once = SETTINGS | {"epochs": 1}
-    objective = AdversarialTraining(4 / 255, 2, 3 / 255)
-    # the five parts of an identity before there were objectives
-    parts = [
-        once,
-        0,
-        scans.checksum,
-        split_by_group(scans, seed=0).train.tolist(),
-        {k: list(v.shape) for k, v in network().state_dict().items()},
-    ]
-    for given, expected in ((None, parts), (objective, [*parts, objective.identity])):
-        folder = tmp_path / str(len(expected))
-        fit(scans, folder, given, once)
-        text = json.dumps(expected, sort_keys=True, default=str)
-        name = hashlib.sha256(text.encode()).hexdigest()[:10]
-        assert read_checkpoint(folder)["identity"] == name
 
 
 # --- learning rates ------------------------------------------------------------------------------

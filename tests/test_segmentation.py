@@ -481,41 +481,6 @@ def every_call(model, data, index, folder):
     ]
 
 
-def test_labels_of_images_are_refused(model, skin, tmp_path):
-    for call in every_call(model, skin, np.arange(2), tmp_path):
-        with pytest.raises(ContractError, match="classes of images, not of pixels.*label_maps"):
-            call()
-
-
-def test_a_network_in_training_mode_is_refused(cells, tmp_path):
-    for call in every_call(unet().train(), cells, np.arange(2), tmp_path):
-        with pytest.raises(ContractError, match=r"Call model.eval\(\)"):
-            call()
-
-
-def test_a_head_that_is_too_small_is_refused(cells, split, tmp_path):
-    small = nn.Conv2d(3, 3, 1).eval()
-    _, tallied, attack, layered, selective = every_call(small, cells, np.arange(4), tmp_path)
-    for call in (tallied, attack, selective):  # method one does not look at the labels
-        with pytest.raises(ContractError, match="label maps hold 0 to 5; this head of 3 classes"):
-            call()
-    small = models.build_unet(3, width=2, depth=1, size=cells.images.shape[1])
-    with pytest.raises(ContractError, match="label maps hold 0 to 5; this head of 3 classes"):
-        segmentation.fit(small, cells, split, RECIPE, tmp_path, seed=0)
-
-
-@pytest.mark.parametrize("how", [lambda: Attack("pgd", 0.01, 0), lambda: Layered(0.01, 0)])
-def test_no_steps_are_refused(how):
-    with pytest.raises(ContractError, match="steps=0: take 1 step or more"):
-        how()
-
-
-def test_pictures_out_of_range_are_refused(cells, model):
-    wild = replace(cells, images=cells.images.astype(np.float32))
-    with pytest.raises(ContractError, match="expected.*0, 1"):
-        segmentation.predict(model, wild, np.arange(2))
-
-
 def test_unknown_settings_are_refused(cells, model, tmp_path):
     with pytest.raises(ContractError, match="attack 'fgsm': choose background, pgd, segpgd"):
         Attack("fgsm", 0.1, 1)
@@ -526,9 +491,3 @@ def test_unknown_settings_are_refused(cells, model, tmp_path):
     with pytest.raises(ContractError, match="eps=8"):
         segmentation.attack(model, cells, np.arange(1), Attack("pgd", 8, 1))
     assert not files(tmp_path)
-
-
-def test_no_image_is_refused(cells, model, tmp_path):
-    for call in every_call(model, cells, np.zeros(0, int), tmp_path):
-        with pytest.raises(ContractError, match="the index is empty"):
-            call()

@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from found import find, only
@@ -476,22 +475,6 @@ def by_cell(cell):
     return cell._asdict()
 
 
-def test_rows_of_a_task_count_pixels_by_side(run):
-    task = made_task()
-    task = replace(task, split=ThreeWay(np.arange(6), np.arange(6, 8), np.arange(7, 12)))
-    rows.add_task(run, task)
-    assert only(run, "images", side="train")["value"] == 6
-    assert only(run, "groups", side="train")["value"] == 3
-    assert only(run, "pixels_ignored", side="all")["value"] == 12
-    # of 15 labelled pixels an image 11 are background and 4 one of five kinds, in turn
-    assert only(run, "pixel_share", side="all", kind="background")["value"] == pytest.approx(
-        11 / 15
-    )
-    share = only(run, "pixel_share", side="train", kind="neoplastic")["value"]
-    assert share == pytest.approx(2 * 4 / (6 * 15)), "images 0 and 5"
-    assert only(run, "test_images_leaked")["value"] == 0, "7 shares a tile with validation only"
-
-
 def test_rows_of_a_network_hold_scores_and_what_each_attack_takes(run):
     arm = arm_of(made_task(), "layered")
     run.dataset(arm.task.data)
@@ -511,23 +494,6 @@ def test_rows_of_a_network_hold_scores_and_what_each_attack_takes(run):
     assert shares == {"none": 0, "background": 0.5, "pgd": 0.5, "segpgd": 0}
     assert only(run, "largest_change", **by_cell(PGD))["value"] == pytest.approx(0.2)
     assert only(run, "mean_change", **by_cell(PGD))["value"] == pytest.approx(0.1)
-
-
-def test_what_is_held_against_what():
-    task = made_task()
-    groups = {}
-    for scheme in ("clean", "layered", "union", "adversarial"):
-        groups[scheme] = [made(arm_of(task, scheme))]
-    groups["image"] = [made(arm_of(task, "layered", ball="image"))]
-    assert list(rows.pairs(groups)) == [
-        ("clean", "layered"),
-        ("clean", "union"),
-        ("clean", "adversarial"),
-        ("clean", "image"),
-        ("layered", "union"),
-        ("layered", "adversarial"),
-        ("union", "adversarial"),
-    ]
 
 
 def test_a_gain_is_the_second_less_the_first_image_by_image(run):
@@ -565,73 +531,6 @@ def test_a_pair_counts_the_seeds_that_both_have(run):
 
 
 ONES = np.ones((1, 2))
-
-
-def test_rows_of_shapes_subtract_plain_from_layered(run):
-    values = {measure: np.array([1.0, 3.0]) for measure in (*methods.SHAPES, "moved")}
-    layered = values | {"regions": np.array([4.0, 4.0])}
-    strong = values | {"regions": np.array([5.0, 6.0])}
-    shapes = {"clean": values, "plain": values, "plain, K times": strong}
-    shapes |= {"layered, stage, all": layered}
-    shapes |= {"layered, stage, present": layered | {"target_area": np.full(2, np.nan)}}
-    rows.add_shapes(run, {"role": "histology"}, shapes, ONES)
-    assert only(run, "regions", perturbed="layered, stage, all")["value"] == 4
-    assert only(run, "regions_above_plain", perturbed="layered, stage, all")["value"] == 2
-    assert only(run, "regions_above_strong", perturbed="layered, stage, all")["value"] == -1.5
-    assert only(run, "classes_above_plain", perturbed="layered, stage, all")["value"] == 0
-    assert len(find(run, "target_area")) == 4, "none where the target differs"
-
-
-def test_rows_of_searches_count_what_is_missed(run):
-    def chosen(loss, evaluations):
-        return {
-            "loss": np.array(loss),
-            "before": np.array([2.0, 2.0]),
-            "evaluations": np.array([evaluations] * 2),
-        }
-
-    found = {"exhaustive": chosen([1.0, 1.0], 729), "greedy": chosen([1.0, 1.5], 13)}
-    rows.add_searches(run, {"role": "histology"}, found, ONES)
-    assert only(run, "misses", search="greedy")["value"] == 1
-    assert only(run, "misses", search="exhaustive")["value"] == 0
-    assert only(run, "loss_above_least", search="greedy")["value"] == 0.25
-    assert only(run, "loss_saved", search="greedy")["value"] == 0.75
-    assert only(run, "evaluations", search="exhaustive")["value"] == 729
-
-
-def test_rows_of_signs_are_shares_of_the_images(run):
-    signs = np.array([[-1, 0], [1, 0], [1, 1], [1, 0]], np.int8)
-    rows.add_signs(run, {"seed": 3}, signs, ("a", "b"))
-    shares = [only(run, "sign_share", kind="a", sign=sign)["value"] for sign in (-1, 0, 1)]
-    assert shares == [0.25, 0, 0.75]
-    used = {row["used"]: row["value"] for row in find(run, "signs_used", seed=3)}
-    assert used == {0: 0, 1: 0.75, 2: 0.25}
-
-
-def test_rows_of_curves_count_rises(run):
-    curves = [[dict(val_loss=loss) for loss in losses] for losses in ((3, 1, 2, 1), (4, 3, 2, 5))]
-    rows.add_curves(run, {"role": "histology"}, {"clean": curves, "union": [curves[0][:1]]})
-    row = only(run, "val_loss_rises", scheme="clean")
-    assert row["value"] == pytest.approx(1 / 3) and row["seeds"] == 2
-    spread = only(run, "val_loss_spread", scheme="clean")
-    ends = (0.5 / 1.5, 1.5 / 3.5)
-    assert (spread["low"], spread["high"]) == pytest.approx(ends)
-    assert spread["value"] == pytest.approx(np.mean(ends)), "of the last half of the epochs"
-    assert only(run, "best_epoch_share", scheme="clean")["value"] == pytest.approx(0.625)
-    assert only(run, "val_loss_rises", scheme="union")["value"] is None, "one epoch cannot rise"
-
-
-def test_rows_of_costs_tell_growth(run):
-    table = [
-        dict(method=method, classes=k, gradients=100 * k, evaluations=forward, seconds=1.5**k)
-        for method, forwards in {"layered": (0, 0), "selective": (3, 9)}.items()
-        for k, forward in zip((1, 2), forwards, strict=True)
-    ]
-    rows.add_costs(run, {"role": "histology"}, table)
-    assert only(run, "gradient_growth", method="layered")["value"] == 2
-    assert only(run, "evaluation_growth")["value"] == 3, "method one evaluates nothing"
-    assert only(run, "cost_evaluations", method="selective", count=2)["value"] == 9
-    assert only(run, "second_growth", method="layered")["value"] == 1.5
 
 
 def test_a_line_for_every_network_attack_and_image():
@@ -723,23 +622,6 @@ def whole(tmp_path_factory):
     where = {"role": "histology", "dataset": task.data.name}
     rows.add_curves(run, where, {scheme: [curve] * 3 for scheme in study.SCHEMES})
     return results.read(run.save())
-
-
-def test_every_claim_is_spoken_to_by_exactly_one_row(whole):
-    table = pd.DataFrame(whole["rows"])
-    for claim in PAPER.claims:
-        keep = table["metric"].eq(claim.metric)
-        for tag, value in claim.select.items():
-            keep &= table[tag].eq(value)
-        assert keep.sum() == 1, claim.id
-
-
-def test_claims_are_told_apart_by_what_they_ask():
-    asked = [
-        (claim.metric, tuple(sorted(claim.select.items())), str(claim.expect))
-        for claim in PAPER.claims
-    ]
-    assert len(set(asked)) == len(asked)
 
 
 def test_phantoms_of_the_smoke_profile_show_every_class_on_every_side():
