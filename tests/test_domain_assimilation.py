@@ -5,6 +5,7 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from found import falling, find, only
@@ -22,10 +23,10 @@ from medrobust_utils.reporting import claims, protocol, results
 from medrobust_utils.scoring import metrics
 from medrobust_utils.studies import domain_assimilation as study
 from medrobust_utils.studies import domain_assimilation_attack as attack
-from medrobust_utils.studies import domain_assimilation_gains as gains
 from medrobust_utils.studies import domain_assimilation_reasons as why
 from medrobust_utils.studies import domain_assimilation_record as record
 from medrobust_utils.studies import domain_assimilation_rows as rows
+from medrobust_utils.studies import tables
 from medrobust_utils.training import glcm
 from medrobust_utils.training.objectives import Assimilation
 
@@ -156,6 +157,43 @@ def pair(**how):
     plain = made(arm_of(task), falling(4, [0] * 10 + [1] * 10 + [2] * 19 + [9]))
     fall = [0] * 8 + [1] * 8 + [2] * 14 + [3] * 6 + [9] * 4
     return plain, made(arm_of(task, "glcm", **how), falling(4, fall))
+
+
+# --- its rows, as the notebook records them ------------------------------------------------------
+
+
+def add_task(run, task):
+    tables.record(run, rows.task_rows(run, task))
+
+
+def add_arm(run, group):
+    tables.record(run, tables.over_seeds(pd.concat([one.scores() for one in group])))
+
+
+def add_pair(run, plain, defended):
+    scores = pd.concat([one.scores() for one in (*plain, *defended)])
+    tables.record(run, rows.gains(scores))
+
+
+def add_leak(run, honest, leaky):
+    tables.record(run, rows.leaks(pd.concat([one.scores() for one in (*honest, *leaky)])))
+
+
+def add_reasons(run, robust, reasons):
+    tables.record(run, rows.averaged(rows.reason_rows(robust, reasons)))
+
+
+def add_reason_pair(run, robust, reasons):
+    table = pd.concat([rows.reason_rows(*both) for both in zip(robust, reasons, strict=True)])
+    tables.record(run, rows.averaged(rows.pairs(table, "{}_change")))
+
+
+def add_photos(run, photos, backbone, start):
+    tables.record(run, rows.photo_rows(run, photos, backbone, start))
+
+
+def add_natural(run, photos, robust, reasons):
+    tables.record(run, rows.natural_rows(photos, robust, reasons))
 
 
 # --- arms and tasks ------------------------------------------------------------------------------
@@ -556,12 +594,13 @@ def test_flags_are_raised_at_the_eps_that_fells_half_and_kept(
     monkeypatch.setattr(attack, "kept_flags", lambda *a, **k: asked.append(a) or real(*a, **k))
     robust = measured["none"]
     found = attack.flags(robust, model, settings, folder, seed=0)
-    assert len(found) > 2 and len({flag.name for flag in found}) == len(found)
+    assert len(found) > 2 and found["flag"].is_unique
+    assert set(found["eps_255"]) == {round(robust.half_eps * 255, 6)}
     index, radius = asked[0][4:6]
     assert len(index) == 4 and set(index) <= set(arm.task.attacked)
     assert radius == robust.half_eps
     monkeypatch.setattr("medrobust_utils.studies.common.red_flags", None)
-    assert attack.flags(robust, model, settings, folder, seed=0) == found
+    assert attack.flags(robust, model, settings, folder, seed=0).equals(found)
 
 
 # --- reasons -------------------------------------------------------------------------------------
@@ -633,7 +672,7 @@ def test_rows_of_a_task_count_what_was_removed_and_draw_the_majority_line(run):
     task = made_task("xray", census=census, groups=np.arange(40) // 2)
     split = ThreeWay(np.arange(0, 21), np.arange(22, 26), np.arange(26, 40))
     task = replace(task, split=split._replace(test=np.array([21, *split.test])))
-    rows.add_task(run, task)
+    add_task(run, task)
     assert {name: only(run, name)["value"] for name in census} == census
     assert only(run, "test_images_leaked")["value"] == 1  # 20 and 21 belong together
     assert only(run, "class_size", role="xray", split="honest")["value"] == 20
@@ -648,7 +687,7 @@ def test_rows_of_an_arm_hold_its_accuracy_under_every_attack(run):
     climbed = {("strong", ""): falling(4, [3] * 20 + [9] * 20)}
     ours = made(ours.arm, ours.sweeps["pgd", "quarter"].right, special=climbed)
     run.dataset(ours.arm.task.raw)
-    rows.add_arm(run, [ours])
+    add_arm(run, [ours])
     for attacked, step in attack.CELLS:
         for eps, value in zip((1, 2, 3, 4), (32, 24, 10, 4), strict=True):
             row = only(run, "accuracy_attacked", attack=attacked, step=step, eps_255=eps)
@@ -670,8 +709,8 @@ def test_eps_below_the_slides_smallest_have_rows_of_their_own(run):
         made(arm_of(task, defence), none, special={("fine", ""): falling(2, fall)})
         for defence, fall in (("none", [0] * 30 + [1] * 10), ("glcm", [1] * 38 + [9] * 2))
     )
-    rows.add_arm(run, [ours])
-    gains.add_pair(run, [plain], [ours])
+    add_arm(run, [ours])
+    add_pair(run, [plain], [ours])
     for eps, stands, gain, alive in ((0.25, 40, 30, True), (0.5, 2, 2, False)):
         where = {"attack": "nested", "step": "fine", "eps_255": eps, "defence": "glcm"}
         assert only(run, "accuracy_attacked", **where)["value"] == pytest.approx(stands / 40)
@@ -682,8 +721,8 @@ def test_eps_below_the_slides_smallest_have_rows_of_their_own(run):
 def test_an_arm_that_met_fewer_attacks_has_no_worst_of_all(run):
     plain, ours = pair(attacks="pgd")
     run.dataset(ours.arm.task.raw)
-    rows.add_arm(run, [ours])
-    gains.add_pair(run, [plain], [ours])
+    add_arm(run, [ours])
+    add_pair(run, [plain], [ours])
     cells = {(row["attack"], row["step"]) for row in find(run, "accuracy_attacked")}
     single = {("none", "none"), ("nested", "fine")}
     assert cells == {*single, ("pgd", "quarter"), ("worst", "pgd")}
@@ -697,7 +736,7 @@ def test_the_odd_curve_of_fgsm_is_measured_from_its_lowest_point(run):
     many = falling(4, [1] * 36 + [9] * 4)
     robust = made(arm_of(task), many, special={("fgsm", "single"): single})
     run.dataset(task.raw)
-    rows.add_arm(run, [robust])
+    add_arm(run, [robust])
     assert only(run, "fgsm_rebound", defence="none")["value"] == pytest.approx((26 - 12) / 40)
     # one lost at a smaller eps counts as lost, as where PGD spares the fallen
     assert only(run, "fgsm_above_pgd")["value"] == pytest.approx((12 - 4) / 40)
@@ -717,19 +756,28 @@ def test_what_is_held_against_what():
         "scratch": replace(arm_of(honest), start="scratch"),
         "small": replace(arm_of(honest, "glcm"), backbone="resnet18"),
     }
-    groups = {name: [made(arm, falling(2, [9] * 40))] for name, arm in arms.items()}
-    assert set(gains.pairs(groups)) == {
-        *(("vanilla", other) for other in ("modules", "glcm", "deconv", "trained")),
-        ("modules", "glcm"),
-        ("leaky", "leaky glcm"),
-    }
-    assert set(gains.leaky_pairs(groups)) == {("vanilla", "leaky")}
+    made_ones = [made(arm, falling(2, [9] * 40)) for arm in arms.values()]
+    scores = pd.concat([one.scores() for one in made_ones])
+    clean = scores[scores["metric"].eq("accuracy")]
+    columns = ["split", "against", "defence", "alpha", "colour"]
+    found = [tuple(row) for row in rows.pairs(clean, "gain")[columns].to_numpy()]
+    assert sorted(found) == sorted(
+        [
+            ("honest", "none", "modules", 1.0, "conv"),
+            ("honest", "none", "glcm", 0.9, "conv"),
+            ("honest", "none", "glcm", 0.9, "deconv"),
+            ("honest", "none", "adversarial", 1.0, "none"),
+            ("by image", "none", "glcm", 0.5, "conv"),
+            ("honest", "modules", "glcm", 0.9, "conv"),
+        ]
+    )
+    assert set(rows.leaks(scores)["defence"]) == {"none"}
 
 
 def test_a_gain_is_defended_less_plain_image_by_image(run):
     plain, ours = pair()
     run.dataset(ours.arm.task.raw)
-    gains.add_pair(run, [plain], [ours])
+    add_pair(run, [plain], [ours])
     saved = {1: 2 / 40, 2: 4 / 40, 3: 9 / 40, 4: 3 / 40}
     for cell in [*attack.CELLS, ("worst", "all"), ("worst", "pgd")]:
         where = {"attack": cell[0], "step": cell[1]}
@@ -749,7 +797,7 @@ def test_a_gain_is_defended_less_plain_image_by_image(run):
 def test_equal_networks_gain_nothing_surely(run):
     plain, _ = pair()
     run.dataset(plain.arm.task.raw)
-    gains.add_pair(run, [plain], [plain])
+    add_pair(run, [plain], [replace(plain, arm=arm_of(plain.arm.task, "glcm"))])
     for row in find(run, "accuracy_gain") + find(run, "mean_gain"):
         assert (row["value"], row["low"], row["high"]) == (0, 0, 0)
 
@@ -759,15 +807,16 @@ def test_a_gain_where_both_have_lost_nearly_everything_is_not_alive(run):
     run.dataset(task.raw)
     plain = made(arm_of(task), falling(3, [0] * 40))
     ours = made(arm_of(task, "glcm"), falling(3, [0] * 37 + [1] + [2] * 2))  # 3, 2, 0 stand
-    gains.add_pair(run, [plain], [ours])
+    add_pair(run, [plain], [ours])
     found = find(run, "accuracy_gain", attack="pgd", step="quarter")
     assert [row["alive"] for row in found] == [True, False, False]
     assert {row["alive"] for row in find(run, "mean_gain")} == {True}
     run.record["rows"].clear()
-    gains.add_pair(run, [plain], [plain])
+    add_pair(run, [plain], [replace(plain, arm=ours.arm)])
     assert {row["alive"] for row in find(run, "mean_gain")} == {False}
     run.record["rows"].clear()
-    gains.add_pair(run, [ours], [plain])  # the plain one alone may live
+    turned = replace(ours, arm=plain.arm), replace(plain, arm=ours.arm)
+    add_pair(run, turned[:1], turned[1:])  # the plain one alone may live
     found = find(run, "accuracy_gain", attack="pgd", step="quarter")
     assert [row["alive"] for row in found] == [True, False, False]
     assert found[0]["value"] == pytest.approx(-3 / 40)
@@ -778,11 +827,11 @@ def test_seeds_are_averaged_pair_by_pair(run):
     run.dataset(task.raw)
     plain = [made(arm_of(task, seed=s), falling(2, [s] * 40)) for s in (0, 1)]  # 0, then 1 eps
     ours = [made(arm_of(task, "glcm", seed=s), falling(2, [2] * 40)) for s in (0, 1)]
-    gains.add_pair(run, plain, ours)
+    add_pair(run, plain, ours)
     first, second = find(run, "accuracy_gain", attack="pgd", step="quarter")
     assert (first["value"], second["value"]) == (0.5, 1.0)
     assert first["high"] - first["low"] > 0.9 and second["low"] == 1  # the seeds disagree
-    rows.add_arm(run, plain)
+    add_arm(run, plain)
     row = only(run, "accuracy_attacked", attack="pgd", step="quarter", eps_255=1)
     assert row["value"] == 0.5 and row["seeds"] == 2
 
@@ -790,9 +839,8 @@ def test_seeds_are_averaged_pair_by_pair(run):
 def test_gates_need_every_network(run):
     plain, ours = pair()
     dull = replace(ours, gates=plain.gates | {"beats_prior": False})
-    assert rows.gates([plain, dull], [ours]) == plain.gates | {"beats_prior": False}
     run.dataset(ours.arm.task.raw)
-    gains.add_pair(run, [plain], [dull])
+    add_pair(run, [plain], [dull])
     assert {row["beats_prior"] for row in run.record["rows"]} == {False}
 
 
@@ -801,7 +849,7 @@ def test_a_leak_is_worth_what_the_split_by_image_has_more(run):
     leaky = arm_of(made_task(split="by image"))
     leaky = made(leaky, falling(2, [9] * 40), clean=np.arange(40) < 38)
     run.dataset(honest.arm.task.raw)
-    gains.add_leak(run, [honest], [leaky])
+    add_leak(run, [honest], [leaky])
     for name in ("accuracy", "balanced_accuracy"):
         row = only(run, f"{name}_gained_by_leak", defence="none")
         assert row["value"] == pytest.approx(10 / 40) and "split" not in row
@@ -819,14 +867,14 @@ def made_reasons(shift=0.0, texture=None, n=6):
 def test_reasons_leave_out_what_is_not_known(run):
     plain, ours = pair()
     run.dataset(plain.arm.task.raw)
-    rows.add_reasons(run, plain, made_reasons())
-    rows.add_reasons(run, ours, made_reasons(texture=3.0))
+    add_reasons(run, plain, made_reasons())
+    add_reasons(run, ours, made_reasons(texture=3.0))
     area = only(run, "attention_area", defence="none")
     assert area["value"] == 3 and area["n"] == 5  # 1 to 5
     assert only(run, "loss_rise", defence="none")["value"] == 2.5
     assert only(run, "texture_distance")["value"] == 5.5
     assert only(run, "texture_distance")["defence"] == "glcm"
-    nothing = rows.known_mean(np.full(6, np.nan), made_reasons().weights)
+    nothing = tables.known_mean(np.full(6, np.nan), made_reasons().weights)
     assert np.isnan(nothing.value) and np.isnan(nothing.low)
 
 
@@ -836,14 +884,14 @@ def test_a_change_is_defended_less_plain_on_images_known_to_both(run):
     run.dataset(task.raw)
     later = made_reasons(-0.5, texture=1.0)
     later.values["attention_area"][5] = np.nan
-    gains.add_reason_pair(run, (without, ours), (made_reasons(texture=3.0), later))
+    add_reason_pair(run, (without, ours), (made_reasons(texture=3.0), later))
     area = only(run, "attention_area_change", against="modules", defence="glcm")
     assert (area["value"], area["low"], area["high"], area["n"]) == (-0.5, -0.5, -0.5, 4)
     assert only(run, "loss_rise_change")["value"] == -0.5
     assert only(run, "texture_distance_change")["value"] == pytest.approx(-2)
     assert only(run, "texture_distance_change")["high"] == pytest.approx(-2)  # paired
     run.record["rows"].clear()
-    gains.add_reason_pair(run, (without, ours), (made_reasons(), later))
+    add_reason_pair(run, (without, ours), (made_reasons(), later))
     assert not find(run, "texture_distance_change")  # nothing to compare with
 
 
@@ -859,8 +907,8 @@ def test_medical_is_compared_with_natural_by_what_was_right(run):
     right = falling(2, [0] * 5 + [9] * 15 + [0] * 20)
     robust = made(arm_of(task), right, clean=clean)
     run.dataset(task.raw)
-    rows.add_photos(run, photos, "resnet50", "imagenet")
-    gains.add_natural(run, photos, robust, made_reasons())
+    add_photos(run, photos, "resnet50", "imagenet")
+    add_natural(run, photos, robust, made_reasons())
     row = only(run, "loss_rise_medical_minus_natural")
     assert row["value"] == -10 and row["dataset"] == "iq_othnccd+natural-photographs"
     assert row["against"] == "natural" and row["defence"] == "none"
@@ -869,27 +917,18 @@ def test_medical_is_compared_with_natural_by_what_was_right(run):
     assert kept["eps_255"] == 1 and kept["alive"]
     run.record["rows"].clear()  # nothing stands on either side: a difference of 0 says nothing
     fallen = made(arm_of(task), falling(2, [0] * 40), clean=clean)
-    gains.add_natural(run, replace(photos, stands=np.zeros(6, bool)), fallen, made_reasons())
+    add_natural(run, replace(photos, stands=np.zeros(6, bool)), fallen, made_reasons())
     assert not only(run, "kept_medical_minus_natural")["alive"]
-    rows.add_photos(run, photos, "resnet50", "imagenet")
+    add_photos(run, photos, "resnet50", "imagenet")
     natural = only(run, "attention_area", defence="natural")
     assert natural["value"] == 13 and natural["n"] == 5
     hopeless = made(arm_of(task), right, clean=np.zeros(40, bool))
     other = replace(robust, strong=replace(robust.strong, epsilons=np.array([2, 4]) / 255))
     for silent in (hopeless, other):  # nothing was right, or another eps than the photographs met
         run.record["rows"].clear()
-        gains.add_natural(run, photos, silent, made_reasons())
+        add_natural(run, photos, silent, made_reasons())
         assert not find(run, "kept_medical_minus_natural")
         assert find(run, "loss_rise_medical_minus_natural")
-
-
-def test_red_flags_are_rows_and_raised_ones_are_warnings(run):
-    plain, _ = pair()
-    run.dataset(plain.arm.task.raw)
-    raised = [attack.Flag("one", True, "0.5 > 0.1"), attack.Flag("two", False, "0 of 4")]
-    rows.add_flags(run, plain, raised)
-    assert [row["value"] for row in find(run, "red_flag", eps_255=2.0)] == [1, 0]
-    assert run.record["warnings"] == [f"{plain.arm.key}: one: 0.5 > 0.1"]
 
 
 # --- the record ----------------------------------------------------------------------------------
@@ -1003,21 +1042,6 @@ def test_a_subset_other_rates_and_what_was_not_run_are_said():
     assert "phantoms" not in found
 
 
-def test_a_network_is_described_by_what_was_run(trained):
-    arm, model, history, _ = trained["glcm"]
-    about = record.describe(arm, model, history)
-    assert about["start"] == "scratch" and about["epochs"] == 1 and about["alpha"] == 0.9
-    assert about["parameters"] == sum(p.numel() for p in model.parameters())
-    curve = [
-        {"epoch": n, "val_top1": s, "seconds": 2.4, "precision": "float32"}
-        for n, s in enumerate([0.5, 0.9, 0.7], 1)
-    ]
-    described = {d: record.describe(arm_of(made_task(), d), model, curve) for d in study.DEFENCES}
-    best = {defence: about["best_epoch"] for defence, about in described.items()}
-    assert best == {"none": 2, "modules": 2, "glcm": 2, "adversarial": 3}
-    assert described["none"]["training_seconds"] == 7
-
-
 # --- claims --------------------------------------------------------------------------------------
 
 
@@ -1025,18 +1049,18 @@ def test_rows_of_a_real_run_have_the_names_and_tags_that_claims_ask_for(
     measured, explained, trained, photos, modules, run, settings
 ):
     vanilla = measured["none"]
-    rows.add_task(run, vanilla.arm.task)
+    add_task(run, vanilla.arm.task)
     for defence, robust in measured.items():
-        rows.add_arm(run, [robust])
+        add_arm(run, [robust])
         if defence != "adversarial":
-            rows.add_reasons(run, robust, explained[defence])
+            add_reasons(run, robust, explained[defence])
     for one, other in (("none", "modules"), ("none", "glcm"), ("modules", "glcm")):
-        gains.add_pair(run, [measured[one]], [measured[other]])
+        add_pair(run, [measured[one]], [measured[other]])
         both = [(measured[d], explained[d]) for d in (one, other)]
-        gains.add_reason_pair(run, *zip(*both, strict=True))
-    gains.add_pair(run, [vanilla], [measured["adversarial"]])
-    rows.add_photos(run, photos, "resnet10t", "scratch")
-    gains.add_natural(run, photos, vanilla, explained["none"])
+        add_reason_pair(run, *zip(*both, strict=True))
+    add_pair(run, [vanilla], [measured["adversarial"]])
+    add_photos(run, photos, "resnet10t", "scratch")
+    add_natural(run, photos, vanilla, explained["none"])
     run.record["rows"] += modules[0].record["rows"]
     run.save()  # strict JSON
     found = results.read(run.out)["rows"]
@@ -1058,21 +1082,22 @@ def whole(modules, tmp_path_factory):
         patch.setattr(study, "_task", lambda settings, role, split, seed: made_task(role, split))
         arms = list(study.arms(settings, seed=0))
     for task in {arm.task.key: arm.task for arm in arms}.values():
-        rows.add_task(run, task)
-    photos, groups = made_photos(), {}
-    rows.add_photos(run, photos, "resnet50", "imagenet")
+        add_task(run, task)
+    photos, scores, reasoned = made_photos(), [], []
+    add_photos(run, photos, "resnet50", "imagenet")
     for later, arm in enumerate(arms):
         right = falling(8, [(later + i) % 9 for i in range(40)])
         reasons = made_reasons(later, later if arm.colour != "none" else None)
-        groups[arm.key] = robust, _ = made(arm, right), reasons
-        rows.add_arm(run, [robust])
-        rows.add_reasons(run, robust, reasons)
+        robust = made(arm, right)
+        scores.append(robust.scores())
+        reasoned.append(rows.reason_rows(robust, reasons))
         if arm.defence == "none":
-            gains.add_natural(run, photos, robust, reasons)
-    for one, other in gains.pairs({key: [robust] for key, (robust, _) in groups.items()}):
-        (plain, before), (ours, after) = groups[one], groups[other]
-        gains.add_pair(run, [plain], [ours])
-        gains.add_reason_pair(run, (plain, ours), (before, after))
+            add_natural(run, photos, robust, reasons)
+    scores, reasoned = pd.concat(scores), pd.concat(reasoned)
+    tables.record(run, tables.over_seeds(scores))
+    tables.record(run, rows.gains(scores))
+    tables.record(run, rows.averaged(reasoned))
+    tables.record(run, rows.averaged(rows.pairs(reasoned, "{}_change")))
     run.record["rows"] += modules[0].record["rows"]
     run.save()
     return results.read(run.out)
