@@ -4,6 +4,7 @@ import itertools
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from found import falling, find, only
@@ -21,10 +22,10 @@ from medrobust_utils.reporting import claims, protocol, results
 from medrobust_utils.scoring import metrics
 from medrobust_utils.studies import domain_assimilation as study
 from medrobust_utils.studies import domain_assimilation_attack as attack
-from medrobust_utils.studies import domain_assimilation_gains as gains
 from medrobust_utils.studies import domain_assimilation_reasons as why
 from medrobust_utils.studies import domain_assimilation_record as record
 from medrobust_utils.studies import domain_assimilation_rows as rows
+from medrobust_utils.studies import tables
 from medrobust_utils.training import glcm
 
 PAPER = protocol.load("3_domain_assimilation")
@@ -154,6 +155,43 @@ def pair(**how):
     plain = made(arm_of(task), falling(4, [0] * 10 + [1] * 10 + [2] * 19 + [9]))
     fall = [0] * 8 + [1] * 8 + [2] * 14 + [3] * 6 + [9] * 4
     return plain, made(arm_of(task, "glcm", **how), falling(4, fall))
+
+
+# --- its rows, as the notebook records them ------------------------------------------------------
+
+
+def add_task(run, task):
+    tables.record(run, rows.task_rows(run, task))
+
+
+def add_arm(run, group):
+    tables.record(run, tables.over_seeds(pd.concat([one.scores() for one in group])))
+
+
+def add_pair(run, plain, defended):
+    scores = pd.concat([one.scores() for one in (*plain, *defended)])
+    tables.record(run, rows.gains(scores))
+
+
+def add_leak(run, honest, leaky):
+    tables.record(run, rows.leaks(pd.concat([one.scores() for one in (*honest, *leaky)])))
+
+
+def add_reasons(run, robust, reasons):
+    tables.record(run, rows.averaged(rows.reason_rows(robust, reasons)))
+
+
+def add_reason_pair(run, robust, reasons):
+    table = pd.concat([rows.reason_rows(*both) for both in zip(robust, reasons, strict=True)])
+    tables.record(run, rows.averaged(rows.pairs(table, "{}_change")))
+
+
+def add_photos(run, photos, backbone, start):
+    tables.record(run, rows.photo_rows(run, photos, backbone, start))
+
+
+def add_natural(run, photos, robust, reasons):
+    tables.record(run, rows.natural_rows(photos, robust, reasons))
 
 
 # --- arms and tasks ------------------------------------------------------------------------------
@@ -516,7 +554,7 @@ def test_photographs_are_gray_and_labelled_by_the_networks_own_answers(photos):
 def test_a_gain_is_defended_less_plain_image_by_image(run):
     plain, ours = pair()
     run.dataset(ours.arm.task.raw)
-    gains.add_pair(run, [plain], [ours])
+    add_pair(run, [plain], [ours])
     saved = {1: 2 / 40, 2: 4 / 40, 3: 9 / 40, 4: 3 / 40}
     for cell in [*attack.CELLS, ("worst", "all"), ("worst", "pgd")]:
         where = {"attack": cell[0], "step": cell[1]}
@@ -538,15 +576,16 @@ def test_a_gain_where_both_have_lost_nearly_everything_is_not_alive(run):
     run.dataset(task.raw)
     plain = made(arm_of(task), falling(3, [0] * 40))
     ours = made(arm_of(task, "glcm"), falling(3, [0] * 37 + [1] + [2] * 2))  # 3, 2, 0 stand
-    gains.add_pair(run, [plain], [ours])
+    add_pair(run, [plain], [ours])
     found = find(run, "accuracy_gain", attack="pgd", step="quarter")
     assert [row["alive"] for row in found] == [True, False, False]
     assert {row["alive"] for row in find(run, "mean_gain")} == {True}
     run.record["rows"].clear()
-    gains.add_pair(run, [plain], [plain])
+    add_pair(run, [plain], [replace(plain, arm=ours.arm)])
     assert {row["alive"] for row in find(run, "mean_gain")} == {False}
     run.record["rows"].clear()
-    gains.add_pair(run, [ours], [plain])  # the plain one alone may live
+    turned = replace(ours, arm=plain.arm), replace(plain, arm=ours.arm)
+    add_pair(run, turned[:1], turned[1:])  # the plain one alone may live
     found = find(run, "accuracy_gain", attack="pgd", step="quarter")
     assert [row["alive"] for row in found] == [True, False, False]
     assert found[0]["value"] == pytest.approx(-3 / 40)
@@ -557,11 +596,11 @@ def test_seeds_are_averaged_pair_by_pair(run):
     run.dataset(task.raw)
     plain = [made(arm_of(task, seed=s), falling(2, [s] * 40)) for s in (0, 1)]  # 0, then 1 eps
     ours = [made(arm_of(task, "glcm", seed=s), falling(2, [2] * 40)) for s in (0, 1)]
-    gains.add_pair(run, plain, ours)
+    add_pair(run, plain, ours)
     first, second = find(run, "accuracy_gain", attack="pgd", step="quarter")
     assert (first["value"], second["value"]) == (0.5, 1.0)
     assert first["high"] - first["low"] > 0.9 and second["low"] == 1  # the seeds disagree
-    rows.add_arm(run, plain)
+    add_arm(run, plain)
     row = only(run, "accuracy_attacked", attack="pgd", step="quarter", eps_255=1)
     assert row["value"] == 0.5 and row["seeds"] == 2
 
@@ -571,7 +610,7 @@ def test_a_leak_is_worth_what_the_split_by_image_has_more(run):
     leaky = arm_of(made_task(split="by image"))
     leaky = made(leaky, falling(2, [9] * 40), clean=np.arange(40) < 38)
     run.dataset(honest.arm.task.raw)
-    gains.add_leak(run, [honest], [leaky])
+    add_leak(run, [honest], [leaky])
     for name in ("accuracy", "balanced_accuracy"):
         row = only(run, f"{name}_gained_by_leak", defence="none")
         assert row["value"] == pytest.approx(10 / 40) and "split" not in row
@@ -589,14 +628,14 @@ def made_reasons(shift=0.0, texture=None, n=6):
 def test_reasons_leave_out_what_is_not_known(run):
     plain, ours = pair()
     run.dataset(plain.arm.task.raw)
-    rows.add_reasons(run, plain, made_reasons())
-    rows.add_reasons(run, ours, made_reasons(texture=3.0))
+    add_reasons(run, plain, made_reasons())
+    add_reasons(run, ours, made_reasons(texture=3.0))
     area = only(run, "attention_area", defence="none")
     assert area["value"] == 3 and area["n"] == 5  # 1 to 5
     assert only(run, "loss_rise", defence="none")["value"] == 2.5
     assert only(run, "texture_distance")["value"] == 5.5
     assert only(run, "texture_distance")["defence"] == "glcm"
-    nothing = rows.known_mean(np.full(6, np.nan), made_reasons().weights)
+    nothing = tables.known_mean(np.full(6, np.nan), made_reasons().weights)
     assert np.isnan(nothing.value) and np.isnan(nothing.low)
 
 
@@ -606,14 +645,14 @@ def test_a_change_is_defended_less_plain_on_images_known_to_both(run):
     run.dataset(task.raw)
     later = made_reasons(-0.5, texture=1.0)
     later.values["attention_area"][5] = np.nan
-    gains.add_reason_pair(run, (without, ours), (made_reasons(texture=3.0), later))
+    add_reason_pair(run, (without, ours), (made_reasons(texture=3.0), later))
     area = only(run, "attention_area_change", against="modules", defence="glcm")
     assert (area["value"], area["low"], area["high"], area["n"]) == (-0.5, -0.5, -0.5, 4)
     assert only(run, "loss_rise_change")["value"] == -0.5
     assert only(run, "texture_distance_change")["value"] == pytest.approx(-2)
     assert only(run, "texture_distance_change")["high"] == pytest.approx(-2)  # paired
     run.record["rows"].clear()
-    gains.add_reason_pair(run, (without, ours), (made_reasons(), later))
+    add_reason_pair(run, (without, ours), (made_reasons(), later))
     assert not find(run, "texture_distance_change")  # nothing to compare with
 
 
@@ -629,8 +668,8 @@ def test_medical_is_compared_with_natural_by_what_was_right(run):
     right = falling(2, [0] * 5 + [9] * 15 + [0] * 20)
     robust = made(arm_of(task), right, clean=clean)
     run.dataset(task.raw)
-    rows.add_photos(run, photos, "resnet50", "imagenet")
-    gains.add_natural(run, photos, robust, made_reasons())
+    add_photos(run, photos, "resnet50", "imagenet")
+    add_natural(run, photos, robust, made_reasons())
     row = only(run, "loss_rise_medical_minus_natural")
     assert row["value"] == -10 and row["dataset"] == "iq_othnccd+natural-photographs"
     assert row["against"] == "natural" and row["defence"] == "none"
@@ -639,27 +678,18 @@ def test_medical_is_compared_with_natural_by_what_was_right(run):
     assert kept["eps_255"] == 1 and kept["alive"]
     run.record["rows"].clear()  # nothing stands on either side: a difference of 0 says nothing
     fallen = made(arm_of(task), falling(2, [0] * 40), clean=clean)
-    gains.add_natural(run, replace(photos, stands=np.zeros(6, bool)), fallen, made_reasons())
+    add_natural(run, replace(photos, stands=np.zeros(6, bool)), fallen, made_reasons())
     assert not only(run, "kept_medical_minus_natural")["alive"]
-    rows.add_photos(run, photos, "resnet50", "imagenet")
+    add_photos(run, photos, "resnet50", "imagenet")
     natural = only(run, "attention_area", defence="natural")
     assert natural["value"] == 13 and natural["n"] == 5
     hopeless = made(arm_of(task), right, clean=np.zeros(40, bool))
     other = replace(robust, strong=replace(robust.strong, epsilons=np.array([2, 4]) / 255))
     for silent in (hopeless, other):  # nothing was right, or another eps than the photographs met
         run.record["rows"].clear()
-        gains.add_natural(run, photos, silent, made_reasons())
+        add_natural(run, photos, silent, made_reasons())
         assert not find(run, "kept_medical_minus_natural")
         assert find(run, "loss_rise_medical_minus_natural")
-
-
-def test_red_flags_are_rows_and_raised_ones_are_warnings(run):
-    plain, _ = pair()
-    run.dataset(plain.arm.task.raw)
-    raised = [attack.Flag("one", True, "0.5 > 0.1"), attack.Flag("two", False, "0 of 4")]
-    rows.add_flags(run, plain, raised)
-    assert [row["value"] for row in find(run, "red_flag", eps_255=2.0)] == [1, 0]
-    assert run.record["warnings"] == [f"{plain.arm.key}: one: 0.5 > 0.1"]
 
 
 # --- the record ----------------------------------------------------------------------------------
@@ -706,21 +736,22 @@ def whole(modules, tmp_path_factory):
         patch.setattr(study, "_task", lambda settings, role, split, seed: made_task(role, split))
         arms = list(study.arms(settings, seed=0))
     for task in {arm.task.key: arm.task for arm in arms}.values():
-        rows.add_task(run, task)
-    photos, groups = made_photos(), {}
-    rows.add_photos(run, photos, "resnet50", "imagenet")
+        add_task(run, task)
+    photos, scores, reasoned = made_photos(), [], []
+    add_photos(run, photos, "resnet50", "imagenet")
     for later, arm in enumerate(arms):
         right = falling(8, [(later + i) % 9 for i in range(40)])
         reasons = made_reasons(later, later if arm.colour != "none" else None)
-        groups[arm.key] = robust, _ = made(arm, right), reasons
-        rows.add_arm(run, [robust])
-        rows.add_reasons(run, robust, reasons)
+        robust = made(arm, right)
+        scores.append(robust.scores())
+        reasoned.append(rows.reason_rows(robust, reasons))
         if arm.defence == "none":
-            gains.add_natural(run, photos, robust, reasons)
-    for one, other in gains.pairs({key: [robust] for key, (robust, _) in groups.items()}):
-        (plain, before), (ours, after) = groups[one], groups[other]
-        gains.add_pair(run, [plain], [ours])
-        gains.add_reason_pair(run, (plain, ours), (before, after))
+            add_natural(run, photos, robust, reasons)
+    scores, reasoned = pd.concat(scores), pd.concat(reasoned)
+    tables.record(run, tables.over_seeds(scores))
+    tables.record(run, rows.gains(scores))
+    tables.record(run, rows.averaged(reasoned))
+    tables.record(run, rows.averaged(rows.pairs(reasoned, "{}_change")))
     run.record["rows"] += modules[0].record["rows"]
     run.save()
     return results.read(run.out)

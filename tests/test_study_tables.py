@@ -1,8 +1,12 @@
 """The tidy table of a study: comparisons on hand-made estimates, and the grid of its arms."""
 
+from types import SimpleNamespace
+
+import made
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from found import find, only
 
 from medrobust_utils.core.errors import ProtocolError
@@ -136,6 +140,19 @@ def test_deviations_are_the_settings_that_differ(arm_of):
 
 @pytest.fixture
 def arm_of():
-    import made
-
     return made.pair()[0].arm
+
+
+def test_the_best_epoch_is_the_last_where_training_never_stops_early(arm_of, tmp_path):
+    run = results.Run.start("02_x", "2_attentive_cnn", "paper", {}, tmp_path)
+    model = SimpleNamespace(source="random", warnings=["slow"], parameters=lambda: [torch.zeros(7)])
+    curve = [
+        {"epoch": n, "val_top1": score, "seconds": 2.4, "precision": "float32"}
+        for n, score in enumerate([0.5, 0.9, 0.7], 1)
+    ]
+    for patience, best in ((5, 2), (0, 3)):
+        one = experiment.Trained(arm_of, model, curve, tmp_path)
+        experiment.note(run, one, {"patience": patience})
+        about = run.record["models"][arm_of.key]
+        assert about["best_epoch"] == best and about["training_seconds"] == 7
+        assert about["parameters"] == 7 and run.record["warnings"] == ["slow"]

@@ -18,8 +18,7 @@ from medrobust_utils.scoring.metrics import Estimate
 from medrobust_utils.studies import attentive_cnn as first_study
 from medrobust_utils.studies import domain_assimilation as second_study
 from medrobust_utils.studies import domain_assimilation_attack as second_attack
-from medrobust_utils.studies import domain_assimilation_gains as second_gains
-from medrobust_utils.studies import domain_assimilation_survival as second
+from medrobust_utils.studies import domain_assimilation_rows as second
 from medrobust_utils.studies import evaluation, survival, tables
 from medrobust_utils.studies.common import some
 
@@ -98,11 +97,11 @@ def after_autoattack(run, pair):
     """The record with the gains that AutoAttack left, and PGD's rows marked; the gains."""
     scores, short = pd.concat([one.scores() for one in pair]), pair[0].shortened
     gains = survival.gained(scores, "attention", "none", short)
-    tables.record(run, gains.drop(columns=["seeds", "alive"]))
-    survival.mark_gains(run, gains, first_study.GAINS, KEYS)
+    tables.record(run, gains.drop(columns=["seeds", "alive", "against"]))
+    survival.mark_gains(run, gains, first_study.GAINS, KEYS, "radius_255")
     twenty = tables.excess(first_study.TIMES)
     over = survival.gained(scores, "attention", "none", short, twenty)
-    survival.mark_gains(run, over, ["excess_over_twenty"], KEYS)
+    survival.mark_gains(run, over, ["excess_over_twenty"], KEYS, "radius_255")
     return gains
 
 
@@ -152,9 +151,9 @@ def test_a_shortened_attack_may_undo_a_gain_and_cannot_prove_it(started):
     assert "autoattack" not in only(run, "gain_typical_relative")  # a ratio is not spoken to
     pair[0].note(run)
     assert run.record["deviations"][0].endswith("; 20 of 100 steps")
-    assert survival.effort([[pair[0]]]) == "AutoAttack with 20 of 100 steps"
+    assert survival.effort([pair[0]]) == "AutoAttack with 20 of 100 steps"
     whole = left(plain, eps, count(20), count(10))
-    assert survival.effort([[whole]]) == "AutoAttack with its published settings"
+    assert survival.effort([whole]) == "AutoAttack with its published settings"
 
 
 def test_a_sign_of_hidden_gradients_stands_beside_the_outcome(started):
@@ -223,6 +222,12 @@ def test_radii_are_the_typical_the_extreme_and_those_where_attention_surely_lead
     assert chosen(plain, sure, cells=many) == [3, 4, 5, 6]  # four at most
 
 
+def autoattacked(run, pair, levels):
+    """The record with what AutoAttack left of two networks of paper 3."""
+    scores = pd.concat([one.scores("eps_255") for one in pair])
+    second.add_autoattack(run, scores, pair[0].shortened, levels)
+
+
 @pytest.mark.parametrize(("standing", "expected"), OUTCOMES)
 def test_a_defence_is_marked_at_its_eps_and_in_the_mean(tmp_path, standing, expected):
     run = results.Run.start(
@@ -230,7 +235,7 @@ def test_a_defence_is_marked_at_its_eps_and_in_the_mean(tmp_path, standing, expe
     )
     plain, ours = assimilation.pair()
     run.dataset(ours.arm.task.raw)
-    second_gains.add_pair(run, [plain], [ours])
+    assimilation.add_pair(run, [plain], [ours])
     assert not any("autoattack" in row for row in run.record["rows"])
     eps = [1 / 255, 4 / 255]
     before = np.repeat(count(40), 2, 0)
@@ -238,9 +243,9 @@ def test_a_defence_is_marked_at_its_eps_and_in_the_mean(tmp_path, standing, expe
         left(plain, eps, before, np.repeat(count(10), 2, 0)),
         left(ours, eps, before, np.concatenate([count(30), count(standing)])),
     ]
-    second.add_pair(run, *([one] for one in pair), [1, 2, 4])
+    autoattacked(run, pair, [1, 2, 4])
     assert not any("autoattack" in row for row in find(run, "mean_gain"))  # it did not meet 2/255
-    second.add_pair(run, *([one] for one in pair), [1, 4])
+    autoattacked(run, pair, [1, 4])
     cell = {"attack": "pgd", "step": "quarter"}
     assert only(run, "accuracy_gain", eps_255=1.0, **cell)["autoattack"] == "survives"
     assert only(run, "accuracy_gain", eps_255=4.0, **cell)["autoattack"] == expected
@@ -260,9 +265,9 @@ def test_a_defence_is_not_marked_by_what_another_gained(tmp_path):
     other = replace(ours, arm=assimilation.arm_of(ours.arm.task, "modules"))
     run.dataset(ours.arm.task.raw)
     for one, two in ((plain, ours), (plain, other), (other, ours)):
-        second_gains.add_pair(run, [one], [two])
+        assimilation.add_pair(run, [one], [two])
     pair = [left(one, [1 / 255], count(40), count(n)) for one, n in ((plain, 10), (ours, 30))]
-    second.add_pair(run, *([one] for one in pair), [1])
+    autoattacked(run, pair, [1])
     marked = [row for row in run.record["rows"] if "autoattack" in row]
     assert {(row["defence"], row["against"]) for row in marked} == {("glcm", "none")}
 
@@ -311,7 +316,7 @@ def test_a_network_of_paper_3_is_attacked_at_the_eps_of_the_profile(tmp_path):
     arm = next(second_study.arms(settings, seed=0))
     model = second_study.build_arm(arm, settings).eval()
     robust = second_attack.measure(replace(arm, attacks="pgd"), model, settings, tmp_path, seed=0)
-    found = second.survive(robust, model, settings, tmp_path, seed=0)
+    found = second_attack.survive(robust, model, settings, tmp_path, seed=0)
     assert found.epsilons * 255 == pytest.approx([1, 8])
     assert found.before.shape == found.result.right.shape == (2, 4)
     chosen = np.isin(arm.task.attacked, some(arm.task.attacked, 4, 0))

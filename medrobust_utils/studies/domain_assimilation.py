@@ -76,6 +76,11 @@ class Task:
     def key(self) -> str:
         return f"{self.role}-{self.data.name}-{self.size}-{self.split_name.replace(' ', '-')}"
 
+    @property
+    def tags(self) -> dict[str, str]:
+        """What rows on it carry."""
+        return {"role": self.role, "dataset": self.data.name, "split": self.split_name}
+
 
 @dataclass(frozen=True)
 class Arm:
@@ -126,9 +131,7 @@ class Arm:
     def tags(self) -> dict[str, str | float | int]:
         """What every result row of this arm carries."""
         return {
-            "role": self.task.role,
-            "dataset": self.task.data.name,
-            "split": self.task.split_name,
+            **self.task.tags,
             "backbone": self.backbone,
             "start": self.start,
             "defence": self.defence,

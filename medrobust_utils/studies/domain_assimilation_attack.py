@@ -8,14 +8,18 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
-from ..attacks import Flag, SweepResult, attack_sweep
+from ..attacks import SweepResult, attack_sweep
 from ..models import MedicalModel
 from ..scoring import metrics
 from ..scoring.metrics import Estimate
 from ..scoring.predict import kept
-from .common import clean_scores, kept_flags, precision, some
+from . import survival
+from .common import clean_scores, in_gray_levels, kept_flags, precision, some
 from .domain_assimilation import ROLES, SPLITS, Arm
+from .experiment import CLEAN
+from .survival import Survival
 
 ATTACKS = ("fgsm", "bim", "mifgsm", "pgd")  # slides, "Experiments"
 # The slides give no step sizes. `quarter` steps by eps / 4; `torchattacks` has that library's
@@ -23,6 +27,10 @@ ATTACKS = ("fgsm", "bim", "mifgsm", "pgd")  # slides, "Experiments"
 STEPS = ("quarter", "torchattacks")
 CELLS = [("fgsm", "single"), *[(name, step) for step in STEPS for name in ATTACKS[1:]]]
 RUN = {"all": CELLS, "quarter": CELLS[: len(ATTACKS)], "pgd": [("pgd", "quarter")]}
+
+
+NO_ATTACK = {"step": "none", "eps_255": 0.0}  # tags of clean scores beside those under attack
+FINE = ("nested", "fine")  # attack and step of rows on the eps below the slides' smallest
 
 
 @dataclass(frozen=True)
@@ -79,6 +87,41 @@ class Robustness:
     def accuracy(self, cell: tuple[str, str]) -> list[Estimate]:
         """Accuracy at every eps under one attack."""
         return [metrics.weighted_mean(right, self.weights) for right in self.right[cell]]
+
+    @property
+    def tags(self) -> dict[str, object]:
+        """What its rows in a table of single seeds carry."""
+        return self.arm.tags | self.gates | {"seed": self.arm.seed}
+
+    def scores(self) -> pd.DataFrame:
+        """Tidy rows: clean scores, accuracy under every attack, and how odd the FGSM curve is."""
+        n, clean = len(self.arm.task.split.test), ("none", *NO_ATTACK.values())
+        rows = [(*clean, n, name, self.clean[key]) for key, name in CLEAN.items()]
+        n = len(self.arm.task.attacked)
+        rows.append((*clean, n, "accuracy_attacked", self.start))
+        met = {cell: (self.epsilons, right) for cell, right in self.right.items()}
+        met[FINE] = self.fine.epsilons, self.fine.right
+        for cell, (epsilons, right) in met.items():
+            for eps, here in zip(epsilons, right, strict=True):
+                accuracy = metrics.weighted_mean(here, self.weights)
+                rows.append((*cell, in_gray_levels(eps), n, "accuracy_attacked", accuracy))
+        columns = ["attack", *NO_ATTACK, "n", "metric", "estimate"]
+        odd = [(*[None] * 3, n, name, one) for name, one in self._fgsm().items()]
+        return pd.DataFrame(rows + odd, columns=columns).assign(**self.tags)
+
+    def _fgsm(self) -> dict[str, Estimate]:
+        """How far the FGSM curve climbs back, and how far it ends above PGD's.
+
+        PGD may spare images that a smaller eps has felled, so for the second number an image lost
+        at a smaller eps counts as lost under both.
+        """
+        if self.arm.attacks == "pgd":
+            return {}
+        single = self.accuracy(("fgsm", "single"))
+        lowest = int(np.argmin([one.value for one in single]))
+        ever = [self.right[cell].all(0) for cell in (("fgsm", "single"), ("pgd", "quarter"))]
+        left = [metrics.weighted_mean(right, self.weights) for right in ever]
+        return {"fgsm_rebound": single[-1] - single[lowest], "fgsm_above_pgd": left[0] - left[1]}
 
     @property
     def half_eps(self) -> float:
@@ -154,20 +197,36 @@ def _steps(how: Mapping, step: str) -> dict[str, float]:
 
 def flags(
     robust: Robustness, model: MedicalModel, settings: Mapping, folder: Path, *, seed: int
-) -> list[Flag]:
-    """Red flags of one network at the eps that fells half of what was right, kept in ``folder``.
+) -> pd.DataFrame:
+    """Red flags at the eps that fells half of what was right, kept in ``folder``: a row each.
 
     Computed on ``attack["check"]`` of the attacked images.
     """
     task, radius = robust.arm.task, robust.half_eps
     index = some(task.attacked, settings["attack"]["check"], seed)
-    return kept_flags(
-        folder,
-        "flags",
-        model,
-        task.data,
-        index,
-        radius,
-        seed=seed,
-        dtype=precision(settings, model),
-    )
+    dtype = precision(settings, model)
+    seen = kept_flags(folder, "flags", model, task.data, index, radius, seed=seed, dtype=dtype)
+    rows = [{"estimate": float(f.raised), "flag": f.name, "measured": f.measured} for f in seen]
+    size = in_gray_levels(radius)
+    return pd.DataFrame(rows).assign(metric="red_flag", eps_255=size, **robust.tags)
+
+
+def survive(
+    robust: Robustness, model: MedicalModel, settings: Mapping, folder: Path, *, seed: int
+) -> Survival:
+    """AutoAttack on some of the attacked images at a few eps.
+
+    On ``settings["attack"]["autoattack"]["images"]`` of them (0: all), at its ``eps_255``. What
+    PGD by eps / 4 or the strong climb has felled stays fallen.
+
+    Args:
+        seed: as for ``measure``.
+    """
+    task, how = robust.arm.task, settings["attack"]["autoattack"]
+    index = some(task.attacked, how["images"], seed)
+    epsilons, climbed = [eps / 255 for eps in how["eps_255"]], robust.right["worst", "pgd"]
+    before = survival.standing(robust.epsilons, climbed, robust.strong.clean_right, epsilons)
+    before = before[:, np.isin(task.attacked, index)]
+    draw = [seed, ROLES.index(task.role), SPLITS.index(task.split_name)]
+    how = (how, index, epsilons, before, folder)
+    return survival.attack_again(robust, model, *how, seed=seed, draw=draw)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from itertools import product
 
-from ..models import MedicalModel, build_assimilated
+from ..models import build_assimilated
 from ..models.complexity import operations
 from ..reporting.results import Run
-from ..training import recipes
 from .common import parameters
 from .domain_assimilation import Arm, Task, epochs, variants
 
@@ -46,24 +45,6 @@ def add_modules(run: Run) -> list[dict]:
                 run.add("module_cost", counts[part], part=part, **tags)
         table.append(line)
     return table
-
-
-def describe(arm: Arm, model: MedicalModel, history: Sequence[Mapping]) -> dict[str, object]:
-    """What the record says about a network; it may have been trained in an earlier run."""
-    best = len(history) - 1
-    if arm.defence != "adversarial":  # which is not stopped early
-        best = recipes.best_epoch([row["val_top1"] for row in history], 0.0)
-    return {
-        **arm.tags,
-        "start": model.start,
-        "source": model.source,
-        "parameters": parameters(model),
-        "epochs": len(history),
-        "best_epoch": history[best]["epoch"],
-        "training_seconds": round(sum(row["seconds"] for row in history)),
-        "precision": sorted({row["precision"] for row in history}),
-        "warnings": model.warnings,
-    }
 
 
 def deviations(settings: Mapping, paper: Mapping, arms: Iterable[Arm]) -> list[str]:

@@ -1,132 +1,141 @@
-"""Paper 3: from what its networks scored to the rows that its claims are judged by.
+"""Paper 3: from what its networks scored to tidy rows, and what is held against what.
 
-Networks that differ in their training seed only are one *group*: their numbers are averaged, and
-the bootstrap draws seeds as well as images.
+A defence is held against the vanilla network of its task, backbone and start, and the GLCM loss
+against T and C alone with the same colour module.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection
 
 import numpy as np
+import pandas as pd
 
-from ..attacks import Flag
-from ..data.splits import leaks
 from ..reporting.results import Run
 from ..scoring import metrics
-from ..scoring.metrics import Estimate
-from .common import add, gates
-from .domain_assimilation import Task
-from .domain_assimilation_attack import Robustness
+from . import experiment, survival, tables
+from .domain_assimilation import DEFENCES, Task
+from .domain_assimilation_attack import NO_ATTACK, Robustness
 from .domain_assimilation_reasons import MEASURES, Natural, Reasons
-from .tables import pooled
+from .tables import NOTHING_LEFT, PerImage, known_mean
 
-Group = Sequence[Robustness]  # one network, one member a training seed
-NO_ATTACK = {"attack": "none", "step": "none", "eps_255": 0.0}
-FINE = ("nested", "fine")  # attack and step of rows on the eps below the slides' smallest
+PLACE = ["role", "dataset", "split", "backbone", "start"]
+OWN = ["defence", "alpha", "colour", "rows"]  # what tells an arm from the others of its place
+AGAINST = {"none": OWN[1:], "modules": ["alpha", "rows"]}  # and what of it may differ in a pair
+ATTACKED = "accuracy_attacked"
+CENSUS = ("exact_duplicates_removed", "contradictory_labels_dropped", "near_duplicate_pairs")
 
 
-def add_task(run: Run, task: Task) -> None:
+def task_rows(run: Run, task: Task) -> pd.DataFrame:
     """Rows on a data set and its split: sizes, what was removed, leaks, the majority line."""
-    data, test = task.data, task.split.test
-    run.dataset(task.raw)
-    tags = {"role": task.role, "dataset": data.name, "split": task.split_name}
-    prior = metrics.prior_logits(data.targets[task.split.train], len(test), len(data.classes))
-    weights = metrics.group_weights(data.groups[test])
-    for name, value in metrics.score(prior, data.targets[test], weights).items():
-        name = "accuracy" if name == "top1" else name
-        add(run, name, value, defence="majority", n=len(test), **tags, **NO_ATTACK)
-    run.add("test_images_leaked", leaks(data, task.split), n=len(test), **tags)
-    run.add("class_size", min(data.class_counts().values()), **tags)
-    run.add("class_size_listed", task.listed, **tags)
-    for name in ("exact_duplicates_removed", "contradictory_labels_dropped"):
-        run.add(name, task.raw.census.get(name, 0), **tags)
-    run.add("near_duplicate_pairs", task.raw.census.get("near_duplicate_pairs", 0), **tags)
+    table = experiment.describe_task(run, task, {"defence": "majority", **NO_ATTACK})
+    counts = {name: task.raw.census.get(name, 0) for name in CENSUS}
+    counts["class_size"] = min(task.data.class_counts().values())
+    counts["class_size_listed"] = task.listed
+    more = pd.DataFrame(counts.items(), columns=["metric", "estimate"]).assign(**task.tags)
+    return pd.concat([table[table["metric"].ne("classes")], more])
 
 
-def add_arm(run: Run, group: Group) -> None:
-    """Rows of one network: clean scores, and accuracy under every attack at every eps."""
-    arm = group[0].arm
-    tags = arm.tags | gates(group) | {"seeds": len(group)}
-    n, attacked = len(arm.task.split.test), len(arm.task.attacked)
-    for name in group[0].clean:
-        value = pooled([member.clean[name] for member in group])
-        add(run, "accuracy" if name == "top1" else name, value, n=n, **tags, **NO_ATTACK)
-    start = pooled([member.start for member in group])
-    add(run, "accuracy_attacked", start, n=attacked, **tags, **NO_ATTACK)
-    for cell in group[0].right:
-        courses = [member.accuracy(cell) for member in group]
-        for k, eps in enumerate(group[0].epsilons):
-            value = pooled([course[k] for course in courses])
-            add(run, "accuracy_attacked", value, n=attacked, **tags, **at(cell, eps))
-    for k, eps in enumerate(group[0].fine.epsilons):
-        value = pooled([fine(member, k) for member in group])
-        add(run, "accuracy_attacked", value, n=attacked, **tags, **at(FINE, eps))
-    if arm.attacks != "pgd":
-        _add_fgsm(run, group, tags | {"n": attacked})
+def pairs(scores: pd.DataFrame, name: str) -> pd.DataFrame:
+    """Every defence against what it is held against, image by image (see ``tables.compare``)."""
+    found = [
+        tables.compare(scores, "defence", new, old, name, apart=apart).assign(against=old)
+        for old, apart in AGAINST.items()
+        for new in DEFENCES
+        if new not in ("none", old)
+    ]
+    return pd.concat(found)
 
 
-def fine(member: Robustness, k: int) -> Estimate:
-    """Accuracy under the nested climb at one of the eps below the slides' smallest."""
-    return metrics.weighted_mean(member.fine.right[k], member.weights)
+def gains(scores: pd.DataFrame) -> pd.DataFrame:
+    """What defences gain in accuracy: clean, at each eps of each attack, and over all eps."""
+    clean = scores["attack"].eq("none")
+    few = scores[scores["metric"].eq("accuracy") | (scores["metric"].eq(ATTACKED) & ~clean)]
+    gained = tables.over_seeds(pairs(few, "accuracy_gain")).drop(columns="seeds")
+    clean = gained["attack"].eq("none")
+    slides = gained[~clean & gained["attack"].ne("nested")]
+    mean = tables.along(slides, "eps_255", "mean_gain", metrics.mean)
+    return pd.concat([gained[clean].drop(columns="alive"), gained[~clean], mean])
 
 
-def at(cell: tuple[str, str], eps: float) -> dict[str, str | float]:
-    return {"attack": cell[0], "step": cell[1], "eps_255": round(eps * 255, 6)}
+def leaks(scores: pd.DataFrame) -> pd.DataFrame:
+    """What a split by image is worth: clean scores there minus those under the honest split.
 
-
-def _add_fgsm(run: Run, group: Group, tags: dict) -> None:
-    """How odd the FGSM curve is: how far it climbs back, and how far it ends above PGD's.
-
-    PGD may spare images that a smaller eps has felled, so for the second number an image lost at
-    a smaller eps counts as lost under both.
+    Unpaired: the test images differ.
     """
-    rebound, above = [], []
-    for member in group:
-        single = member.accuracy(("fgsm", "single"))
-        lowest = int(np.argmin([one.value for one in single]))
-        rebound.append(single[-1] - single[lowest])
-        ever = [member.right[cell].all(0) for cell in (("fgsm", "single"), ("pgd", "quarter"))]
-        left = [metrics.weighted_mean(right, member.weights) for right in ever]
-        above.append(left[0] - left[1])
-    add(run, "fgsm_rebound", pooled(rebound), **tags)
-    add(run, "fgsm_above_pgd", pooled(above), **tags)
+    few = scores[scores["metric"].isin(["accuracy", "balanced_accuracy"])]
+    how = {"name": "{}_gained_by_leak", "apart": ("dataset", "n")}
+    table = tables.over_seeds(tables.compare(few, "split", "by image", "honest", **how))
+    return table.drop(columns=["split", "n", "attack", *NO_ATTACK, "seeds", "alive"])
 
 
-def add_flags(run: Run, robust: Robustness, flags: Sequence[Flag]) -> None:
-    """A row a red flag, 1 where it is raised; raised ones are warnings of the run too."""
-    tags = robust.arm.tags | robust.gates | {"eps_255": round(robust.half_eps * 255, 6)}
-    for flag in flags:
-        run.add("red_flag", float(flag.raised), flag=flag.name, measured=flag.measured, **tags)
-        if flag.raised:
-            run.warn(f"{robust.arm.key}: {flag.name}: {flag.measured}")
-
-
-def add_reasons(run: Run, robust: Robustness, reasons: Reasons) -> None:
-    """Rows of one network's attention region, sharpness and (with modules) texture."""
-    tags = robust.arm.tags | robust.gates
-    for name in MEASURES:
-        value = known_mean(reasons.values[name], reasons.weights)
-        add(run, name, value, n=int(np.isfinite(reasons.values[name]).sum()), **tags)
+def reason_rows(robust: Robustness, reasons: Reasons) -> pd.DataFrame:
+    """One network's attention region, sharpness and (with modules) texture, image by image."""
+    values = {name: reasons.values[name] for name in MEASURES}
     if reasons.texture is not None:
-        value = metrics.weighted_mean(reasons.texture, reasons.weights)
-        add(run, "texture_distance", value, n=len(reasons.texture), **tags)
+        values["texture_distance"] = reasons.texture
+    rows = [(name, PerImage(one, reasons.weights)) for name, one in values.items()]
+    return pd.DataFrame(rows, columns=["metric", "estimate"]).assign(**robust.tags)
 
 
-def add_photos(run: Run, photos: Natural, backbone: str, start: str) -> None:
+def averaged(table: pd.DataFrame) -> pd.DataFrame:
+    """Means over the images where a measure is known, and over how many."""
+    counts = [int(np.isfinite(one.values).sum()) for one in table["estimate"]]
+    return table.assign(estimate=[one.mean() for one in table["estimate"]], n=counts)
+
+
+def photo_rows(run: Run, photos: Natural, backbone: str, start: str) -> pd.DataFrame:
     """Rows of the ImageNet network on photographs: attention region and sharpness."""
     run.dataset(photos.photos)
     tags = {"dataset": photos.photos.name, "defence": "natural", "backbone": backbone}
+    values, weights = photos.reasons.values, photos.reasons.weights
+    rows = [(name, PerImage(values[name], weights)) for name in MEASURES]
+    table = pd.DataFrame(rows, columns=["metric", "estimate"]).assign(**tags, start=start)
+    return averaged(table)
+
+
+def natural_rows(photos: Natural, robust: Robustness, reasons: Reasons) -> pd.DataFrame:
+    """A medical network minus the ImageNet network on photographs; unpaired, the images differ."""
+    ours, theirs = reasons, photos.reasons
+    n, rows = len(ours.weights[0]), []
     for name in MEASURES:
-        value = known_mean(photos.reasons.values[name], photos.reasons.weights)
-        n = int(np.isfinite(photos.reasons.values[name]).sum())
-        add(run, name, value, n=n, start=start, **tags)
+        sides = (known_mean(one.values[name], one.weights) for one in (ours, theirs))
+        gap = next(sides) - next(sides)
+        rows.append({"metric": f"{name}_medical_minus_natural", "estimate": gap, "n": n})
+    before, least = robust.strong.clean_right, np.isclose(robust.epsilons, 1 / 255)
+    if before.any() and least.any():  # the photographs met no other eps
+        right = robust.right["pgd", "quarter"][least.argmax()]
+        left = known_mean(np.where(before, right, np.nan), robust.weights)
+        natural = metrics.weighted_mean(photos.stands, theirs.weights)
+        row = {"metric": "kept_medical_minus_natural", "estimate": left - natural, "eps_255": 1.0}
+        alive = max(left.value, natural.value) > NOTHING_LEFT
+        rows.append(row | {"n": int(before.sum()), "alive": alive})
+    tags = robust.arm.tags | robust.gates | {"against": "natural"}
+    tags["dataset"] = f"{tags['dataset']}+{photos.photos.name}"
+    return pd.DataFrame(rows).assign(**tags)
 
 
-def known_mean(values: np.ndarray, weights: np.ndarray) -> Estimate:
-    """Mean of the values that are known (a Grad-CAM map may say nothing)."""
-    known = np.isfinite(values)
-    if not known.any():
-        return Estimate(float("nan"), np.full(len(weights) - 1, np.nan))
-    with np.errstate(invalid="ignore"):
-        return metrics.weighted_mean(values[known], weights[:, known])
+def add_autoattack(
+    run: Run, scores: pd.DataFrame, shortened: str, levels: Collection[float]
+) -> None:
+    """Rows of what defences gain under AutoAttack; rows of their gains otherwise are marked.
+
+    A gain at one eps by that at the same eps; a mean over all eps only if AutoAttack met them all.
+
+    Args:
+        scores: tidy rows of every ``Survival``.
+        levels: eps of the other attacks in gray levels, over which their mean is taken.
+    """
+    both = [
+        survival.gained(scores, "defence", old, shortened, apart=apart)
+        for old, apart in AGAINST.items()
+    ]
+    gained, keys = pd.concat(both).drop(columns=["seeds", "alive"]), [*PLACE, *OWN, "against"]
+    tables.record(run, gained)
+    survival.mark_gains(run, gained, ["accuracy_gain"], keys, "eps_255")
+    left = gained[gained["autoattack"].notna()].drop(columns="autoattack")
+    mean = tables.along(left, "eps_255", "autoattack_mean_gain", metrics.mean)
+    mean["autoattack"] = [survival.outcome(one, shortened) for one in mean["estimate"]]
+    tables.record(run, mean)
+    if {*left["eps_255"]} >= {float(level) for level in levels}:
+        survival.mark_gains(run, mean, ["mean_gain"], keys)

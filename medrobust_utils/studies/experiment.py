@@ -55,12 +55,11 @@ class Task:
     seed: int = 0
     asked: str = ""
 
-    def of(self, settings: Mapping, **about: object) -> Task:
+    def of(self, settings: Mapping, *, draw: tuple[int, ...], seed: int, asked: str = "") -> Task:
         """With as many images to choose the epoch and to attack as the profile says."""
-        seed = about["seed"]
         chosen = some(self.split.val, settings["validation_images"], seed)
         attacked = some(self.split.test, settings["attack"]["images"], seed)
-        return replace(self, chosen=chosen, attacked=attacked, **about)
+        return replace(self, chosen=chosen, attacked=attacked, draw=draw, seed=seed, asked=asked)
 
     @property
     def role(self) -> str:
@@ -205,8 +204,10 @@ def train(
 def note(run: Run, trained: Trained, recipe: Mapping) -> None:
     """Write what a network is into the record; it may have been trained in an earlier run."""
     arm, model, history, _ = trained
-    monitor, delta = recipe.get("monitor", "val_top1"), recipe.get("min_delta", 0.0)
-    best = recipes.best_epoch([row[monitor] for row in history], delta)
+    best = len(history) - 1
+    if recipe.get("patience"):  # else the last epoch is taken
+        monitor, delta = recipe.get("monitor", "val_top1"), recipe.get("min_delta", 0.0)
+        best = recipes.best_epoch([row[monitor] for row in history], delta)
     about = {
         "source": model.source,
         "parameters": parameters(model),
@@ -216,7 +217,7 @@ def note(run: Run, trained: Trained, recipe: Mapping) -> None:
         "precision": sorted({row["precision"] for row in history}),
         "warnings": model.warnings,
     }
-    run.model(arm.key, **arm.own, **about)
+    run.model(arm.key, **arm.tags, **about)
     run.history(arm.key, history)
     for warning in model.warnings:
         run.warn(warning)

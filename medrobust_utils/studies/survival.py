@@ -20,14 +20,13 @@ from torch import nn
 from ..attacks import AutoPlan, AutoResult, autoattack_sweep
 from ..attacks.autoattack.sweep import EARLIER, RANDOM_SEARCH
 from ..attacks.config import MEMBERS, WRONG
-from ..reporting.evidence import carries
 from ..reporting.results import Run
 from ..scoring import metrics
 from ..scoring.metrics import Estimate
-from .common import add, budget, gates, in_gray_levels, some
+from .common import budget, in_gray_levels, some
 from .evaluation import Evaluation
 from .experiment import Trained
-from .tables import compare, over_seeds, pooled
+from .tables import compare, over_seeds
 
 # Values of the tag ``autoattack``. A shortened attack may undo a gain and cannot prove it.
 SURVIVES, SHORTENED, LOST, UNCLEAR = "survives", "survives a shortened one", "lost", "unclear"
@@ -75,8 +74,12 @@ class Survival:
         """Share of all images that one attack felled, at this size or a smaller one."""
         return metrics.weighted_mean(self.result.won[k] == member, self.weights)
 
-    def scores(self) -> pd.DataFrame:
-        """Tidy rows: what was right before and after, and who fooled it."""
+    def scores(self, size: str = "radius_255") -> pd.DataFrame:
+        """Tidy rows: what was right before and after, and who fooled it.
+
+        Args:
+            size: the tag that tells the sizes, in gray levels of 255.
+        """
         rows = []
         for k, eps in enumerate(self.epsilons):
             values = {"accuracy_pgd": self.earlier(k), "accuracy_autoattack": self.accuracy(k)}
@@ -86,92 +89,23 @@ class Survival:
                 (in_gray_levels(eps), "autoattack_felled_by", member, one)
                 for member, one in felled.items()
             ]
-        table = pd.DataFrame(rows, columns=["radius_255", "metric", "member", "estimate"])
+        table = pd.DataFrame(rows, columns=[size, "metric", "member", "estimate"])
         tags = self.arm.tags | self.gates | {"seed": self.arm.seed, "attack": "autoattack"}
         return table.assign(**tags, n=len(self.result.labels))
 
-    def note(self, run: Run) -> None:
+    def note(self, run: Run, size: str = "radius_255") -> None:
         """Write into the record what was attacked, and signs of hidden gradients."""
         sizes, n = [in_gray_levels(eps) for eps in self.epsilons], len(self.result.labels)
         tags = self.arm.tags | self.gates | {"n": n, "attack": "autoattack"}
         for flag in self.result.flags():
             if flag.raised:
                 told = {"flag": flag.name, "measured": flag.measured}
-                run.add("red_flag", 1.0, radius_255=sizes[-1], **told, **tags)
+                run.add("red_flag", 1.0, **{size: sizes[-1]}, **told, **tags)
         radii = ", ".join(f"{size:.3g}" for size in sizes)
         run.deviation(
             f"AutoAttack on {self.arm.group}: {n} of {len(self.arm.task.attacked)} attacked "
             f"images, at {radii} gray levels of 255" + f"; {self.shortened}" * bool(self.shortened)
         )
-
-
-def survive(
-    trained: Trained, found: Evaluation, how: Mapping, radii: Sequence[float], *, seed: int
-) -> Survival:
-    """AutoAttack on ``how["images"]`` of a network's attacked images (0: all) at some radii.
-
-    Args:
-        found: what an earlier attack left of them.
-        how: see ``attack_again``.
-        radii: rising, for images in [0, 1].
-    """
-    index, sweep = some(found.arm.task.attacked, how["images"], seed), found.sweep
-    before = standing(sweep.epsilons, sweep.right, sweep.clean_right, radii)
-    again = attack_again(
-        found,
-        trained.model,
-        how,
-        index,
-        radii,
-        before[:, np.isin(found.index, index)],
-        trained.folder,
-        seed=seed,
-        draw=found.draw,
-    )
-    trained.model.cpu()
-    return again
-
-
-def gained(
-    scores: pd.DataFrame,
-    column: str,
-    plain: str,
-    shortened: str,
-    how: Callable[[Estimate, Estimate], Estimate] = operator.sub,
-) -> pd.DataFrame:
-    """What networks gain over their plain twins before and under AutoAttack, over the seeds.
-
-    The gains under it have their outcome as the tag ``autoattack``.
-
-    Args:
-        column: that tells the networks of a pair apart; ``plain`` is its value of the plain one.
-        how: what counts as a gain.
-    """
-    names = {"accuracy_pgd": "gain_before_autoattack", "accuracy_autoattack": "autoattack_gain"}
-    scores = scores[scores["metric"].isin(names)].drop(columns="member")
-    pairs = [compare(scores, column, value, plain, "{}", how) for value in scores[column].unique()]
-    table = over_seeds(pd.concat(pairs))
-    table = table[table[column].ne(plain)].reset_index(drop=True)
-    says = [outcome(one, shortened) for one in table["estimate"]]
-    under = table["metric"].eq("accuracy_autoattack")
-    return table.assign(metric=table["metric"].map(names), autoattack=pd.Series(says).where(under))
-
-
-def mark_gains(run: Run, gains: pd.DataFrame, names: Sequence[str], keys: Sequence[str]) -> None:
-    """Tag rows of the record with what AutoAttack made of the same gain, at the same radius.
-
-    Args:
-        gains: see ``gained``.
-        names: metrics of the rows to be marked, which agree with a gain in all of ``keys``.
-    """
-    for gain in gains[gains["autoattack"].notna()].to_dict("records"):
-        for row in run.record["rows"]:
-            here = row["metric"] in names and all(row.get(key) == gain[key] for key in keys)
-            if here and np.isclose(row.get("radius_255", -1), gain["radius_255"], atol=1e-6):
-                row["autoattack"] = gain["autoattack"]
-
-
-Group = Sequence[Survival]  # one network, one member a training seed
 
 
 def standing(
@@ -233,9 +167,82 @@ def attack_again(
     return Survival(robust.arm, robust.gates, before, result, weights, shortened)
 
 
-def effort(groups: Iterable[Group]) -> str:
+def survive(
+    trained: Trained, found: Evaluation, how: Mapping, radii: Sequence[float], *, seed: int
+) -> Survival:
+    """AutoAttack on ``how["images"]`` of a network's attacked images (0: all) at some radii.
+
+    Args:
+        found: what an earlier attack left of them.
+        how: see ``attack_again``.
+        radii: rising, for images in [0, 1].
+    """
+    index, sweep = some(found.arm.task.attacked, how["images"], seed), found.sweep
+    before = standing(sweep.epsilons, sweep.right, sweep.clean_right, radii)
+    again = attack_again(
+        found,
+        trained.model,
+        how,
+        index,
+        radii,
+        before[:, np.isin(found.index, index)],
+        trained.folder,
+        seed=seed,
+        draw=found.draw,
+    )
+    trained.model.cpu()
+    return again
+
+
+def gained(
+    scores: pd.DataFrame,
+    column: str,
+    plain: str,
+    shortened: str,
+    how: Callable[[Estimate, Estimate], Estimate] = operator.sub,
+    apart: Iterable[str] = (),
+) -> pd.DataFrame:
+    """What networks gain over their plain twins before and under AutoAttack, over the seeds.
+
+    The gains under it have their outcome as the tag ``autoattack``.
+
+    Args:
+        column: that tells the networks of a pair apart; ``plain`` is its value of the plain one.
+        how: what counts as a gain.
+        apart: what else may differ between the two.
+    """
+    names = {"accuracy_pgd": "gain_before_autoattack", "accuracy_autoattack": "autoattack_gain"}
+    scores = scores[scores["metric"].isin(names)].drop(columns="member")
+    pairs = [
+        compare(scores, column, value, plain, "{}", how, apart) for value in scores[column].unique()
+    ]
+    table = over_seeds(pd.concat(pairs))
+    table = table[table[column].ne(plain)].reset_index(drop=True).assign(against=plain)
+    says = [outcome(one, shortened) for one in table["estimate"]]
+    under = table["metric"].eq("accuracy_autoattack")
+    return table.assign(metric=table["metric"].map(names), autoattack=pd.Series(says).where(under))
+
+
+def mark_gains(
+    run: Run, gains: pd.DataFrame, names: Sequence[str], keys: Sequence[str], size: str = ""
+) -> None:
+    """Tag rows of the record with what AutoAttack made of the same gain, at the same radius.
+
+    Args:
+        gains: see ``gained``.
+        names: metrics of the rows to be marked, which agree with a gain in all of ``keys``.
+        size: the tag that tells sizes, where it has to agree too.
+    """
+    for gain in gains[gains["autoattack"].notna()].to_dict("records"):
+        for row in run.record["rows"]:
+            here = row["metric"] in names and all(row.get(key) == gain[key] for key in keys)
+            if here and (not size or np.isclose(row.get(size, -1), gain[size], atol=1e-6)):
+                row["autoattack"] = gain["autoattack"]
+
+
+def effort(found: Iterable[Survival]) -> str:
     """How hard AutoAttack tried, for the reader of a notebook."""
-    less = dict.fromkeys(one.shortened for group in groups for one in group if one.shortened)
+    less = dict.fromkeys(one.shortened for one in found if one.shortened)
     return f"AutoAttack with {'; '.join(less) or 'its published settings'}"
 
 
@@ -248,59 +255,6 @@ def outcome(gain: Estimate, shortened: str) -> str:
     if gain.low > 0:
         return SHORTENED if shortened else SURVIVES
     return LOST if gain.high <= 0 else UNCLEAR
-
-
-def gains(plain: Group, defended: Group) -> list[Estimate]:
-    """What a defence gains over the plain network under AutoAttack at each size, image by image."""
-    pairs = list(zip(plain, defended, strict=False))
-    sizes = range(len(plain[0].epsilons))
-    return [pooled([d.accuracy(k) - p.accuracy(k) for p, d in pairs]) for k in sizes]
-
-
-def add_network(run: Run, group: Group, size: str) -> None:
-    """Rows of one network: what it had right before and after AutoAttack, and who felled it.
-
-    Args:
-        size: the tag that tells the sizes, in gray levels of 255.
-    """
-    tags = group[0].arm.tags | gates(group) | {"seeds": len(group), "attack": "autoattack"}
-    tags["n"] = len(group[0].result.labels)
-    for k, eps in enumerate(group[0].epsilons):
-        cell = tags | {size: in_gray_levels(eps)}
-        add(run, "accuracy_pgd", pooled([one.earlier(k) for one in group]), **cell)
-        add(run, "accuracy_autoattack", pooled([one.accuracy(k) for one in group]), **cell)
-        for member in FELLED_BY:
-            share = pooled([one.felled_by(k, member) for one in group])
-            add(run, "autoattack_felled_by", share, member=member, **cell)
-        asked = np.mean([one.result.queries[k] for one in group])
-        run.add("autoattack_queries", float(asked), **cell)
-    for flag in {flag for one in group for flag in one.result.flags() if flag.raised}:
-        run.add("red_flag", 1.0, flag=flag.name, measured=flag.measured, **cell)
-
-
-def add_gains(run: Run, plain: Group, defended: Group, size: str, **more: object) -> list[Estimate]:
-    """Rows of the gain before and under AutoAttack at each size; the latter is returned.
-
-    A row under AutoAttack has its outcome as the tag ``autoattack``.
-    """
-    tags = defended[0].arm.tags | gates(plain, defended) | {"attack": "autoattack"} | more
-    tags["n"] = len(defended[0].result.labels)
-    left = gains(plain, defended)
-    for k, gain in enumerate(left):
-        cell = tags | {size: in_gray_levels(defended[0].epsilons[k])}
-        pairs = zip(plain, defended, strict=False)
-        earlier = pooled([d.earlier(k) - p.earlier(k) for p, d in pairs])
-        add(run, "gain_before_autoattack", earlier, **cell)
-        says = outcome(gain, plain[0].shortened or defended[0].shortened)
-        add(run, "autoattack_gain", gain, autoattack=says, **cell)
-    return left
-
-
-def mark(run: Run, names: Sequence[str], tags: Mapping[str, Any], says: str) -> None:
-    """Tag rows of the record that carry ``tags`` with what AutoAttack made of their gain."""
-    for row in run.record["rows"]:
-        if row["metric"] in names and carries(row, tags):
-            row["autoattack"] = says
 
 
 def overview(rows: pd.DataFrame, index: Sequence[str]) -> pd.DataFrame:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -112,11 +113,16 @@ def over_seeds(scores: pd.DataFrame) -> pd.DataFrame:
 def along(
     table: pd.DataFrame, axis: str, name: str, how: Callable[[list[Estimate]], Estimate]
 ) -> pd.DataFrame:
-    """One row for a whole axis: ``along(gains, "eps", "mean_gain", metrics.mean)``."""
+    """One row for a whole axis: ``along(gains, "eps", "mean_gain", metrics.mean)``.
+
+    It is alive if any of its rows is.
+    """
     gone = {axis, "metric", "alive", "ours", "theirs", "estimate"}
-    keys = [column for column in table if column not in gone]
-    groups = table.groupby(keys, sort=False, dropna=False)["estimate"]
-    return groups.agg(lambda estimates: how(list(estimates))).reset_index().assign(metric=name)
+    groups = table.groupby([name for name in table if name not in gone], sort=False, dropna=False)
+    whole = groups["estimate"].agg(lambda estimates: how(list(estimates))).to_frame()
+    if "alive" in table:
+        whole["alive"] = groups["alive"].any()
+    return whole.reset_index().assign(metric=name)
 
 
 def ratio(over: Estimate, under: Estimate) -> Estimate:
@@ -159,6 +165,25 @@ def tagged(table: pd.DataFrame, where: Mapping[str, object], tags: Mapping) -> p
     here = table.index.isin(chosen(table, where).index)
     new = {name: np.where(here, value, table.get(name)) for name, value in tags.items()}
     return table.assign(**{name: pd.Series(v, table.index, object) for name, v in new.items()})
+
+
+@dataclass(frozen=True)
+class PerImage:
+    """One number an image (n,), NaN where it is not known, and the weights that average it."""
+
+    values: np.ndarray
+    weights: np.ndarray
+
+    def __sub__(self, other: PerImage) -> PerImage:
+        return PerImage(self.values - other.values, self.weights)
+
+    @property
+    def value(self) -> float:
+        return self.mean().value
+
+    def mean(self) -> Estimate:
+        """Mean with an interval."""
+        return known_mean(self.values, self.weights)
 
 
 def record(run: Run, table: pd.DataFrame) -> None:
