@@ -39,14 +39,17 @@ reproduce: $(STAMP)  ## run every notebook on embedded data and write results/re
 explore: $(STAMP)  ## open the Grad-CAM explorer in the browser; Ctrl-C ends it
 	@$(BIN)/python -m medrobust_utils explore
 
-test: $(STAMP)  ## run the whole test suite, every notebook in the smoke profile included
-	$(BIN)/python -m pytest
+# One process a core, each with one thread; tests/conftest.py says which tests stay together.
+WORKERS ?= 2
+TORCH_THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
+test: $(STAMP)  ## run the whole test suite, every notebook in smoke included (WORKERS=2)
+	$(TORCH_THREADS) $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 
 test-browser: $(STAMP)  ## try the explorer in Chromium or Chrome; fails where there is none
 	$(BIN)/python -m pytest tests/test_browser.py
 
 soak: $(STAMP)  ## run what is too long for the tests and write docs/reliability.md
-	$(BIN)/python tests/soak.py
+	$(BIN)/python soak
 
 # What the kit is measured against lives in an environment of its own, which sees .venv's packages.
 BENCH := .venv-bench

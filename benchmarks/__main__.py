@@ -17,40 +17,32 @@ from . import MODULES, record
 from .timing import Comparison
 
 
-def main(
-    arguments: list[str] | None = None, path: Path | None = None, readme: Path | None = None
-) -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Run the measurements named, or all.
 
-    What is found is kept as it comes, in the record and on the page; what a run that is stopped
-    did not come to stays as it was measured before. A measurement that fails costs itself alone.
+    Each comparison is saved as it comes; what a run that is stopped did not come to stays as it
+    was measured before. A measurement that fails costs itself alone.
 
     Returns:
         1 if a promise was not kept or could not be measured, else 0.
 
     Raises:
-        RunError: before anything is measured, if the record or the page cannot take the result.
-        OSError: if one of them cannot be written later.
+        ValueError: before anything is measured, if the record is no JSON.
     """
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(MODULES)}")
-    names = parser.parse_args(arguments).names
-    if unknown := sorted(set(names) - set(MODULES)):
+    parser.add_argument("--out", type=Path, help="the record, results/bench.json unless given")
+    given = parser.parse_args(arguments)
+    if unknown := sorted(set(given.names) - set(MODULES)):
         parser.error(f"no measurement called {', '.join(unknown)}; there are {', '.join(MODULES)}")
-    path = path or project_root() / "results" / "bench.json"
-    readme = readme or project_root() / "README.md"
-    before = record.read(path)
-    record.update(readme, before)
+    path = given.out or project_root() / "results" / "bench.json"
+    record.read(path)
     lines, faults = [], {}
-    for name in names or MODULES:
-        found = []
+    for name in given.names or MODULES:
         for comparison in _measured(name, faults):
-            found.append(comparison)
-            record.update(readme, record.add(path, name, comparison, before))
-            print(record.text([comparison.record()]), flush=True)
-        if name not in faults:
-            record.update(readme, record.finish(path, name, found))
-        lines += [comparison.record() for comparison in found]
+            record.add(path, name, comparison)
+            lines.append(comparison.record())
+            print(record.text(lines[-1:]), flush=True)
     print("\n".join(["", record.text(lines), *faults.values(), str(path)]))
     return int(bool(faults) or not all(line["reached"] for line in lines))
 
@@ -58,9 +50,7 @@ def main(
 def _measured(name: str, faults: dict[str, str]) -> Iterator[Comparison]:
     """What a module finds, until something goes wrong, which is put among ``faults``."""
     try:
-        for comparison in importlib.import_module(f"benchmarks.{name}").measure():
-            record.check(comparison)
-            yield comparison
+        yield from importlib.import_module(f"benchmarks.{name}").measure()
     except Exception as error:  # whatever it is, the other modules are worth measuring
         remedy = " Run it by `make bench`." if isinstance(error, ModuleNotFoundError) else ""
         what = error if isinstance(error, MedrobustError) else f"{type(error).__name__}: {error}"

@@ -24,7 +24,7 @@ from medrobust_utils.core.errors import RunError
 from medrobust_utils.core.storage import fingerprint, read_arrays, write_arrays
 from medrobust_utils.scoring.predict import predict
 
-from . import limits
+from . import by_device
 from .networks import Victim
 
 STEPS = 40
@@ -47,8 +47,8 @@ def _sources(*patterns: str) -> list[str]:
 
 
 # Read once: what is edited while a measurement runs is not what runs.
-SOURCES = dict.fromkeys((NESTED, INDEPENDENT), _sources("attacks/*.py", "losses.py")) | {
-    FOOLBOX: _sources(*(f"attacks/{name}.py" for name in ("reference", "ladder", "noise")))
+SOURCES = dict.fromkeys((NESTED, INDEPENDENT), _sources("attacks/**/*.py", "core/losses.py")) | {
+    FOOLBOX: _sources(*(f"attacks/{name}.py" for name in ("foolbox", "ladder", "noise")))
 }
 
 
@@ -76,7 +76,7 @@ class Contest:
     @property
     def batch(self) -> int:
         """Images that go through the network together."""
-        return limits.by_device(BATCH)[self.attacked.data.images.shape[1]]
+        return by_device(BATCH)[self.attacked.data.images.shape[1]]
 
     def ask(self, side: str, wanted: np.ndarray, desc: str = "") -> None:
         """Attack what is ``wanted``, bool (E, n), and not known yet; keep it batch by batch.

@@ -35,8 +35,6 @@ def measure() -> Iterator[Comparison]:
         ("import medrobust_utils", more["import medrobust_utils"]),
         at_most=MORE,
         facts={f"{name}, seconds more": median(values) for name, values in more.items()},
-        bound=f"the package adds {median(more['import medrobust_utils']):.2f} s, and torch alone "
-        f"takes {min(alone):.2f} to {max(alone):.2f} s from process to process.",
     )
 
 

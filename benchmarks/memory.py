@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -25,10 +24,7 @@ SLACK = 0.02  # what two equal runs may differ by: the allocator's choice of pag
 
 
 def measure() -> Iterator[Comparison]:
-    """Megabytes, not seconds: the peak of a process that sweeps few images, and of one with many.
-
-    Each process has all the images; they differ in how many of them they attack.
-    """
+    """Megabytes, not seconds: the peak of a process that sweeps few images, and many."""
     few, many = (_peak(count) for count in (FEW, MANY))
     results = MANY * (len(EPSILONS) + 1) * 7 * 4 / 2**20  # scores in float32
     yield judge(
@@ -38,7 +34,6 @@ def measure() -> Iterator[Comparison]:
         at_most=1 + SLACK + 2 * results / few,  # a batch's and, at the end, the whole
         facts={"results_mb": results},
         unit="MB",
-        bound=f"memory grows by {1000 * (many - few) / (MANY - FEW):.1f} kB with each image.",
     )
 
 
@@ -56,11 +51,9 @@ def _most() -> int:
     """Peak in bytes: of the GPU that was attacked on, else of the process."""
     if env.pick_device().type == "cuda":
         return torch.cuda.max_memory_allocated()
-    status = Path("/proc/self/status")
-    if status.exists():  # getrusage on Linux also remembers the process that started this one
-        (line,) = [one for one in status.read_text().splitlines() if one.startswith("VmHWM:")]
-        return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS tells bytes
+    # Not getrusage: on Linux it also remembers the process that started this one.
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
 
 
 def _peak(count: int) -> float:

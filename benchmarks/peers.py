@@ -1,7 +1,6 @@
 """What a user would pick instead, called as each library's own manual calls it.
 
-The models are as torchvision, timm or a checkpoint gives them: float32, contiguous, their weights
-asking for gradients. Steps are eps / 30, which is Foolbox's default.
+The models are float32, contiguous, their weights asking for gradients. Steps are eps / 30.
 """
 
 from __future__ import annotations

@@ -20,8 +20,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from medrobust_utils.core.errors import MedrobustError
-
 from . import contest
 from .contest import FELLED, FOOLBOX, INDEPENDENT, LADDERS, NESTED, STANDS, STEPS, UNKNOWN
 from .networks import Victim, victim
@@ -107,9 +105,9 @@ class Strength:
 def measure(attacked: Victim, epsilons: Sequence[float], steps: int) -> Strength:
     """Compare the images that have been attacked before, and the first few in any case.
 
-    Once Foolbox has met more, the nested mode, which takes minutes, meets all. Whom it leaves and
-    Foolbox has not met, Foolbox meets now if they are as few: a borderline image may fall with one
-    number of threads and stand with another.
+    Once Foolbox has met more, the nested mode, which takes minutes, meets all. What it leaves and
+    Foolbox has not met, Foolbox meets now if that is as little: a borderline image may fall with
+    one number of threads and stand with another.
     """
     job = contest.known(attacked, epsilons, steps)
     few = np.zeros_like(job.found[FOOLBOX], bool)
@@ -178,10 +176,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("size", type=int, choices=sorted({size for _, size in LADDERS}))
     given = parser.parse_args(arguments)
     epsilons = [level / 255 for level in LADDERS[given.name, given.size]]
-    try:
-        extend(victim(given.name, given.size), epsilons, STEPS)
-    except MedrobustError as error:
-        parser.error(str(error))
+    extend(victim(given.name, given.size), epsilons, STEPS)
 
 
 if __name__ == "__main__":

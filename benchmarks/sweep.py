@@ -11,23 +11,20 @@ beside how long they take (see ``strength``).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from itertools import cycle
-from statistics import median
-from unittest import mock
 
 import numpy as np
 import torch
 from torch import nn
 
-from medrobust_utils.attacks import attack_sweep, climb, engine
+from medrobust_utils.attacks import attack_sweep, climb
 from medrobust_utils.attacks.fold_batchnorm import quick_copy
 from medrobust_utils.attacks.partial_results import on_device
 from medrobust_utils.core import env
 from medrobust_utils.data import to_float
 
-from . import contest, limits, peers, strength
-from .contest import FOOLBOX, INDEPENDENT, LADDERS, NESTED, STEPS
+from . import by_device, contest, peers, strength
+from .contest import INDEPENDENT, LADDERS, NESTED, STEPS
 from .networks import Victim, plain, victim
 from .timing import Comparison, judge, take_turns
 
@@ -52,13 +49,19 @@ def _timed(
     name: str, size: int, attacked: Victim, epsilons: list[float], strong: strength.Strength
 ) -> Iterator[Comparison]:
     right = attacked.held_out[: len(strong.clean)][strong.clean]
-    batch = limits.by_device(contest.BATCH)[size]
+    batch = by_device(contest.BATCH)[size]
     few, many = right[:batch], right[: TIMES[size] * batch]
     copy = quick_copy(attacked.model, on_device(attacked.data, few[:1])[0])
-    taken = []  # gradients, by the nested mode
     sides = {
         INDEPENDENT: _independent(attacked, copy, few, epsilons[2:-2]),
-        NESTED: lambda: taken.append(_nested(attacked, many, epsilons, batch)),
+        NESTED: lambda: attack_sweep(
+            attacked.model,
+            attacked.data,
+            many,
+            epsilons,
+            batch=batch,
+            **contest.plans(STEPS)[NESTED],
+        ),
         **{peer: _peer(peer, attacked, few, epsilons[2:-2]) for peer in peers.PGD},
     }
     found = take_turns(list(sides.values()), ROUNDS, warm=False)
@@ -66,40 +69,19 @@ def _timed(
         side: [s / len(many) if side == NESTED else s * len(epsilons) / len(few) for s in rounds]
         for side, rounds in zip(sides, found, strict=True)
     }
-    gradients = dict.fromkeys(sides, STEPS * len(epsilons))
-    gradients[NESTED] = sum(taken) / len(taken) / len(many)
-    gflop = limits.gradient_gflop(copy, on_device(attacked.data, few[:1])[0])
     dtype = str(contest.plans(STEPS)[NESTED]["dtype"])[6:]
     common = {"eps": len(epsilons), "steps": STEPS, "batch": batch, "gradients": dtype}
     timed = {NESTED: len(many), INDEPENDENT: len(few)}
-    for mode, goal in zip(timed, limits.by_device(AT_LEAST)[name], strict=True):
-        own = {"timed_images": timed[mode], "gradients_an_image": gradients[mode]}
+    for mode, goal in zip(timed, by_device(AT_LEAST)[name], strict=True):
         for peer in peers.PGD:
-            judged = judge(
+            yield judge(
                 f"sweep, {attacked.title}",
                 (peer, seconds[peer]),
                 (mode, seconds[mode]),
                 at_least=goal,
-                facts=strong.facts(mode) | common | own,
+                facts=strong.facts(mode) | common | {"timed_images": timed[mode]},
                 kept=strong.kept(mode),
             )
-            yield replace(judged, bound=_bound(judged, seconds, gflop, gradients, strong))
-
-
-def _nested(attacked: Victim, rows: np.ndarray, epsilons: list[float], batch: int) -> int:
-    """Sweep nested; of how many images a gradient was taken, each time counted."""
-    count = 0
-    real = engine.gradient
-
-    def counting(model: nn.Module, images: torch.Tensor, *rest: object) -> object:
-        nonlocal count
-        count += len(images)
-        return real(model, images, *rest)
-
-    how = contest.plans(STEPS)[NESTED]
-    with mock.patch.object(engine, "gradient", counting):
-        attack_sweep(attacked.model, attacked.data, rows, epsilons, batch=batch, **how)
-    return count
 
 
 def _independent(
@@ -120,49 +102,6 @@ def _independent(
         return rung.logits.sum().item()
 
     return attack
-
-
-def _bound(
-    judged: Comparison,
-    seconds: dict[str, list[float]],
-    gflop: float,
-    gradients: dict[str, float],
-    strong: strength.Strength,
-) -> str:
-    """What stands in the way: too few images, a weaker attack, or the machine's arithmetic.
-
-    Args:
-        seconds, gradients: of each side, for one image and the whole ladder.
-        gflop: 10^9 operations of one gradient.
-    """
-    peer, mode = judged.base, judged.other
-    words = []
-    if strong.images(mode) < contest.WANTED:
-        price = {mode: judged.other_seconds, FOOLBOX: median(seconds["Foolbox"])}
-        missing = strong.missing(mode)
-        if mode == NESTED:  # who climbs, climbs the whole ladder
-            missing[mode] = np.broadcast_to(missing[mode].any(0), missing[mode].shape)
-        rest = sum(pairs.sum() / len(pairs) * price[side] for side, pairs in missing.items())
-        words.append(
-            f"Time: strength is compared on {strong.images(mode)} of {contest.WANTED} images so "
-            f"far; the rest takes about {rest / 3600:.1f} hours, or less."
-        )
-    elif strong.inside(mode) < strength.ENOUGH:
-        words.append(f"Eps: Foolbox is known to leave 20 to 80 % at {strong.inside(mode)} only.")
-    if strong.weaker(mode):
-        words.append(f"Strength: up to {strong.above(mode):.1%} more stand than under Foolbox.")
-    rates = [gflop * gradients[side] / median(seconds[side]) for side in (peer, mode)]
-    if judged.ratio < judged.at_least and mode == NESTED:
-        fewer = gradients[peer] / gradients[mode]
-        words.append(
-            f"Gradients: {gradients[mode]:.1f} an image for {peer}'s {gradients[peer]}, "
-            f"{fewer:.1f} times fewer, at {rates[1] / rates[0]:.2f} of its rate, scoring "
-            f"included: {rates[1]:.0f} GFLOP/s for {rates[0]:.0f}, where "
-            f"{limits.peak(env.pick_device()):.0f} are the most."
-        )
-    elif judged.ratio < judged.at_least:
-        words.append(limits.bound(*rates, judged.at_least, env.pick_device()))
-    return " ".join(words)
 
 
 def _peer(

@@ -22,7 +22,6 @@ class Comparison:
         at_least, at_most: what was promised, one of the two.
         rounds: how many were timed.
         facts: what else was found, such as how good the quicker answer is.
-        bound: where a promise could not be kept, what stands in the way, as measured.
         kept: whether what besides the time was promised holds too.
         unit: of both sides' values, seconds unless said.
     """
@@ -39,7 +38,6 @@ class Comparison:
     at_most: float | None
     rounds: int
     facts: Mapping[str, float | str | list] = field(default_factory=dict)
-    bound: str = ""
     kept: bool = True
     unit: str = "s"
 
@@ -63,7 +61,6 @@ def take_turns(
     rounds: int,
     *,
     warm: bool = True,
-    clock: Callable[[], float] = time.perf_counter,
 ) -> list[list[float]]:
     """Seconds of each side in each round.
 
@@ -79,10 +76,10 @@ def take_turns(
     for turn in range(0 if warm else 1, rounds + 1):
         order = range(len(sides))
         for side in order if turn % 2 else reversed(order):
-            start = clock()
+            start = time.perf_counter()
             sides[side]()
             if turn:
-                seconds[side].append(clock() - start)
+                seconds[side].append(time.perf_counter() - start)
     return seconds
 
 
@@ -94,7 +91,6 @@ def judge(
     at_least: float | None = None,
     at_most: float | None = None,
     facts: Mapping | None = None,
-    bound: str = "",
     kept: bool = True,
     unit: str = "s",
 ) -> Comparison:
@@ -114,7 +110,6 @@ def judge(
         at_most,
         len(ratios),
         dict(facts or {}),
-        bound,
         kept,
         unit,
     )
@@ -126,9 +121,8 @@ def compare(
     other: Side,
     *,
     rounds: int,
-    clock: Callable[[], float] = time.perf_counter,
     **promise: object,
 ) -> Comparison:
     """Time two sides in turns and judge them; ``promise`` is what ``judge`` takes."""
-    seconds = take_turns([base[1], other[1]], rounds, clock=clock)
+    seconds = take_turns([base[1], other[1]], rounds)
     return judge(name, (base[0], seconds[0]), (other[0], seconds[1]), **promise)

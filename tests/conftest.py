@@ -17,14 +17,23 @@ torch.set_num_threads(1)  # small tensors: threads only get in each other's way
 
 
 UNSEEN = pytest.StashKey[int]()  # how many tests want a browser that is not there
+LONG = ("test_notebooks_smoke.py", "test_browser.py")  # begun first, so that none is waited for
+ALONE = ("test_notebooks_smoke.py", "test_real_sets.py")  # their tests share nothing
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(config, items):
-    """Leave the browser's tests out where there is none; `pytest_terminal_summary` says so.
+    """Keep the tests of a file in one process, with the networks that its fixtures train.
+
+    Leave the browser's tests out where there is none; `pytest_terminal_summary` says so.
 
     Under ``pytest -n`` each worker collects for itself, and the terminal is its parent's: a worker
     sends the number along, and `pytest_testnodedown` takes it in.
     """
+    items.sort(key=lambda item: item.path.name not in LONG)
+    for item in items:
+        if item.path.name not in ALONE:
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
     unseen = [item for item in items if item.path.name == "test_browser.py"]
     if unseen and browsing.find() is None:
         config.stash[UNSEEN] = len(unseen)

@@ -11,7 +11,7 @@ from PIL import Image
 from medrobust_utils.core.errors import RunError
 from medrobust_utils.explorer.shelf import Place
 
-LONG = 60  # seconds; nobody waits that long unless something is broken
+LONG = 600  # seconds; ends a wait for what never comes
 SKIN = Place("2_attentive_cnn", "skin-0-abc", "skin, drawn", True)
 CHEST = Place("2_attentive_cnn", "chest-0-abc", "chests, drawn", True)
 BROKEN = Place("2_attentive_cnn", "broken-0-abc", "weights that are gone", True)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-SECONDS = 120
+SECONDS = 600  # ends a wait for what never comes
 
 
 class Server:

@@ -240,23 +240,6 @@ def test_without_inception_weights_the_start_is_random_and_says_so(tmp_path, mon
     assert model.start == "scratch" and "no ImageNet weights" in model.warnings[0]
 
 
-@pytest.mark.parametrize(
-    ("name", "change", "message"),
-    [
-        ("vgg16", {}, "'vgg16': choose a ResNet or inception_resnet_v2"),
-        ("resnet999", {}, "no architecture 'resnet999'"),
-        ("resnet50", {"attention": "soft"}, "'soft': choose one of none, released, intended"),
-        ("resnet50", {"start": "hub"}, "choose imagenet or scratch"),
-        (INCEPTION, {"size": 96}, "Use 160 pixels or more"),
-        (INCEPTION, {"size": 64}, "Use 160 pixels or more"),
-    ],
-)
-def test_bad_requests_are_explained(name, change, message):
-    settings = {"attention": "released", "start": "scratch", "size": 224} | change
-    with pytest.raises(ContractError, match=message):
-        build_attentive(name, 2, **settings)
-
-
 def test_a_plain_model_keeps_its_pretrained_body_and_gets_a_fresh_head(caffe_folder, monkeypatch):
     folder, state = caffe_folder
     monkeypatch.setenv("MEDROBUST_WEIGHTS", str(folder))

@@ -83,13 +83,6 @@ def test_a_card_of_wrong_types_or_without_its_checkpoint_is_passed_over(tmp_path
     assert cards.find(tmp_path) == [] == cards.find(tmp_path / "nowhere")
 
 
-def test_weights_are_those_of_the_best_epoch(tmp_path):
-    best, last = {"w": torch.zeros(2)}, {"w": torch.ones(2)}
-    both = finished(tmp_path, "both", {"best": best, "model": last})
-    assert torch.equal(cards.weights(both)["w"], best["w"])
-    assert torch.equal(cards.weights(finished(tmp_path, "one"))["w"], last["w"])
-
-
 class Trap:
     def __reduce__(self):
         return (os.mkdir, ("sprung",))

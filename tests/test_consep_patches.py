@@ -1,5 +1,7 @@
 """CoNSeP's fields as published become the patches that the reader knows."""
 
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -10,12 +12,11 @@ from medrobust_utils.data import consep, consep_patches
 from medrobust_utils.data.phantoms import phantom_set
 
 
-@pytest.fixture
-def published(tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
     """Two training fields and one to test on, of drawn tissue, in the publisher's layout."""
-    monkeypatch.setattr(consep_patches, "PARTS", {"train": 2, "test": 1})
     data = phantom_set("histology", 3, size=250)
-    root = tmp_path / "source" / "CoNSeP"
+    root = tmp_path_factory.mktemp("source") / "CoNSeP"
     for row, (part, number) in enumerate((("train", 1), ("train", 2), ("test", 1))):
         place = root / part.title()
         for what in ("Images", "Labels"):
@@ -24,6 +25,14 @@ def published(tmp_path, monkeypatch):
         field.save(place / "Images" / f"{part}_{number}.png")
         kinds = np.kron(data.masks[row] % 8, np.ones((4, 4)))
         savemat(place / "Labels" / f"{part}_{number}.mat", {"type_map": kinds.astype(float)})
+    return root
+
+
+@pytest.fixture
+def published(drawn, tmp_path, monkeypatch):
+    """A copy of the fields, to be changed."""
+    monkeypatch.setattr(consep_patches, "PARTS", {"train": 2, "test": 1})
+    shutil.copytree(drawn, tmp_path / "source" / "CoNSeP")
     return tmp_path
 
 

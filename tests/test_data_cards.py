@@ -1,11 +1,8 @@
 """DATA.md says what the catalogue says, and the readers find what the cards say."""
 
 import json
-import os
 import sys
 from pathlib import Path
-
-import pytest
 
 from medrobust_utils import data
 from medrobust_utils.data import catalogue
@@ -40,12 +37,3 @@ def test_the_census_does_not_contradict_the_whole_set():
         assert found["images"] == found["images_listed"] - removed
         for label, number in (whole[name].counts and found["images_per_class"]).items():
             assert number <= whole[name].counts[label]
-
-
-if os.environ.get("MEDROBUST_DATA"):
-
-    @pytest.mark.parametrize("name", CENSUS)
-    def test_the_real_files_are_counted_as_the_card_says(name):
-        entry = catalogue.load()[name]
-        found = data.load(entry.reader, size=data_cards.SIZE)
-        assert {"images": len(found), **found.census} == CENSUS[name]

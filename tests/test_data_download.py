@@ -98,13 +98,6 @@ def test_a_damaged_archive_of_ham10000_is_refused(tmp_path, monkeypatch):
     assert not (tmp_path / "ham10000").exists()
 
 
-@pytest.mark.parametrize("listing", [b"{}", b"[1]", b'{"data": []}', b"no json"])
-def test_a_list_of_another_form_is_an_error(tmp_path, monkeypatch, listing):
-    served = {"/datasets/:persistentId/versions/:latest/files": listing}
-    with pytest.raises(DataError, match=r"ham10000: .*(cannot be read|lists 0 of)"):
-        get_ham(tmp_path, served, monkeypatch)
-
-
 def test_a_part_of_a_set_with_a_table_is_balanced_and_read(tmp_path, monkeypatch):
     get_ham(tmp_path, ham_server(), monkeypatch, share=6)
     found = verify.census(HAM, tmp_path)

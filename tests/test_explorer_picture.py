@@ -5,13 +5,11 @@ import itertools
 import warnings
 from dataclasses import replace
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import scenes
 import torch
 from IPython.core.formatters import DisplayFormatter
-from matplotlib.contour import ContourSet
 from matplotlib.image import AxesImage
 from matplotlib.text import Text
 from PIL import Image
@@ -118,17 +116,6 @@ def test_findings_are_found_and_pixels_are_given():
     assert "orange line: the network's area" in text and "white dashes: label" in text
 
 
-def test_areas_of_network_and_label_differ_in_line_colour_and_lightness():
-    one, _ = seen(scenes.segmentation, target="neoplastic")
-    area, truth = picture.draw([one]).axes[0].findobj(ContourSet)
-    light = [np.dot(x.get_edgecolor()[0][:3], [0.21, 0.72, 0.07]) for x in (area, truth)]
-    assert light[1] == pytest.approx(1) and light[0] < 0.7
-    assert area.get_linestyle()[0][1] is None and truth.get_linestyle()[0][1] is not None
-    assert area.get_linewidth()[0] > truth.get_linewidth()[0], "seen where they coincide"
-    heat = picture.draw([one]).axes[3].findobj(ContourSet)
-    assert all(np.allclose(x.get_edgecolor()[0], 1) for x in heat)
-
-
 def test_the_pictures_are_those_that_were_looked_at():
     (one, _) = seen(scenes.single_label, 4)
     shown = [axis.findobj(AxesImage) for axis in picture.draw([one]).axes]
@@ -139,35 +126,6 @@ def test_the_pictures_are_those_that_were_looked_at():
         assert np.allclose(found[0], wanted.transpose(1, 2, 0))
     for found, maps in zip(shown[3:], (one.before, one.after), strict=True):
         assert np.array_equal(found[1], maps.maps[0])
-
-
-def lengths(figure):
-    return [bar.get_width() for bar in figure.axes[-1].patches]
-
-
-def test_bars_are_the_largest_probabilities_and_the_explained_one():
-    (one, _) = seen(scenes.multi_label)
-    values = one.record["probabilities_before"]
-    rare = min(values, key=lambda name: max(values[name], one.record["probabilities_after"][name]))
-    (asked, _) = seen(scenes.multi_label, target=rare)
-    figure = picture.draw([asked])
-    labels = [text.get_text() for text in figure.axes[-1].texts[::2]]
-    assert len(labels) == 8 and f"▸ {rare}" in labels
-    order = [label.removeprefix("▸ ") for label in labels]
-    assert order == [name for name in values if name in order], "in the order of the classes"
-    after = asked.record["probabilities_after"]
-    expected = [v for name in order for v in (values[name], after[name])]
-    assert lengths(figure) == pytest.approx(expected)
-    left_out = [max(values[k], after[k]) for k in values if k not in order]
-    assert max(left_out) <= min(max(values[k], after[k]) for k in order if k != rare)
-
-
-def test_before_and_after_are_told_apart_in_gray_and_by_hatching():
-    (one, _) = seen(scenes.single_label)
-    before, after = picture.draw([one]).axes[-1].patches[:2]
-    light = [np.dot(bar.get_facecolor()[:3], [0.21, 0.72, 0.07]) for bar in (before, after)]
-    assert light[0] - light[1] > 0.3
-    assert before.get_hatch() and not after.get_hatch()
 
 
 def test_a_missing_map_is_a_reason():
@@ -209,27 +167,11 @@ def test_long_names_of_networks_and_layers_are_cut():
     check_readable(figure)
 
 
-def test_many_findings_leave_room_for_what_came_of_them():
-    (one, _) = seen(scenes.multi_label)
-    many = {"answer_before": "finding, " * 20, "answer_after": "another, " * 20}
-    found = picture.told(one.record | many, 64)
-    assert len(found) <= 64 and "finds finding," in found and "… → another," in found
-
-
 def test_a_notebook_shows_the_figure_before_pyplot_has_drawn_any():
     formats = DisplayFormatter()  # of a notebook in which nobody has asked for a backend
     figure = picture.draw(seen(scenes.single_label))
     content, _ = formats.format(figure)
     assert content["image/png"] == picture.encode(figure)
-
-
-def test_notebooks_settings_change_neither_size_nor_list_of_figures():
-    before, shown = plt.get_fignums(), seen(scenes.single_label)
-    plain = picture.encode(picture.draw(shown))
-    with plt.rc_context({"savefig.bbox": "tight", "savefig.dpi": 40, "figure.dpi": 50}):
-        assert Image.open(io.BytesIO(picture.encode(picture.draw(shown)))).size == (1240, 530)
-    assert picture.encode(picture.draw(shown)) == plain
-    assert plt.get_fignums() == before
 
 
 def test_nothing_to_draw_is_refused():
@@ -262,20 +204,3 @@ def test_the_twin_has_a_column_an_eps_and_two_rows_a_network(make, radii):
     png = Image.open(io.BytesIO(picture.encode(figure)))
     assert png.width == 1000
     assert "a phantom" in told(figure)
-
-
-def test_the_twin_shows_what_the_picture_shows():
-    scene = scenes.single_label()
-    figure, records = twin.grid(scene, scene.sample(0), Choice(eps_255=1), (0, 4), MEMORY)
-    (one, _) = seen(scenes.single_label, 4)
-    assert records[1] == one.record
-    above, below = figure.axes[2:4]
-    assert np.allclose(above.images[0].get_array(), one.attacked.transpose(1, 2, 0))
-    assert np.array_equal(below.images[1].get_array(), one.after.maps[0])
-    said, values = one.record["answer_after"], one.record["probabilities_after"]
-    assert above.get_xlabel() == f"{said} {values[said]:.2f}"
-    assert f"correlation {one.record['correlation']:.2f}" in below.get_xlabel()
-    assert f"{one.record['inside_after']:.2f} of it on the finding" in below.get_xlabel()
-    dashed = [x for x in below.findobj(ContourSet) if x.get_linestyle()[0][1] is not None]
-    assert len(dashed) == 1, "the finding, on the map as well"
-    assert "under an image: the answer and its probability" in told(figure)

@@ -8,7 +8,6 @@ from PIL import Image
 
 from medrobust_utils.core.errors import DataError
 from medrobust_utils.data import decoding, ham10000
-from medrobust_utils.data.imageset import Rows
 
 FOLDER = "ham10000/HAM10000_segmentations_lesion_tschandl"
 
@@ -65,28 +64,6 @@ def test_outlines_change_neither_pixels_nor_order_nor_checksum(outlined, monkeyp
     assert without.census == with_outlines.census
     assert (without.images[:] == with_outlines.images[:]).all()
     assert (without.groups == with_outlines.groups).all()
-
-
-def test_outlines_are_indexed_like_an_array(outlined):
-    masks = ham10000.read(outlined, 24).masks
-    whole = masks[:]
-    assert (masks[3] == whole[3]).all() and (masks[-1] == whole[-1]).all()
-    assert (masks[10:14] == whole[10:14]).all()
-    odd = np.arange(60) % 2 == 1
-    assert (masks[odd] == whole[odd]).all()
-    assert masks[np.array([], int)].shape == (0, 24, 24)
-    assert (Rows(masks, np.array([5, 2]))[:] == whole[[5, 2]]).all()
-    with pytest.raises(IndexError):
-        masks[60]
-
-
-def test_only_the_outlines_that_are_asked_for_are_opened(outlined):
-    path = outlined / FOLDER / "ISIC_0000007_segmentation.png"
-    path.write_bytes(path.read_bytes()[:40])
-    masks = ham10000.read(outlined, 24).masks
-    assert masks[:7].any((1, 2)).all()
-    with pytest.raises(DataError, match="ISIC_0000007_segmentation.*download it again"):
-        masks[7]
 
 
 def test_an_image_without_outline_is_named(outlined):

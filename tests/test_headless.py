@@ -55,7 +55,7 @@ def test_a_person_at_the_keyboard_can_click():
         client.execute_interactive(
             ASK,
             allow_stdin=True,
-            timeout=120,
+            timeout=600,
             stdin_hook=lambda message: None,
             output_hook=lambda message: said.append(message["content"].get("text", "")),
         )

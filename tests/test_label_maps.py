@@ -1,6 +1,5 @@
 """Label maps from files: the class of every pixel, damage by name, patches kept by tile."""
 
-import os
 import shutil
 
 import numpy as np
@@ -9,7 +8,7 @@ from PIL import Image
 
 from medrobust_utils.core.errors import DataError
 from medrobust_utils.core.losses import IGNORED
-from medrobust_utils.data import consep, decoding, label_maps, load, split_official
+from medrobust_utils.data import consep, decoding, label_maps, split_official
 from medrobust_utils.data.label_maps import OVERLAPPING, pixel_shares, read_label_maps, settle
 from medrobust_utils.data.splits import leaks
 
@@ -170,28 +169,6 @@ def colours(root):
     Image.new("RGB", (SIDE, SIDE)).save(label_path(root, "train_3_r00"))
 
 
-def truncated(root):
-    path = label_path(root, "train_3_r00")
-    path.write_bytes(path.read_bytes()[:60])
-
-
-def no_tile(root):
-    for kind in ("images", "labels"):
-        (path,) = (root / f"consep_patches/train/{kind}").glob("train_3_r00.*")
-        path.rename(path.with_stem("test_3_r00"))
-
-
-def no_class(root):
-    for path in (root / "consep_patches").glob("*/labels/*.png"):
-        pixels = np.array(Image.open(path))
-        pixels[np.isin(pixels, (5, 6, 7, 1))] = 0
-        Image.fromarray(pixels).save(path)
-
-
-def no_part(root):
-    shutil.rmtree(root / "consep_patches/test")
-
-
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -200,11 +177,6 @@ def no_part(root):
         (no_image, "train_3_r00.png: its image is missing.*Unpack"),
         (other_size, "train_3_r00.png: 40 x 30 pixels, but its image .* has 40 x 40"),
         (colours, "train_3_r00.png: is of mode RGB.*numbers of the classes"),
-        (truncated, "train_3_r00.png.*download it again"),
-        (no_tile, "test_3_r00.jpg: not of the form train_<tile>_r<row><column>"),
-        (no_class, "no pixel of class connective, other in 14 images.*bring more"),
-        (no_part, "no image in test/images"),
-        (lambda root: shutil.rmtree(root / "consep_patches"), "consep_patches is missing"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
@@ -232,18 +204,3 @@ def test_overlapping_pixels_are_counted_and_ignored():
     assert targets.tolist() == [[[0, 1, IGNORED]], [[IGNORED, IGNORED, 0]]]
     assert (census["pixels_overlapping"], census["pixels_unlabelled"]) == (2, 1)
     assert census["pixel_shares"] == {"a": 2 / 3, "b": 1 / 3}
-
-
-# Where the real images are at hand, their census is held to what is known of them.
-if os.environ.get("MEDROBUST_DATA"):
-
-    def test_the_real_consep():
-        data = load("consep", size=32)
-        assert data.complete and len(data) == 656 and len(np.unique(data.groups)) == 41
-        assert data.census["images_per_part"] == {"test": 224, "train": 432}
-        assert data.census["pixel_shares"]["background"] == pytest.approx(0.8253, abs=0.002)
-        for seed in range(3):
-            split = split_official(data, seed=seed)
-            assert len(split.test) == 224 and leaks(data, split) == 0
-            assert sum(map(len, split)) == 656
-            assert all(data.class_counts(split.val).values())

@@ -1,7 +1,5 @@
 """MedMNIST+: sizes, parts, labels; arrays that are read in pieces, and none that runs code."""
 
-import zipfile
-
 import numpy as np
 import pytest
 from PIL import Image
@@ -114,12 +112,8 @@ def test_a_booby_trapped_file_is_refused_and_runs_nothing(root, tmp_path, member
     ("member", "value", "message"),
     [
         ("val_labels", np.full((6, 1), 2, np.uint8), "val_labels holds values from 2 to 2"),
-        ("val_labels", np.full((6, 1), -1, np.int64), "val_labels holds values from -1"),
         ("val_labels", np.zeros((5, 1), np.uint8), r"val_images is uint8 \(6, 28, 28\)"),
-        ("val_labels", np.zeros(6, np.uint8), r"val_labels is uint8 \(6,\)"),
-        ("val_labels", np.zeros((79, 1), np.uint8), "val_labels is .*1 to 78"),
         ("val_images", np.zeros((6, 28, 28)), "val_images is float64"),
-        ("val_images", np.zeros((6, 28, 28, 3), np.uint8), r"val_images is uint8 \(6, 28, 28, 3\)"),
     ],
 )
 def test_arrays_that_are_not_as_published_are_refused(root, member, value, message):
@@ -136,31 +130,11 @@ def test_missing_members_and_damage_are_named_and_leave_no_cache(root, home):
         path.write_bytes(part)
         with pytest.raises(DataError, match="breastmnist.npz"):
             data.load("breastmnist", size=28)
-    for at in range(200, len(whole), len(whole) // 25):
-        path.write_bytes(whole[:at] + bytes([whole[at] ^ 255]) + whole[at + 1 :])
-        try:
-            data.load("breastmnist", size=28)
-        except DataError as error:
-            assert "breastmnist.npz" in str(error)
     del content["test_images"]
     save(root, "breastmnist", 28, content)
     with pytest.raises(DataError, match="test_images"):
         data.load("breastmnist", size=28)
     assert not list((home / "decoded").glob("*partial*"))
-
-
-def test_a_short_array_is_no_shorter_set(root):
-    """The header promises more rows than follow."""
-    path = save(root, "breastmnist", 28)
-    content = {}
-    with zipfile.ZipFile(path) as archive:
-        content = {name: archive.read(name) for name in archive.namelist()}
-    content["test_images.npy"] = content["test_images.npy"][:-10]
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, value in content.items():
-            archive.writestr(name, value)
-    with pytest.raises(DataError, match="test_images cannot be read as an array .it ends"):
-        data.load("breastmnist", size=28)
 
 
 def test_without_a_file_the_download_is_named(root):

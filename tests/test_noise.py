@@ -134,12 +134,6 @@ def test_an_interrupted_sweep_goes_on(model, skin, tmp_path, monkeypatch):
     assert all(np.array_equal(cells[key], expected[key]) for key in expected)
 
 
-def test_a_sweep_of_other_images_is_another_sweep(model, skin, tmp_path):
-    first = sweep(model, skin, tmp_path)
-    other = predict.noise_sweep(model, skin, np.arange(5), tmp_path, levels=[0], seeds={})
-    assert np.allclose(other["none", 0.0, 0], first["none", 0.0, 0][:5], atol=1e-5)
-
-
 def test_kept_logits_are_checked(model, skin, tmp_path):
     path = tmp_path / "logits.npz"
     predict.kept(path, model, skin, np.arange(6))

@@ -2,7 +2,6 @@
 
 import io
 import struct
-import warnings
 import zlib
 
 import numpy as np
@@ -248,14 +247,6 @@ def test_large_pictures_are_taken_without_a_warning(recwarn, capfd):
     assert not recwarn.list and capfd.readouterr() == ("", "")
 
 
-def test_what_others_do_about_warnings_is_left_alone():
-    with warnings.catch_warnings(record=True) as heard:
-        warnings.simplefilter("always")
-        with pytest.raises(DataError):  # a panel reads in a thread of its own
-            shown(header(10_000, 10_000), 1)
-    assert [one.category for one in heard] == [Image.DecompressionBombWarning]
-
-
 @pytest.mark.parametrize(
     "name",
     ["<img src=x onerror=alert(1)>", "a\0b\r\n\x1b[31m", "x" * 500, "", "\u202egnp.exe", "\ud800"],
@@ -308,7 +299,7 @@ def damaged(draw) -> bytes:
 
 
 @settings(
-    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(content=damaged(), channels=st.sampled_from([1, 3]))
 @pytest.mark.filterwarnings("ignore")  # Pillow's, of odd metadata

@@ -1,7 +1,5 @@
 """The quicker copy: the same answers and gradients, and the network itself has the last word."""
 
-import threading
-
 import numpy as np
 import pytest
 import torch
@@ -108,30 +106,6 @@ def test_a_folded_copy_has_to_be_right_for_more_than_one_image(network, monkeypa
     assert type(copied) is type(network)
 
 
-def test_nothing_is_traced_where_there_is_no_batch_norm(monkeypatch):
-    monkeypatch.setattr(fold_batchnorm, "fuse", lambda model: pytest.fail("traced"))
-    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Flatten()).eval()
-    copied = fold_batchnorm.quick_copy(model, torch.rand(1, 3, 8, 8))
-    assert copied is not model and not any(p.requires_grad for p in copied.parameters())
-
-
-@pytest.mark.parametrize("kept", [torch.ones(2, requires_grad=True) * 2, threading.Lock()])
-def test_what_cannot_be_copied_is_used_itself(kept, network):
-    network.kept = kept  # a tensor that was computed, or a lock: nobody can copy such
-    assert fold_batchnorm.quick_copy(network, torch.rand(1, 3, 32, 32)) is network
-
-
-def test_a_lack_of_memory_is_no_reason_to_go_on_without_a_copy(network, monkeypatch):
-    """The sweep halves its batch then."""
-
-    def full(model):
-        raise torch.OutOfMemoryError("out of memory")
-
-    monkeypatch.setattr(fold_batchnorm.copy, "deepcopy", full)
-    with pytest.raises(torch.OutOfMemoryError):
-        fold_batchnorm.quick_copy(network, torch.rand(1, 3, 32, 32))
-
-
 class Contrary(nn.Module):
     """Follow its gradient and you go the wrong way."""
 
@@ -141,31 +115,6 @@ class Contrary(nn.Module):
 
     def forward(self, images):
         return -self.model(images)
-
-
-def test_a_copy_that_leads_astray_costs_strength_and_not_honesty(network, skin, monkeypatch):
-    """The scores are the network's own, whatever the copy says."""
-    index = np.arange(12)
-    skin.targets[:] = 0
-    fair = attacks.attack_sweep(network, skin, index, [0.0, 0.1], mode="independent", steps=5)
-    asked = []
-
-    def wrong(model, images):
-        asked.append(len(images))
-        return Contrary(model).eval()
-
-    monkeypatch.setattr(radius_sweep, "quick_copy", wrong)
-    astray = attacks.attack_sweep(
-        network, skin, index, [0.0, 0.1], mode="independent", steps=5, batch=5
-    )
-    assert asked == [1]  # one copy for all batches
-    assert np.allclose(astray.clean, fair.clean, atol=1e-5)
-    gained = astray.logits[1, :, 0] - astray.clean[:, 0]
-    lost = fair.logits[1, :, 0] - fair.clean[:, 0]
-    assert (gained > 0).all() and (lost < 0).all()
-    asked.clear()
-    attacks.attack_sweep(network, skin, index, [0.1], mode="independent", steps=1, engine="foolbox")
-    assert not asked
 
 
 class Slander(nn.Module):

@@ -124,13 +124,6 @@ def test_the_calibration_error_is_that_of_a_loop_over_the_bins(counted):
     assert found == pytest.approx(error, rel=1e-5) and error > 0.01
 
 
-def test_certain_pixels_fall_into_the_last_bin():
-    logits = np.full((1, 2, 1, 4), [[[0.0]], [[200.0]]], np.float32)
-    counts = tally(logits, np.array([[[1, 1, 1, 0]]], np.uint8))
-    assert counts.bins[0, -1].tolist() == [4, 4, 3]
-    assert scoring.score(counts, np.ones((1, 1)), "ab")["calibration_error"].value == 0.25
-
-
 def test_large_images_keep_their_digits():
     logits = torch.full((1, 3, 256, 256), -7.0)
     logits[:, 0] = torch.randn(256, 256, generator=torch.Generator().manual_seed(0)) * 0.1
@@ -280,24 +273,6 @@ def test_the_worst_is_by_the_score_that_is_asked_for(counted, by):
     worst, _ = scoring.worst(everyone, by)
     extreme = values.max(0) if by == "loss" else values.min(0)
     assert scoring.per_image(worst)[by] == pytest.approx(extreme)
-
-
-def test_no_single_attack_is_worse_than_the_worst_in_any_score_of_the_pixels():
-    """One attack erases the nuclei, the other renames half of them and paints a stray pixel."""
-    truth = np.zeros((1, 8, 8), np.uint8)
-    truth[0, :2] = 1
-    erased, renamed = np.zeros_like(truth), truth.copy()
-    renamed[0, 0], renamed[0, 7, :3] = 2, 2
-    pair = [
-        tally(10.0 * np.moveaxis(np.eye(3, dtype="f4")[one], 3, 1), truth)
-        for one in (erased, renamed)
-    ]
-    found = values(scoring.score_worst(pair, np.ones((1, 1)), "abc"))
-    alone = [values(scoring.score(one, np.ones((1, 1)), "abc")) for one in pair]
-    for name in ("pixel_accuracy", "foreground_accuracy", "mean_iou"):
-        assert found[name] == min(one[name] for one in alone), name
-    assert found["loss"] == max(one["loss"] for one in alone)
-    assert found["foreground_accuracy"] == 0
 
 
 def test_an_image_without_a_label_has_no_worst():

@@ -155,21 +155,6 @@ def test_segpgd_begins_with_pixels_that_are_right():
     assert torch.equal(first, images) and differ(second, images) == 1
 
 
-def test_the_engine_climbs_any_loss_and_tells_how_far_it_is(pair):
-    images, labels = pair
-    told = []
-
-    def darker(logits, labels, *, done):
-        told.append(done)
-        return -logits.mean((1, 2, 3))
-
-    model = nn.Conv2d(3, 3, 1, bias=False).eval()
-    nn.init.constant_(model.weight, 1.0)
-    moved = engine.ascend(model, images, labels, EPS, lengths=4 * [0.008], loss=darker)
-    assert told == [0, 0.25, 0.5, 0.75]
-    assert torch.equal(moved, engine.ball(images, EPS)[0])
-
-
 @pytest.mark.parametrize("attack", [ATTACKS["pgd"], SEGPGD], ids=["pgd", "segpgd"])
 def test_mixed_precision_finds_nearly_the_same(attack, pair):
     model, (images, labels) = trained(3), pair

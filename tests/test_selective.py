@@ -15,7 +15,6 @@ from medrobust_utils.core.errors import ContractError
 from medrobust_utils.core.losses import IGNORED
 
 HOW = dict(step_size=0.02, bound=0.05)  # three of six steps leave the bound
-EXACT = dict(rtol=0, atol=1e-6)
 
 
 def one_by_one(model, image, label, step_size, bound, classes):

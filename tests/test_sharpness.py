@@ -132,35 +132,12 @@ def test_surface_of_a_linear_net_is_exact(images):
     np.testing.assert_allclose(losses[4, 4], corner, atol=2e-5, rtol=1e-4)
 
 
-def test_surface_stays_inside_images_and_batches_do_not_matter(images, monkeypatch):
-    label, seen = torch.zeros(1, dtype=torch.int64), []
-
-    class Spy(Slope):
-        def forward(self, images):
-            seen.append(images.detach())
-            return super().forward(images)
-
-    image = images[:1].round()  # black and white only
-    changes, losses = sharpness.surface(Spy(0.5).eval(), image, label, 0.1, points=7)
-    assert torch.cat(seen).amin() >= 0 and torch.cat(seen).amax() <= 1
-    monkeypatch.setattr(sharpness, "BATCH", 2)
-    smaller = sharpness.surface(Slope(0.5).eval(), image, label, 0.1, points=7)[1]
-    np.testing.assert_allclose(smaller, losses, rtol=1e-5)
-    other = sharpness.surface(Slope(0.5).eval(), image, label, 0.1, points=7, seed=1)[1]
-    np.testing.assert_allclose(other[:, 3], losses[:, 3], rtol=1e-5)
-    assert not np.allclose(other, losses, rtol=1e-2)
-
-
 def test_single_logits_and_several_labels_have_a_sharpness(images):
     for outputs, labels in ((1, torch.arange(40) % 2), (4, (torch.arange(160) % 2).view(40, 4))):
         torch.manual_seed(0)
         model = models.build("test_resnet", outputs, start="scratch").eval()
         assert (sharpness.rise(model, images, labels) > 0).all()
         assert (sharpness.gradient_norm(model, images, labels) > 0).all()
-        surface = sharpness.surface(model, images[:1], labels[:1], points=3)[1]
-        with torch.no_grad():
-            clean = per_image(model(images[:1]), labels[:1]).item()
-        assert surface[1, 1] == pytest.approx(clean, abs=1e-5) and surface[2, 1] > clean
 
 
 def test_neither_batches_nor_neighbours_matter(images, monkeypatch):
@@ -183,12 +160,8 @@ class Root(Slope):
     [
         (lambda m, x, y: sharpness.rise(m, x, y, 1.0 * 8), "8/255, not 8"),
         (lambda m, x, y: sharpness.rise(m, x, y[:3]), "40 images but 3 labels"),
-        (lambda m, x, y: sharpness.rise(m, x[:0], y[:0]), "at least one"),
-        (lambda m, x, y: sharpness.rise(m, x, y + 2), "knows 0 to 1"),
         (lambda m, x, y: sharpness.rise(m.train(), x, y), "training mode"),
-        (lambda m, x, y: sharpness.gradient_norm(m.train(), x, y), "training mode"),
         (lambda m, x, y: sharpness.gradient_norm(m, 2 * x, y), "Divide 8-bit"),
-        (lambda m, x, y: sharpness.gradient_norm(m, x.double(), y), "float32"),
         (lambda m, x, y: sharpness.gradient_norm(Root(1.0).eval(), x, y), "NaN or infinity"),
         (
             lambda m, x, y: sharpness.gradient_norm(nn.Sequential(m, nn.Softmax(1)).eval(), x, y),
@@ -196,9 +169,6 @@ class Root(Slope):
         ),
         (lambda m, x, y: sharpness.surface(m, x, y), "image\\[None\\]"),
         (lambda m, x, y: sharpness.surface(m, x[:1], y[:1], points=4), "odd"),
-        (lambda m, x, y: sharpness.surface(m, x[:1], y[:1], points=1), "odd"),
-        (lambda m, x, y: sharpness.surface(m, x[:1], y[:1], 8), "8/255, not 8"),
-        (lambda m, x, y: sharpness.surface(m.train(), x[:1], y[:1]), "training mode"),
     ],
 )
 def test_a_breach_is_explained(call, message, images):

@@ -29,7 +29,7 @@ TINY = {
     "models.swin.options.img_size=32",
     "2_attentive_cnn": "phantoms=120 models.resnet.size=32 training.epochs.skin=1 "
     "attack.images=5 validation_images=8",
-    CT: "phantoms=60 size=32 training.epochs.resnet10t=1 attack.images.ct=5",
+    CT: "phantoms=60 size=32 training.epochs.test_resnet=1 attack.images.ct=5",
     "4_unet_adversarial_training": "phantoms=24 size=32 training.epochs=1 unet.width=4 "
     "unet.depth=2 method_two.search=greedy attack.images=3",
 }
@@ -40,8 +40,8 @@ PAIRS = {
         "soft attention, released (resnet, scratch, seed 0)",
     ),
     CT: (
-        "vanilla (resnet10t, scratch, seed 0)",
-        "adversarial training (resnet10t, scratch, seed 0)",
+        "vanilla (test_resnet, scratch, seed 0)",
+        "adversarial training (test_resnet, scratch, seed 0)",
     ),
     "4_unet_adversarial_training": ("vanilla (seed 0)", "method two (seed 0)"),
 }
@@ -161,16 +161,6 @@ def test_a_run_with_another_split_is_offered_by_itself(checkpoints, tmp_path, va
     assert any(words in title for title in titles)
 
 
-def test_another_split_of_the_same_images_is_told_by_the_card(checkpoints, tmp_path):
-    settings, study = protocol.load("1_swin_noise").settings("smoke"), STUDIES["1_swin_noise"]
-    arm = next(arm for arm in study.arms(settings, 0, "isic") if arm.model == "resnet")
-    half = arm.task.split._replace(train=arm.task.split.train[::2])
-    other = replace(arm, task=replace(arm.task, split=half))
-    for one in (arm, other):
-        study.train(one, settings, tmp_path, 0)
-    assert len(Shelf(tmp_path).places("1_swin_noise")) == 3
-
-
 @pytest.mark.parametrize(
     "values, words",
     [
@@ -185,19 +175,6 @@ def test_what_has_changed_since_is_refused(checkpoints, tmp_path, values, words)
     shelf = Shelf(tmp_path)
     with pytest.raises(MedrobustError, match=words):
         shelf.open(shelf.places(CT)[0])
-
-
-def test_weights_that_do_not_fit_their_card_are_refused(checkpoints, tmp_path):
-    folder, _ = copy(checkpoints, tmp_path)
-    torch.save({"best": None, "model": {"w": torch.ones(2)}}, folder / "checkpoint.pt")
-    shelf = Shelf(tmp_path)
-    vanilla, defended = shelf.open(shelf.places(CT)[0]).networks
-    assert defended.model and defended.identity
-    with pytest.raises(RunError, match=f"{folder.name}: its weights do not fit"):
-        vanilla.model  # noqa: B018
-    (folder / "checkpoint.pt").write_bytes(b"PK")
-    with pytest.raises(RunError, match=r"checkpoint\.pt: cannot be read"):
-        vanilla.identity  # noqa: B018
 
 
 def test_weights_that_a_network_began_with_must_be_there_and_no_hub_is_asked(
@@ -221,16 +198,6 @@ def test_weights_from_timms_hub_need_no_hub_again(checkpoints, tmp_path):
     found = shelf.open(shelf.places(CT)[0])
     assert weights(found) == weights(trained)
     assert found.networks[0].model.source == "timm resnet10t.c3_in1k"
-
-
-def test_few_networks_are_in_memory_at_a_time(checkpoints, tmp_path, monkeypatch):
-    copy(checkpoints, tmp_path)
-    monkeypatch.setattr("medrobust_utils.explorer.shelf.IN_MEMORY", 1)
-    shelf = Shelf(tmp_path)
-    first, second = shelf.open(shelf.places(CT)[0]).networks
-    model = first.model
-    assert first.model is model
-    assert second.model is not model and first.model is not model  # read again
 
 
 def pretended(root: Path, paper: str, task: str, arms: str, age: int) -> None:
@@ -258,25 +225,6 @@ def test_the_newest_run_on_real_images_opens_first(tmp_path):
     assert all(place.synthetic for paper in STUDIES for place in drawn.places(paper))
 
 
-def test_without_a_full_run_on_real_images_less_opens(tmp_path):
-    assert Shelf(tmp_path).first().key == "pair"
-    pretended(tmp_path, CT, "ct-phantom-ct-64", "ab", age=10)
-    assert Shelf(tmp_path).first().key.startswith("ct-phantom-ct-64")
-    assert Shelf(tmp_path, synthetic=True).first().key == "pair"  # whatever else was trained
-    pretended(tmp_path, "2_attentive_cnn", "fundus-retinopathy-224", "a", age=20)
-    assert Shelf(tmp_path).first().key.startswith("fundus-retinopathy")
-
-
-def test_what_is_known_of_a_task_is_said(checkpoints):
-    shelf = Shelf(checkpoints)
-    scene = shelf.open(shelf.places("1_swin_noise")[0])
-    assert scene.warnings == ("validation images: paper 1 has no test set.",)
-    leaky = STUDIES[CT].caveat(type("Task", (), {"split_name": "by image"}))
-    assert leaky.startswith("split by image") and not STUDIES[CT].caveat(
-        type("Task", (), {"split_name": "honest"})
-    )
-
-
 def test_copies_of_training_images_are_not_offered(checkpoints):
     shelf = Shelf(checkpoints)
     scene = shelf.open(shelf.places(CT)[0])
@@ -291,15 +239,6 @@ def test_copies_of_training_images_are_not_offered(checkpoints):
         _unseen(task, np.array([4]))
     data.census = {}
     assert _unseen(task, np.array([3, 4, 5])).tolist() == [3, 4, 5]
-
-
-def test_a_shelf_keeps_one_place_open(checkpoints):
-    shelf = Shelf(checkpoints)
-    first, second = shelf.places(CT)
-    scene = shelf.open(first)
-    assert shelf.open(replace(first, finished=())) is scene
-    shelf.open(second)
-    assert shelf.open(first) is not scene
 
 
 def test_papers_and_images_that_are_not_there_are_refused(checkpoints):

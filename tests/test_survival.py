@@ -187,15 +187,6 @@ def test_rows_of_a_network_say_who_felled_what(started):
     assert "40 of 40 attacked images, at 5.1, 10.2 gray levels" in run.record["deviations"][0]
 
 
-def test_seeds_are_averaged(started):
-    run, (plain, _) = started, attended()
-    run.dataset(plain.arm.task.raw)
-    two = [left(plain, [0.02], count(20), count(n)) for n in (10, 20)]
-    first.add_network(run, two)
-    assert only(run, "accuracy_autoattack")["value"] == pytest.approx(15 / 40)
-    assert only(run, "accuracy_autoattack")["seeds"] == 2
-
-
 def test_radii_are_the_typical_the_extreme_and_those_where_attention_surely_leads():
     plain, ours = attended()
     assert first.choose([plain], [[plain]], {0, 1, 2, 3}) == [1, 2]
@@ -263,21 +254,6 @@ def test_a_defence_is_not_marked_by_what_another_gained(tmp_path):
     second.add_pair(run, *([one] for one in pair), [1])
     marked = [row for row in run.record["rows"] if "autoattack" in row]
     assert {(row["defence"], row["against"]) for row in marked} == {("glcm", "none")}
-
-
-def test_the_overview_has_a_line_for_each_network_and_size(started):
-    run, (plain, ours) = started, attended()
-    run.dataset(plain.arm.task.raw)
-    pair = [left(plain, [0.04], count(20), count(10)), left(ours, [0.04], count(30), count(30))]
-    for one in pair:
-        first.add_network(run, [one])
-    first.add_pair(run, *([one] for one in pair))
-    table = pd.DataFrame(run.record["rows"]).assign(ours=lambda rows: rows["value"].astype(str))
-    shown = survival.overview(table, ["attention", "radius_255"])
-    assert shown["PGD leaves"].tolist() == ["0.5", "0.75"]
-    assert shown["AutoAttack leaves"].tolist() == ["0.25", "0.75"]
-    assert shown["felled by"].tolist() == ["earlier attack 50%, apgd-ce 25%", "earlier attack 25%"]
-    assert shown["survives?"].tolist() == ["", "survives"]
 
 
 # --- a few phantoms ------------------------------------------------------------------------------

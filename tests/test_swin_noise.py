@@ -1,15 +1,12 @@
 """The study of paper 1 on a few phantoms: arms, sweeps, rows, and the claims they speak to."""
 
-import math
-from dataclasses import replace
-
 import numpy as np
 import pandas as pd
 import pytest
 
 from medrobust_utils import models, plots
 from medrobust_utils.core.errors import ProtocolError
-from medrobust_utils.reporting import claims, protocol, results
+from medrobust_utils.reporting import claims, ledger, protocol, results
 from medrobust_utils.scoring import predict
 from medrobust_utils.scoring.metrics import Estimate
 from medrobust_utils.studies import swin_noise as study
@@ -100,26 +97,9 @@ def test_a_trained_arm_is_read_back_and_another_recipe_has_another_folder(
         (a == b).all()
         for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True)
     )
-    other = PAPER.settings("smoke", TINY + " training.lr.scratch=0.002")
+    other = PAPER.settings("smoke", TINY + " training.lr.scratch=0.003")
     with pytest.raises(TypeError):  # it would train, and training is switched off
         study.train(arm, other, folder.parent, seed=0)
-
-
-def test_without_weights_an_arm_is_what_it_is_not_what_was_asked(settings, tasks, tmp_path):
-    asked = study.Arm(tasks[2], "resnet", "imagenet")  # no hub answers in the tests
-    arm, model, _, folder = study.train(asked, settings, tmp_path, seed=0)
-    assert arm.tags["start"] == "scratch" == model.start and "scratch" in folder.name
-    assert "no ImageNet weights" in model.warnings[0]
-
-
-def test_images_of_another_size_are_another_arm(settings, trained):
-    arm, _, _, folder = trained[0]
-    larger = PAPER.settings("smoke", TINY.replace("size=32", "size=48"))
-    task = study.tasks(larger, seed=0, role="nih")[0]
-    assert task.data.name == arm.task.data.name
-    other = study.train(replace(arm, task=task, model="resnet"), larger, folder.parent, seed=0)[3]
-    names = {path.name for path in folder.parent.iterdir()}
-    assert other.name in names and len([n for n in names if "multi_label-resnet" in n]) == 2
 
 
 def test_bad_settings_are_refused_before_anything_runs():
@@ -223,50 +203,17 @@ def test_a_shortened_ladder_leaves_out_what_it_cannot_say(settings, trained, tmp
     assert "top1_drop" in metrics and "smallest_step_down" not in metrics
 
 
-def test_rank_correlation_needs_three_findings(sweeps, monkeypatch):
-    monkeypatch.setattr(rows, "class_table", lambda sweep: [])
-    assert math.isnan(rows.auc_size_correlation(sweeps[0]).value)
-
-
 def test_attention_rows_are_analytic(record):
     (exact,) = find(record, "eq_1_matches_count", scope="analytic")
     assert (exact["value"], exact["low"], exact["high"]) == (1, 1, 1)
     assert find(record, "attention_exponent_global")[0]["value"] == pytest.approx(2, abs=0.1)
 
 
-def test_phantoms_reproduce_nothing_but_arithmetic_and_speak_to_most_claims(record):
-    table = claims.table([record], PAPER.name).set_index("id")
-    settled = table[table["verdict"] != "not tested at this scale"]
-    assert set(settled.index) == {
-        "attention-global-exponent",
-        "attention-window-exponent",
-        "equation-1-count",
-        "equation-2-count",
-    }
-    silent = {
-        v.claim.metric
-        for v in claims.judge_all([record], PAPER.name)[PAPER.name]
-        if v.row is None and v.stand_in is None
-    }
-    assert silent == {
-        "kept_swin_minus_resnet",  # these three are measured on the attacked thousand
-        "lowpass_swin_minus_resnet",
-        "accuracy_noise_minus_adversarial",
-        "top1_imagenet_minus_scratch",
-    }
-
-
-def test_deviations_say_what_was_changed(settings, tasks, trained):
-    found = " ".join(
-        rows.deviations(
-            settings,
-            PAPER.settings("paper"),
-            tasks,
-            [(arm, model, folder) for arm, model, _, folder in trained],
-        )
-    )
-    for word in ("phantoms", "1 of the paper's 40", "50 of 60", "random weights", "resnet10t"):
-        assert word in found
+def test_phantoms_settle_nothing_but_arithmetic(record):
+    (judged,) = claims.board([record], PAPER.name).values()
+    settled = {v.headline.id for v in judged if v.value is not None}
+    assert settled == {"linear", "quadratic"}
+    assert not any(v.word in ledger.DECIDED for v in judged)
 
 
 def test_figures_are_drawn_from_rows(record, tasks):
@@ -291,4 +238,4 @@ def test_figures_are_drawn_from_rows(record, tasks):
 def test_the_named_models_build_at_their_size():
     spec = PAPER.settings("smoke").models["swin"]
     model = models.build(spec["backbone"], 3, start="scratch", options=spec["options"])
-    assert 0.5e6 < sum(p.numel() for p in model.parameters()) < 2e6
+    assert 5e4 < sum(p.numel() for p in model.parameters()) < 2e6

@@ -3,17 +3,15 @@
 from dataclasses import replace
 
 import numpy as np
-import pandas as pd
 import pytest
 from found import find, only
 
-from medrobust_utils.attacks import AutoResult, Flag, SweepResult
+from medrobust_utils.attacks import AutoResult, SweepResult
 from medrobust_utils.core.errors import ProtocolError
-from medrobust_utils.reporting import claims, protocol, results
+from medrobust_utils.reporting import ledger, protocol, results
 from medrobust_utils.scoring import metrics
 from medrobust_utils.scoring.predict import predict
 from medrobust_utils.studies import swin_noise_attack as study
-from medrobust_utils.studies import swin_noise_attack_plots as figures
 from medrobust_utils.studies import swin_noise_attack_rows as rows
 from medrobust_utils.studies import swin_noise_thousand as thousand
 
@@ -187,28 +185,6 @@ def test_the_constant_answer_is_the_commonest_of_the_fitted_as_a_whole(tasks):
     assert (study._constant(skin) == expected).all()
 
 
-def test_finished_parts_are_read_back(attacked, knowing, settings, monkeypatch):
-    arm, model, folder = knowing
-    for name in (
-        "attacks.autoattack.sweep.follow",
-        "attacks.radius_sweep.climb",
-        "scoring.predict.predict",
-    ):
-        monkeypatch.setattr(f"medrobust_utils.{name}", None, raising=False)
-    monkeypatch.setattr(study.spectrum, "sensitivity", None)
-    monkeypatch.setattr(study.spectrum, "under_band_noise", None)
-    again = study.measure(arm, model, settings, folder, seed=0)
-    assert np.array_equal(again.noise, attacked.noise)
-    assert np.array_equal(again.auto.won, attacked.auto.won)
-    assert np.array_equal(again.centroid, attacked.centroid, equal_nan=True)
-
-
-def test_the_red_flags_of_both_attacks_are_told(attacked, knowing, settings):
-    arm, model, folder = knowing
-    found = study.flags(attacked, model, settings, folder, seed=0)
-    assert len(found) >= 4 and "random search beats gradients" in {flag.name for flag in found}
-
-
 def test_the_auc_of_a_finding_falls_under_an_attack_on_it(settings, chest):
     arm, model, _, folder = chest
     task = arm.task
@@ -342,8 +318,8 @@ def test_only_networks_of_one_thousand_and_start_are_compared(run, pair, tasks):
     assert len(run.record["warnings"]) == 1
 
 
-def test_the_verdicts_follow(run, pair):
-    """The rows carry what the claims select; the interval decides."""
+def test_the_headlines_find_their_rows(run, pair):
+    """The rows carry what the headlines name; one seed is a pilot, and phantoms are not run."""
     run.record["status"] = "complete"
     real = {"dataset": "isic", "complete": True, "synthetic": False}
     for one in pair:
@@ -352,70 +328,10 @@ def test_the_verdicts_follow(run, pair):
     measured = [
         row | real | {"profile": "paper", "overrides": ""} for row in results.rows([run.record])
     ]
-    judged = {c.id: claims.judge(c, measured).verdict for c in PAPER.claims}
-    assert judged["noise-is-not-adversarial-isic-1"] == "reproduced"
-    assert judged["hypothesis-autoattack-isic-0.5"] == "reproduced"
-    assert judged["hypothesis-autoattack-isic-2"] == "not tested at this scale"  # nothing is left
-    assert judged["lowpass-isic"] == "reproduced"
-    assert judged["lowpass-nih"] == "not tested at this scale"
-    phantom = [row | {"synthetic": True} for row in measured]
-    settled = {
-        c.id for c in PAPER.claims if claims.judge(c, phantom).verdict != "not tested at this scale"
-    }
-    assert not settled
-
-
-def test_flags_and_numbers_of_images_are_written_down(run, pair, tasks):
-    raised = [Flag("more steps help", True, "0.2 to 0.1"), Flag("zero gradients", False, "0 of 8")]
-    rows.add_flags(run, pair[0], raised)
-    assert [row["value"] for row in find(run, "red_flag")] == [1.0, 0.0]
-    rows.add_thousand(run, tasks[0])
-    sides = {row["side"]: row["value"] for row in find(run, "images")}
-    assert sides == {"fit": 40, "attacked": 16, "before": len(tasks[0].before_split.train)}
-
-
-def test_deviations_name_what_is_not_the_published_attack(settings, chest):
-    arm, model, _, folder = chest
-    told = " ".join(rows.deviations(settings, PAPER.settings("paper"), [(arm, model, folder)]))
-    for words in (
-        "2 steps instead of the published 100",
-        "5 queries instead of the published 5000",
-        "images of 32 pixels, not 224",
-        "40 images to fit and 16 to attack",
-        "images of phantom-chest first",
-    ):
-        assert words in told
-    assert rows.deviations(settings, PAPER.settings("paper"), []) == []
-
-
-def test_the_figure_begins_before_the_attack_and_shows_the_constant_answer(run, pair):
-    for one in pair:
-        rows.add_attack(run, one)
-    names = {("swin", "imagenet"): "Swin-T", ("resnet", "imagenet"): "ResNet-50"}
-    table = pd.DataFrame(run.record["rows"])
-    shown = table[table["metric"] == "accuracy_attacked"]
-    figure = figures.by_eps(shown, names, {"isic": "skin"}, {"isic": 0.6})
-    panels = [axis for axis in figure.axes if axis.get_visible()]
-    assert [panel.get_title() for panel in panels] == [
-        "skin: noise (random signs)",
-        "skin: PGD",
-        "skin: AutoAttack",
-    ]
-    for panel in panels:
-        swin, resnet, constant = panel.lines
-        assert list(swin.get_xdata()) == [0, 0.5, 1, 2] and swin.get_ydata()[0] == 0.8
-        assert resnet.get_ydata()[0] == 1.0 and set(constant.get_ydata()) == {0.6}
-        assert swin.get_linestyle() != resnet.get_linestyle()
-    assert list(panels[2].lines[0].get_ydata()) == pytest.approx([0.8, 0.4, 0.2, 0.0])
-    fell = figures.felled(table[table["metric"] == "felled_by"], ["standing", "square", "apgd-ce"])
-    assert list(fell.columns) == ["standing", "square"] and len(fell) == 6
-    assert fell.loc[("isic", "resnet", "imagenet", 2.0), "standing"] == 0
-
-
-def test_spectra_have_a_line_for_each_network_that_was_measured(run, pair):
-    for one in pair:
-        rows.add_attack(run, one)
-    table = pd.DataFrame(run.record["rows"])
-    names = {("swin", "imagenet"): "Swin-T", ("vgg", "imagenet"): "VGG"}
-    figure = figures.spectra(table[table["metric"] == "sensitivity_density"], names, "power", 1.0)
-    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["Swin-T"]
+    names = {"hypothesis": "kept_swin_minus_resnet", "low-pass": "lowpass_swin_minus_resnet"}
+    for name, metric in names.items():
+        headline = next(h for h in PAPER.headlines if h.id == name)
+        found = ledger.judge(headline, PAPER, measured)
+        assert (found.word, found.why) == ("pilot", f"measured otherwise, as {metric}")
+        phantom = [row | {"synthetic": True} for row in measured]
+        assert ledger.judge(headline, PAPER, phantom).word == "not run"

@@ -9,8 +9,7 @@ import torch
 from found import find, only
 
 from medrobust_utils import data, segmentation
-from medrobust_utils.attacks import Attack, Layered, Selective, pgd
-from medrobust_utils.attacks.layered import full_area
+from medrobust_utils.attacks import Attack, Layered, Selective
 from medrobust_utils.core.errors import ProtocolError, RunError
 from medrobust_utils.core.losses import IGNORED
 from medrobust_utils.data import ImageSet, ThreeWay, to_float
@@ -431,15 +430,6 @@ def test_gates_open_for_a_network_that_finds_nuclei_and_not_for_one_that_finds_n
     assert made(arm_of(task), clean=12).gates == {"beats_prior": False, "beats_majority": False}
 
 
-def test_exact_gradients_differ_from_themselves_by_nothing(trained):
-    clean = trained["clean"]
-    found = attack.precision_differs(clean, tiny("attack.fast=false"), np.arange(3))
-    assert {name: values.tolist() for name, values in found.items()} == {
-        "loss": [0, 0, 0],
-        "foreground_accuracy": [0, 0, 0],
-    }
-
-
 # --- the methods ---------------------------------------------------------------------------------
 
 
@@ -447,45 +437,6 @@ def test_regions_share_an_edge_and_a_class():
     drawn = np.array([[1, 1, 0], [0, 2, 2], [1, 0, 2]])
     assert methods.regions(drawn) == 6  # 1 above, 1 below, 2, three pieces of 0
     assert methods.regions(np.zeros((3, 3), int)) == 1
-
-
-def test_shapes_are_those_of_the_predictions(settings, trained):
-    clean, task = trained["clean"], trained["clean"].arm.task
-    found = methods.shapes(clean, settings)
-    ways = {
-        f"layered, {ball}, {which}" for ball in ("stage", "image") for which in ("all", "present")
-    }
-    assert set(found) == {"clean", "plain", "plain, K times", *ways}
-    index = methods.probed(clean, settings)
-    assert len(index) == 2 and set(index) <= set(task.split.train)
-    images = to_float(task.data.images[index])
-    dtype = methods.precision(settings, clean.model)
-    how = dict(steps=2, step_size=0.0125, random_start=False, targeted=True, dtype=dtype)
-    shares = np.zeros(2)
-    for kind in range(6):
-        moved = pgd(clean.model, images, full_area(images, kind), 0.01, **how)
-        with torch.inference_mode():
-            answers = clean.model(moved).argmax(1).numpy()
-        shares += (answers == kind).mean((1, 2)) / 6
-    assert found["plain"]["target_area"] == pytest.approx(shares)
-    answers = segmentation.predict(clean.model, task.data, index)
-    assert list(found["clean"]["regions"]) == [methods.regions(one) for one in answers]
-    assert list(found["clean"]["classes"]) == [len(np.unique(one)) for one in answers]
-    most = [np.bincount(one.ravel()).max() / one.size for one in answers]
-    assert found["clean"]["largest_area"] == pytest.approx(most)
-    assert (found["clean"]["moved"] == 0).all()
-    assert (found["layered, image, all"]["moved"] < 0.01 + 1e-6).all()
-
-
-def test_searches_look_at_the_same_images(settings, trained):
-    found = methods.searches(trained["clean"], settings)
-    counts = {search: values["evaluations"].tolist() for search, values in found.items()}
-    assert counts["exhaustive"] == [729, 729] and counts["greedy"] == [13, 13]
-    assert all(729 < count <= 729 + 64 for count in counts["screened"])
-    least = found["exhaustive"]["loss"]
-    for values in found.values():
-        assert (values["loss"] >= least - 1e-6).all()
-        assert (values["loss"] <= values["before"] + 1e-6).all()
 
 
 def test_costs_grow_linearly_and_by_powers_of_three(trained):
@@ -560,27 +511,6 @@ def test_rows_of_a_network_hold_scores_and_what_each_attack_takes(run):
     assert shares == {"none": 0, "background": 0.5, "pgd": 0.5, "segpgd": 0}
     assert only(run, "largest_change", **by_cell(PGD))["value"] == pytest.approx(0.2)
     assert only(run, "mean_change", **by_cell(PGD))["value"] == pytest.approx(0.1)
-
-
-def test_rows_of_the_majority_have_no_loss(run):
-    arm = arm_of(made_task())
-    run.dataset(arm.task.data)
-    rows.add_majority(run, made(arm))
-    row = only(run, "pixel_accuracy", scheme="majority")
-    assert row["value"] == pytest.approx(11 / 15)
-    assert only(run, "foreground_accuracy", scheme="majority")["value"] == 0
-    assert not find(run, "loss")
-    assert only(run, "dice", kind="other", scheme="majority")["value"] == 0
-
-
-def test_seeds_are_averaged(run):
-    task = made_task()
-    run.dataset(task.data)
-    group = [made(arm_of(task, seed=seed), lost={PGD: lost}) for seed, lost in enumerate((0, 12))]
-    rows.add_arm(run, group)
-    row = only(run, "foreground_accuracy", **by_cell(PGD))
-    assert row["value"] == pytest.approx(0.5) and row["seeds"] == 2
-    assert (row["low"], row["high"]) == (0, 1), "the draw of seeds widens the interval"
 
 
 def test_what_is_held_against_what():
@@ -729,35 +659,6 @@ def test_a_line_of_signs_for_every_training_image(trained):
 
 
 # --- the record, and the claims ------------------------------------------------------------------
-
-
-def test_a_network_is_described_by_what_was_run(settings, trained):
-    n = len(trained["clean"].arm.task.split.train)
-    found = {name: record.describe(one, settings) for name, one in trained.items()}
-    assert {name: about["images"] for name, about in found.items()} == {
-        "clean": n,
-        "layered": n,
-        "variant": n,
-        "selective": n,
-        "adversarial": n,
-        "union": 3 * n,
-        "clean_layered": 2 * n,
-        "on_the_fly": n,
-    }
-    assert found["union"]["trained_on"] == ["clean", "layered", "selective"]
-    two = settings["method_two"]
-    length = f"step_size={two['step_size']}, bound={two['bound']}"
-    assert found["clean"]["perturbed_by"] == ""
-    one, other = found["union"]["perturbed_by"].split("; ")
-    assert one.startswith("Layered(eps=") and length in other
-    assert found["variant"]["variant"] == "image, present"
-    assert (found["clean"]["epochs"], found["union"]["epochs"]) == (3, 1)
-    for scheme, best in {"clean": 2, "adversarial": 3}.items():
-        one = trained[scheme]
-        scores = zip(one.history, (0.1, 0.3, 0.2), strict=True)
-        history = [row | {"val_mean_iou": score} for row, score in scores]
-        about = record.describe(replace(one, history=history), settings)
-        assert about["best_epoch"] == best, "adversarial training keeps its last"
 
 
 def test_deviations_of_a_small_run_are_said_in_words(settings, arms):

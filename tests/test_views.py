@@ -105,16 +105,6 @@ def test_filtered_images_are_indexed_like_the_array(index, rows):
     assert not np.array_equal(got, chosen)
 
 
-def test_the_filtered_set_is_a_set_like_any_other(fundus):
-    view = enhanced(fundus)
-    assert view.images.shape == fundus.images.shape and len(view.images) == 60
-    assert view.targets is fundus.targets and view.masks is fundus.masks
-    chunk, images, targets = next(batches(view, np.array([3, 1, 2]), 2))
-    assert list(chunk) == [3, 1] and (targets.numpy() == fundus.targets[[3, 1]]).all()
-    expected = enhance(to_float(fundus.images[[3, 1]]))
-    assert torch.allclose(images, expected, atol=0.5 / 255 + 1e-6)
-
-
 def test_bytes_survive_the_way_to_floats_and_back():
     images = np.arange(256, dtype=np.uint8).reshape(2, 16, 8, 1)
     floats = to_float(images)
@@ -187,25 +177,6 @@ def test_near_duplicates_of_a_left_out_image_stay_together(skewed):
     assert not sides[0] & sides[1]
 
 
-def test_what_lies_on_disk_stays_there(skewed, tmp_path):
-    np.save(tmp_path / "images.npy", skewed.images)
-    stored = np.load(tmp_path / "images.npy", mmap_mode="r")
-    keep = np.arange(60)[::-1]
-    order = {key: getattr(skewed, key)[keep] for key in ("targets", "groups", "subjects", "masks")}
-    view = binary(replace(skewed, images=Rows(stored, keep), **order), ["Severe"], SIDES)
-    even = undersample(view, 5, seed=0)
-    assert isinstance(even.images, Rows) and isinstance(even.images.base.base, np.memmap)
-    assert (
-        even.images[np.arange(10)]
-        == stored[59 - np.array([view.ids.index(name) for name in even.ids])]
-    ).all()
-    filtered = enhanced(even)
-    assert filtered.images[[2, 4]].shape == (2, 32, 32, 3)
-    assert next(batches(filtered, np.arange(10), 4))[1].shape == (4, 3, 32, 32)
-    again = undersample(even, 3, seed=1)
-    assert again.class_counts() == {"negative": 3, "positive": 3}
-
-
 def test_impossible_draws_are_refused(skewed, chest):
     with pytest.raises(DataError, match="0 images a class.*Ask for at least one"):
         undersample(binary(skewed, ["Severe"], SIDES), 0, seed=0)
@@ -255,20 +226,6 @@ def test_label_maps_count_images_and_ignore_pixels(histology):
     assert list(data.class_counts().values()) == [5, 0, 21, 0, 0, 1]
     assert list(data.class_counts([7, 0]).values()) == [1, 0, 1, 0, 0, 1]
     assert data.shown([7, 0]).tolist() == [[0, 0, 1, 0, 0, 1], [1, 0, 0, 0, 0, 0]]
-
-
-def test_label_maps_of_another_size_or_type_are_refused(histology):
-    for wrong in (histology.masks[:, ::2], histology.masks.astype(np.int64)):
-        with pytest.raises(DataError, match=r"label maps must be uint8 \(24, 32, 32\)"):
-            replace(histology, targets=wrong)
-
-
-def test_questions_about_images_are_not_asked_of_pixels(histology):
-    view = label_maps(histology)
-    with pytest.raises(DataError, match="a label for every pixel"):
-        binary(view, ["neoplastic"], SIDES)
-    with pytest.raises(DataError, match="several labels an image"):
-        undersample(view, 2, seed=0)
 
 
 def test_parts_follow_their_images(skewed, histology, chest):

@@ -208,11 +208,11 @@ def _version(package: str) -> str | None:
 def provenance() -> dict:
     """What ran where: written beside every number."""
     device = pick_device()
-    dtype, threads = str(training_dtype(device)).removeprefix("torch."), torch.get_num_threads()
+    threads = torch.get_num_threads()
     name = torch.cuda.get_device_name() if device.type == "cuda" else platform.processor()
     return {
         "device": f"{device.type} ({name or platform.machine()}, {threads} threads)",
-        "precision": f"training {dtype}, scoring float32",
+        "precision": "scoring float32; training as each learning curve says",
         "versions": {package: _version(package) for package in RECORDED},
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",

@@ -17,6 +17,7 @@ _SPLITS = (
 )
 _HOME = dict.fromkeys(("READERS", "batches", "load"), "loading") | {
     "ImageSet": "imageset",
+    "phantom_set": "phantoms",
     "to_float": "convert",
     **dict.fromkeys(_SPLITS, "splits"),
 }

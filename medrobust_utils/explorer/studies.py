@@ -120,6 +120,7 @@ _ALL = (
         role="isic",
         caveat=lambda task: "validation images: paper 1 has no test set.",
         backbone=_of_model,
+        longer="size=64 models.swin.options.img_size=64 models.swin.options.embed_dim=48",
     ),
     Study(
         "2_attentive_cnn",
@@ -141,7 +142,7 @@ _ALL = (
         role="ct",
         caveat=_by_image,
         backbone=lambda arm, settings: arm.backbone,
-        longer="phantoms=320 training.epochs.resnet10t=10",
+        longer="phantoms=320 size=64 training.epochs.test_resnet=10",
     ),
     Study(
         "4_unet_adversarial_training",

@@ -1,15 +1,18 @@
 """`make soak`: what is too long for the tests runs whole, and docs/reliability.md says how it went.
 
 Downloads through a server that fails in seeded ways, readers of mutated trees, processes killed at
-random moments, and, where ``MEDROBUST_DATA`` is set, a census of the real data. The page is written
-only when nothing went wrong; else the first violation is shown and the exit code is 1.
+random moments, an explorer that is looked at for long, and, where ``MEDROBUST_DATA`` is set, a
+census of the real data. The page is written only when nothing went wrong; else the first violation
+is shown and the exit code is 1.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import platform
+import subprocess
 import sys
 import tempfile
 import time
@@ -27,20 +30,24 @@ import torch
 
 torch.set_num_threads(1)
 
-PAGE = Path(__file__).parents[1] / "docs" / "reliability.md"
+ROOT = Path(__file__).resolve().parents[1]
+HERE = [str(ROOT / room) for room in ("soak", "tests", "tools")]  # trees and networks of the tests
+sys.path += HERE
+
+PAGE = ROOT / "docs" / "reliability.md"
 DOWNLOADS, TREES, KILLS = 400, 3000, 50  # a few mutations change nothing, and do not count
 VERSIONS = ("numpy", "pandas", "pillow", "pooch", "pydicom", "torch", "hypothesis")
 INTRODUCTION = """# How reliable the kit is with data
 
 `make soak` wrote this page: every number below is of its last whole run. `make test` runs a
-smaller, seeded part of each of the first three. A violation of any promise below ends the run
+small, seeded part of the first two. A violation of any promise below ends the run
 without a new page.
 """
 DOWNLOADED = """## Downloads from a server that fails
 
 A server on this machine cuts, delays, corrupts, shortens and refuses its answers, loses ranges,
 changes a file between two requests, sends a login page or one redirect after another, each in a
-way that a seed decides (`tests/faulty_server.py`). A download may end in two ways: every byte is
+way that a seed decides (`soak/faulty_server.py`). A download may end in two ways: every byte is
 right, or nothing is in place and the error names the file; repeated over a sound connection, it
 ends whole.
 """
@@ -49,7 +56,7 @@ FUZZED = """## Readers of hostile trees
 A valid tree of each data set, drawn by the phantoms, is damaged in one to three ways: bytes
 flipped, cut out, put in; other formats, bombs, pipes, links that never arrive; tables in other
 encodings, with lines too long, cells empty; arrays of Python objects or of a shape they do not
-have; files lost, renamed, copied, moved to another class (`tests/hostile.py`). A tree is read, and
+have; files lost, renamed, copied, moved to another class (`soak/hostile.py`). A tree is read, and
 then each image is listed once, with its own pixels and label and none lost; or it is refused, with
 an error that names the place. Nothing hung, ran code, or wrote into a tree.
 """
@@ -127,20 +134,36 @@ def kills(count: int) -> str:
     return KILLED + "\n" + table(heads, rows)
 
 
+def looking() -> None:
+    """Memory does not grow with looking; in a process of its own, where nothing else is freed."""
+    surroundings = os.environ | {"PYTHONPATH": os.pathsep.join([*HERE, str(ROOT)])}
+    command = [sys.executable, str(ROOT / "soak" / "looking.py")]
+    done = subprocess.run(command, env=surroundings, stdout=subprocess.PIPE, text=True, check=True)
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert 20 < found["drawn"] < 60, found  # the rest came from what was kept
+    assert found["growth"] < 20_000_000, found  # a figure left behind at each look takes 35
+    assert found["used"] <= found["room"], found
+    say(f"  {found}")
+
+
 def census(root: str) -> str:
-    """Every reader that finds its real data below ``root``; the recorded copies as recorded."""
+    """Every reader that finds its data below ``root``, as recorded and as in the census."""
+    import data_cards
     import golden_data
 
     from medrobust_utils import data
     from medrobust_utils.data import catalogue
 
-    rows, record = [], golden_data.recorded("whole")
+    known, rows = json.loads(data_cards.CENSUS.read_text()), []
+    record = golden_data.recorded("whole")
     with tempfile.TemporaryDirectory() as home:
         os.environ["MEDROBUST_HOME"] = home
         for name, card in catalogue.load().items():
             if not _present(Path(root), card):
                 continue
-            found = data.READERS[card.reader](Path(root), golden_data.SIZES["whole"])
+            found = data.READERS[card.reader](Path(root), data_cards.SIZE)
+            counted = {"images": len(found), **found.census}
+            assert counted == known.get(name, counted), f"{name}: not as docs/census.json says"
             listed, gone = found.census["images_listed"], found.census["exact_duplicates_removed"]
             dropped = found.census["contradictory_labels_dropped"]
             assert len(found) + gone + dropped == listed, name
@@ -208,10 +231,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--kills", type=int, default=KILLS)
     parser.add_argument("--page", type=Path, default=PAGE, help="where the page is written")
     options = parser.parse_args(argv)
-    parts: list[tuple[str, Callable[[], str]]] = [
+    parts: list[tuple[str, Callable[[], str | None]]] = [
         (f"{options.downloads} downloads", lambda: downloads(options.downloads)),
         (f"{options.trees} mutated trees", lambda: trees(options.trees)),
         (f"{options.kills} kills", lambda: kills(options.kills)),
+        ("the explorer's memory", looking),
     ]
     if root := os.environ.get("MEDROBUST_DATA"):
         parts.append(("census of the real data", lambda: census(root)))
