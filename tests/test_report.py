@@ -142,7 +142,7 @@ def test_the_page_opens_with_an_answer_for_each_paper(folder):
         for headline in about.headlines:
             place = f"{name}-{headline.id}"
             assert head.count(f'href="#{place}"') == 1 and rest.count(f'id="{place}"') == 1
-    assert head.count("No headline is decided yet.") == 4
+    assert head.count("<b>No headline is decided yet.</b>") == 4
     assert re.search("\u25cb not run</span>", rest)
 
 

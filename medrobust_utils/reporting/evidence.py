@@ -35,15 +35,17 @@ def evidence(headline: Headline, paper: Protocol, rows: Sequence[dict[str, Any]]
     """Every row that speaks to a headline, best first; those of its primary cells before others."""
     found = []
     for beside, several in ((False, [headline.primary]), (True, headline.evidence)):
-        for cell in (cell for tags in several for cell in cells(tags)):
+        for place, cell in enumerate(cell for tags in several for cell in cells(tags)):
             matching = [row for row in rows if carries(row, cell)]
             runs = Counter(row.get("path") for row in matching if not row.get("baseline"))
             for row in matching:
                 lacks = barred(row, paper)
                 if not beside and runs[row.get("path")] > 1:
                     lacks += (f"one of {runs[row.get('path')]} rows that fit the primary cell",)
-                found.append(Evidence(row, grade(row, paper), lacks, beside))
-    return sorted(found, key=lambda one: (one.beside, bool(one.lacks), *rank(one)))
+                one = Evidence(row, grade(row, paper), lacks, beside)
+                # other quantities stay in the order in which the headline names them
+                found.append(((beside, bool(lacks), place if beside else 0, *rank(one)), one))
+    return [one for _, one in sorted(found, key=lambda pair: pair[0])]
 
 
 def grade(row: dict[str, Any], paper: Protocol) -> str:
