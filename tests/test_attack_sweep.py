@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from medrobust_utils import attacks, models
-from medrobust_utils.attacks import ladder, radius_sweep
+from medrobust_utils.attacks import ladder
 from medrobust_utils.attacks import partial_results as module
 from medrobust_utils.attacks.engine import ball
 from medrobust_utils.core import env
@@ -385,7 +385,7 @@ def test_a_damaged_or_foreign_batch_is_refused(trained, skin, tmp_path):
         attacks.attack_sweep(trained, skin, INDEX[:6], [0.01], seed=seed, folder=tmp_path)
         return max(tmp_path.glob("*/*.npz"), key=lambda path: path.stat().st_mtime_ns)
 
-    first, second = sweep(0), radius_sweep(1)
+    first, second = sweep(0), sweep(1)
     first.write_bytes(second.read_bytes())
     with pytest.raises(RunError, match="other settings"):
         sweep(0)
