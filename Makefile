@@ -64,7 +64,7 @@ $(BENCH_STAMP): $(STAMP)
 		-r benchmarks/requirements.txt
 	@touch $@
 
-bench: $(BENCH_STAMP)  ## measure what the kit promises about speed; results/bench.json, README.md
+bench: $(BENCH_STAMP)  ## measure what the kit promises about speed and write results/bench.json
 	$(BENCH)/bin/python -m benchmarks
 
 lint: $(STAMP)  ## check the code's form (ruff)

@@ -14,6 +14,7 @@ from medrobust_utils.data.catalogue import DataSet
 
 ROOT = Path(__file__).resolve().parents[1]
 CENSUS, CARDS = ROOT / "docs" / "census.json", ROOT / "DATA.md"
+OWN = Path(__file__).with_name("own_images.md")  # the last part, as it is
 SIZE = 64  # pixels a side at which the images are counted and compared
 HEAD = """# Data
 
@@ -34,21 +35,6 @@ them. Duplicates are told by the decoded pixels of that copy, near duplicates at
 
 Your own images go into every notebook as `DATASET="folder:PATH"`; see [the end](#your-own-images).
 
-"""
-OWN = """## Your own images
-
-`DATASET="folder:PATH"`, with a whole path (from `/` or `~`), takes, in place of a paper's data set:
-
-| layout below PATH | task |
-| --- | --- |
-| `<class>/*.png`, or `{train,val,test}/<class>/*.png` | one class an image, two or more classes |
-| `images/*` and `labels.csv` with the columns `image`, `label` | the same, from a table |
-| `images/*` and `labels.csv` with `image` and a column of 0 and 1 for each finding | multi-label |
-| `images/*`, `labels/*.png` (a class number a pixel) and `classes.txt` | segmentation |
-
-A column `patient` in `labels.csv` keeps the images of a patient on one side. `masks/` may hold an
-outline for every image under the same name. Images may be PNG, JPEG, TIFF, BMP, 8 or 16 bits, gray
-or colour, or DICOM. Results on your images never count as a verdict on a paper.
 """
 
 
@@ -109,7 +95,7 @@ def text() -> str:
     """DATA.md as it should be."""
     census = json.loads(CENSUS.read_text("utf-8")) if CENSUS.is_file() else {}
     cards = [card(entry, census.get(entry.name)) for entry in catalogue.load().values()]
-    return HEAD + "\n".join([*cards, OWN])
+    return HEAD + "\n".join([*cards, OWN.read_text("utf-8")])
 
 
 if __name__ == "__main__":
