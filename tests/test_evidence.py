@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from medrobust_utils.core.errors import ProtocolError
 from medrobust_utils.reporting import protocol
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
@@ -49,11 +50,13 @@ def test_headlines_have_every_field_and_anchors_that_exist(paper):
     assert len(ids) == len(set(ids)) and 8 <= len(ids) <= 18
     for entry in content["headlines"]:
         aside = {"paper_says", "missing", "evidence", "paper_value", "unknown", "amendments"}
+        if entry["kind"] == "identity":
+            aside |= {"worth"}
         assert set(entry) - aside == FIELDS - aside, entry["id"]
         assert entry["kind"] in ("contrast", "typical", "existence", "identity")
         assert entry["claim"] in ("gain", "no_loss", "equality")
         lenient = entry["kind"] in ("identity", "existence")
-        assert entry["worth"] > 0 or lenient, entry["id"]
+        assert entry.get("worth", 0) > 0 or lenient, entry["id"]
         assert entry["needs"]["seeds"] >= 3 or lenient, entry["id"]
         assert entry["needs"].get("anchor") in {None, *content["anchors"]}
         assert "metric" in entry["primary"] and entry["controls"]
@@ -109,16 +112,63 @@ def test_the_length_that_validation_chose_is_the_one_trained(tmp_path):
     assert evidence.settings_of(first, tmp_path)["training"]["epochs"] == {"skin": 10}
 
 
-def test_a_network_that_another_kind_of_machine_began_is_begun_again(tmp_path):
-    folder, other = tmp_path / "key-0123456789", tmp_path / "key-none-0123456789"
-    for one in (folder, other):
-        one.mkdir()
+def test_what_another_machine_or_other_settings_began_is_begun_again(tmp_path):
+    own, shared, other = (tmp_path / name for name in ("own", "shared", "other"))
     note = tmp_path / "started" / "x.json"
-    first = evidence._begin(note, {"kind": "a"}, {"x": "1"}, tmp_path, "key")
-    again = evidence._begin(note, {"kind": "a"}, {"x": "2"}, tmp_path, "key")
-    assert folder.exists() and first == again, "the headlines it was begun under stay its own"
-    assert evidence._begin(note, {"kind": "b"}, {"x": "2"}, tmp_path, "key") != first
-    assert not folder.exists() and other.exists()
+
+    def begin(kind, settings, headline):
+        for one in (own, shared, other):
+            one.mkdir(exist_ok=True)
+        about = {"kind": kind, "settings": settings}
+        return evidence._begin(note, about, {"x": headline}, [own], [shared])
+
+    first = begin("a", "s", "1")
+    assert begin("a", "s", "2") == first, "the headlines it was begun under stay its own"
+    assert own.exists() and shared.exists()
+    second = begin("a", "t", "2")
+    assert (second["settings"], second["headlines"]) == ("t", {"x": "2"}), "the note is true again"
+    assert not own.exists() and shared.exists()
+    assert begin("b", "t", "2")["kind"] == "b"
+    assert not own.exists() and not shared.exists() and other.exists()
+
+
+def test_perturbed_images_of_another_kind_of_machine_are_made_again(small, tmp_path, monkeypatch):
+    network = Network(4, 3, "layered")
+    train = evidence.unet_adversarial.train
+
+    def killed(arm, settings, checkpoints):
+        if arm.scheme == "clean":
+            return train(arm, settings, checkpoints)
+        (clean,) = checkpoints.glob("*-clean-3-??????????")
+        for name in ("layered-0123456789", "selective-0123456789"):
+            (clean / name).mkdir()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(evidence.unet_adversarial, "train", killed)
+    with pytest.raises(KeyboardInterrupt):
+        evidence.train(network, tmp_path)
+    monkeypatch.setattr(evidence.unet_adversarial, "train", train)
+    here = evidence.machine()
+    monkeypatch.setattr(evidence, "machine", lambda: here | {"kind": "another"})
+    assert json.loads(evidence.train(network, tmp_path).read_text())["machine"]["kind"] == "another"
+    (clean,) = (tmp_path / "paper4").glob("*-clean-3-??????????")
+    assert not (clean / "layered-0123456789").exists()
+    assert (clean / "selective-0123456789").exists(), "not of this arm"
+
+
+def test_a_card_that_only_emulates_bfloat16_has_none(monkeypatch):
+    monkeypatch.setattr(evidence.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(evidence.torch.cuda, "get_device_name", lambda: "a card")
+    able = lambda including_emulation=True: including_emulation  # noqa: E731
+    monkeypatch.setattr(evidence.torch.cuda, "is_bf16_supported", able)
+    assert evidence.machine() == {"kind": "a card", "bfloat16": False}
+
+
+def test_paper_2s_notebook_waits_for_the_length_that_validation_chooses():
+    settings = protocol.load("2_attentive_cnn").settings("reference")
+    with pytest.raises(ProtocolError, match=r"tools/evidence\.py queue --paper 2"):
+        next(evidence.attentive_cnn.arms(settings, seed=0))
+    assert "epochs_from" not in evidence._for_study(settings)
 
 
 def test_outputs_never_land_in_the_checkout(monkeypatch, capsys):

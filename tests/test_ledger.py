@@ -251,12 +251,30 @@ def test_occasionally_needs_one_network_and_is_never_contradicted():
         ("below 0.013", 0.0125, "exact"),
         ("2.64", 2.6432, "exact"),
         ("0.0", -2.12, "differs"),
-        ("0.816 and 0.032", 0.8251, "differs"),
-        ("0.816 and 0.032", 0.8163, "exact"),
+        ("below 0.013", 0.013, "differs"),
+        ("below 0.013", 0.0, "exact"),
+        ("above 2", 2.0, "differs"),
+        ("0.816", 0.8251, "differs"),
+        ("0.816", 0.8163, "exact"),
     ],
 )
 def test_formulas_and_counts_are_exact_or_differ(expectation, value, word):
     assert ledger.identity(expectation, value, 0.0) == word
+    if " " in expectation:
+        assert ledger.identity(expectation, value, 1.0) == word, "no tolerance on a bound"
+
+
+def test_one_number_or_bound_is_judged_and_the_papers_headlines_keep_to_it():
+    assert ledger.identity("0.816", 0.8251, 0.01) == "exact"
+    with pytest.raises(ValueError, match="neither one number nor a bound"):
+        ledger.identity("0.816 and 0.032", 0.032, 0.0)
+    paper = protocol.load("2_attentive_cnn")
+    parameters = next(one for one in paper.headlines if one.id == "parameters")
+    (less, more) = (
+        ledger.judge(parameters, paper, [parameters.primary | {"value": v, "profile": "small"}])
+        for v in (0.0129, 0.01315)
+    )
+    assert (less.word, more.word) == ("exact", "differs"), "less than 1.3 %"
 
 
 def test_they_are_counted_apart():

@@ -21,7 +21,7 @@ import shutil
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import cache
 from importlib import resources
@@ -35,7 +35,7 @@ import torch
 import yaml
 
 from medrobust_utils.core import env
-from medrobust_utils.core.storage import plain, write_atomic
+from medrobust_utils.core.storage import fingerprint, plain, write_atomic
 from medrobust_utils.models import digest
 from medrobust_utils.reporting import protocol
 from medrobust_utils.studies import attentive_cnn, unet_adversarial
@@ -90,7 +90,8 @@ def split_hashes(task: attentive_cnn.Task | unet_adversarial.Task) -> dict[str, 
 def machine() -> dict[str, object]:
     """What kind of machine this is: a network is trained on one kind only."""
     if torch.cuda.is_available():
-        return {"kind": torch.cuda.get_device_name(), "bfloat16": True}
+        able = torch.cuda.is_bf16_supported(including_emulation=False)
+        return {"kind": torch.cuda.get_device_name(), "bfloat16": able}
     lines = Path("/proc/cpuinfo").read_text().splitlines() if sys.platform == "linux" else ()
     about = dict(map(str.strip, line.split(":", 1)) for line in lines if ":" in line)
     flags = [flag for flag in FLAGS if flag in about.get("flags", "").split()]
@@ -124,9 +125,14 @@ def settings_of(network: Network, out: Path) -> protocol.Settings:
     return protocol.Settings({**settings, "training": settings["training"] | epochs})
 
 
+def _for_study(settings: protocol.Settings) -> protocol.Settings:
+    """Settings without the rule for the length: studies refuse it while nothing is chosen."""
+    return protocol.Settings({k: v for k, v in settings.items() if k != "epochs_from"})
+
+
 @cache
 def _arms(paper: int) -> tuple:
-    settings = protocol.load(PAPERS[paper]).settings(PROFILE)
+    settings = _for_study(protocol.load(PAPERS[paper]).settings(PROFILE))
     return tuple(STUDIES[paper].arms(settings, seed=0))  # the split's seed is 0 for every network
 
 
@@ -150,9 +156,17 @@ def train(network: Network, out: Path) -> Path:
     if network.paper == 2 and not weights.is_file():
         sys.exit(f"{weights}: no ImageNet weights. Set MEDROBUST_WEIGHTS to where they lie.")
     checkpoints, note = out / f"paper{network.paper}", out / "started" / done.name
-    begun = _begin(note, here, headline_hashes(network.paper), checkpoints, arm.key)
+    about = {"kind": here["kind"], "settings": fingerprint(dict(_for_study(settings)))}
+    shared = _perturbed(arm, settings, checkpoints) if network.paper == 4 else ()
+    begun = _begin(
+        note,
+        about,
+        headline_hashes(network.paper),
+        list(checkpoints.glob(f"{arm.key}-??????????")),
+        shared,
+    )
     if network.paper == 2:
-        arm, model, curve, folder = attentive_cnn.train(arm, settings, checkpoints)
+        arm, model, curve, folder = attentive_cnn.train(arm, _for_study(settings), checkpoints)
     else:
         trained = unet_adversarial.train(arm, settings, checkpoints)
         model, curve, folder = trained.model, trained.history, trained.folder
@@ -186,19 +200,36 @@ def train(network: Network, out: Path) -> Path:
     return done
 
 
-def _begin(path: Path, here: Mapping, headlines: Mapping, checkpoints: Path, key: str) -> dict:
+def _perturbed(arm: unet_adversarial.Arm, settings: Mapping, checkpoints: Path) -> list[Path]:
+    """What is made, whole or half, of the images of paper 4's arm, beside the clean network."""
+    clean = replace(arm, scheme="clean", ball="none", classes="none").key
+    names = unet_adversarial.methods(arm, settings)
+    return [
+        path for name in names for path in checkpoints.glob(f"{clean}-??????????/{name}-??????????")
+    ]
+
+
+def _begin(
+    path: Path,
+    about: Mapping[str, str],
+    headlines: Mapping,
+    own: Iterable[Path],
+    shared: Iterable[Path] = (),
+) -> dict:
     """What was noted when the network was begun, or a new note.
 
-    A network that another kind of machine began is begun again, so that nothing of it is mixed.
+    A network that was begun on another kind of machine or with other settings (``about``) is begun
+    again, so that nothing is mixed: its ``own`` folders go, and on another kind of machine the
+    perturbed images that it has in common with others of its seed (``shared``).
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists():
         note = json.loads(path.read_text())
-        if note["kind"] == here["kind"]:
+        if about.items() <= note.items():
             return note
-        for folder in checkpoints.glob(f"{key}-??????????"):
+        for folder in (*own, *(shared if note["kind"] != about["kind"] else ())):
             shutil.rmtree(folder)
-    note = {"kind": here["kind"], "headlines": headlines, "when": _when()}
+    note = {**about, "headlines": headlines, "when": _when()}
     write_atomic(path, json.dumps(note).encode())
     return note
 

@@ -14,6 +14,7 @@ work=$(mktemp -d)
 export PYTHONPATH="$here" MEDROBUST_HOME="${MEDROBUST_HOME:-$work/home}"
 timeout "${2:-540}" python3 "$here/tools/evidence.py" queue --paper 4 --out "$work" || echo "ended: $?"
 cd "$work"
+mkdir -p records started  # find fails where nothing was begun
 for seed in 0 1 2 3 4 5 6 7 8 9; do
     records=$(find records started -name "4-$seed-*.json")
     [ "$(grep -c ^records <<< "$records")" = 7 ] || continue

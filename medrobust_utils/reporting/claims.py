@@ -176,10 +176,13 @@ def about(v: Verdict) -> str:
     h = v.headline
     needs = f"{h.needs.seeds} seeds, {h.needs.images} images" if h.needs else ""
     competent = f", networks of anchor `{h.needs.anchor}`" if h.needs and h.needs.anchor else ""
+    judged = f"{h.kind}, {h.claim.replace('_', ' ')}, worth having from {h.worth}"
+    if h.kind == "identity":
+        judged = f"{h.kind}, {h.expectation}" + (f" within {h.worth:g}" if h.worth else "")
     fixed = {
         "The paper": h.paper_says,
         "Estimand": f"{h.estimand} ({h.expectation})",
-        "Judged as": f"{h.kind}, {h.claim.replace('_', ' ')}, worth having from {h.worth}",
+        "Judged as": judged,
         "Needs": needs + competent,
         "Controls": ", ".join(h.controls),
         "Fixed": str(h.dated),

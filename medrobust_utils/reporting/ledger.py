@@ -110,11 +110,18 @@ def existence(share: float, n: int, baseline: float) -> str:
 
 
 def identity(expectation: str, value: float, worth: float) -> str:
-    """A formula or a count: ``below 0.013``, ``above 2`` or a number, to its printed digits."""
-    word, _, number = expectation.rpartition(" ") if " and " not in expectation else ("", "", "")
-    number = number or expectation.split(" and ")[0]
+    """A formula or a count: ``below 0.013``, ``above 2`` or a number, to its printed digits.
+
+    Bounds are strict and leave ``worth`` aside; a number may be missed by ``worth``.
+
+    Raises:
+        ValueError: for an expectation that is none of the three.
+    """
+    word, _, number = expectation.rpartition(" ")
+    if word not in ("", "below", "above"):
+        raise ValueError(f"{expectation!r} is neither one number nor a bound.")
     limit = float(number)
-    if word in ("below", "above"):
+    if word:
         return EXACT if (value < limit if word == "below" else value > limit) else DIFFERS
     digits = len(number.partition(".")[2])
     return EXACT if abs(value - limit) <= max(worth, 0.5 * 10**-digits) + _SLACK else DIFFERS

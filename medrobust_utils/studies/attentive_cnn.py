@@ -13,6 +13,7 @@ import pandas as pd
 from torch import nn
 
 from ..core import env
+from ..core.errors import ProtocolError
 from ..data import load, split_like_datta, split_three_ways, to_float
 from ..data.contrast import ContrastFilter
 from ..data.views import binary, enhanced
@@ -62,8 +63,14 @@ def arms(settings: Mapping, *, seed: int, role: str = "", model: str = "") -> It
     """Every arm of the profile, task by task; ``role`` and ``model`` pick some (see ``grid``).
 
     Raises:
-        ProtocolError: for a name that the profile does not have, or a negative seed.
+        ProtocolError: for a name that the profile does not have, a negative seed, or a profile
+            whose length of training validation images have yet to choose.
     """
+    if not settings.get("epochs_from", {"chosen": True})["chosen"]:
+        raise ProtocolError(
+            "This profile's length of training is not chosen yet. Its networks are trained by "
+            "`python tools/evidence.py queue --paper 2 --out DIR`, which chooses it."
+        )
     settings, role = cast(settings, role, settings["arms"][0]["role"])
 
     task = cache(partial(_task, settings, seed=seed))  # arms of one task share it
