@@ -22,6 +22,7 @@ from faulty_server import entry, packed, serving, soak, tree
 from PIL import Image
 
 from medrobust_utils import __main__ as cli
+from medrobust_utils.core import disk
 from medrobust_utils.core.errors import DataError
 from medrobust_utils.data import catalogue, download
 from medrobust_utils.data.catalogue import RemoteFile
@@ -153,13 +154,32 @@ def test_a_later_download_is_held_to_the_first_and_what_is_in_place_stays(server
     md5 = hashlib.md5(ARCHIVE).hexdigest()
     assert get(server, tmp_path, md5=md5) == get(server, tmp_path, md5=md5) == CONTENT
     assert len(server.asked) == 1, "what is there is not asked for"
-    next((tmp_path / "drawn set").rglob("*.png")).unlink()
+    lock, sizes = tmp_path / "medrobust.lock.json", placing.measure(tmp_path / "drawn set")
+    placed = {top: [n, sizes["bytes"][top]] for top, n in sizes["placed"].items()}
+    first = {"files": {k: {"sha256": v} for k, v in json.loads(lock.read_text())["files"].items()}}
+    first["sets"] = {"drawn": {"order": {"only": [], "share": None}, "placed": placed}}
+    lock.write_text(json.dumps({"version": 1, **first}))
+    assert get(server, tmp_path) == CONTENT and len(server.asked) == 1, "version 1 is not read"
+    lost = next((tmp_path / "drawn set").rglob("*.png"))
+    lost.write_bytes(b"")
+    with pytest.raises(DataError, match="differs from the download"):
+        get(server, tmp_path)
+    lost.unlink()
     assert get(server, tmp_path) == CONTENT, "what was lost comes again"
     (tmp_path / "drawn set").rename(tmp_path / "moved away")
     server.files["/a"] = zipped([("other.png", b"x")])
     with pytest.raises(DataError, match=r"first good download had.*medrobust\.lock\.json"):
         get(server, tmp_path)
     assert not (tmp_path / "drawn set").exists()
+
+
+def test_a_part_goes_on_with_what_came_of_the_whole(server, tmp_path):
+    files = tuple(RemoteFile(f"{n}.zip", (f"{server.at}/{n}",), unpack=".") for n in "ab")
+    fail(server, None, "gone")
+    with pytest.raises(DataError, match="HTTP 404"):
+        download_set(entry(files=files), tmp_path)
+    download_set(entry(files=files), tmp_path, share=4)
+    assert server.asked == ["/a", "/b", "/b"] and len(tree(tmp_path / "drawn set")) == 4
 
 
 def test_a_file_of_the_user_is_never_overwritten(server, tmp_path):
@@ -219,6 +239,7 @@ def test_no_file_is_blamed_for_an_error_of_the_place(server, tmp_path, monkeypat
             place.setattr(at, broken)
             get(server, tmp_path)
         said = str(caught.value).lower()
+        assert disk.SENTENCES[number].lower() in said
         assert not any(word in said for word in ("delete", "remove", "download it", "damaged"))
     assert get(server, tmp_path) == CONTENT and len(server.asked) == 1, "it came twice"
 
@@ -380,9 +401,14 @@ def test_isic_comes_as_images_and_a_table_and_goes_on(server, tmp_path, monkeypa
     assert [row["isic_id"] for row in rows] == ["ISIC_0", "ISIC_1", "ISIC_2"]
     assert {(row["diagnosis"], row["patient_id"]) for row in rows} == {("nevus", "IP_0")}
     assert (tmp_path / "isic" / "images" / "ISIC_1.jpg").read_bytes() == second
-    server.files["/list"] = server.files["/list"].replace(b"ISIC_0", b"../out")
-    with pytest.raises(DataError, match="an image is called"):
-        download_set(SETS["isic"], tmp_path / "new")
+    for answer, told in (
+        (server.files["/list"].replace(b"ISIC_0", b"../out"), "an image is called"),
+        (b'{"results": [], "next": null}', "lists no image"),
+        (b'{"results": [], "next": "http://elsewhere/list"}', "is not the archive"),
+    ):
+        server.files["/list"] = answer
+        with pytest.raises(DataError, match=told):
+            download_set(SETS["isic"], tmp_path / "new")
 
 
 def run(capsys, *words):

@@ -112,7 +112,7 @@ def test_findings_by_csv_are_multi_label_with_patients(tmp_path, pictures):
     table(
         tmp_path,
         image=[f"a/{i}.png" if i % 2 else f"a/{i}" for i in range(12)],
-        patient=[f"p{i // 2}" if i < 10 else "" for i in range(12)],
+        patient=[f"p{i // 2}" if i < 10 else "NA" for i in range(12)],
         mass=[i % 2 for i in range(12)],
         fluid=[int(i > 5) for i in range(12)],
     )
@@ -129,7 +129,8 @@ def test_labels_by_csv_and_a_single_finding_are_single_label(tmp_path, pictures)
     names = [f"{i}.png" for i in range(6)]
     found = load(table(tmp_path, image=names, label=list("abcabc")))
     assert found.classes == ("a", "b", "c") and found.targets.tolist() == [0, 1, 2, 0, 1, 2]
-    found = load(table(tmp_path, image=names, mass=[0, 1, 1, 0, 0, 1]))
+    table(tmp_path, image=names, mass=[0, 1, 1, 0, 0, 1])
+    found = load((tmp_path / "labels.csv").rename(tmp_path / "labels.txt").parent)
     assert found.classes == ("no mass", "mass") and found.targets.tolist() == [0, 1, 1, 0, 0, 1]
 
 
@@ -139,7 +140,8 @@ def label_maps(root, pictures, count=12):
         maps = np.zeros((32, 32), np.uint8)
         maps[8:20, 4 : 8 + i % 12], maps[0, 0] = 1, 255
         put(root / f"labels/{i}.png", maps)
-    (root / "classes.txt").write_text("background\nlesion\n")
+    for name in ("classes.txt", "labels.txt"):  # the other is no table, and is not taken for one
+        (root / name).write_text("background\nlesion\n")
     return root
 
 

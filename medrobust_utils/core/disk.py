@@ -24,10 +24,12 @@ OF_THE_FILE = {
     errno.ENOTEMPTY,
     errno.EPIPE,
 }
-NO_ROOM = "there is no room left on its disk. Free some, or set MEDROBUST_HOME to another disk."
+NO_ROOM = "its disk has no room left. Make room, or set MEDROBUST_HOME (caches) to another disk."
 DENIED = "this user has no permission. Correct the permissions of the file and its folders."
 BUSY = "the system has no handles left. Close other programs, or raise the limit (ulimit -n)."
 READ_ONLY = "its disk is mounted read-only. Mount it for writing, or set MEDROBUST_HOME elsewhere."
+LOST = "its drive or share does not answer. Connect (mount) it again, then run again."
+# Errors of the place (disk, mount, rights, handles): no file is to blame, so none is to be deleted.
 SENTENCES = {
     errno.ENOSPC: NO_ROOM,
     errno.EDQUOT: NO_ROOM,
@@ -38,8 +40,8 @@ SENTENCES = {
     errno.ENFILE: BUSY,
     errno.ENOMEM: "the system has no memory left. Close other programs and run again.",
     errno.EROFS: READ_ONLY,
+    **dict.fromkeys((errno.EIO, errno.ENOTCONN, errno.ESTALE, errno.ENODEV, errno.ENXIO), LOST),
 }
-LOST = "its drive or share does not answer. Connect (mount) it again, then run again."
 
 
 def blame(path: object, error: BaseException, damaged: str) -> DataError:

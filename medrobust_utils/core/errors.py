@@ -1,7 +1,5 @@
 """The errors a user can meet. Each message names the thing at fault and the remedy."""
 
-import errno
-
 
 class MedrobustError(Exception):
     """Base class: catch this to catch everything the kit raises on purpose."""
@@ -21,18 +19,6 @@ class ProtocolError(MedrobustError):
 
 class RunError(MedrobustError):
     """A notebook run failed, or its record cannot be read."""
-
-
-# Errors of the place (disk, mount, rights, handles): no file is to blame, so none is to be deleted.
-PLACE_REMEDIES = {
-    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "Make room, then call again"),
-    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "Get the right to read and write"),
-    **dict.fromkeys((errno.EMFILE, errno.ENFILE), "Close programs, or raise `ulimit -n`"),
-    **dict.fromkeys(
-        (errno.EIO, errno.ENOTCONN, errno.ESTALE, errno.ENODEV, errno.ENXIO),
-        "The disk or mount is lost: bring it back, then call again",
-    ),
-}
 
 
 def in_words(error: Exception) -> str:

@@ -123,7 +123,7 @@ def _title(folder: Path) -> str:
 
 def _find(folder: Path) -> Labels:
     """Files and labels, in whichever layout they are."""
-    table = find_table(folder, ("labels",))
+    table = _table(folder)
     if (folder / MAPS).is_dir() and (folder / NAMES).is_file():
         if not (folder / IMAGES).is_dir():
             raise DataError(f"{folder / IMAGES} is missing. Put the pictures of the maps there.")
@@ -151,6 +151,20 @@ def _find(folder: Path) -> Labels:
             f"line each; otherwise call the folders {MAPS} and {IMAGES} something else."
         )
     return _class_folders(folder)
+
+
+def _table(folder: Path) -> Path | None:
+    """The table of labels; a ``labels.txt`` is one if it has a column image, not a list."""
+    text = folder / "labels.txt"
+    found = find_table(folder, ("labels",), (".csv", ".tab", ".tsv"))
+    if found or not text.is_file():
+        return found
+    try:
+        with text.open("rb") as file:
+            heading = file.readline().replace(b"\0", b"")  # also of UTF-16
+    except OSError as error:
+        raise blame(text, error, f"cannot be read ({error}).") from error
+    return text if re.search(rb"(?i)(^|[,;\t|])\W*image\W*([,;\t|]|$)", heading) else None
 
 
 def _class_folders(folder: Path) -> Labels:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from ..core.errors import DataError
-from .tables import number, read_table
+from .tables import number, read_table, words
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,9 @@ def read_labels(path: Path, base: Path, files: dict[str, Path]) -> Labels:
             f"{files[unlisted[0]]}: has no line in {path.name}, nor have {len(unlisted) - 1} "
             "others. Add a line, or move them elsewhere."
         )
-    patients = list(table["patient"]) if "patient" in table else [""] * len(ids)
+    patients = [""] * len(ids)
+    if "patient" in table:  # what stands for an empty cell is no patient, nor the same one
+        patients = list(table["patient"].mask(words(table, "patient") == "", ""))
     classes, targets, constant = _targets(path, table)
     census = {"columns_left_out": constant} if constant else {}
     return Labels({image: files[image] for image in ids}, classes, targets, patients, census)

@@ -17,9 +17,11 @@ SEPARATORS = ",;\t|"
 NOTHING = ("na", "n/a", "#n/a", "nan", "null", "none", "<na>")  # what pandas writes for empty cells
 
 
-def find_table(folder: Path, stems: Sequence[str]) -> Path | None:
+def find_table(
+    folder: Path, stems: Sequence[str], suffixes: Sequence[str] = SUFFIXES
+) -> Path | None:
     """The first file of ``folder`` that is called like one of ``stems``, as publishers end it."""
-    names = [f"{stem}{suffix}" for stem in stems for suffix in SUFFIXES]
+    names = [f"{stem}{suffix}" for stem in stems for suffix in suffixes]
     return next((folder / name for name in names if (folder / name).is_file()), None)
 
 

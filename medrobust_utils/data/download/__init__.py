@@ -11,11 +11,12 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from unittest.mock import patch
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
 import pandas as pd
 
-from ...core.errors import PLACE_REMEDIES, DataError
+from ...core.disk import SENTENCES
+from ...core.errors import DataError
 from ...core.storage import write_atomic
 from ..catalogue import DataSet, RemoteFile
 from . import placing
@@ -60,21 +61,32 @@ def download_set(dataset: DataSet, root: Path, only: str = "", share: int | None
         record = placing.Record(root)
         known = record.sets.get(name) or record.sets.get(key)
         covers = known and known["share"] in (None, share)
-        if not (covers and Counter(known["placed"]) <= placing.count(folder)):
+        there = placing.measure(folder).items() if covers else ()
+        if not covers or not all(Counter(known.get(what)) <= n for what, n in there):
             work = staging / f"{name}@{only}{share or ''}"
-            for other in set(staging.glob(f"{name}@*")) - {work}:
-                shutil.rmtree(other)  # left by a call that wanted something else
+            if not only:
+                _take_over(work, sorted(set(staging.glob(f"{name}@*")) - {work}))
             work.mkdir(exist_ok=True)
             if not (work / "ready").exists():
                 _gather(dataset, work, record, only, share)
                 tree = _shaped(dataset, work, folder, share)
-                record.sets[key] = {"share": share, "placed": placing.count(tree)}
+                record.sets[key] = {"share": share, **placing.measure(tree)}
                 record.write()
                 tree.rename(work / "ready")
             placing.place(work / "ready", folder)
-        for left in staging.glob(f"{name}@*"):
+        for left in staging.glob(f"{name}@{only}*"):  # of one file: what came of others stays
             shutil.rmtree(left)
     print(f"{key} is in place: {folder}")
+
+
+def _take_over(work: Path, others: list[Path]) -> None:
+    """Go on with what calls that wanted another part of the set left, unless it is cut already."""
+    for other in others:
+        if (other / "chosen.json").exists() or (other / "ready").exists():
+            shutil.rmtree(other)
+        elif not work.exists():
+            other.rename(work)
+            (work / "isic.json").unlink(missing_ok=True)  # as long as the other part needed
 
 
 def _gather(
@@ -174,7 +186,7 @@ def _ask_kaggle(dataset: DataSet, cache: Path) -> Path:
             paths = [kagglehub.competition_download(handle, path=name) for name in EYEPACS]
             return Path(paths[0]).parent
     except Exception as error:  # kagglehub's errors have no common base
-        if isinstance(error, OSError) and error.errno in PLACE_REMEDIES:
+        if isinstance(error, OSError) and error.errno in SENTENCES:
             raise
         status = getattr(getattr(error, "response", None), "status_code", "")
         # Not the whole message: it may hold a signed address, which is as good as a credential.
@@ -227,11 +239,16 @@ def _from_isic(dataset: DataSet, work: Path, share: int | None) -> None:
             while url and (share is None or found < share):
                 page, url = _listed(dataset, url, partial(_isic_page, diagnosis), work)
                 found, rows = found + len(page), page | rows  # the first diagnosis that asked
+        if not rows:
+            text = f"isic: the archive lists no image of the ten diagnoses. See {dataset.page}."
+            raise DataError(text)
         write_atomic(listed, json.dumps(rows).encode())
     rows = json.loads(listed.read_bytes())
     chosen = placing.shares({key: row["diagnosis"] for key, row in rows.items()}, share)
     print(f"isic: {len(chosen):,} images")
     images.mkdir(parents=True, exist_ok=True)
+    for name in {path.name for path in images.iterdir()} - {f"{key}.jpg" for key in chosen}:
+        (images / name).unlink()  # of a larger part, broken off
     for key in chosen:
         if not (images / f"{key}.jpg").exists():
             file = RemoteFile(f"{key}.jpg", (rows[key].pop("url"),), rows[key].pop("size"))
@@ -251,4 +268,7 @@ def _isic_page(diagnosis: str, answer: dict) -> tuple[dict[str, dict], str | Non
         known = known | (known.get("clinical") or {}) | item | {"diagnosis": diagnosis}
         row = {column: known.get(column) for column in ISIC_COLUMNS}
         rows[item["isic_id"]] = row | {"url": full["url"], "size": full.get("size")}
-    return rows, answer["next"]
+    after = answer["next"]
+    if after and urlsplit(after).netloc != urlsplit(ISIC).netloc:
+        raise ValueError(f"it goes on at {after}, which is not the archive")
+    return rows, after

@@ -20,7 +20,8 @@ from pathlib import Path, PurePosixPath
 import pandas as pd
 from filelock import FileLock, Timeout
 
-from ...core.errors import PLACE_REMEDIES, DataError
+from ...core.disk import SENTENCES
+from ...core.errors import DataError
 from ...core.storage import write_atomic
 from ..catalogue import DataSet
 
@@ -50,9 +51,9 @@ def exclusive(root: Path) -> Iterator[Path]:
     except Timeout as error:
         raise DataError(f"{root}: another download writes there. Wait until it is done.") from error
     except OSError as error:
-        remedy = PLACE_REMEDIES.get(error.errno, "See what lies there")
-        text = f"{error.filename or root}: {error.strerror or error}. {remedy}, or choose another"
-        raise DataError(f"{text} folder with --dest.") from error
+        remedy = SENTENCES.get(error.errno, "see what lies there.")
+        text = f"{error.filename or root}: {error.strerror or error}: {remedy}"
+        raise DataError(f"{text} Or choose another folder with --dest.") from error
 
 
 def need_room(folder: Path, needed: int, name: str) -> None:
@@ -68,7 +69,7 @@ class Record:
 
     Attributes:
         files: SHA-256 of each file.
-        sets: what of each set was placed.
+        sets: of each set, or file of one, its share, and what of it was placed, see ``measure``.
 
     Raises:
         DataError: if the file is there and cannot be read.
@@ -81,8 +82,10 @@ class Record:
         try:
             if self.path.exists():
                 content = json.loads(self.path.read_text(encoding="utf-8"))
+                if content.get("version") != 2:
+                    content = _from_first_version(content)
                 self.files, self.sets = dict(content["files"]), dict(content["sets"])
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(
                 f"{self.path}: cannot be read ({error!r}). Restore it, or delete it and download "
                 "again; then nothing tells whether the publisher changed a file."
@@ -92,6 +95,17 @@ class Record:
         """Write the record, whole or not at all."""
         content = {"version": 2, "files": self.files, "sets": self.sets}
         write_atomic(self.path, json.dumps(content, indent=1, sort_keys=True).encode())
+
+
+def _from_first_version(content: dict) -> dict:
+    """A record of version 1: more was kept of a file, and all files asked for were one order."""
+    sets = {}
+    for name, known in content["sets"].items():
+        kinds = zip(("placed", "bytes"), (0, 1), strict=True)
+        placed = {k: {top: both[i] for top, both in known["placed"].items()} for k, i in kinds}
+        for only in known["order"]["only"] or [""]:
+            sets[f"{name}/{only}".rstrip("/")] = {"share": known["order"]["share"], **placed}
+    return {"files": {key: e["sha256"] for key, e in content["files"].items()}, "sets": sets}
 
 
 def unpack(archive: Path, target: Path, into: str = ".") -> None:
@@ -137,11 +151,12 @@ def unpack(archive: Path, target: Path, into: str = ".") -> None:
                     to.parent.mkdir(parents=True, exist_ok=True)
                     with file.open(info) as source, to.open("xb") as out:
                         shutil.copyfileobj(source, out, 1 << 20)
-        if not count(beside) or count(beside).total() != files["listed"]:
+        found = measure(beside)["placed"].total()
+        if not found or found != files["listed"]:
             raise DataError("holds no file, or names that are one file on this disk")
     except Exception as error:  # zipfile, tarfile and zlib raise nearly anything on damaged files
         shutil.rmtree(beside, ignore_errors=True)
-        if isinstance(error, OSError) and error.errno in PLACE_REMEDIES:
+        if isinstance(error, OSError) and error.errno in SENTENCES:
             raise
         what = error if isinstance(error, DataError) else f"is damaged ({error})"
         raise DataError(f"{archive}: {what}. It was not unpacked; download it again.") from error
@@ -202,10 +217,15 @@ def _same(path: Path, to: Path) -> bool:
     return to.is_file() and filecmp.cmp(path, to, shallow=False)
 
 
-def count(folder: Path) -> Counter[str]:
-    """Files in each entry of a folder."""
-    files = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-    return Counter(path.parts[0] for path in files)
+def measure(folder: Path) -> dict[str, Counter[str]]:
+    """Files (``placed``) and their ``bytes`` in each entry of a folder."""
+    found = {"placed": Counter(), "bytes": Counter()}
+    for path in folder.rglob("*"):
+        if path.is_file():
+            top = path.relative_to(folder).parts[0]
+            found["placed"][top] += 1
+            found["bytes"][top] += path.stat().st_size
+    return found
 
 
 def _images(tree: Path) -> dict[Path, str]:
