@@ -23,6 +23,10 @@ class RunError(MedrobustError):
     """A notebook run failed, or its record cannot be read."""
 
 
+class Stopped(Exception):
+    """Work that nobody waits for any more ends here; no fault of what it passes through."""
+
+
 # Errors of the place (disk, mount, rights, handles): no file is to blame, so none is to be deleted.
 PLACE_REMEDIES = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "Make room, then call again"),
