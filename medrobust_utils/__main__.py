@@ -119,9 +119,9 @@ def _explore(options: argparse.Namespace) -> int:
 
 
 def _claims(arguments: list[str]) -> int:
-    from .reporting import claims
+    from .reporting import verdicts
 
-    return claims.main(arguments)
+    return verdicts.main(arguments)
 
 
 def _report(options: argparse.Namespace) -> int:

@@ -208,6 +208,7 @@ CLASSIFIERS = {
     "other rows": (last(lambda z: z.reshape(-1, 2)), r"shape \(\d+, 2\) for"),
     "softmax": (lambda: Net(last=nn.Softmax(1)), "probabilities"),
     "raises": (lambda: Net(first=Do(lambda z: z @ z[:, :1, :3, :5])), "the model raised Runtime"),
+    "divides by zero": (last(lambda z: z * (1 // 0)), "the model raised ZeroDivisionError"),
     "other channels": (lambda: Net(channels=5), "the model raised RuntimeError.*5 channels"),
     "Monte Carlo dropout": (MonteCarlo, r"random.*'last' \(Dropout\).*repeat\(20"),
     "noise on the way": (lambda: Net(first=Do(noisy)), "random"),
@@ -493,13 +494,14 @@ def test_numbers_that_are_only_small_are_no_chance():
         attacks.mifgsm(model, images, labels, EPS, **FEW)
 
 
-@pytest.mark.parametrize("call", ["climb", "sweep", "layered", "training"])
+@pytest.mark.parametrize("call", ["climb", "foolbox", "sweep", "layered", "training"])
 def test_a_network_is_asked_once_a_call_whether_it_answers_alike(call, monkeypatch):
     asked, real = [], gate.ask
     monkeypatch.setattr(gate, "ask", lambda *args: asked.append(1) or real(*args))
     images, labels = pictures("plain"), torch.arange(N) % K
-    if call == "climb":
-        list(attacks.climb(made("plain"), images, labels, [EPS / 4, EPS / 2, EPS], steps=1))
+    if call in ("climb", "foolbox"):
+        how = dict(steps=1) | (dict(engine="foolbox", mode="standing") if call == "foolbox" else {})
+        list(attacks.climb(made("plain"), images, labels, [EPS / 4, EPS / 2, EPS], **how))
     elif call == "sweep":
         how = dict(batch=2, steps=1, mode="independent")
         data = data_of(images, labels)

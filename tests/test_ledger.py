@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from medrobust_utils.core.errors import RunError
-from medrobust_utils.reporting import claims, evidence, ledger, protocol, results
+from medrobust_utils.reporting import claims, evidence, ledger, protocol, results, verdicts
 from medrobust_utils.scoring import inference
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -313,9 +313,9 @@ def runs():
 
 
 def test_todays_results_get_no_verdict_that_the_rules_do_not_carry(runs):
-    for name, verdicts in claims.board(runs).items():
-        assert 8 <= len(verdicts) <= 18, name
-        for v in verdicts:
+    for name, found in claims.board(runs).items():
+        assert 8 <= len(found) <= 18, name
+        for v in found:
             # no reference run has the seeds that a headline asks for, or knew its words
             assert v.word not in ledger.DECIDED, v.headline.id
             assert v.word != ledger.NOT_TESTABLE or v.headline.missing
@@ -323,27 +323,29 @@ def test_todays_results_get_no_verdict_that_the_rules_do_not_carry(runs):
 
 
 def test_committed_verdicts_page_and_readme_are_current(runs):
-    assert claims.check(runs, REFERENCE / claims.RECORD) == []
-    assert claims.page(runs) == (ROOT / claims.PAGE).read_text("utf-8"), "claims --update"
-    assert claims.readme_block(runs) in (ROOT / claims.README).read_text("utf-8"), "claims --update"
+    assert verdicts.check(runs, REFERENCE / verdicts.RECORD) == []
+    assert verdicts.page(runs) == (ROOT / verdicts.PAGE).read_text("utf-8"), "claims --update"
+    assert verdicts.readme_block(runs) in (ROOT / verdicts.README).read_text("utf-8"), (
+        "claims --update"
+    )
 
 
 def test_a_drift_and_an_amendment_are_told(runs, tmp_path):
-    record = claims.record(runs)
+    record = verdicts.record(runs)
     name = "3_domain_assimilation/outlier"
     record[name] |= {"value": 0.5}
-    path = tmp_path / claims.RECORD
+    path = tmp_path / verdicts.RECORD
     path.write_text(json.dumps(record))
-    (told,) = claims.check(runs, path)
+    (told,) = verdicts.check(runs, path)
     assert told.startswith(f"{name}: value 0.5 -> 0.42")
-    path.write_text(json.dumps(claims.record(runs)))
+    path.write_text(json.dumps(verdicts.record(runs)))
     amended = [
         run | {"headlines": {"outlier": "0"}} if "03_" in run["path"] else run for run in runs
     ]
-    told = claims.check(amended, path)
+    told = verdicts.check(amended, path)
     assert sum("outlier: amended after the result" in line for line in told) == 2
     with pytest.raises(RunError, match="cannot be read"):
-        claims.check(runs, tmp_path / "none.json")
+        verdicts.check(runs, tmp_path / "none.json")
 
 
 def test_intervals_are_rebuilt_from_committed_outcomes(tmp_path):
@@ -357,25 +359,25 @@ def test_intervals_are_rebuilt_from_committed_outcomes(tmp_path):
     good = {"metric": "gain", "value": found.value, "low": found.low, "high": found.high}
     good |= about | {"by_seed": outcomes.mean(1).tolist()}
     run = {"path": str(tmp_path / "result.json"), "rows": [good, {"metric": "other", "value": 1}]}
-    wrong, told = claims.recompute([run])
+    wrong, told = verdicts.recompute([run])
     assert wrong == [] and told[0].endswith("1 rows rebuilt, 1 have no committed outcomes")
     run["rows"][0] = good | {"by_seed": (outcomes.mean(1) + 0.01).tolist()}
-    assert len(claims.recompute([run])[0]) == 1
+    assert len(verdicts.recompute([run])[0]) == 1
 
 
 def test_the_command_prints_the_board_one_headline_and_json(capsys):
-    assert claims.main(["--results", str(REFERENCE)]) == 0
+    assert verdicts.main(["--results", str(REFERENCE)]) == 0
     text = capsys.readouterr().out
     assert max(map(len, text.split("Settles")[0].splitlines())) < 175
     for name in protocol.list_papers():
         assert f"{name}: " in text
-    assert claims.main(["--results", str(REFERENCE), "--evidence", "outlier"]) == 0
+    assert verdicts.main(["--results", str(REFERENCE), "--evidence", "outlier"]) == 0
     text = capsys.readouterr().out
     assert '> "Vanilla FGSM' in text and "fgsm_rebound" in text and "Settl" not in text
-    assert claims.main(["--results", str(REFERENCE), "--json"]) == 0
+    assert verdicts.main(["--results", str(REFERENCE), "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)) >= 48
     with pytest.raises(RunError, match="there are hypothesis"):
-        claims.main(["--results", str(REFERENCE), "--evidence", "nothing"])
+        verdicts.main(["--results", str(REFERENCE), "--evidence", "nothing"])
 
 
 def test_the_notebooks_table_is_escaped_and_counted(runs):

@@ -20,15 +20,18 @@ from .engine import random_start as uniform_start
 from .gradient import PGD_STEP, PGD_STEPS
 
 
+@gate()
 def foolbox_fgsm(
     model: nn.Module, images: torch.Tensor, labels: torch.Tensor, eps: float
 ) -> torch.Tensor:
     """``fgsm`` by Foolbox's LinfFastGradientAttack; softmax heads only."""
     from foolbox.attacks import LinfFastGradientAttack  # slow to import
 
+    labels = admit(model, images, labels)
     return _run(LinfFastGradientAttack(), model, images, labels, eps)
 
 
+@gate()
 def foolbox_pgd(
     model: nn.Module,
     images: torch.Tensor,
@@ -46,13 +49,28 @@ def foolbox_pgd(
 
     The arguments are those of ``pgd``; the same generator or ``start`` gives the same start.
     """
+    labels = admit(model, images, labels)
+    if start is None and random_start:
+        start = uniform_start(images, eps, generator)
+    return foolbox_steps(model, images, labels, eps, steps, step_size, start, dtype)
+
+
+def foolbox_steps(
+    model: nn.Module,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    eps: float,
+    steps: int,
+    step_size: float | None,
+    start: torch.Tensor | None,
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    """``foolbox_pgd`` of what ``admit`` let in, without a graph around it."""
     import eagerpy
     from foolbox.attacks import LinfProjectedGradientDescentAttack  # slow to import
 
     if dtype != torch.float32:
         raise ContractError(f"dtype={dtype}: Foolbox attacks in float32. Use the native engine.")
-    if start is None and random_start:
-        start = uniform_start(images, eps, generator)
 
     class FromStart(LinfProjectedGradientDescentAttack):
         """Begins where it is told, which Foolbox has no argument for."""
@@ -69,7 +87,6 @@ def foolbox_pgd(
     return _run(attack, model, images, labels, eps)
 
 
-@gate()
 def _run(
     attack: Callable, model: nn.Module, images: torch.Tensor, labels: torch.Tensor, eps: float
 ) -> torch.Tensor:
@@ -77,7 +94,6 @@ def _run(
     import foolbox
 
     check_eps(eps)
-    labels = admit(model, images, labels)
     if labels.ndim != 1 or labels.is_floating_point():
         raise ContractError(
             "Foolbox attacks softmax heads with int64 labels (N,) only. Use the native engine."

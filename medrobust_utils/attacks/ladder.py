@@ -26,7 +26,7 @@ from ..core.gate import admit
 from ..core.losses import correct
 from .config import Plan
 from .engine import ascend, check_eps, extremes, shares
-from .foolbox import foolbox_pgd
+from .foolbox import foolbox_steps
 from .gradient import MIFGSM_DECAY
 from .noise import gaussian
 
@@ -153,8 +153,8 @@ def _attack(
     start: torch.Tensor | None,
 ) -> torch.Tensor:
     if plan.engine == "foolbox":
-        how = dict(steps=len(lengths), step_size=lengths[0], start=start, dtype=plan.dtype)
-        return foolbox_pgd(model, images, labels, eps, **how)
+        how = (len(lengths), lengths[0], start, plan.dtype)
+        return foolbox_steps(model, images, labels, eps, *how)
 
     def fallen(moved: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         return ~correct(rate(moved, labels), labels)

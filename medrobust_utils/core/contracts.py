@@ -19,10 +19,8 @@ import torch
 from torch import nn
 
 from . import env
-from .errors import ContractError
+from .errors import ContractError, MedrobustError, Stopped
 from .losses import IGNORED
-
-FOREIGN = (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 def ask(
@@ -66,7 +64,9 @@ def blamed(model: nn.Module, images: torch.Tensor) -> Iterator[None]:
     """Turn what the model raises into an error that says so; a full memory is not its fault."""
     try:
         yield
-    except FOREIGN as error:
+    except (MedrobustError, Stopped, MemoryError):
+        raise
+    except Exception as error:
         if env.out_of_memory(error):
             raise
         hint = bare_norm(model) or "Call model(images) by itself to see where."

@@ -10,7 +10,7 @@ from torch import nn
 
 from .. import attacks
 from ..attacks import engine, segmenting
-from ..core.errors import ContractError
+from ..core.errors import ContractError, Stopped
 from .scene import Scene
 
 STEPS = 10
@@ -29,7 +29,7 @@ ON_LABEL_MAPS = ("background", "pgd", "segpgd", "noise")
 ONE_STEP = ("fgsm", "noise")
 
 
-class Outdated(Exception):
+class Outdated(Stopped):
     """Somebody asked for something newer: what was begun is not finished."""
 
 

@@ -63,16 +63,12 @@ def arms(settings: Mapping, *, seed: int, role: str = "", model: str = "") -> It
     """Every arm of the profile, task by task; ``role`` and ``model`` pick some (see ``grid``).
 
     Raises:
-        ProtocolError: for a name that the profile does not have, a negative seed, or a profile
-            whose length of training validation images have yet to choose.
+        ProtocolError: for an unknown name, a negative seed, or epochs that are yet to be chosen.
     """
     if not settings.get("epochs_from", {"chosen": True})["chosen"]:
-        raise ProtocolError(
-            "This profile's length of training is not chosen yet. Its networks are trained by "
-            "`python tools/evidence.py queue --paper 2 --out DIR`, which chooses it."
-        )
+        command = "python tools/evidence.py queue --paper 2 --out DIR"
+        raise ProtocolError(f"This profile's epochs are not chosen yet: `{command}` does.")
     settings, role = cast(settings, role, settings["arms"][0]["role"])
-
     task = cache(partial(_task, settings, seed=seed))  # arms of one task share it
     for spec, number in experiment.grid(settings, ARM, seed=seed, role=role, model=model):
         size = settings["models"][spec["model"]]["size"]
