@@ -15,7 +15,7 @@ from medrobust_utils.data import to_float
 from medrobust_utils.data.contrast import enhance
 from medrobust_utils.explain import under_attack
 from medrobust_utils.plots.results import curves, intervals
-from medrobust_utils.reporting import claims, protocol, results
+from medrobust_utils.reporting import protocol, results
 from medrobust_utils.studies import attentive_cnn as study
 from medrobust_utils.studies import evaluation, experiment, tables
 
@@ -560,12 +560,6 @@ def whole(tmp_path_factory):
     return results.read(run.out)
 
 
-def test_a_full_run_of_the_paper_has_a_deciding_row_for_every_claim(whole):
-    found = claims.judge_all([whole], PAPER.name)[PAPER.name]
-    assert len(found) == len(PAPER.claims)
-    assert {v.claim.id: v.reason for v in found if v.row is None} == {}
-
-
 def test_no_claim_is_spoken_to_by_rows_that_mean_different_things(whole):
     """One network, one form, one task: else the newest row would decide."""
     single = ("attention", "model", "filter", "split", "role", "radius_255")
@@ -619,10 +613,3 @@ def test_what_is_reported_elsewhere_stands_beside_the_intervals(whole):
         "released",
         "intended",
     ]
-
-
-def test_styles_suffice_for_every_form_of_attention():
-    assert len(study.NAMES) <= len(plots.STYLES)
-    forms = {f for arm in PAPER.settings("paper")["arms"] for f in arm["attention"]}
-    assert forms <= set(study.NAMES)
-    assert set(study.SCALES) == set(PAPER.settings("paper")["attack"]["scales"])

@@ -17,7 +17,7 @@ from medrobust_utils.explain import measures, sharpness
 from medrobust_utils.explain.cams import grad_cam
 from medrobust_utils.models.assimilation import ConvColour, DeconvColour, TextureModule
 from medrobust_utils.models.complexity import operations
-from medrobust_utils.reporting import claims, protocol, results
+from medrobust_utils.reporting import protocol, results
 from medrobust_utils.scoring import metrics
 from medrobust_utils.studies import domain_assimilation as study
 from medrobust_utils.studies import domain_assimilation_attack as attack
@@ -513,70 +513,6 @@ def test_photographs_are_gray_and_labelled_by_the_networks_own_answers(photos):
 # --- rows ----------------------------------------------------------------------------------------
 
 
-def test_a_gain_is_defended_less_plain_image_by_image(run):
-    plain, ours = pair()
-    run.dataset(ours.arm.task.raw)
-    gains.add_pair(run, [plain], [ours])
-    saved = {1: 2 / 40, 2: 4 / 40, 3: 9 / 40, 4: 3 / 40}
-    for cell in [*attack.CELLS, ("worst", "all"), ("worst", "pgd")]:
-        where = {"attack": cell[0], "step": cell[1]}
-        for eps, expected in saved.items():
-            row = only(run, "accuracy_gain", eps_255=eps, **where)
-            assert row["value"] == pytest.approx(expected)
-            assert (row["defence"], row["against"]) == ("glcm", "none")
-        mean = only(run, "mean_gain", **where)
-        assert mean["value"] == pytest.approx(18 / 160)
-    # 2 of 40 images differ: paired, the interval is far narrower than that of either accuracy
-    row = only(run, "accuracy_gain", attack="pgd", step="quarter", eps_255=1)
-    either = plain.accuracy(("pgd", "quarter"))[0]
-    assert row["high"] - row["low"] < 0.6 * (either.high - either.low)
-    assert only(run, "accuracy_gain", attack="none")["value"] == 0
-
-
-def test_a_gain_where_both_have_lost_nearly_everything_is_not_alive(run):
-    task = made_task()
-    run.dataset(task.raw)
-    plain = made(arm_of(task), falling(3, [0] * 40))
-    ours = made(arm_of(task, "glcm"), falling(3, [0] * 37 + [1] + [2] * 2))  # 3, 2, 0 stand
-    gains.add_pair(run, [plain], [ours])
-    found = find(run, "accuracy_gain", attack="pgd", step="quarter")
-    assert [row["alive"] for row in found] == [True, False, False]
-    assert {row["alive"] for row in find(run, "mean_gain")} == {True}
-    run.record["rows"].clear()
-    gains.add_pair(run, [plain], [plain])
-    assert {row["alive"] for row in find(run, "mean_gain")} == {False}
-    run.record["rows"].clear()
-    gains.add_pair(run, [ours], [plain])  # the plain one alone may live
-    found = find(run, "accuracy_gain", attack="pgd", step="quarter")
-    assert [row["alive"] for row in found] == [True, False, False]
-    assert found[0]["value"] == pytest.approx(-3 / 40)
-
-
-def test_seeds_are_averaged_pair_by_pair(run):
-    task = made_task()
-    run.dataset(task.raw)
-    plain = [made(arm_of(task, seed=s), falling(2, [s] * 40)) for s in (0, 1)]  # 0, then 1 eps
-    ours = [made(arm_of(task, "glcm", seed=s), falling(2, [2] * 40)) for s in (0, 1)]
-    gains.add_pair(run, plain, ours)
-    first, second = find(run, "accuracy_gain", attack="pgd", step="quarter")
-    assert (first["value"], second["value"]) == (0.5, 1.0)
-    assert first["high"] - first["low"] > 0.9 and second["low"] == 1  # the seeds disagree
-    rows.add_arm(run, plain)
-    row = only(run, "accuracy_attacked", attack="pgd", step="quarter", eps_255=1)
-    assert row["value"] == 0.5 and row["seeds"] == 2
-
-
-def test_a_leak_is_worth_what_the_split_by_image_has_more(run):
-    honest = made(arm_of(made_task()), falling(2, [9] * 40), clean=np.arange(40) < 28)
-    leaky = arm_of(made_task(split="by image"))
-    leaky = made(leaky, falling(2, [9] * 40), clean=np.arange(40) < 38)
-    run.dataset(honest.arm.task.raw)
-    gains.add_leak(run, [honest], [leaky])
-    for name in ("accuracy", "balanced_accuracy"):
-        row = only(run, f"{name}_gained_by_leak", defence="none")
-        assert row["value"] == pytest.approx(10 / 40) and "split" not in row
-
-
 def made_reasons(shift=0.0, texture=None, n=6):
     """One number an image: 0, 1, ... plus ``shift``; the first map says nothing."""
     values = {name: np.arange(n) + shift for name in why.MEASURES}
@@ -598,23 +534,6 @@ def test_reasons_leave_out_what_is_not_known(run):
     assert only(run, "texture_distance")["defence"] == "glcm"
     nothing = rows.known_mean(np.full(6, np.nan), made_reasons().weights)
     assert np.isnan(nothing.value) and np.isnan(nothing.low)
-
-
-def test_a_change_is_defended_less_plain_on_images_known_to_both(run):
-    task = made_task()
-    without, ours = (made(arm_of(task, d), falling(2, [9] * 40)) for d in ("modules", "glcm"))
-    run.dataset(task.raw)
-    later = made_reasons(-0.5, texture=1.0)
-    later.values["attention_area"][5] = np.nan
-    gains.add_reason_pair(run, (without, ours), (made_reasons(texture=3.0), later))
-    area = only(run, "attention_area_change", against="modules", defence="glcm")
-    assert (area["value"], area["low"], area["high"], area["n"]) == (-0.5, -0.5, -0.5, 4)
-    assert only(run, "loss_rise_change")["value"] == -0.5
-    assert only(run, "texture_distance_change")["value"] == pytest.approx(-2)
-    assert only(run, "texture_distance_change")["high"] == pytest.approx(-2)  # paired
-    run.record["rows"].clear()
-    gains.add_reason_pair(run, (without, ours), (made_reasons(), later))
-    assert not find(run, "texture_distance_change")  # nothing to compare with
 
 
 def made_photos():
@@ -726,28 +645,14 @@ def whole(modules, tmp_path_factory):
     return results.read(run.out)
 
 
-def test_a_full_run_of_the_paper_has_a_deciding_row_for_every_claim(whole):
-    found = claims.judge_all([whole], PAPER.name)[PAPER.name]
-    assert len(found) == len(PAPER.claims)
-    # on layers of our own no verdict is given
-    open_ones = {v.claim.id: v.reason for v in found if v.row is None}
-    assert {name.rpartition("-")[0] for name in open_ones} == {
-        "light-parameters",
-        "light-operations",
+def test_a_full_run_of_the_paper_has_a_row_for_every_claim(whole):
+    rows = whole["rows"]
+    silent = {
+        claim.id
+        for claim in PAPER.claims
+        if not any(claim.metric == r["metric"] and claim.select.items() <= r.items() for r in rows)
     }
-    assert {v.why for v in found if v.row is None} == {"layers is ours, not published"}
-
-
-def test_every_claim_is_spoken_to_by_exactly_one_row(whole):
-    """Else the newest of several would decide."""
-    by_metric = {}
-    for row in whole["rows"]:
-        by_metric.setdefault(row["metric"], []).append(row)
-    for claim in PAPER.claims:
-        speaking = [
-            row for row in by_metric.get(claim.metric, []) if claim.select.items() <= row.items()
-        ]
-        assert len(speaking) == 1, claim.id
+    assert silent == set()
 
 
 def test_flipped_images_are_no_match_for_a_texture_that_was_computed_once(arms, tmp_path):
