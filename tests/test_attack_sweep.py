@@ -138,12 +138,6 @@ def test_neither_batch_nor_order_matters(mode, trained, skin):
     assert not np.allclose(other.logits, whole.logits, atol=1e-4)
 
 
-KNOWN = {
-    "e37f9c872d": dict(mode="independent"),
-    "af7d79ed0c": dict(mode="independent", engine="foolbox", steps=10, seed=3),
-}
-
-
 def test_nested_steps_shrink_and_the_first_eps_gets_twice_as_long_ones(trained, skin, monkeypatch):
     asked = []
     real = ladder.ascend

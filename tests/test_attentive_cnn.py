@@ -613,10 +613,3 @@ def test_what_is_reported_elsewhere_stands_beside_the_intervals(whole):
         "released",
         "intended",
     ]
-
-
-def test_styles_suffice_for_every_form_of_attention():
-    assert len(study.NAMES) <= len(plots.STYLES)
-    forms = {f for arm in PAPER.settings("paper")["arms"] for f in arm["attention"]}
-    assert forms <= set(study.NAMES)
-    assert set(study.SCALES) == set(PAPER.settings("paper")["attack"]["scales"])

@@ -186,12 +186,6 @@ def test_alpha_is_a_share(alpha):
         Assimilation(alpha, None)
 
 
-def test_unknown_rows_are_refused(scans, batch):
-    objective = Assimilation.of(scans, 0.5, **(HOW | {"rows": "columns"}))
-    with pytest.raises(ContractError, match="'columns': choose one of areas, orientations"):
-        objective(network(), *batch, FULL)
-
-
 # --- adversarial training ------------------------------------------------------------------------
 
 ATTACK = AdversarialTraining(8 / 255, 3, 2 / 255)

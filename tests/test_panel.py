@@ -348,14 +348,6 @@ def test_where_nothing_can_be_written_a_sentence_says_so(explorer):
     settled(explorer)
 
 
-def test_a_click_on_an_entry_that_is_gone_chooses_nothing(explorer):
-    for dropdown in (explorer.controls.image, explorer.controls.data, explorer.controls.layer):
-        before = dropdown.value
-        dropdown.set_state({"index": 999})
-        assert dropdown.value == before
-    assert said(settled(explorer))[0].startswith("Done")
-
-
 def test_many_random_clicks_leave_no_trouble(tmp_path):
     explorer = settled(Explorer(FakeShelf(), tmp_path, SKIN))
     one, rng = explorer.controls, np.random.default_rng(0)

@@ -471,16 +471,6 @@ def test_a_union_keeps_images_labels_and_groups(cells, model):
 # Contracts
 
 
-def every_call(model, data, index, folder):
-    return [
-        lambda: segmentation.predict(model, data, index),
-        lambda: segmentation.tallied(model, data, index),
-        lambda: segmentation.attack(model, data, index, QUICK),
-        lambda: segmentation.harden(model, data, index, BOTH[0], folder),
-        lambda: segmentation.harden(model, data, index, BOTH[1], folder),
-    ]
-
-
 def test_unknown_settings_are_refused(cells, model, tmp_path):
     with pytest.raises(ContractError, match="attack 'fgsm': choose background, pgd, segpgd"):
         Attack("fgsm", 0.1, 1)

@@ -7,7 +7,6 @@ import pytest
 import torch
 from sklearn import metrics as reference
 
-from medrobust_utils.core.errors import ContractError
 from medrobust_utils.core.losses import IGNORED
 from medrobust_utils.scoring import metrics
 from medrobust_utils.scoring import segmentation as scoring
@@ -281,8 +280,3 @@ def test_an_image_without_a_label_has_no_worst():
     pair = [tally(LOGITS, targets), tally(-LOGITS, targets)]
     _, which = scoring.worst(pair)
     assert which[3] == 0 and which.sum() == N - 1
-
-
-def test_every_class_needs_a_name(counted):
-    with pytest.raises(ContractError, match="6 classes were scored, but 5 have a name"):
-        scoring.score(counted, ONE, CLASSES[:5])

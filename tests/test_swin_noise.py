@@ -1,14 +1,12 @@
 """The study of paper 1 on a few phantoms: arms, sweeps, rows, and the claims they speak to."""
 
-import numpy as np
 import pandas as pd
 import pytest
 
 from medrobust_utils import models, plots
 from medrobust_utils.core.errors import ProtocolError
-from medrobust_utils.reporting import claims, ledger, protocol, results
+from medrobust_utils.reporting import protocol, results
 from medrobust_utils.scoring import predict
-from medrobust_utils.scoring.metrics import Estimate
 from medrobust_utils.studies import swin_noise as study
 from medrobust_utils.studies import swin_noise_compare as compare
 from medrobust_utils.studies import swin_noise_plots as figures
@@ -161,59 +159,6 @@ def test_the_pixel_range_is_that_of_normalised_images(tasks):
         pytest.approx(normal.max(), abs=1e-5),
     )
     assert low < 0 and high <= (1 - 0.406) / 0.225 + 1e-6
-
-
-def test_model_gaps_compare_the_same_start_and_task_only(record, sweeps):
-    (gap,) = find(record, "top1_swin_minus_resnet", role="isic")
-    by_model = {s.arm.model: s for s in sweeps if s.arm.task.role == "isic"}
-    expected = by_model["swin"].clean["top1"].value - by_model["resnet"].clean["top1"].value
-    assert gap["value"] == pytest.approx(expected) and gap["low"] <= gap["value"] <= gap["high"]
-    for gate in ("competent", "beats_majority"):
-        assert gap[gate] == (by_model["swin"].gates[gate] and by_model["resnet"].gates[gate])
-    assert not find(record, "top1_imagenet_minus_scratch")
-    (across,) = find(record, "top1_isic_minus_nih", model="swin")
-    assert across["dataset"] == "phantom-chest+phantom-dermatoscopy10"
-
-
-def fake_sweep(**ladders):
-    """A sweep whose metrics take the given values along the ladder, in three replicates."""
-    cells = {}
-    for place, level in enumerate(LADDER):
-        scores = {name: Estimate(v[place], np.full(3, v[place])) for name, v in ladders.items()}
-        cells[("variance", level) if level else ("none", 0.0)] = scores
-    return study.Sweep(None, {}, np.zeros(0), cells, {})
-
-
-def test_the_smallest_step_down_is_negative_when_one_metric_rises_once():
-    falling = {"top1": [0.9, 0.7, 0.6, 0.4], "top5": [1, 0.9, 0.8, 0.75], "auc_micro": [9, 8, 7, 6]}
-    step = rows.smallest_step_down(fake_sweep(**falling), "variance", LADDER)
-    assert step.value == pytest.approx(0.05) and step.low == pytest.approx(0.05)
-    rising = falling | {"top5": [0.995, 0.981, 0.986, 0.963]}  # the paper's own Figure 9
-    step = rows.smallest_step_down(fake_sweep(**rising), "variance", LADDER)
-    assert step.value == pytest.approx(-0.005)
-
-
-def test_a_shortened_ladder_leaves_out_what_it_cannot_say(settings, trained, tmp_path):
-    short = PAPER.settings("smoke", TINY + " noise.levels=[0.0,0.4]")
-    arm, model, _, folder = trained[0]
-    run = results.Run.start("01_swin_noise", PAPER.name, "smoke", {}, tmp_path)
-    run.dataset(arm.task.data)
-    rows.add_sweep(run, study.sweep(arm, model, short, folder, seed=0), LADDER)
-    metrics = {row["metric"] for row in run.record["rows"]}
-    assert "top1_drop" in metrics and "smallest_step_down" not in metrics
-
-
-def test_attention_rows_are_analytic(record):
-    (exact,) = find(record, "eq_1_matches_count", scope="analytic")
-    assert (exact["value"], exact["low"], exact["high"]) == (1, 1, 1)
-    assert find(record, "attention_exponent_global")[0]["value"] == pytest.approx(2, abs=0.1)
-
-
-def test_phantoms_settle_nothing_but_arithmetic(record):
-    (judged,) = claims.board([record], PAPER.name).values()
-    settled = {v.headline.id for v in judged if v.value is not None}
-    assert settled == {"linear", "quadratic"}
-    assert not any(v.word in ledger.DECIDED for v in judged)
 
 
 def test_figures_are_drawn_from_rows(record, tasks):

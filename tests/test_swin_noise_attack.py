@@ -4,12 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from found import find, only
 
-from medrobust_utils.attacks import AutoResult, SweepResult
 from medrobust_utils.core.errors import ProtocolError
-from medrobust_utils.reporting import ledger, protocol, results
-from medrobust_utils.scoring import metrics
+from medrobust_utils.reporting import protocol
 from medrobust_utils.scoring.predict import predict
 from medrobust_utils.studies import swin_noise_attack as study
 from medrobust_utils.studies import swin_noise_attack_rows as rows
@@ -21,8 +18,6 @@ LIGHT = (
     "thousand.epochs.fit=1 thousand.attack.pgd_steps=1 thousand.attack.steps=2 "
     "thousand.attack.targets=1 thousand.attack.queries=5 thousand.attack.check=4"
 )
-GATES = {"beats_prior": True, "competent": True, "beats_majority": True, "beats_constant": True}
-EPS = np.array([0.5, 1.0, 2.0]) / 255
 
 
 @pytest.fixture(scope="module")
@@ -202,136 +197,3 @@ def test_the_auc_of_a_finding_falls_under_an_attack_on_it(settings, chest):
     few[task.attacked[:4], 0] = 1  # four images with the finding say nothing
     asked = replace(arm, task=replace(task, data=replace(task.data, targets=few)))
     assert study._aucs(asked, model, how, clean, weights, {"folder": None, "seed": 0}) == {}
-
-
-# --- hand-made outcomes --------------------------------------------------------------------------
-
-
-def right(*counts, n=40):
-    """Bool (E, n): at each eps the first so many images stand."""
-    return np.arange(n)[None] < np.array(counts)[:, None]
-
-
-def made(task, model, *, clean=32, noise=(32, 30, 28), pgd=(20, 10, 4), auto=(16, 8, 0), low=0.1):
-    """A network that had the first ``clean`` of 40 images right."""
-    n, labels = 40, np.zeros(40, np.int64)
-    hit = np.zeros((n, 2), np.float32)
-    hit[np.arange(n), np.where(np.arange(n) < clean, 0, 1)] = 1.0
-
-    def logits(stand):
-        answers = np.zeros((len(EPS), n, 2), np.float32)
-        answers[..., 0], answers[..., 1] = stand, ~stand
-        return answers
-
-    was, now = right(*pgd), right(*auto)
-    won = np.where(now, "", np.where(was, "square", "earlier attack"))
-    won[:, ~right(clean)[0]] = "wrong before"
-    queries = np.where(was, 100, 0)
-    sweep = SweepResult(EPS, logits(was), hit, labels, "nested")
-    result = AutoResult(EPS, logits(now), hit, labels, "standing", now, won, queries)
-    centroid = np.full(n, low)
-    centroid[:5] = np.nan  # five images without a gradient
-    weights = metrics.group_weights(np.arange(n), 0, draws=200)
-    some = metrics.weighted_mean(np.ones(n), weights)
-    arm = thousand.Arm(task, model, "imagenet", "nothing")
-    return study.Attack(
-        arm,
-        {"top1": some},
-        GATES,
-        np.repeat(right(*noise)[:, None], 3, 1),
-        sweep,
-        result,
-        {"Effusion": (some, some)},
-        np.ones((n, 16)),
-        centroid,
-        np.repeat(right(20), 16, 0),
-        weights,
-        0.6,
-    )
-
-
-@pytest.fixture
-def pair(tasks):
-    """Swin-T: 32 right, 16 of them stand AutoAttack at 0.5/255; ResNet-50: 40 right, 10 stand."""
-    swin = made(tasks[1], "swin")
-    other = made(
-        tasks[1], "resnet", clean=40, noise=(40, 40, 40), pgd=(20, 4, 0), auto=(10, 0, 0), low=0.3
-    )
-    return swin, other
-
-
-@pytest.fixture
-def run(tmp_path, tasks):
-    run = results.Run.start("01_swin_noise", PAPER.name, "paper", {}, tmp_path)
-    for task in tasks:
-        run.dataset(task.data)
-    return run
-
-
-def test_rows_of_a_network(run, pair):
-    rows.add_attack(run, pair[0])
-    assert only(run, "accuracy_constant")["value"] == 0.6
-    at = {"eps_255": 1.0}
-    assert only(run, "accuracy_attacked", attack="none")["value"] == pytest.approx(0.8)
-    for attack, value in (("noise", 30), ("pgd", 10), ("autoattack", 8)):
-        row = only(run, "accuracy_attacked", attack=attack, **at)
-        assert row["value"] == pytest.approx(value / 40) and row["n"] == 40
-    assert only(run, "accuracy_noise_minus_adversarial", **at)["value"] == pytest.approx(22 / 40)
-    shares = {row["member"]: row["value"] for row in find(run, "felled_by", **at)}
-    assert shares == pytest.approx(
-        {"standing": 8 / 40, "square": 2 / 40, "earlier attack": 22 / 40, "wrong before": 8 / 40}
-    )
-    assert only(run, "autoattack_queries", **at)["value"] == 100
-    assert only(run, "sensitivity_centroid")["n"] == 35
-    assert len(find(run, "accuracy_band_noise")) == len(find(run, "sensitivity_density")) == 16
-    assert {row["attack"] for row in find(run, "auc_attacked", finding="Effusion")} == {
-        "none",
-        "autoattack",
-    }
-
-
-def test_the_comparison_is_paired_and_above_zero_speaks_for_swin(run, pair):
-    assert list(rows.pairs(list(pair)[::-1])) == [pair]
-    rows.add_comparisons(run, pair)
-    assert not run.record["warnings"]
-    cell = {"attack": "autoattack", "eps_255": 0.5}
-    assert only(run, "kept_swin_minus_resnet", **cell)["value"] == pytest.approx(16 / 32 - 10 / 32)
-    assert only(run, "kept_swin_minus_resnet", **cell)["n"] == 32  # what both had right
-    assert only(run, "accuracy_swin_minus_resnet", **cell)["value"] == pytest.approx(6 / 40)
-    lost = (40 - 10) / 40 - (32 - 16) / 40
-    assert only(run, "drop_resnet_minus_swin", **cell)["value"] == pytest.approx(lost)
-    noise = only(run, "kept_swin_minus_resnet", attack="noise", eps_255=2.0)
-    assert noise["value"] == pytest.approx(28 / 32 - 1)
-    lowpass = only(run, "lowpass_swin_minus_resnet")
-    assert lowpass["value"] == pytest.approx(0.2) and lowpass["n"] == 35
-    assert lowpass["low"] == pytest.approx(0.2)  # the same images, so nothing of them is left
-
-
-def test_only_networks_of_one_thousand_and_start_are_compared(run, pair, tasks):
-    swin, resnet = pair
-    scratch = replace(resnet, arm=replace(resnet.arm, start="scratch", before="kermany"))
-    elsewhere = replace(resnet, arm=replace(resnet.arm, task=tasks[0]))
-    assert list(rows.pairs([swin, scratch, elsewhere])) == []
-    rows.add_comparisons(run, [swin, scratch, elsewhere])
-    assert "they are not compared" in run.record["warnings"][0]
-    rows.add_comparisons(run, [swin])  # one network alone was asked for
-    assert len(run.record["warnings"]) == 1
-
-
-def test_the_headlines_find_their_rows(run, pair):
-    """The rows carry what the headlines name; one seed is a pilot, and phantoms are not run."""
-    run.record["status"] = "complete"
-    real = {"dataset": "isic", "complete": True, "synthetic": False}
-    for one in pair:
-        rows.add_attack(run, one)
-    rows.add_comparison(run, *pair)
-    measured = [
-        row | real | {"profile": "paper", "overrides": ""} for row in results.rows([run.record])
-    ]
-    names = {"hypothesis": "kept_swin_minus_resnet", "low-pass": "lowpass_swin_minus_resnet"}
-    for name, metric in names.items():
-        headline = next(h for h in PAPER.headlines if h.id == name)
-        found = ledger.judge(headline, PAPER, measured)
-        assert (found.word, found.why) == ("pilot", f"measured otherwise, as {metric}")
-        phantom = [row | {"synthetic": True} for row in measured]
-        assert ledger.judge(headline, PAPER, phantom).word == "not run"

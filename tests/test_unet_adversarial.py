@@ -5,7 +5,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from found import find, only
 
 from medrobust_utils import data, segmentation
 from medrobust_utils.attacks import Attack, Layered, Selective
@@ -476,86 +475,7 @@ def by_cell(cell):
     return cell._asdict()
 
 
-def test_rows_of_a_network_hold_scores_and_what_each_attack_takes(run):
-    arm = arm_of(made_task(), "layered")
-    run.dataset(arm.task.data)
-    rows.add_arm(run, [made(arm, lost={PGD: 12})])
-    right = (11 * 12 + 4 * 6) / (15 * 12)
-    row = only(run, "pixel_accuracy", **by_cell(attack.BACKGROUND))
-    assert row["value"] == pytest.approx(right) and row["n"] == 12 and row["seeds"] == 1
-    assert (row["scheme"], row["variant"], row["beats_prior"]) == ("layered", "main", True)
-    drop = only(run, "pixel_accuracy_drop", **by_cell(attack.BACKGROUND))
-    assert drop["value"] == pytest.approx(1 - right) and drop["low"] > 0
-    assert only(run, "foreground_accuracy", **by_cell(PGD))["value"] == 0
-    assert only(run, "foreground_accuracy", **by_cell(attack.WORST))["value"] == 0
-    dice = only(run, "dice", kind="neoplastic", **by_cell(attack.BACKGROUND))
-    assert dice["value"] == pytest.approx(1 / 2), "image 10 of 0, 5 and 10 is found"
-    assert not find(run, "pixel_accuracy_drop", **by_cell(attack.CLEAN))
-    shares = {row["attack"]: row["value"] for row in find(run, "worst_of_all")}
-    assert shares == {"none": 0, "background": 0.5, "pgd": 0.5, "segpgd": 0}
-    assert only(run, "largest_change", **by_cell(PGD))["value"] == pytest.approx(0.2)
-    assert only(run, "mean_change", **by_cell(PGD))["value"] == pytest.approx(0.1)
-
-
-def test_a_gain_is_the_second_less_the_first_image_by_image(run):
-    task = made_task()
-    run.dataset(task.data)
-    plain = [made(arm_of(task), lost={attack.BACKGROUND: 10})]
-    defended = [made(arm_of(task, "union"), lost={attack.BACKGROUND: 4, attack.TRANSFERRED: 2})]
-    rows.add_pair(run, plain, defended)
-    gain = only(run, "foreground_accuracy_gain", **by_cell(attack.BACKGROUND))
-    assert gain["value"] == pytest.approx(6 / 12)
-    assert (gain["scheme"], gain["against"], gain["against_variant"]) == ("union", "clean", "main")
-    moved = only(run, "foreground_accuracy_gain", **by_cell(attack.TRANSFERRED))
-    assert moved["value"] == pytest.approx(8 / 12), "held against the clean network's own attack"
-    same = only(run, "foreground_accuracy_gain", **by_cell(PGD))
-    assert same["value"] == same["low"] == same["high"] == 0
-    assert gain["alive"] is True
-
-
-def test_a_gain_among_ruins_is_not_alive(run):
-    task = made_task()
-    run.dataset(task.data)
-    lost = {cell: 12 for cell in attack.INSIDE[1:]}
-    rows.add_pair(run, [made(arm_of(task), lost=lost)], [made(arm_of(task, "union"), lost=lost)])
-    assert only(run, "mean_iou_gain", **by_cell(PGD))["alive"] is False
-    assert only(run, "mean_iou_gain", **by_cell(attack.CLEAN))["alive"] is True
-
-
-def test_a_pair_counts_the_seeds_that_both_have(run):
-    task = made_task()
-    run.dataset(task.data)
-    plain = [made(arm_of(task, seed=seed), clean=seed) for seed in range(3)]
-    rows.add_pair(run, plain, [made(arm_of(task, "adversarial"))])
-    gain = only(run, "foreground_accuracy_gain", **by_cell(attack.CLEAN))
-    assert gain["seeds"] == 1 and gain["value"] == 0
-
-
 ONES = np.ones((1, 2))
-
-
-def test_a_line_for_every_network_attack_and_image():
-    task = made_task()
-    groups = {"a": [made(arm_of(task, seed=k)) for k in (0, 1)], "b": [made(arm_of(task, "union"))]}
-    table = rows.per_image_table(groups)
-    assert len(table) == 12 * (2 * 6 + 7)
-    one = table[
-        table["scheme"].eq("union")
-        & table["attack"].eq("background")
-        & table["made_for"].eq("own")
-        & table["reading"].eq("total")
-    ]
-    assert list(one["image"]) == [str(k) for k in range(12)]
-    assert list(one["foreground_accuracy"]) == [0] * 6 + [1] * 6
-    assert list(one["worst_by"]) == ["background"] * 6 + ["none"] * 6
-
-
-def test_a_line_of_signs_for_every_training_image(trained):
-    one = trained["selective"]
-    table = rows.signs_table(one)
-    assert list(table.columns) == ["seed", "image", *one.arm.task.data.classes]
-    assert list(table["image"]) == [one.arm.task.data.ids[k] for k in one.arm.task.split.train]
-    assert np.array_equal(table[list(one.arm.task.data.classes)], one.signs)
 
 
 # --- the record, and the claims ------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 import matplotlib.colors as colours
 import numpy as np
-import pytest
 
 from medrobust_utils.core.losses import IGNORED
 from medrobust_utils.studies import unet_adversarial_plots as figures
@@ -40,21 +39,6 @@ def test_no_two_networks_look_alike():
         assert len({marker for marker, _, _ in looks.values()}) == len(looks)
     assert tuple(figures.NAMES) == SCHEMES and set(figures.LOOKS) == set(SCHEMES)
     assert set(figures.SIDES) == set(figures.SIDE_LOOKS)
-
-
-def test_pictures_stand_where_they_were_put():
-    rows = [[IMAGE, label_map()], [None, 0 * label_map()]]
-    figure = figures.pictures(rows, ["image", "truth"], CLASSES, ["one", "two"])
-    first, truth, nothing, empty = figure.axes
-    assert [first.get_title(), truth.get_title(), nothing.get_title()] == ["image", "truth", ""]
-    assert [first.get_ylabel(), nothing.get_ylabel()] == ["one", "two"]
-    assert np.array_equal(first.images[0].get_array(), IMAGE)
-    assert not nothing.images
-    shown = truth.images[0]
-    assert np.array_equal(shown.get_array(), np.where(label_map() == IGNORED, 0, label_map()))
-    for kind, colour in enumerate(figures.CLASS_COLOURS):
-        assert shown.cmap(shown.norm(kind)) == pytest.approx(colours.to_rgba(colour))
-    assert empty.images[0].get_array().max() == 0
 
 
 def test_ignored_pixels_are_hatched_and_named():

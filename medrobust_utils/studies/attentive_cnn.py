@@ -19,7 +19,7 @@ from ..data.contrast import ContrastFilter
 from ..data.views import binary, enhanced
 from ..explain.perturbations import eye_masks
 from ..explain.under_attack import Explained, between
-from ..models import MedicalModel, build_attentive
+from ..models import MedicalModel, build_attentive, soft_attention
 from ..scoring import metrics
 from . import experiment, tables
 from .common import asked_for, cast, question
@@ -31,7 +31,7 @@ USUAL = {"skin": "none", "fundus": "none", "chest": "contrast"}  # the paper's o
 SPLITS = {"honest": split_three_ways, "datta": split_like_datta}
 FILTERS = {"none": lambda data: data, "contrast": enhanced}
 ARM = ("model", "attention", "start")
-FORMS = ("released", "intended", "uniform")  # of attention; the last is a control without any
+FORMS = (*soft_attention.FORMS, soft_attention.UNIFORM)  # the last is a control
 NAMES = {"none": "no attention"} | {form: f"{form} attention" for form in FORMS}
 SCALES = {"0-1": "0 to 1", "signed": "-1 to 1", "0-255": "0 to 255"}
 NO_ATTACK = {"scale": "none", "eps": 0.0}  # tags of clean scores beside those of the paper's radii
@@ -62,8 +62,7 @@ class Arm(experiment.Arm):
 def arms(settings: Mapping, *, seed: int, role: str = "", model: str = "") -> Iterator[Arm]:
     """Every arm of the profile, task by task; ``role`` and ``model`` pick some (see ``grid``).
 
-    Raises:
-        ProtocolError: for an unknown name, a negative seed, or epochs that are yet to be chosen.
+    Raises ProtocolError as ``grid`` does, and for epochs that are yet to be chosen.
     """
     if not settings.get("epochs_from", {"chosen": True})["chosen"]:
         command = "python tools/evidence.py queue --paper 2 --out DIR"
@@ -220,10 +219,7 @@ def _over_radii(pair: pd.DataFrame, cells: pd.DataFrame, eps: Collection[float])
 
 
 def between_tasks(scores: pd.DataFrame) -> pd.DataFrame:
-    """How much more of its right answers one task's network keeps than another's, over all radii.
-
-    Unpaired: the images differ.
-    """
+    """Share of right answers that one task's network keeps minus another's; unpaired images."""
     usual = scores["filter"].eq(scores["role"].map(USUAL)) & scores["model"].eq("resnet")
     kept = scores[scores["metric"].eq("kept") & scores["split"].eq("honest") & usual]
     kept = tables.along(kept.drop(columns="n"), "radius_255", "kept", metrics.mean)
