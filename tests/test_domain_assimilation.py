@@ -173,10 +173,6 @@ def add_pair(run, plain, defended):
     tables.record(run, rows.gains(scores))
 
 
-def add_reasons(run, robust, reasons):
-    tables.record(run, rows.averaged(rows.reason_rows(robust, reasons)))
-
-
 def add_photos(run, photos, backbone, start):
     tables.record(run, rows.photo_rows(run, photos, backbone, start))
 

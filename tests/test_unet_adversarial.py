@@ -471,10 +471,6 @@ def test_likeness_is_one_for_equal_images_and_counts_the_change():
 PGD = attack.INSIDE[2]
 
 
-def by_cell(cell):
-    return cell._asdict()
-
-
 ONES = np.ones((1, 2))
 
 
