@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 import medrobust_utils
-from medrobust_utils.attacks import Plan, attack_sweep
+from medrobust_utils.attacks import AttackConfig, attack_sweep
 from medrobust_utils.attacks.partial_results import identify
 from medrobust_utils.attacks.radius_sweep import TOGETHER
 from medrobust_utils.core import env
@@ -61,7 +61,7 @@ class Contest:
         plans: what each side does, see ``plans``.
         paths: where each side's findings are kept.
         found: of each side int8 (E, n): UNKNOWN, FELLED or STANDS. Who was wrong before counts as
-            felled, and is not attacked.
+            fooled, and is not attacked.
     """
 
     attacked: Victim
@@ -144,11 +144,10 @@ def known(attacked: Victim, epsilons: Sequence[float], steps: int) -> Contest:
     what = identify(attacked.model, attacked.data, chosen, list(epsilons), {})
     where = [clean.tolist(), version("torch"), version("foolbox"), env.pick_device().type]
     sides = plans(steps)
-    paths = {
-        side: attacked.folder
-        / f"strength-{side}-{fingerprint(what, where, asdict(Plan(**plan)), SOURCES[side])}.npz"
-        for side, plan in sides.items()
-    }
+    paths = {}
+    for side, plan in sides.items():
+        name = fingerprint(what, where, asdict(AttackConfig(**plan)), SOURCES[side])
+        paths[side] = attacked.folder / f"strength-{side}-{name}.npz"
     start = np.where(clean, UNKNOWN, FELLED).astype(np.int8)
     start = np.repeat(start[None], len(epsilons), 0)
     found = {side: _read(path, start) for side, path in paths.items()}

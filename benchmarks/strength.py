@@ -7,7 +7,7 @@ a few in any case. ``python -m benchmarks.strength resnet 224`` attacks as many 
 takes to judge all, which may take hours, and goes on where it was stopped.
 
 How much weaker a mode is at most can be told without both meeting every image at every eps. Where
-the mode fells an image, Foolbox at best does too and counts as if it did; and where Foolbox leaves
+the mode fools an image, Foolbox at best does too and counts as if it did; and where Foolbox leaves
 one, the mode at worst does too. So one answer of either kind is enough. Should that bound be too
 loose to tell at some eps, both meet all at it.
 """
@@ -136,7 +136,7 @@ def extend(attacked: Victim, epsilons: Sequence[float], steps: int) -> None:
 
 
 def _ask_foolbox(job: contest.Contest, mode: str) -> None:
-    """Attack whom the mode leaves."""
+    """Attack the images that the mode leaves."""
     wanted = job.found[mode] == STANDS
     job.ask(FOOLBOX, wanted, f"Foolbox where {mode} leaves, {job.attacked.title}")
 

@@ -26,7 +26,7 @@ from .core.contracts import ask, check_images, check_labels, check_logits, check
 from .core.errors import ContractError
 from .core.gate import gate
 from .core.losses import IGNORED
-from .core.storage import fingerprint, kept_arrays
+from .core.storage import cached_arrays, fingerprint
 from .data import ImageSet, Split, ThreeWay, batches
 from .data.imageset import with_images
 from .data.masks import pixel_counts
@@ -170,7 +170,7 @@ def _perturbed(
                 return {k: v.cpu().numpy() for k, v in how(model, *pair, dtype).items()}
 
             path = folder and folder / f"{name}-{key}" / f"{start:06d}.npz"
-            found.append(kept_arrays(path, compute) if path else compute())
+            found.append(cached_arrays(path, compute) if path else compute())
             bar.update(len(rows))
     arrays = {k: np.concatenate([part[k] for part in found]) for k in found[0]}
     images = torch.from_numpy(arrays.pop("images"))

@@ -93,18 +93,18 @@ def test_who_is_wrong_stays_at_the_first_point_where_that_shows(images):
     first = torch.where(wrong.any(0), wrong.int().argmax(0), 5)
     assert set(first.tolist()) > {0, 2, 5}  # at once, on the way, never
 
-    def fallen(moved, labels):
+    def fooled(moved, labels):
         asked.append(len(moved))
         return ~correct(model(moved), labels)
 
     expected = torch.stack([points[place][row] for row, place in enumerate(first)])
     for batch in (None, 5):
         asked = []
-        found = ascend(model, images, labels, eps, lengths=steps, batch=batch, fallen=fallen)
+        found = ascend(model, images, labels, eps, lengths=steps, batch=batch, fooled=fooled)
         torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
         assert sum(asked) == (first < 5).sum()  # nobody is asked about twice
     doubtful = ascend(
-        model, images, labels, eps, lengths=steps, fallen=lambda moved, labels: labels < 0
+        model, images, labels, eps, lengths=steps, fooled=lambda moved, labels: labels < 0
     )  # the one that is asked says: not yet
     for found in (doubtful, ascend(model, images, labels, eps, lengths=steps, batch=5)):
         torch.testing.assert_close(found, points[-1], atol=1e-6, rtol=0)

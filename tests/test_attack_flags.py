@@ -88,7 +88,7 @@ def test_noise_beats_an_attack_caught_in_ripples():
     images = torch.full((8, 3, 8, 8), 0.49)
     found = flags_of(Waves(0.012).eval(), images, eps=0.06, labels=torch.zeros(8).long())
     assert raised(found) == {"random noise beats PGD", "accuracy does not reach 0 at a huge eps"}
-    assert "noise fells" in found[NAMES[1]].measured
+    assert "noise fools" in found[NAMES[1]].measured
 
 
 def test_too_few_steps_are_noticed():

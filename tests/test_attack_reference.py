@@ -33,7 +33,7 @@ def case(request, skin):
         return model, images, (logits - logits.mean(0)).argmax(1), EPS[request.param]
 
 
-def fallen(model, images, labels):
+def fooled(model, images, labels):
     with torch.no_grad():
         return model(images).argmax(1) != labels
 
@@ -46,7 +46,7 @@ def test_fgsm_is_identical(case):
     outside = (theirs - images).abs() > torch.tensor(eps)
     assert torch.equal(torch.where(outside, ours, theirs), ours)
     assert torch.equal(torch.where(outside, torch.nextafter(theirs, images), theirs), ours)
-    assert torch.equal(fallen(model, ours, labels), fallen(model, theirs, labels))
+    assert torch.equal(fooled(model, ours, labels), fooled(model, theirs, labels))
 
 
 @pytest.mark.parametrize("begin", ["image", "random"])
@@ -56,8 +56,8 @@ def test_pgd_has_the_same_outcome_for_every_image(case, begin):
     if begin == "random":
         start = random_start(images, eps, torch.Generator().manual_seed(0))
     how = dict(steps=20, start=start, random_start=False)
-    ours = fallen(model, attacks.pgd(model, images, labels, eps, **how), labels)
-    theirs = fallen(model, attacks.foolbox_pgd(model, images, labels, eps, **how), labels)
+    ours = fooled(model, attacks.pgd(model, images, labels, eps, **how), labels)
+    theirs = fooled(model, attacks.foolbox_pgd(model, images, labels, eps, **how), labels)
     assert (ours != theirs).float().mean() <= 0.01
     assert 0.05 < ours.float().mean() < 0.98  # an eps at which the outcome is open
 
@@ -66,7 +66,7 @@ def test_defaults_are_foolbox_defaults(case):
     from foolbox.attacks import LinfPGD
 
     theirs = LinfPGD()
-    ours = attacks.Plan("independent")
+    ours = attacks.AttackConfig("independent")
     assert (theirs.steps, theirs.rel_stepsize) == (ours.steps, ours.rel_step)
     assert theirs.random_start and theirs.abs_stepsize is None
 

@@ -57,7 +57,9 @@ def independent(trained, skin):
 
 def same(a, b, atol=1e-4):
     """Equal outcomes, and logits equal up to float32 rounding."""
-    return np.array_equal(a.fell_at(), b.fell_at()) and np.allclose(a.logits, b.logits, atol=atol)
+    return np.array_equal(a.min_adversarial_radius(), b.min_adversarial_radius()) and np.allclose(
+        a.logits, b.logits, atol=atol
+    )
 
 
 def test_nested_is_never_more_robust_than_independent(nested, independent):
@@ -81,7 +83,7 @@ def test_an_eps_of_zero_is_the_clean_result(nested, independent):
 
 
 def test_an_eps_of_one_leaves_nothing(trained, skin):
-    for mode in ("nested", "standing", "independent"):
+    for mode in ("nested", "skip_fooled", "independent"):
         result = attacks.attack_sweep(trained, skin, INDEX[:20], [1.0], mode=mode)
         assert result.accuracy() == 0 and np.isfinite(result.logits).all()
 
@@ -103,12 +105,12 @@ def test_what_was_wrong_before_is_counted_apart():
     assert result.clean_wrong == 1
     assert result.accuracy() == pytest.approx([0.75, 0.5, 0.5])
     assert result.success() == pytest.approx([0, 1 / 3, 1 / 3])
-    assert result.fell_at().tolist() == [np.inf, 0, 0.2, 0.3]
+    assert result.min_adversarial_radius().tolist() == [np.inf, 0, 0.2, 0.3]
     hopeless = replace(result, labels=np.array([1, 0, 1, 1]))
     assert hopeless.clean_wrong == 4 and np.isnan(hopeless.success()).all()
 
 
-@pytest.mark.parametrize("mode", ["nested", "standing"])
+@pytest.mark.parametrize("mode", ["nested", "skip_fooled"])
 def test_a_lost_image_keeps_what_felled_it(mode, trained, skin):
     images, labels = to_float(skin.images[:24]), torch.from_numpy(skin.targets[:24])
     rungs = list(attacks.climb(trained, images, labels, EPSILONS, mode=mode, steps=5))
@@ -124,7 +126,7 @@ def test_a_lost_image_keeps_what_felled_it(mode, trained, skin):
             assert torch.allclose(trained(after.images), after.logits, atol=1e-5)
 
 
-@pytest.mark.parametrize("mode", ["nested", "standing", "independent"])
+@pytest.mark.parametrize("mode", ["nested", "skip_fooled", "independent"])
 def test_neither_batch_nor_order_matters(mode, trained, skin):
     epsilons, part = EPSILONS[2:5], INDEX[40:65]
     whole = attacks.attack_sweep(trained, skin, part, epsilons, mode=mode, seed=1, steps=6)
@@ -132,7 +134,7 @@ def test_neither_batch_nor_order_matters(mode, trained, skin):
     assert same(whole, parts)
     order = np.random.default_rng(0).permutation(len(part))
     mixed = attacks.attack_sweep(trained, skin, part[order], epsilons, mode=mode, seed=1, steps=6)
-    assert np.array_equal(mixed.fell_at(), whole.fell_at()[order])
+    assert np.array_equal(mixed.min_adversarial_radius(), whole.min_adversarial_radius()[order])
     assert np.allclose(mixed.logits, whole.logits[:, order], atol=1e-4)
     other = attacks.attack_sweep(trained, skin, part, epsilons, mode=mode, seed=2, steps=6)
     assert not np.allclose(other.logits, whole.logits, atol=1e-4)
@@ -164,7 +166,7 @@ ALIKE = [
 
 
 @pytest.mark.parametrize(("attack", "how"), ALIKE)
-@pytest.mark.parametrize("mode", ["standing", "independent"])
+@pytest.mark.parametrize("mode", ["skip_fooled", "independent"])
 def test_a_ladder_runs_the_attack_it_names(attack, how, mode, trained, skin):
     """With its defaults, and with torchattacks' step of 2/255, larger than the smallest ball."""
     images, labels = to_float(skin.images[:12]), torch.from_numpy(skin.targets[:12])
@@ -199,14 +201,14 @@ class Wave(nn.Module):
 def test_a_larger_single_step_may_overshoot_and_standing_forgets_no_success():
     images, labels = torch.full((2, 1, 4, 4), 0.5), torch.tensor([0, 1])
     right = {}
-    for mode in ("independent", "standing"):
+    for mode in ("independent", "skip_fooled"):
         rungs = attacks.climb(
             Wave().eval(), images, labels, [0.01, 0.1, 0.3], attack="fgsm", mode=mode
         )
         right[mode] = [(rung.logits.argmax(1) == labels).tolist() for rung in rungs]
     # the second image is wrong before the attack: a step too far even corrects it
     assert right["independent"] == [[True, False], [False, True], [True, False]]
-    assert right["standing"] == [[True, False], [False, False], [False, False]]
+    assert right["skip_fooled"] == [[True, False], [False, False], [False, False]]
 
 
 def test_the_sweep_attacks_what_climb_shows(trained, skin, nested):
@@ -232,7 +234,7 @@ def test_success_is_scored_in_float32_when_gradients_are_not(trained, skin):
     assert result.logits.dtype == np.float32
 
 
-@pytest.mark.parametrize("mode", ["nested", "standing", "independent"])
+@pytest.mark.parametrize("mode", ["nested", "skip_fooled", "independent"])
 def test_a_single_logit_and_several_labels_are_swept(mode, skin, chest):
     single, several = net(1), net(len(chest.classes))
     with torch.no_grad():  # labels the nets themselves would give, so that all are right before
@@ -300,7 +302,10 @@ def test_nested_batches_are_filled_up_as_images_fall(trained, skin, tmp_path):
         attacks.attack_sweep(alone, skin, rows[start : start + 8], epsilons, batch=8)
         for start in range(0, 32, 8)
     ]
-    assert np.array_equal(together.fell_at(), np.concatenate([part.fell_at() for part in parts]))
+    assert np.array_equal(
+        together.min_adversarial_radius(),
+        np.concatenate([part.min_adversarial_radius() for part in parts]),
+    )
     assert together.accuracy()[-1] < 0.3 < together.accuracy()[0]  # batches do shrink
     assert sum(whole.up) == sum(alone.up) and len(whole.up) < 0.8 * len(alone.up)
 
@@ -310,8 +315,8 @@ def test_who_falls_under_a_nested_attack_gets_no_further_step(trained, skin):
     result = attacks.attack_sweep(spy, skin, INDEX, EPSILONS[2:])
     hit = np.vstack([result.clean_right, result.right[:-1]]).sum(1)  # attacked at each eps
     all_steps = 4 * hit.sum()
-    fallen = (hit[0] - result.right[-1].sum()).item()
-    assert fallen > 50 and sum(spy.up) < all_steps - fallen
+    fooled = (hit[0] - result.right[-1].sum()).item()
+    assert fooled > 50 and sum(spy.up) < all_steps - fooled
 
 
 def test_a_nested_sweep_that_does_not_fit_gets_smaller_batches_too(trained, skin, tmp_path):
@@ -359,10 +364,10 @@ def test_another_sweep_is_not_taken_for_this_one(trained, skin, tmp_path):
         dict(rel_step=0.3),
         dict(step_size=0.003),
         dict(step_size=0.006),
-        dict(mode="standing"),
-        dict(mode="standing", attack="bim"),
-        dict(mode="standing", attack="mifgsm", steps=10, rel_step=0.2),
-        dict(mode="standing", attack="fgsm"),
+        dict(mode="skip_fooled"),
+        dict(mode="skip_fooled", attack="bim"),
+        dict(mode="skip_fooled", attack="mifgsm", steps=10, rel_step=0.2),
+        dict(mode="skip_fooled", attack="fgsm"),
         dict(mode="independent", attack="fgsm"),
     ]
     first = attacks.attack_sweep(**base, folder=tmp_path)
@@ -407,7 +412,7 @@ class Small(nn.Module):
     ids=["CUDA", "MPS"],
 )
 def test_a_batch_that_does_not_fit_is_halved(error, trained, skin, tmp_path):
-    how = dict(index=INDEX[:30], epsilons=EPSILONS[2:4], batch=16, mode="standing", steps=4)
+    how = dict(index=INDEX[:30], epsilons=EPSILONS[2:4], batch=16, mode="skip_fooled", steps=4)
     with pytest.warns(UserWarning) as said:
         small = attacks.attack_sweep(Small(trained, 5, error).eval(), skin, folder=tmp_path, **how)
     assert [str(w.message) for w in said] == [
@@ -432,9 +437,9 @@ def test_not_even_one_image_fits(trained, skin):
         (dict(epsilons=[1, 8]), "8/255, not 8"),
         (dict(mode="nest"), "nested, standing, independent"),
         (dict(attack="cw"), "pgd, fgsm, bim, mifgsm"),
-        (dict(attack="bim"), "mode='standing'"),
+        (dict(attack="bim"), "mode='skip_fooled'"),
         (dict(engine="foolbox"), "attacks afresh at every eps"),
-        (dict(attack="fgsm", mode="standing", steps=10), "no steps"),
+        (dict(attack="fgsm", mode="skip_fooled", steps=10), "no steps"),
         (dict(rel_step=0.25, step_size=2 / 255), "give one"),
         (dict(steps=0), "1 step or more"),
         (dict(wrap=lambda m: nn.Sequential(m, nn.Softmax(1)).eval()), "probabilities"),

@@ -202,7 +202,7 @@ def test_accuracies_are_those_of_the_logits_and_wrong_images_are_counted_apart(e
         right = sweep.logits.argmax(2) == sweep.labels
         assert accuracies == pytest.approx(list(right.mean(1)))
         if before.any():
-            kept = [each.value for each in scores["nested", "kept"]]
+            kept = [each.value for each in scores["nested", "retained_accuracy"]]
             assert kept == pytest.approx(list(right[:, before].mean(1)))
         # an AUC after a nested attack would be an upper bound
         assert "auc_macro_attacked" not in scores.index.get_level_values("metric")
@@ -464,7 +464,7 @@ def test_rows_on_maps_mark_the_radius_that_fools_half(run):
     run.dataset(robust.arm.task.raw)
     cells = FOUR.assign(eps=[0.00125, 0.01, 0.01])
     tables.record(run, study.map_rows(robust, seen, cells))
-    half = only(run, "ring_over_centre", half_fallen=True)
+    half = only(run, "ring_over_centre", half_fooled=True)
     assert half["radius_255"] == 2  # 20 of 40 are right at the second
     assert half["value"] == pytest.approx(seen.after[3, 1].mean())
     assert not find(run, "ring_over_centre", attack="none")  # no change, no ring

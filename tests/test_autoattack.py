@@ -27,8 +27,8 @@ def inside(result, images, eps):
 def consistent(result, model, labels, finding=None):
     """What the record says is what the returned images do."""
     with torch.no_grad():
-        assert torch.equal(Goal(finding).standing(model(result.images), labels), result.stands)
-    assert ((result.won == "") == result.stands.numpy()).all()
+        assert torch.equal(Goal(finding).robust(model(result.images), labels), result.robust)
+    assert ((result.won == "") == result.robust.numpy()).all()
     assert (result.queries > 0).all()
 
 
@@ -44,8 +44,8 @@ def test_ten_classes_agree_with_pyautoattack_image_by_image():
     with torch.no_grad():
         theirs = model(moved).argmax(1) == labels
     assert 0.2 < theirs.float().mean() < 0.8  # an eps at which the outcome is open
-    assert abs(int(ours.stands.sum()) - int(theirs.sum())) <= 1  # of 100
-    assert (ours.stands == theirs).float().mean() >= 0.98
+    assert abs(int(ours.robust.sum()) - int(theirs.sum())) <= 1  # of 100
+    assert (ours.robust == theirs).float().mean() >= 0.98
     inside(ours, images, EPS)
     consistent(ours, model, labels)
 
@@ -59,7 +59,7 @@ def test_few_classes_are_never_above_a_long_nested_climb(classes):
         result = attacks.autoattack(model, images, labels, eps, queries=100)
         climbed = rung.logits.argmax(1) == labels
         assert 0 < climbed.sum() < len(images)
-        assert result.stands.sum() <= climbed.sum()
+        assert result.robust.sum() <= climbed.sum()
         inside(result, images, eps)
         consistent(result, model, labels)
 
@@ -95,7 +95,7 @@ def test_hidden_gradients_are_broken(masked, classes, by):
     (rung,) = attacks.climb(model, images, labels, [0.16], steps=100)
     climbed = int((rung.logits.argmax(1) == labels).sum())
     result = attacks.autoattack(model, images, labels, 0.16, steps=30, queries=400)
-    assert climbed - int(result.stands.sum()) >= 20  # PGD calls them robust
+    assert climbed - int(result.robust.sum()) >= 20  # PGD calls them robust
     assert (result.won == by).sum() >= 20
     inside(result, images, 0.16)
     consistent(result, model, labels)
@@ -109,9 +109,9 @@ def test_other_heads(head):
     inside(result, images, EPS)
     consistent(result, model, targets)
     (rung,) = attacks.climb(model, images, targets, [EPS], steps=100)
-    climbed = Goal().standing(rung.logits, targets)
+    climbed = Goal().robust(rung.logits, targets)
     assert 0 < climbed.sum() < len(images)
-    assert result.stands.sum() <= climbed.sum()
+    assert result.robust.sum() <= climbed.sum()
 
 
 def test_one_finding_is_what_has_to_flip():
@@ -121,10 +121,10 @@ def test_one_finding_is_what_has_to_flip():
     each = [attacks.autoattack(model, images, targets, 0.08, finding=k, **QUICK) for k in range(3)]
     for k, one in enumerate(each):
         consistent(one, model, targets, k)
-        assert 0 < one.stands.sum() < len(images)
+        assert 0 < one.robust.sum() < len(images)
     # who stands against all stands against each; who falls to one falls to all
-    together = torch.stack([one.stands for one in each]).all(0)
-    assert (any_label.stands & ~together).sum() <= 1
+    together = torch.stack([one.robust for one in each]).all(0)
+    assert (any_label.robust & ~together).sum() <= 1
 
 
 def test_an_auc_under_attack_falls_with_every_score():
@@ -138,7 +138,7 @@ def test_an_auc_under_attack_falls_with_every_score():
     stopped = attacks.autoattack(model, images, targets, 0.08, finding=1, **QUICK)
     assert (pushed < clean).all()
     assert pushed.mean() < Goal(1).margins(stopped.logits, targets)[:, 0].mean()
-    assert (result.stands <= stopped.stands).all()
+    assert (result.robust <= stopped.robust).all()
     inside(result, images, 0.08)
 
 
@@ -156,7 +156,7 @@ def test_mixed_precision_is_confirmed_in_float32():
     full = attacks.autoattack(model, images, labels, EPS, **QUICK)
     mixed = attacks.autoattack(model, images, labels, EPS, dtype=torch.bfloat16, **QUICK)
     consistent(mixed, model, labels)
-    assert (full.stands == mixed.stands).float().mean() >= 0.95
+    assert (full.robust == mixed.robust).float().mean() >= 0.95
 
 
 def test_ratio_losses_are_those_of_the_paper():
@@ -265,7 +265,7 @@ EPSILONS = [0.06, 0.12, 0.2]
 def same(one, other):
     return all(
         np.array_equal(getattr(one, name), getattr(other, name))
-        for name in ("stands", "won", "queries", "logits", "clean", "labels")
+        for name in ("robust", "won", "queries", "logits", "clean", "labels")
     )
 
 
@@ -274,12 +274,12 @@ def test_a_sweep_spares_who_has_fallen_and_goes_on_after_a_kill(tmp_path, monkey
     whole = attacks.autoattack_sweep(model, data, index, EPSILONS, batch=20, **QUICK)
     assert (np.diff(whole.right.astype(int), axis=0) <= 0).all()
     assert 0.9 > whole.accuracy()[0] > whole.accuracy()[-1]
-    fallen = ~whole.right[0]
-    assert (whole.queries[1:, fallen] == 0).all()
-    assert (whole.won[1, fallen] == whole.won[0, fallen]).all()
+    fooled = ~whole.right[0]
+    assert (whole.queries[1:, fooled] == 0).all()
+    assert (whole.won[1, fooled] == whole.won[0, fooled]).all()
     for won, shares in zip(whole.won, whole.shares(), strict=True):
         assert sum(shares.values()) == pytest.approx(1)
-        assert shares.get("standing", 0) == pytest.approx((won == "").mean())
+        assert shares.get("robust", 0) == pytest.approx((won == "").mean())
 
     from medrobust_utils.attacks.autoattack import sweep
 
@@ -304,16 +304,16 @@ def test_a_sweep_spares_who_has_fallen_and_goes_on_after_a_kill(tmp_path, monkey
 
 def test_what_another_attack_has_felled_is_not_attacked():
     model, data, index = network(10), Memory(), np.arange(20, 40)
-    felled = np.zeros((2, 20), bool)
-    felled[0, :3] = felled[1, :8] = True
+    fooled = np.zeros((2, 20), bool)
+    fooled[0, :3] = fooled[1, :8] = True
     with torch.no_grad():
         right = attacks.autoattack_sweep(model, data, index, [0.0], **QUICK).clean_right
-    result = attacks.autoattack_sweep(model, data, index, EPSILONS[:2], felled=felled, **QUICK)
-    assert not result.right[felled].any()
+    result = attacks.autoattack_sweep(model, data, index, EPSILONS[:2], fooled=fooled, **QUICK)
+    assert not result.right[fooled].any()
     expected = np.where(right[:3], "earlier attack", "wrong before")
     assert (result.won[0, :3] == expected).all() and (result.queries[:, :3] == 0).all()
     with pytest.raises(ContractError, match="one row for each eps"):
-        attacks.autoattack_sweep(model, data, index, EPSILONS, felled=felled, **QUICK)
+        attacks.autoattack_sweep(model, data, index, EPSILONS, fooled=fooled, **QUICK)
 
 
 def test_a_point_that_has_fallen_is_kept_at_a_check_that_goes_back_to_the_best():
@@ -349,9 +349,9 @@ def test_how_far_scores_can_be_pushed_is_asked_of_one_margin_at_one_eps():
 
 
 def test_what_is_less_than_the_published_settings_is_said():
-    assert attacks.AutoPlan().shortened(9) == ""
-    assert attacks.AutoPlan(targets=3).shortened(3) == ""  # four classes have no more ways
-    less = attacks.AutoPlan(steps=20, targets=3, queries=200).shortened(6)
+    assert attacks.AutoAttackConfig().shortened(9) == ""
+    assert attacks.AutoAttackConfig(targets=3).shortened(3) == ""  # four classes have no more ways
+    less = attacks.AutoAttackConfig(steps=20, targets=3, queries=200).shortened(6)
     assert less == "20 of 100 steps, 3 of 6 targets, 200 of 5000 queries"
 
 
@@ -368,7 +368,7 @@ def test_the_flag_counts_each_image_once_and_what_autoattack_felled_only():
         none,
         none[0],
         np.zeros(4, int),
-        "standing",
+        "robust",
         won == "",
         won,
         np.zeros((2, 4), int),

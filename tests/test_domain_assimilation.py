@@ -135,9 +135,9 @@ def made(arm, right, *, special=None, clean=None):
         return hot * np.where(good, 1, -1)[:, None].astype(np.float32)
 
     def sweep(cell, unit=1 / 255):
-        stands = special.get(cell, right)
-        scored = np.stack([logits(one) for one in stands])
-        epsilons = np.arange(1, len(stands) + 1) * unit
+        robust = special.get(cell, right)
+        scored = np.stack([logits(one) for one in robust])
+        epsilons = np.arange(1, len(robust) + 1) * unit
         return SweepResult(epsilons, scored, logits(clean), labels, "x")
 
     weights = metrics.group_weights(task.data.groups, 0, draws=60)
@@ -384,7 +384,7 @@ def test_the_worst_is_no_worse_than_what_felled_an_image():
     task = made_task()
     right = falling(3, [9] * 40)
     odd = np.ones((3, 40), bool)
-    odd[0, 0] = False  # felled at the smallest eps only, as FGSM does
+    odd[0, 0] = False  # fooled at the smallest eps only, as FGSM does
     climbed = falling(3, [9] * 39 + [2])
     robust = made(arm_of(task), right, special={("fgsm", "single"): odd, ("strong", ""): climbed})
     expected = np.ones((3, 40), bool)
@@ -398,7 +398,7 @@ def test_fgsm_meets_every_eps_afresh_and_the_others_spare_the_fallen(measured, t
     robust, model = measured["none"], trained["none"][1]
     modes = {cell: sweep.mode for cell, sweep in robust.sweeps.items()}
     assert modes.pop(("fgsm", "single")) == "independent"
-    assert set(modes.values()) == {"standing"} and len(modes) == 6
+    assert set(modes.values()) == {"skip_fooled"} and len(modes) == 6
     assert robust.strong.mode == "nested"
     task = robust.arm.task
     images = to_float(task.data.images[task.attacked])
@@ -525,7 +525,7 @@ def test_photographs_are_gray_and_labelled_by_the_networks_own_answers(photos):
     data = photos.photos
     assert data.images.shape == (40, 64, 64, 1) and data.images.dtype == np.uint8
     assert data.name == "natural-photographs" and not data.synthetic
-    assert photos.stands.shape == (40,) and photos.stands.dtype == bool
+    assert photos.robust.shape == (40,) and photos.robust.dtype == bool
     assert data.targets.max() > 1  # of the 1000 classes of ImageNet
     assert {name: len(v) for name, v in photos.reasons.values.items()} == dict.fromkeys(
         why.MEASURES, 40

@@ -484,7 +484,7 @@ def test_the_averaging_wrapper_is_taken_and_its_verdicts_can_be_asked_for_again(
     labels = ask(model, images).argmax(1)
     result = attacks.autoattack(model, images, labels, EPS / 4, steps=3, queries=5)
     again = ask(model, result.images).argmax(1) == labels
-    assert torch.equal(result.stands, again)
+    assert torch.equal(result.robust, again)
 
 
 def test_numbers_that_are_only_small_are_no_chance():
@@ -500,7 +500,9 @@ def test_a_network_is_asked_once_a_call_whether_it_answers_alike(call, monkeypat
     monkeypatch.setattr(gate, "ask", lambda *args: asked.append(1) or real(*args))
     images, labels = pictures("plain"), torch.arange(N) % K
     if call in ("climb", "foolbox"):
-        how = dict(steps=1) | (dict(engine="foolbox", mode="standing") if call == "foolbox" else {})
+        how = dict(steps=1) | (
+            dict(engine="foolbox", mode="skip_fooled") if call == "foolbox" else {}
+        )
         list(attacks.climb(made("plain"), images, labels, [EPS / 4, EPS / 2, EPS], **how))
     elif call == "sweep":
         how = dict(batch=2, steps=1, mode="independent")

@@ -84,7 +84,7 @@ def test_importing_the_package_does_not_import_torch():
 # Lines of Python as `ruff format` lays them out without `fmt: off` and `skip`, and files. Ceilings
 # only go down.
 CEILINGS = {
-    "medrobust_utils": (26_230, 166),
+    "medrobust_utils": (26_210, 166),
     "tests": (20_495, 100),
     "soak": (1_824, 6),
     "benchmarks": (1_199, 13),

@@ -234,7 +234,7 @@ def test_unknown_profiles_and_papers_get_a_suggestion():
 # the papers of the package
 
 ABOUT_GAINS = """accuracy accuracy_gain accuracy_lost excess_over_twenty gain_beyond gain_extreme
-gain_extreme_relative gain_typical gain_typical_relative kept_difference
+gain_extreme_relative gain_typical gain_typical_relative retained_difference
 later_loss_saved mean_gain"""
 
 

@@ -130,7 +130,7 @@ class Slander(nn.Module):
 
 
 def test_a_nested_sweep_believes_only_the_network(network, skin, monkeypatch):
-    """Who seems felled to the copy is attacked on, until the network agrees."""
+    """Who seems fooled to the copy is attacked on, until the network agrees."""
     index, epsilons = np.arange(12), [0.0, 0.03, 0.1]
     with torch.no_grad():  # all are right, some of them narrowly
         logits = network(to_float(skin.images))
@@ -144,17 +144,17 @@ def test_a_nested_sweep_believes_only_the_network(network, skin, monkeypatch):
 
 
 def test_autoattack_believes_only_the_network(network, skin, monkeypatch):
-    """To the copy everyone has fallen at once; the network says who has."""
+    """To the copy everyone is fooled at once; the network says who has."""
     index = np.arange(12)
     how = dict(epsilons=[0.0002], steps=5, targets=2, queries=5)
     skin.targets[:] = network(_float(skin)).argmax(1).numpy()
     fair = attacks.autoattack_sweep(network, skin, index, **how)
-    assert fair.clean_right.all() and fair.stands.sum() > 0
+    assert fair.clean_right.all() and fair.robust.sum() > 0
 
     monkeypatch.setattr(auto_sweep, "quick_copy", lambda model, images: Contrary(model).eval())
     astray = attacks.autoattack_sweep(network, skin, index, **how)
     assert np.allclose(astray.clean, fair.clean, atol=1e-5)
-    assert astray.stands.sum() >= fair.stands.sum()
+    assert astray.robust.sum() >= fair.robust.sum()
 
 
 def _float(skin):

@@ -106,7 +106,7 @@ def test_no_kept_array_runs_code(tmp_path, kind):
     path = tmp_path / "kept.npz"
     path.write_bytes(pickles()[kind])
     with pytest.raises(RunError, match=r"kept\.npz: cannot be read.*Delete it"):
-        storage.kept_arrays(path, dict)
+        storage.cached_arrays(path, dict)
 
 
 @pytest.mark.parametrize("kind", ["pickle", "npz", "torch"])

@@ -1,4 +1,4 @@
-"""The explorer's server: what it serves to whom, what it refuses, and what it leaves behind."""
+"""The explorer's server: whom it serves what, what it refuses, and what it leaves behind."""
 
 import json
 import os

@@ -89,7 +89,7 @@ def test_a_tag_that_a_row_lacks_is_not_recorded(tmp_path):
     assert first["low"] < 0.25 < first["high"]
     shown = tables.side_by_side(run, "accuracy", ["metric"], "net")
     assert shown.loc["accuracy", "a"].startswith("0.25 [")
-    assert isinstance(tables.side_by_side(run, "kept", ["net"]), str)
+    assert isinstance(tables.side_by_side(run, "retained_accuracy", ["net"]), str)
     assert only(run, "accuracy", net="a") and not find(run, "accuracy", net="c")
 
 

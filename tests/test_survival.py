@@ -51,27 +51,27 @@ def test_a_gain_survives_only_with_its_whole_interval(value, low, high, expected
 def test_what_fell_once_stays_fallen_also_between_the_rungs():
     ladder, clean = np.array([1.0, 2.0, 4.0]), np.array([True, True, False])
     right = np.array([[1, 1, 1], [0, 1, 1], [1, 1, 1]], bool)
-    before = survival.standing(ladder, right, clean, [0.5, 1.0, 3.0, 4.0, 9.0])
+    before = survival.robust(ladder, right, clean, [0.5, 1.0, 3.0, 4.0, 9.0])
     assert before.astype(int).tolist() == [[1, 1, 0], [1, 1, 0], [0, 1, 0], [0, 1, 0], [0, 1, 0]]
 
 
 # --- hand-made networks --------------------------------------------------------------------------
 
 
-def left(robust, epsilons, before, stands, shortened=""):
-    """A network of which AutoAttack left ``stands`` (E, n) of ``before``."""
-    labels = robust.arm.task.data.targets[robust.arm.task.attacked]
-    won = np.where(stands, "", np.where(before, "apgd-ce", "earlier attack"))
+def left(network, epsilons, before, robust, shortened=""):
+    """A network of which AutoAttack left ``robust`` (E, n) of ``before``."""
+    labels = network.arm.task.data.targets[network.arm.task.attacked]
+    won = np.where(robust, "", np.where(before, "apgd-ce", "earlier attack"))
     none = np.zeros((len(epsilons), len(labels), 2), np.float32)
     queries = np.where(before, 10, 0)
-    result = AutoResult(np.array(epsilons), none, none[0], labels, "standing", stands, won, queries)
-    weights = metrics.group_weights(robust.arm.task.data.groups, 0, draws=200)
-    return survival.Survival(robust.arm, GATES, before, result, weights, shortened)
+    result = AutoResult(np.array(epsilons), none, none[0], labels, "robust", robust, won, queries)
+    weights = metrics.group_weights(network.arm.task.data.groups, 0, draws=200)
+    return survival.Survival(network.arm, GATES, before, result, weights, shortened)
 
 
-def count(standing, n=40):
-    """(1, n): the first ``standing`` images stand."""
-    return (np.arange(n) < standing)[None]
+def count(robust, n=40):
+    """(1, n): the first ``robust`` images stand."""
+    return (np.arange(n) < robust)[None]
 
 
 OUTCOMES = [(30, "survives"), (12, "unclear"), (10, "lost"), (5, "lost")]  # of the plain one: 10
@@ -105,18 +105,18 @@ def after_autoattack(run, pair):
     return gains
 
 
-@pytest.mark.parametrize(("standing", "expected"), OUTCOMES)
-def test_attention_is_marked_where_it_was_attacked_again(started, standing, expected):
+@pytest.mark.parametrize(("robust", "expected"), OUTCOMES)
+def test_attention_is_marked_where_it_was_attacked_again(started, robust, expected):
     run, (plain, ours) = started, made.pair()
     with_gains(run, (plain, ours))
     assert not any("autoattack" in row for row in run.record["rows"])  # nothing is said unasked
     eps = [2 / 255]
-    pair = [left(plain, eps, count(20), count(10)), left(ours, eps, count(40), count(standing))]
+    pair = [left(plain, eps, count(20), count(10)), left(ours, eps, count(40), count(robust))]
     after_autoattack(run, pair)
     assert only(run, "gain_typical")["autoattack"] == expected  # at 2, where half is left
     assert only(run, "accuracy_gain", scale="signed", eps=0.04)["autoattack"] == expected
     row = only(run, "autoattack_gain")
-    assert row["autoattack"] == expected and row["value"] == pytest.approx((standing - 10) / 40)
+    assert row["autoattack"] == expected and row["value"] == pytest.approx((robust - 10) / 40)
     before = only(run, "gain_before_autoattack")
     assert before["value"] == pytest.approx(20 / 40) and "autoattack" not in before
     for elsewhere in (
@@ -187,7 +187,7 @@ def test_rows_of_a_network_say_who_felled_what(started):
     assert only(run, "accuracy_autoattack", **near)["value"] == pytest.approx(0.5)
     assert only(run, "accuracy_autoattack", **far)["value"] == pytest.approx(0.2)
     assert only(run, "accuracy_autoattack", **far)["n"] == 40
-    shares = {row["member"]: row["value"] for row in find(run, "autoattack_felled_by", **far)}
+    shares = {row["member"]: row["value"] for row in find(run, "autoattack_fooled_by", **far)}
     assert shares == pytest.approx(
         {
             "wrong before": 0,
@@ -228,8 +228,8 @@ def autoattacked(run, pair, levels):
     second.add_autoattack(run, scores, pair[0].shortened, levels)
 
 
-@pytest.mark.parametrize(("standing", "expected"), OUTCOMES)
-def test_a_defence_is_marked_at_its_eps_and_in_the_mean(tmp_path, standing, expected):
+@pytest.mark.parametrize(("robust", "expected"), OUTCOMES)
+def test_a_defence_is_marked_at_its_eps_and_in_the_mean(tmp_path, robust, expected):
     run = results.Run.start(
         "03_domain_assimilation", assimilation.PAPER.name, "paper", {}, tmp_path
     )
@@ -241,7 +241,7 @@ def test_a_defence_is_marked_at_its_eps_and_in_the_mean(tmp_path, standing, expe
     before = np.repeat(count(40), 2, 0)
     pair = [
         left(plain, eps, before, np.repeat(count(10), 2, 0)),
-        left(ours, eps, before, np.concatenate([count(30), count(standing)])),
+        left(ours, eps, before, np.concatenate([count(30), count(robust)])),
     ]
     autoattacked(run, pair, [1, 2, 4])
     assert not any("autoattack" in row for row in find(run, "mean_gain"))  # it did not meet 2/255
@@ -252,7 +252,7 @@ def test_a_defence_is_marked_at_its_eps_and_in_the_mean(tmp_path, standing, expe
     assert "autoattack" not in only(run, "accuracy_gain", eps_255=2.0, **cell)
     assert "autoattack" not in only(run, "accuracy_gain", attack="none")
     mean = find(run, "autoattack_mean_gain", against="none")[-1]
-    assert mean["value"] == pytest.approx((20 + standing - 10) / 80)
+    assert mean["value"] == pytest.approx((20 + robust - 10) / 80)
     words = {row["autoattack"] for row in find(run, "mean_gain")}
     assert words == {mean["autoattack"]} == {"survives"}
 
@@ -283,7 +283,7 @@ def test_the_overview_has_a_line_for_each_network_and_size(started):
     shown = survival.overview(table, ["attention", "radius_255"])
     assert shown["PGD leaves"].tolist() == ["0.5", "0.75"]
     assert shown["AutoAttack leaves"].tolist() == ["0.25", "0.75"]
-    assert shown["felled by"].tolist() == ["earlier attack 50%, apgd-ce 25%", "earlier attack 25%"]
+    assert shown["fooled by"].tolist() == ["earlier attack 50%, apgd-ce 25%", "earlier attack 25%"]
     assert shown["survives?"].tolist() == ["", "survives"]
 
 
@@ -320,7 +320,7 @@ def test_a_network_of_paper_3_is_attacked_at_the_eps_of_the_profile(tmp_path):
     assert found.epsilons * 255 == pytest.approx([1, 8])
     assert found.before.shape == found.result.right.shape == (2, 4)
     chosen = np.isin(arm.task.attacked, some(arm.task.attacked, 4, 0))
-    # 8 lies between the rungs 1 and 16: what fell at 1 has fallen
+    # 8 lies between the rungs 1 and 16: what fell at 1 is fooled
     assert np.array_equal(found.before[0], robust.right["worst", "pgd"][0, chosen])
     assert np.array_equal(found.before[1], found.before[0])
     assert not (found.result.right & ~found.before).any()

@@ -158,7 +158,7 @@ def test_attacks_are_nested_and_autoattack_is_given_what_pgd_felled(attacked, se
     assert not (one.auto.right & ~one.pgd.right).any()
     fell = one.auto.won == "earlier attack"
     assert (fell[0] == (~one.pgd.right[0] & one.pgd.clean_right)).all() and fell.any()
-    assert not (fell & one.pgd.right).any()  # AutoAttack keeps whom it felled at less
+    assert not (fell & one.pgd.right).any()  # AutoAttack keeps those that it fooled at less
     assert (one.auto.won[:, ~one.pgd.clean_right] == "wrong before").all()
     assert one.density.shape == (16, 16) and one.in_bands.shape == (16, 16)
     for curve in one.curves.values():

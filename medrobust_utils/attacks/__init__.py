@@ -2,7 +2,7 @@
 
 from .autoattack.attack import Attacked, autoattack
 from .autoattack.sweep import AutoResult, autoattack_sweep
-from .config import AutoPlan, Plan
+from .config import AttackConfig, AutoAttackConfig
 from .foolbox import foolbox_fgsm, foolbox_pgd
 from .gradient import bim, fgsm, madry_step, mifgsm, pgd, segpgd
 from .ladder import climb
@@ -16,11 +16,11 @@ from .selective import Selected, selective_fgsm
 __all__ = [
     "Attack",
     "Attacked",
-    "AutoPlan",
+    "AutoAttackConfig",
     "AutoResult",
     "Flag",
     "Layered",
-    "Plan",
+    "AttackConfig",
     "Selected",
     "Selective",
     "SweepResult",

@@ -9,20 +9,20 @@ import torch
 from ..core.errors import ContractError
 from .gradient import BIM_STEP, BIM_STEPS, PGD_STEP, PGD_STEPS
 
-MODES = ("nested", "standing", "independent")
+MODES = ("nested", "skip_fooled", "independent")
 ENGINES = ("native", "foolbox")
 ATTACKS = ("pgd", "fgsm", "bim", "mifgsm")
 # AutoAttack's standard version, its members in order, as in the reference code.
 MEMBERS = ("apgd-ce", "apgd-t", "fab-t", "square")
-STANDING, WRONG = "", "wrong before"  # in the record, beside the names of the members
+ROBUST, WRONG = "", "wrong before"  # in the record, beside the names of the members
 
 
 @dataclass(frozen=True)
-class Plan:
+class AttackConfig:
     """How a ladder is climbed.
 
     Attributes:
-        mode: ``nested`` (PGD only), ``standing`` or ``independent``.
+        mode: ``nested`` (PGD only), ``skip_fooled`` or ``independent``.
         engine: ``native``, or ``foolbox`` (PGD only, and not nested).
         steps: steps at each eps: 4 nested, else those of the function ``attack`` names, unless
             given. FGSM has one step of length eps, and refuses another.
@@ -55,7 +55,7 @@ class Plan:
         if self.attack != "pgd" and self.mode == "nested":
             raise ContractError(
                 f"{self.attack} starts at the image and cannot climb nested. Choose "
-                "mode='standing', or 'independent' for what the papers did."
+                "mode='skip_fooled', or 'independent' for what the papers did."
             )
         if self.engine == "foolbox" and (self.attack != "pgd" or self.mode == "nested"):
             raise ContractError(
@@ -105,7 +105,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class AutoPlan:
+class AutoAttackConfig:
     """How hard AutoAttack tries (Croce and Hein 2020); the defaults are the published settings.
 
     Attributes:
@@ -113,7 +113,7 @@ class AutoPlan:
         targets: at most so many ways to fall are aimed at: the closest ones of each image.
         queries: of Square.
         finding: with several labels, the one that has to flip; None for any of them.
-        to_the_end: go on with images that have fallen, and return the point of the lowest margin
+        to_the_end: go on with images that are fooled, and return the point of the lowest margin
             of each: for an AUC under attack, which asks how low scores can be pushed. Only where
             there is one way to fall: one finding, a single logit, two classes. FAB, which seeks the
             nearest point, is left out.
@@ -142,7 +142,7 @@ class AutoPlan:
 
         Such as "20 of 100 steps, 200 of 5000 queries"; empty where nothing is.
         """
-        full = AutoPlan()
+        full = AutoAttackConfig()
         pairs = {
             "steps": (self.steps, full.steps),
             "targets": (min(self.targets, ways), min(full.targets, ways)),

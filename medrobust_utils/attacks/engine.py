@@ -1,6 +1,6 @@
 """The loop under every gradient attack: signed steps inside an L-infinity ball.
 
-Nothing inside the loop waits for a GPU, unless the fallen are let go; what else has to be read
+Nothing inside the loop waits for a GPU, unless the fooled are let go; what else has to be read
 back (label range, sanity of logits and gradients) is read before it or after it.
 """
 
@@ -20,7 +20,7 @@ from ..core.errors import ContractError
 from ..core.losses import IGNORED, correct, per_image
 
 TINY = torch.finfo(torch.float32).tiny
-Fallen = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+Fooled = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 class Loss(Protocol):
@@ -43,7 +43,7 @@ def ascend(
     loss: Loss | None = None,
     dtype: torch.dtype = torch.float32,
     batch: int | None = None,
-    fallen: Fallen | None = None,
+    fooled: Fooled | None = None,
 ) -> torch.Tensor:
     """Climb the loss from ``start`` by signed steps and return the last point.
 
@@ -63,7 +63,7 @@ def ascend(
         loss: what to climb instead of ``losses.per_image``, each image's own number.
         dtype: bfloat16 computes the gradients in mixed precision.
         batch: gradients are taken of so many images at a time; of all without it.
-        fallen: says of images (n, C, H, W) and their labels which are judged wrong, bool (n,). It
+        fooled: says of images (n, C, H, W) and their labels which are judged wrong, bool (n,). It
             is asked about those that ``model``, maybe a copy or in mixed precision, has wrong;
             they stay where they are. Without it all go to the end.
 
@@ -93,12 +93,12 @@ def ascend(
         uphill, logits = (torch.cat(part) for part in zip(*parts, strict=True))
         finite = finite & uphill.isfinite().all()
         first = logits if first is None else first
-        if fallen is not None:
-            stands = correct(logits, labels[climbing])
-            doubted = climbing[~stands]
+        if fooled is not None:
+            robust = correct(logits, labels[climbing])
+            doubted = climbing[~robust]
             if len(doubted):
-                stands[~stands] = ~fallen(moved[doubted], labels[doubted])
-            climbing, uphill = climbing[stands], uphill[stands]
+                robust[~robust] = ~fooled(moved[doubted], labels[doubted])
+            climbing, uphill = climbing[robust], uphill[robust]
             if not len(climbing):
                 break
         if decay is not None:

@@ -5,7 +5,7 @@ papers did. *Standing* does too, but an image lost at a small eps stays lost at 
 for its adversarial image lies inside the larger balls as well: the worst over all eps so far,
 which cannot rise. *Nested* climbs: only images still standing are attacked, as in standing, but
 from where the last eps left them, so few steps of projected gradient descent suffice, and an image
-leaves at the step that fells it.
+leaves at the step that fools it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ..core.contracts import ask, check_labels, check_logits
 from ..core.errors import ContractError
 from ..core.gate import admit
 from ..core.losses import correct
-from .config import Plan
+from .config import AttackConfig
 from .engine import ascend, check_eps, extremes, shares
 from .foolbox import foolbox_steps
 from .gradient import MIFGSM_DECAY
@@ -70,7 +70,7 @@ def climb(
     Raises:
         ContractError: for anything that breaks the contract, before the first attack.
     """
-    plan = Plan(**how)
+    plan = AttackConfig(**how)
     check_ladder(epsilons)
     labels = admit(model, images, labels)
     if not len(images):
@@ -113,11 +113,11 @@ def _rungs(
     images: torch.Tensor,
     labels: torch.Tensor,
     epsilons: Sequence[float],
-    plan: Plan,
+    plan: AttackConfig,
     noise: torch.Tensor | None,
     clean: torch.Tensor,
 ) -> Iterator[Rung]:
-    """Independent attacks all images, right or wrong before; else the lost keep what felled them.
+    """Independent attacks all images, right or wrong before; else the lost keep what fooled them.
 
     Those keep the logits of that image too.
     """
@@ -143,7 +143,7 @@ def _rungs(
 
 def _attack(
     model: nn.Module,
-    plan: Plan,
+    plan: AttackConfig,
     batch: int | None,
     rate: Callable,
     images: torch.Tensor,
@@ -156,7 +156,7 @@ def _attack(
         how = (len(lengths), lengths[0], start, plan.dtype)
         return foolbox_steps(model, images, labels, eps, *how)
 
-    def fallen(moved: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def fooled(moved: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         return ~correct(rate(moved, labels), labels)
 
     return ascend(
@@ -168,7 +168,7 @@ def _attack(
         start=start,
         dtype=plan.dtype,
         batch=batch,
-        fallen=fallen if plan.mode == "nested" else None,
+        fooled=fooled if plan.mode == "nested" else None,
         decay=MIFGSM_DECAY if plan.attack == "mifgsm" else None,
     )
 

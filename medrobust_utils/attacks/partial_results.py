@@ -39,7 +39,7 @@ def on_device(data: ImageSet, rows: np.ndarray) -> tuple[torch.Tensor, torch.Ten
     return images.to(env.pick_device(), memory_format=torch.channels_last), labels
 
 
-class Kept:
+class PartialResults:
     """Finished parts by first position, in memory and, with a folder, on disk."""
 
     def __init__(
@@ -94,7 +94,7 @@ class Kept:
 
 
 def by_batches(
-    kept: Kept,
+    kept: PartialResults,
     index: np.ndarray,
     batch: int,
     compute: Callable[[np.ndarray, int, Callable], NamedTuple],

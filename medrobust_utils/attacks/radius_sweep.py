@@ -18,10 +18,10 @@ from ..core.errors import ContractError
 from ..core.gate import gate
 from ..core.losses import correct
 from ..data import ImageSet
-from .config import Plan
+from .config import AttackConfig
 from .fold_batchnorm import quick_copy
 from .ladder import check_ladder, climb
-from .partial_results import Kept, by_batches, identify, on_device
+from .partial_results import PartialResults, by_batches, identify, on_device
 
 # Batches of a nested sweep that climb together, so that a network gets full ones from those still
 # standing. A kill costs all four: with the usual steps, less than one batch of 40 at each of 8 eps.
@@ -41,7 +41,7 @@ class SweepResult:
             that is: its AUC is an upper bound, and a loose one.
         clean: float32 (N, K), before the attack.
         labels: of the images, as the data set has them.
-        mode: ``nested``, ``standing`` or ``independent``.
+        mode: ``nested``, ``skip_fooled`` or ``independent``.
     """
 
     epsilons: np.ndarray
@@ -70,19 +70,19 @@ class SweepResult:
         return self.right.mean(1)
 
     def success(self) -> np.ndarray:
-        """Share (E,) of the images right before that the attack felled; NaN if there are none."""
+        """Share (E,) of the images right before that the attack fooled; NaN if there are none."""
         before = self.clean_right
         if not before.any():
             return np.full(len(self.epsilons), np.nan)
         return (~self.right[:, before]).mean(1)
 
-    def fell_at(self) -> np.ndarray:
+    def min_adversarial_radius(self) -> np.ndarray:
         """Smallest eps (N,) at which each image was judged wrong.
 
         0 for an image wrong before the attack, infinity for one that never fell.
         """
-        fallen = ~self.right
-        first = np.where(fallen.any(0), self.epsilons[fallen.argmax(0)], np.inf)
+        fooled = ~self.right
+        first = np.where(fooled.any(0), self.epsilons[fooled.argmax(0)], np.inf)
         return np.where(self.clean_right, first, 0.0)
 
 
@@ -117,7 +117,7 @@ def attack_sweep(
         desc: label of the progress bar; no bar without one.
         how: what ``Plan`` takes: ``mode="nested"`` for looking and for worst cases,
             ``mode="independent"`` for what the papers ran, with ``engine="foolbox"`` by the
-            very library, ``mode="standing"`` for that without luck; attack, steps, rel_step or
+            very library, ``mode="skip_fooled"`` for that without luck; attack, steps, rel_step or
             step_size, seed, dtype.
 
     Raises:
@@ -125,7 +125,7 @@ def attack_sweep(
         RunError: for a kept part that is damaged or of another sweep, or if not even one
             image fits into memory.
     """
-    plan = Plan(**how)
+    plan = AttackConfig(**how)
     check_ladder(epsilons)
     check_model(model)
     if not len(index):
@@ -133,7 +133,7 @@ def attack_sweep(
     epsilons = [float(eps) for eps in epsilons]
     model.to(env.pick_device(), memory_format=torch.channels_last)
     identity = identify(model, data, index, epsilons, _settings(plan))
-    kept = Kept(folder, f"{plan.attack}-{identity}", identity, len(index), _Part)
+    kept = PartialResults(folder, f"{plan.attack}-{identity}", identity, len(index), _Part)
 
     @cache  # not needed where every batch is kept already
     def through() -> nn.Module:
@@ -173,7 +173,7 @@ def _scores(
     data: ImageSet,
     rows: np.ndarray,
     epsilons: list[float],
-    plan: Plan,
+    plan: AttackConfig,
     batch: int,
     done: Callable[[int], object],
 ) -> _Part:
@@ -192,7 +192,7 @@ def _rungs(epsilons: list[float]) -> list[float]:
     return [0.0, *(eps for eps in epsilons if eps)]
 
 
-def _settings(plan: Plan) -> dict:
+def _settings(plan: AttackConfig) -> dict:
     """What of the plan changes the result."""
     settings = asdict(plan)
     # sweeps were kept before these two existed, and are still found where nobody sets them

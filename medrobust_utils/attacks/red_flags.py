@@ -23,7 +23,7 @@ MOST = 64  # images looked at
 BATCH = 16
 DRAWS = 10  # of random noise
 HUGE = 0.5  # every image can be made the same gray
-MUCH = 0.05  # share of the images that more steps may fell
+MUCH = 0.05  # share of the images on which more steps may succeed
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def _noise(
         under &= _right(model, (images + eps * coin).clamp(0, 1), labels)
     missed = int((up & ~under).sum())
     measured = f"{DRAWS} draws leave {_standing(under)} of {len(images)} images standing, PGD "
-    measured += f"{_standing(up)}; noise fells {missed} that PGD does not"
+    measured += f"{_standing(up)}; noise fools {missed} that PGD does not"
     return Flag("random noise beats PGD", missed > 0, measured)
 
 

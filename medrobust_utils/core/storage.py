@@ -50,7 +50,9 @@ def write_atomic(path: Path, data: bytes) -> None:
         raise
 
 
-def kept_arrays(path: Path, compute: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+def cached_arrays(
+    path: Path, compute: Callable[[], dict[str, np.ndarray]]
+) -> dict[str, np.ndarray]:
     """Arrays of an earlier run, or computed now and kept in ``path``, an npz file.
 
     Raises:

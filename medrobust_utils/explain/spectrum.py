@@ -126,7 +126,7 @@ def band_noise(
 
 
 def margin(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """How far an image is from being felled in the nearest way, (N,) (see ``Goal.margins``)."""
+    """How far an image is from being misclassified in the nearest way, (N,); ``Goal.margins``."""
     return Goal().margins(logits, labels).amin(1)
 
 

@@ -14,7 +14,7 @@ from ..attacks import climb
 from ..core import env
 from ..core.contracts import ask
 from ..core.losses import correct
-from ..core.storage import fingerprint, kept_arrays
+from ..core.storage import cached_arrays, fingerprint
 from ..models import MedicalModel
 from . import measures, perturbations
 from .cams import Maps, grad_cam
@@ -79,7 +79,7 @@ class Explained:
         for name, before, after in zip(self.names, self.before, self.after, strict=True):
             lines.append({"metric": name, "estimate": mean(before), "attack": "none"})
             for k, (radius, values) in enumerate(zip(radii, after, strict=True)):
-                cell = {"attack": "independent", "radius_255": radius, "half_fallen": k == half}
+                cell = {"attack": "independent", "radius_255": radius, "half_fooled": k == half}
                 lines.append({"metric": name, "estimate": mean(values), **cell})
         lines = [
             one | {"n": len(self.index)} for one in lines if np.isfinite(one["estimate"].value)
@@ -162,7 +162,7 @@ def explain(
         changes = found.pop("changes")
         return found | {"index": index, "shown": np.array(shown), "change": changes[shown]}
 
-    return Explained(**kept_arrays(folder / f"explained-{fingerprint(*what)}.npz", with_change))
+    return Explained(**cached_arrays(folder / f"explained-{fingerprint(*what)}.npz", with_change))
 
 
 def _explain(

@@ -14,7 +14,7 @@ from ..attacks.noise import gaussian, noise_std, noisy_logits
 from ..core import env
 from ..core.contracts import ask, check_images, check_logits, check_model
 from ..core.errors import ContractError, RunError
-from ..core.storage import fingerprint, kept_arrays
+from ..core.storage import cached_arrays, fingerprint
 from ..data import ImageSet, batches
 from ..models import MedicalModel
 
@@ -116,7 +116,7 @@ def kept(path: Path, model: nn.Module, data: ImageSet, index: np.ndarray, **how:
     Raises:
         RunError: if ``path`` is damaged or was computed on other images.
     """
-    found = kept_arrays(
+    found = cached_arrays(
         path, lambda: {"logits": predict(model, data, index, **how), "index": index}
     )
     if not np.array_equal(found.get("index"), index) or "logits" not in found:

@@ -221,13 +221,13 @@ def _over_radii(pair: pd.DataFrame, cells: pd.DataFrame, eps: Collection[float])
 def between_tasks(scores: pd.DataFrame) -> pd.DataFrame:
     """Share of right answers that one task's network keeps minus another's; unpaired images."""
     usual = scores["filter"].eq(scores["role"].map(USUAL)) & scores["model"].eq("resnet")
-    kept = scores[scores["metric"].eq("kept") & scores["split"].eq("honest") & usual]
-    kept = tables.along(kept.drop(columns="n"), "radius_255", "kept", metrics.mean)
+    kept = scores[scores["metric"].eq("retained_accuracy") & scores["split"].eq("honest") & usual]
+    kept = tables.along(kept.drop(columns="n"), "radius_255", "retained_accuracy", metrics.mean)
     kept = tables.over_seeds(kept)
     names, rows = dict(zip(kept["role"], kept["dataset"], strict=True)), []
     for fragile, robust in pairwise(ROLES):
         apart = ("dataset", "filter", "finding", "seeds")
-        pair = tables.compare(kept, "role", robust, fragile, "kept_difference", apart=apart)
+        pair = tables.compare(kept, "role", robust, fragile, "retained_difference", apart=apart)
         dataset = f"{names.get(robust)}+{names.get(fragile)}"
         rows.append(pair.assign(pair=f"{robust}-{fragile}", dataset=dataset))
     return pd.concat(rows)

@@ -149,7 +149,7 @@ def clean_scores(
     return clean, metrics.gates(clean, metrics.score(prior, targets, weights))
 
 
-def kept_flags(
+def cached_flags(
     folder: Path,
     name: str,
     model: nn.Module,
@@ -197,7 +197,7 @@ def gates(*groups: Sequence) -> dict[str, bool]:
 
 
 def budget(how: Mapping) -> dict[str, int]:
-    """How hard AutoAttack tries by a profile (see ``attacks.AutoPlan``)."""
+    """How hard AutoAttack tries by a profile (see ``attacks.AutoAttackConfig``)."""
     return {name: how[name] for name in ("steps", "targets", "queries")}
 
 

@@ -16,7 +16,7 @@ from ..scoring import metrics
 from ..scoring.metrics import Estimate
 from ..scoring.predict import kept
 from . import survival
-from .common import clean_scores, in_gray_levels, kept_flags, precision, some
+from .common import cached_flags, clean_scores, in_gray_levels, precision, some
 from .domain_assimilation import ROLES, SPLITS, Arm
 from .experiment import CLEAN
 from .survival import Survival
@@ -72,7 +72,7 @@ class Robustness:
         ``("worst", "all")``: right under every attack that was run; only of an arm that met more
         than PGD.
         ``("worst", "pgd")``: right under PGD by eps / 4 and the strong climb, which every arm met.
-        Under the worst, an image lost at a smaller eps stays lost: what felled it lies in every
+        Under the worst, an image lost at a smaller eps stays lost: what fooled it lies in every
         larger ball.
         """
         found = {cell: sweep.right for cell, sweep in self.sweeps.items()}
@@ -112,7 +112,7 @@ class Robustness:
     def _fgsm(self) -> dict[str, Estimate]:
         """How far the FGSM curve climbs back, and how far it ends above PGD's.
 
-        PGD may spare images that a smaller eps has felled, so for the second number an image lost
+        PGD may spare images that a smaller eps has fooled, so for the second number an image lost
         at a smaller eps counts as lost under both.
         """
         if self.arm.attacks == "pgd":
@@ -125,11 +125,11 @@ class Robustness:
 
     @property
     def half_eps(self) -> float:
-        """The smallest eps of all, the fine ones included, that fells half of what was right."""
+        """The smallest eps of all, the fine ones included, that fools half of what was right."""
         for sweep in (self.fine, self.strong):
-            fallen = sweep.right.sum(1) <= sweep.clean_right.sum() / 2
-            if fallen.any():
-                return float(sweep.epsilons[fallen.argmax()])
+            fooled = sweep.right.sum(1) <= sweep.clean_right.sum() / 2
+            if fooled.any():
+                return float(sweep.epsilons[fooled.argmax()])
         return float(self.epsilons[-1])
 
 
@@ -139,8 +139,8 @@ def measure(
     """Clean scores on all test images, and every attack at every eps on the task's attacked ones.
 
     The iterative attacks run as ``settings["attack"]["mode"]`` says: ``independent`` as in the
-    paper, ``standing`` to spare images that a smaller eps has felled. FGSM is always independent:
-    its curve may rise. Beside the paper's attacks, nested PGD climbs from each eps to the next,
+    paper, ``skip_fooled`` to spare images that a smaller eps has fooled. FGSM is independent: its
+    curve may rise. Beside the paper's attacks, nested PGD climbs from each eps to the next,
     with ``settings["attack"]["strong_steps"]`` steps: whoever survives a few cold steps only falls
     there. It follows the same loss; a network that hides its gradients needs other attacks.
 
@@ -198,14 +198,14 @@ def _steps(how: Mapping, step: str) -> dict[str, float]:
 def flags(
     robust: Robustness, model: MedicalModel, settings: Mapping, folder: Path, *, seed: int
 ) -> pd.DataFrame:
-    """Red flags at the eps that fells half of what was right, kept in ``folder``: a row each.
+    """Red flags at the eps that fools half of what was right, kept in ``folder``: a row each.
 
     Computed on ``attack["check"]`` of the attacked images.
     """
     task, radius = robust.arm.task, robust.half_eps
     index = some(task.attacked, settings["attack"]["check"], seed)
     dtype = precision(settings, model)
-    seen = kept_flags(folder, "flags", model, task.data, index, radius, seed=seed, dtype=dtype)
+    seen = cached_flags(folder, "flags", model, task.data, index, radius, seed=seed, dtype=dtype)
     rows = [{"estimate": float(f.raised), "flag": f.name, "measured": f.measured} for f in seen]
     size = in_gray_levels(radius)
     return pd.DataFrame(rows).assign(metric="red_flag", eps_255=size, **robust.tags)
@@ -217,7 +217,7 @@ def survive(
     """AutoAttack on some of the attacked images at a few eps.
 
     On ``settings["attack"]["autoattack"]["images"]`` of them (0: all), at its ``eps_255``. What
-    PGD by eps / 4 or the strong climb has felled stays fallen.
+    PGD by eps / 4 or the strong climb has fooled stays fooled.
 
     Args:
         seed: as for ``measure``.
@@ -225,7 +225,7 @@ def survive(
     task, how = robust.arm.task, settings["attack"]["autoattack"]
     index = some(task.attacked, how["images"], seed)
     epsilons, climbed = [eps / 255 for eps in how["eps_255"]], robust.right["worst", "pgd"]
-    before = survival.standing(robust.epsilons, climbed, robust.strong.clean_right, epsilons)
+    before = survival.robust(robust.epsilons, climbed, robust.strong.clean_right, epsilons)
     before = before[:, np.isin(task.attacked, index)]
     draw = [seed, ROLES.index(task.role), SPLITS.index(task.split_name)]
     how = (how, index, epsilons, before, folder)

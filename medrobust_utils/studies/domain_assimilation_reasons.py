@@ -15,7 +15,7 @@ import torch
 
 from ..attacks import attack_sweep
 from ..core import env
-from ..core.storage import fingerprint, kept_arrays
+from ..core.storage import cached_arrays, fingerprint
 from ..data import ImageSet, to_float
 from ..data.photographs import natural_photos
 from ..explain import measures, sharpness
@@ -54,7 +54,7 @@ def explain(
     data = arm.task.data
     index = some(arm.task.attacked, settings["explained"], seed)
     path = folder / f"reasons-{fingerprint(index.tolist(), dict(settings['glcm']))}.npz"
-    found = kept_arrays(path, lambda: _measured(model, data, index, settings["glcm"]))
+    found = cached_arrays(path, lambda: _measured(model, data, index, settings["glcm"]))
     texture = found.pop("texture", None)
     weights = metrics.group_weights(data.groups[index], seed)
     return Reasons(found, weights, texture)
@@ -71,7 +71,7 @@ class Natural:
 
     photos: ImageSet
     reasons: Reasons
-    stands: np.ndarray
+    robust: np.ndarray
 
 
 def natural(settings: Mapping, backbone: str, start: str, folder: Path, *, seed: int) -> Natural:
@@ -98,7 +98,7 @@ def natural(settings: Mapping, backbone: str, start: str, folder: Path, *, seed:
     )
     folder = folder / f"natural-{backbone}-{key}"
     folder.mkdir(parents=True, exist_ok=True)
-    values = kept_arrays(folder / "reasons.npz", lambda: _measured(model, photos, every, {}))
+    values = cached_arrays(folder / "reasons.npz", lambda: _measured(model, photos, every, {}))
     plan = settings["attack"]["quarter"]
     sweep = attack_sweep(
         model,

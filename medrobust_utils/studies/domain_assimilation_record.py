@@ -76,8 +76,8 @@ def _of_settings(settings: Mapping, paper: Mapping) -> list[str]:
         found.append(f"images of {settings['size']} pixels instead of {paper['size']}.")
     if settings["alpha"] != paper["alpha"]:
         found.append(f"alpha {settings['alpha']:g} instead of {paper['alpha']:g}.")
-    if settings["attack"]["mode"] == "standing":
-        found.append("attack: images felled at a smaller eps are not attacked again (but by FGSM).")
+    if settings["attack"]["mode"] == "skip_fooled":
+        found.append("attack: images fooled at a smaller eps are not attacked again (but by FGSM).")
     if settings["attack"]["fast"]:
         found.append("attack: gradients in the fastest precision, success scored in float32.")
     worded = ("epochs", "images", "mode", "fast")  # here, in `deviations` or in `_of_task`

@@ -106,8 +106,12 @@ def natural_rows(photos: Natural, robust: Robustness, reasons: Reasons) -> pd.Da
     if before.any() and least.any():  # the photographs met no other eps
         right = robust.right["pgd", "quarter"][least.argmax()]
         left = known_mean(np.where(before, right, np.nan), robust.weights)
-        natural = metrics.weighted_mean(photos.stands, theirs.weights)
-        row = {"metric": "kept_medical_minus_natural", "estimate": left - natural, "eps_255": 1.0}
+        natural = metrics.weighted_mean(photos.robust, theirs.weights)
+        row = {
+            "metric": "retained_medical_minus_natural",
+            "estimate": left - natural,
+            "eps_255": 1.0,
+        }
         alive = max(left.value, natural.value) > NOTHING_LEFT
         rows.append(row | {"n": int(before.sum()), "alive": alive})
     tags = robust.arm.tags | robust.gates | {"against": "natural"}

@@ -18,7 +18,7 @@ from ..explain.under_attack import Explained
 from ..scoring import metrics
 from ..scoring.metrics import Estimate
 from ..scoring.predict import kept
-from .common import clean_scores, kept_flags, precision, some
+from .common import cached_flags, clean_scores, precision, some
 from .experiment import CLEAN, Arm, Task, Trained
 from .tables import GATES, compare, known_mean
 
@@ -100,7 +100,7 @@ class Evaluation:
             found = metrics.score(sweep.logits[k], sweep.labels, self.weights)
             values = {
                 "accuracy_attacked": metrics.weighted_mean(sweep.right[k], self.weights),
-                "kept": self.retained[k],
+                "retained_accuracy": self.retained[k],
                 "balanced_accuracy_attacked": found["balanced_accuracy"],
             }
             if sweep.mode == "independent":
@@ -167,7 +167,7 @@ def flags(trained: Trained, found: Evaluation, settings: Mapping, *, seed: int) 
     """
     task, radii = trained.arm.task, found.sweep.epsilons
     radius = float(radii[-1 if found.half is None else found.half])
-    seen = kept_flags(
+    seen = cached_flags(
         trained.folder,
         f"flags-{task.key}",
         trained.model,

@@ -2,7 +2,7 @@
 
 A gain in accuracy under PGD may be a weakness of PGD. So both networks of a pair are attacked once
 more, by the four attacks of AutoAttack, on the same images and at the sizes that claims are judged
-at; what PGD has felled there stays fallen.
+at; what PGD has fooled there stays fooled.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from torch import nn
 
-from ..attacks import AutoPlan, AutoResult, autoattack_sweep
+from ..attacks import AutoAttackConfig, AutoResult, autoattack_sweep
 from ..attacks.autoattack.sweep import EARLIER, RANDOM_SEARCH
 from ..attacks.config import MEMBERS, WRONG
 from ..reporting.results import Run
@@ -33,11 +33,11 @@ SURVIVES, SHORTENED, LOST, UNCLEAR = "survives", "survives a shortened one", "lo
 SHOWN = (
     "accuracy_pgd",
     "accuracy_autoattack",
-    "autoattack_felled_by",
+    "autoattack_fooled_by",
     "autoattack_gain",
     "red_flag",
 )
-FELLED_BY = (WRONG, EARLIER, *MEMBERS)  # who may have felled an image, in order
+FOOLED_BY = (WRONG, EARLIER, *MEMBERS)  # who may have fooled an image, in order
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Survival:
 
     Attributes:
         before: bool (E, n): right under the earlier attacks, at this size and every smaller one.
-        shortened: what was less than the published settings (see ``AutoPlan.shortened``).
+        shortened: what was less than the published settings (see ``AutoAttackConfig.shortened``).
         weights: (1 + draws, n); equal for all arms of a task.
     """
 
@@ -70,8 +70,8 @@ class Survival:
         """Accuracy that AutoAttack left at one size."""
         return metrics.weighted_mean(self.result.right[k], self.weights)
 
-    def felled_by(self, k: int, member: str) -> Estimate:
-        """Share of all images that one attack felled, at this size or a smaller one."""
+    def fooled_by(self, k: int, member: str) -> Estimate:
+        """Share of all images that one attack fooled, at this size or a smaller one."""
         return metrics.weighted_mean(self.result.won[k] == member, self.weights)
 
     def scores(self, size: str = "radius_255") -> pd.DataFrame:
@@ -84,10 +84,10 @@ class Survival:
         for k, eps in enumerate(self.epsilons):
             values = {"accuracy_pgd": self.earlier(k), "accuracy_autoattack": self.accuracy(k)}
             rows += [(in_gray_levels(eps), name, np.nan, one) for name, one in values.items()]
-            felled = {member: self.felled_by(k, member) for member in FELLED_BY}
+            fooled = {member: self.fooled_by(k, member) for member in FOOLED_BY}
             rows += [
-                (in_gray_levels(eps), "autoattack_felled_by", member, one)
-                for member, one in felled.items()
+                (in_gray_levels(eps), "autoattack_fooled_by", member, one)
+                for member, one in fooled.items()
             ]
         table = pd.DataFrame(rows, columns=[size, "metric", "member", "estimate"])
         tags = self.arm.tags | self.gates | {"seed": self.arm.seed, "attack": "autoattack"}
@@ -108,12 +108,12 @@ class Survival:
         )
 
 
-def standing(
+def robust(
     ladder: np.ndarray, right: np.ndarray, clean: np.ndarray, epsilons: Sequence[float]
 ) -> np.ndarray:
     """Bool (E, n): right before the attack and at every size of the ladder up to each of E.
 
-    What fells an image at one size lies in every larger ball.
+    What fools an image at one size lies in every larger ball.
 
     Args:
         ladder: sizes (L,), rising.
@@ -144,7 +144,7 @@ def attack_again(
 
     Args:
         robust: what the network scored, with its ``arm`` and ``gates``.
-        how: ``steps``, ``targets`` and ``queries`` (see ``attacks.AutoPlan``).
+        how: ``steps``, ``targets`` and ``queries`` (see ``attacks.AutoAttackConfig``).
         before: see ``Survival``.
         draw: seed of the bootstrap, the same for all arms of a task.
     """
@@ -155,7 +155,7 @@ def attack_again(
         data,
         index,
         epsilons,
-        felled=~before,
+        fooled=~before,
         folder=folder,
         desc="AutoAttack",
         seed=seed,
@@ -163,7 +163,7 @@ def attack_again(
     )
     weights = metrics.group_weights(data.groups[index], draw)
     ways = max(result.clean.shape[1] - 1, 1)
-    shortened = AutoPlan(**plan).shortened(ways)
+    shortened = AutoAttackConfig(**plan).shortened(ways)
     return Survival(robust.arm, robust.gates, before, result, weights, shortened)
 
 
@@ -178,7 +178,7 @@ def survive(
         radii: rising, for images in [0, 1].
     """
     index, sweep = some(found.arm.task.attacked, how["images"], seed), found.sweep
-    before = standing(sweep.epsilons, sweep.right, sweep.clean_right, radii)
+    before = robust(sweep.epsilons, sweep.right, sweep.clean_right, radii)
     again = attack_again(
         found,
         trained.model,
@@ -271,13 +271,13 @@ def overview(rows: pd.DataFrame, index: Sequence[str]) -> pd.DataFrame:
     columns = dict.fromkeys([*rows.columns, "flag", "autoattack"])
     rows = rows.reindex(columns=list(columns))
     rows = rows[rows["metric"].ne("red_flag") | rows["flag"].eq(RANDOM_SEARCH)]
-    felled = rows[rows["metric"].eq("autoattack_felled_by") & rows["value"].gt(0)]
-    words = felled["member"].astype(str) + " " + felled["value"].map("{:.0%}".format)
-    keys = [felled[name] for name in index]
+    fooled = rows[rows["metric"].eq("autoattack_fooled_by") & rows["value"].gt(0)]
+    words = fooled["member"].astype(str) + " " + fooled["value"].map("{:.0%}".format)
+    keys = [fooled[name] for name in index]
     table = {
         "PGD leaves": texts("accuracy_pgd"),
         "AutoAttack leaves": texts("accuracy_autoattack"),
-        "felled by": words.groupby(keys, sort=False).agg(", ".join),
+        "fooled by": words.groupby(keys, sort=False).agg(", ".join),
         "gain": texts("autoattack_gain"),
         "survives?": texts("autoattack_gain", "autoattack"),
     }

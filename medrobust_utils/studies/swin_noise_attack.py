@@ -14,14 +14,14 @@ from ..attacks import AutoResult, Flag, SweepResult, attack_sweep, autoattack_sw
 from ..core import env
 from ..core.contracts import ask
 from ..core.losses import correct
-from ..core.storage import fingerprint, kept_arrays
+from ..core.storage import cached_arrays, fingerprint
 from ..data import to_float
 from ..explain import spectrum
 from ..models import MedicalModel
 from ..scoring import metrics
 from ..scoring.metrics import Estimate
 from ..scoring.predict import kept
-from .common import budget, kept_flags
+from .common import budget, cached_flags
 from .swin_noise import ROLES
 from .swin_noise_thousand import Arm, Thousand
 
@@ -37,7 +37,7 @@ class Attack:
             ``beats_constant`` says the same of ``start``, which the attacks take away: its interval
             lies above what one constant answer has right.
         noise: bool (E, S, n): right under random signs of size eps, for S draws.
-        pgd, auto: the sweeps; ``auto`` was given what ``pgd`` had felled already.
+        pgd, auto: the sweeps; ``auto`` was given what ``pgd`` had fooled already.
         aucs: finding -> AUC before and under an attack on that finding, at ``auc_eps``.
         density: (n, bands), power of the margin's gradient a coefficient, white noise being 1.
         centroid: (n,), its mean frequency in cycles per pixel.
@@ -103,7 +103,7 @@ def measure(arm: Arm, model: MedicalModel, settings: Mapping, folder: Path, *, s
         task.data,
         task.attacked,
         epsilons,
-        felled=~pgd.right,
+        fooled=~pgd.right,
         desc="AutoAttack",
         batch=how["batch"],
         **budget(how),
@@ -141,12 +141,12 @@ def measure(arm: Arm, model: MedicalModel, settings: Mapping, folder: Path, *, s
 def flags(
     attack: Attack, model: MedicalModel, settings: Mapping, folder: Path, *, seed: int
 ) -> list[Flag]:
-    """Red flags of PGD at the eps that fells half of what was right, and those of AutoAttack."""
+    """Red flags of PGD at the eps that fools half of what was right, and those of AutoAttack."""
     how, task = settings["thousand"]["attack"], attack.arm.task
     before = attack.pgd.clean_right.sum()
-    fallen = attack.pgd.right.sum(1) <= before / 2
-    eps = float(attack.epsilons[fallen.argmax() if fallen.any() else -1])
-    some = kept_flags(
+    fooled = attack.pgd.right.sum(1) <= before / 2
+    eps = float(attack.epsilons[fooled.argmax() if fooled.any() else -1])
+    some = cached_flags(
         folder,
         "flags",
         model,
@@ -205,7 +205,7 @@ def _spectra(
         }
 
     name = f"spectrum-{fingerprint(task.attacked.tolist(), bands)}.npz"
-    found = kept_arrays(folder / name, compute)
+    found = cached_arrays(folder / name, compute)
     return found["density"], found["centroid"]
 
 
@@ -220,7 +220,7 @@ def _in_bands(arm: Arm, model: MedicalModel, how: Mapping, folder: Path, seed: i
         return {"right": right}
 
     name = f"bands-{fingerprint(task.attacked.tolist(), bands, rms, seed)}.npz"
-    return kept_arrays(folder / name, compute)["right"]
+    return cached_arrays(folder / name, compute)["right"]
 
 
 def _aucs(

@@ -69,8 +69,8 @@ def spectra(
     return by_frequency(curves, ylabel, level=level)
 
 
-def felled(rows: pd.DataFrame, order: Sequence[str]) -> pd.DataFrame:
-    """Who felled which share: a line a network and eps, a column a member, 0 where nobody."""
+def fooled(rows: pd.DataFrame, order: Sequence[str]) -> pd.DataFrame:
+    """Who fooled which share: a line a network and eps, a column a member, 0 where nobody."""
     table = rows.pivot_table(
         index=["role", "model", "start", "eps_255"], columns="member", values="value", fill_value=0
     )

@@ -20,7 +20,7 @@ from .tables import NOTHING_LEFT
 
 
 def add_attack(run: Run, attack: Attack) -> None:
-    """Rows of one network: clean scores, accuracy by eps and attack, who felled what, spectra."""
+    """Rows of one network: clean scores, accuracy by eps and attack, who fooled what, spectra."""
     tags = attack.arm.tags | attack.gates | {"n": len(attack.centroid)}
     for name, value in attack.clean.items():
         add(run, name, value, attack="none", eps_255=0.0, **tags)
@@ -34,7 +34,7 @@ def add_attack(run: Run, attack: Attack) -> None:
         gap = attack.noise[place].mean(0) - attack.auto.right[place]
         add(run, "accuracy_noise_minus_adversarial", attack.mean(gap), **cell)
         for member, share in shares.items():
-            run.add("felled_by", share, member=member, **cell)
+            run.add("fooled_by", share, member=member, **cell)
         asked = attack.auto.queries[place]
         if asked.any():
             run.add("autoattack_queries", float(asked[asked > 0].mean()), **cell)
@@ -119,7 +119,7 @@ def add_comparison(run: Run, swin: Attack, resnet: Attack) -> None:
             if both.any():
                 one, other = (_kept(a, kind, place, both) for a in (swin, resnet))
                 held = cell | {"n": int(both.sum())}
-                add(run, "kept_swin_minus_resnet", one - other, attack=kind, **held)
+                add(run, "retained_swin_minus_resnet", one - other, attack=kind, **held)
     known = np.isfinite(swin.centroid) & np.isfinite(resnet.centroid)
     if known.any():
         # low-pass is a low mean frequency of what the answer listens to

@@ -22,7 +22,7 @@ from ..scoring.metrics import Estimate
 NOTHING_LEFT = 0.05  # if neither of two networks has more than this right, a gain says nothing
 GATES = ("beats_prior", "competent", "beats_majority")
 # What a table with gaps would turn into floats.
-KINDS = {"n": int, "seeds": int, "alive": bool, "half_fallen": bool}
+KINDS = {"n": int, "seeds": int, "alive": bool, "half_fooled": bool}
 
 
 def pooled(estimates: Sequence[Estimate]) -> Estimate:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from .. import segmentation
-from ..core.storage import fingerprint, kept_arrays
+from ..core.storage import cached_arrays, fingerprint
 from ..data import ImageSet, to_float
 from ..data.imageset import rows_of
 from ..models import digest
@@ -155,7 +155,7 @@ def _kept(
         moved = torch.stack([change.amax(1), change.mean(1)])
         return counts.arrays() | {"moved": moved.numpy()}
 
-    found = kept_arrays(trained.folder / f"tally-{'-'.join(cell)}-{key}.npz", compute)
+    found = cached_arrays(trained.folder / f"tally-{'-'.join(cell)}-{key}.npz", compute)
     moved = found.pop("moved")
     return Tally(**found), moved
 
@@ -193,4 +193,4 @@ def precision_differs(
         names = ("loss", "foreground_accuracy")
         return {name: found[0][name] - found[1][name] for name in names}
 
-    return kept_arrays(trained.folder / f"precision-{key}.npz", compute)
+    return cached_arrays(trained.folder / f"precision-{key}.npz", compute)

@@ -19,7 +19,7 @@ from ..core import env
 from ..core.contracts import ask
 from ..core.errors import RunError
 from ..core.gate import check_steady, once
-from ..core.storage import fingerprint, kept_arrays
+from ..core.storage import cached_arrays, fingerprint
 from ..data import ImageSet, to_float
 from ..models import digest
 from ..segmentation import PART, Layered
@@ -60,7 +60,7 @@ def shapes(clean: Trained, settings: Mapping) -> dict[str, dict[str, np.ndarray]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     table: dict[str, dict[str, np.ndarray]] = {}
-    for name, values in kept_arrays(clean.folder / f"shapes-{key}.npz", compute).items():
+    for name, values in cached_arrays(clean.folder / f"shapes-{key}.npz", compute).items():
         what, _, measure = name.rpartition("/")
         table.setdefault(what, {})[measure] = values
     return table

@@ -1,6 +1,6 @@
 """Auto-PGD (Croce and Hein 2020, algorithm 1), L-infinity: momentum, and steps that shorten.
 
-An image that has fallen is dropped at once. No image sees another, so nothing else changes.
+An image that is fooled is dropped at once. No image sees another, so nothing else changes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 
 from ..engine import ball
 from .margins import Loss
-from .query_counter import Probe
+from .query_counter import QueryCounter
 
 MOMENTUM = 0.75  # share of the new step; section 4.1
 RHO = 0.75  # share of the steps that must go up, section 4.1
@@ -46,7 +46,7 @@ class _Climb:
 
 
 def apgd(
-    probe: Probe,
+    probe: QueryCounter,
     images: torch.Tensor,
     rows: torch.Tensor,
     eps: float,
@@ -64,10 +64,10 @@ def apgd(
         loss_of: gives the loss to climb for some of the n images, by their positions.
         steps: at most so many; one gradient more is computed, at the start.
         start: where to begin, projected into the ball.
-        to_the_end: go on with images that have fallen, and return the point of the highest loss.
+        to_the_end: go on with images that are fooled, and return the point of the highest loss.
 
     Returns:
-        Images in the ball, exactly: felled where the attack found such a point, else those of the
+        Images in the ball, exactly: fooled where the attack found such a point, else those of the
         highest loss.
     """
     result = images.clone()
@@ -121,7 +121,9 @@ def _move(state: _Climb, *, first: bool) -> None:
     state.before, state.at = state.at, moved.clamp(state.low, state.high)
 
 
-def _look(state: _Climb, probe: Probe, rows: torch.Tensor, loss_of: Callable) -> torch.Tensor:
+def _look(
+    state: _Climb, probe: QueryCounter, rows: torch.Tensor, loss_of: Callable
+) -> torch.Tensor:
     """Loss and gradient at the new points; who still stands."""
     loss, state.slope, up = probe.climb(state.at, rows[state.rows], loss_of(state.rows))
     state.rises = state.rises + (loss > state.loss)

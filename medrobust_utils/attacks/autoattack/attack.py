@@ -1,7 +1,7 @@
 """AutoAttack (Croce and Hein 2020) for every head: a cascade over the images still standing.
 
 Auto-PGD on the cross-entropy, targeted Auto-PGD, targeted FAB and Square, one after the other;
-whoever has fallen is left alone. The libraries stop with an error below five classes, because
+whoever is fooled is left alone. The libraries stop with an error below five classes, because
 the targeted loss is not defined there, and know no head with several labels; here the plain margin
 takes its place (see ``Goal``).
 """
@@ -21,14 +21,14 @@ from ...core import env
 from ...core.contracts import check_labels, check_logits
 from ...core.errors import ContractError
 from ...core.gate import admit, gate
-from ..config import STANDING, WRONG, AutoPlan
+from ..config import ROBUST, WRONG, AutoAttackConfig
 from ..engine import check_eps, extremes
 from ..ladder import score
 from ..noise import gaussian
 from .apgd import apgd
 from .fab import fab
 from .margins import Goal, Loss
-from .query_counter import Probe
+from .query_counter import QueryCounter
 from .square import square
 
 
@@ -41,13 +41,13 @@ class Attacked:
             before, is returned as it was (unless ``to_the_end``).
         logits: float32 (N, K) of those.
         stands: bool (N,).
-        won: object (N,): the member that felled it, ``WRONG`` or ``STANDING``.
+        won: object (N,): the member that fooled it, ``WRONG`` or ``STANDING``.
         queries: int64 (N,): how often the model was asked about each image.
     """
 
     images: torch.Tensor
     logits: torch.Tensor
-    stands: torch.Tensor
+    robust: torch.Tensor
     won: np.ndarray
     queries: torch.Tensor
 
@@ -62,7 +62,7 @@ def autoattack(
     desc: str = "",
     **how: Any,
 ) -> Attacked:
-    """Attack images within ``eps`` until each has fallen or every member has failed.
+    """Attack images within ``eps`` until each is fooled or every member has failed.
 
     Args:
         model: returns logits (N, K), in evaluation mode.
@@ -71,18 +71,18 @@ def autoattack(
         eps: radius of the L-infinity ball, in [0, 1].
         rows: numbers (N,) that tell the images apart; 0 to N - 1 without them.
         desc: label of the progress bar; no bar without one.
-        how: what ``AutoPlan`` takes.
+        how: what ``AutoAttackConfig`` takes.
 
     Raises:
         ContractError: for a breach of the contract, or a head that has no such goal.
     """
-    plan = AutoPlan(**how)
+    plan = AutoAttackConfig(**how)
     return follow(plan, model, images, labels, eps, rows=rows, desc=desc)
 
 
 @gate()
 def follow(
-    plan: AutoPlan,
+    plan: AutoAttackConfig,
     model: nn.Module,
     images: torch.Tensor,
     labels: torch.Tensor,
@@ -102,11 +102,11 @@ def follow(
     check_labels(labels[:1], first, extremes(labels))
     goal.check(labels, first)
     numbers = np.arange(len(images)) if rows is None else np.asarray(rows)
-    probe = Probe(model, labels, goal, dtype=plan.dtype, through=through)
+    probe = QueryCounter(model, labels, goal, dtype=plan.dtype, through=through)
     job = _Job(plan, probe, images, labels, eps, numbers, goal)
     with env.progress(plan.members, desc=desc, disable=not desc) as bar:
         for number, member in enumerate(bar):
-            bar.set_postfix(attack=member, standing=int(job.up.sum()), refresh=False)
+            bar.set_postfix(attack=member, robust=int(job.up.sum()), refresh=False)
             job.run(member, number)
     return Attacked(job.moved, job.logits, job.up, job.won, job.probe.queries)
 
@@ -116,8 +116,8 @@ class _Job:
 
     def __init__(
         self,
-        plan: AutoPlan,
-        probe: Probe,
+        plan: AutoAttackConfig,
+        probe: QueryCounter,
         images: torch.Tensor,
         labels: torch.Tensor,
         eps: float,
@@ -128,9 +128,9 @@ class _Job:
         self.numbers, self.goal, self.probe = numbers, goal, probe
         everyone = torch.arange(len(images), device=images.device)
         self.moved = images.clone()
-        self.logits, self.up = self.probe.stands(images, everyone)
+        self.logits, self.up = self.probe.robust(images, everyone)
         check_logits(self.logits, labels.ndim == 2)
-        self.won = np.where(self.up.cpu().numpy(), STANDING, WRONG).astype(object)
+        self.won = np.where(self.up.cpu().numpy(), ROBUST, WRONG).astype(object)
         margins = goal.margins(self.logits, labels)
         if plan.to_the_end and margins.shape[1] > 1:
             raise ContractError(
@@ -141,7 +141,7 @@ class _Job:
         self.ways = margins.argsort(1)[:, : plan.targets]  # the closest first
 
     def run(self, member: str, number: int) -> None:
-        """One member, over the images that it may still fell."""
+        """One member, over the images that it may still fool the network on."""
         # a number for each draw, so that members begin apart
         for attack in self._attacks(member, self.plan.seed * 1000 + number * 100):
             rows = torch.arange(len(self.images), device=self.images.device)
@@ -203,13 +203,13 @@ class _Job:
 
     def _take(self, member: str, rows: torch.Tensor, moved: torch.Tensor) -> None:
         """Believe an attack only what float32 confirms."""
-        logits, up = self.probe.stands(moved, rows)
+        logits, up = self.probe.robust(moved, rows)
         margin = self.goal.margins(logits, self.labels[rows]).amin(1)
         better = ~up
         if self.plan.to_the_end:
             better = margin < self.margin[rows]
-        fallen = rows[~up & self.up[rows]]
-        self.won[fallen.cpu().numpy()] = member
-        self.up[fallen] = False
+        fooled = rows[~up & self.up[rows]]
+        self.won[fooled.cpu().numpy()] = member
+        self.up[fooled] = False
         rows, moved, logits, margin = (part[better] for part in (rows, moved, logits, margin))
         self.moved[rows], self.logits[rows], self.margin[rows] = moved, logits, margin

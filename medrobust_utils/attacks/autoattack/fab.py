@@ -1,7 +1,7 @@
 """Fast adaptive boundary (Croce and Hein 2020, "Minimally distorted adversarial examples"), L-inf.
 
-Looks for the felled point nearest to the image, whatever eps is: at each step the border of the
-answer is taken for a plane, and the point moves onto it, drawn towards the image.
+Looks for the adversarial point nearest to the image, whatever eps is: at each step the border of
+the answer is taken for a plane, and the point moves onto it, drawn towards the image.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from functools import partial
 import torch
 
 from ..engine import ball
-from .query_counter import Probe
+from .query_counter import QueryCounter
 
 BIAS = 0.1  # the largest pull towards the image (alpha_max); section 3
 OVERSHOOT = 1.05  # eta: how far beyond the plane
-BACK = 0.9  # beta: where to go on from a felled point, as a share of the way from the image
+BACK = 0.9  # beta: where to go on from a adversarial point, as a share of the way from the image
 NEWTON = 20  # steps to the nearest point of a plane; more than the border of a box ever took
 
 
 def fab(
-    probe: Probe,
+    probe: QueryCounter,
     images: torch.Tensor,
     rows: torch.Tensor,
     eps: float,
@@ -28,7 +28,7 @@ def fab(
     *,
     steps: int,
 ) -> torch.Tensor:
-    """Attack images until each has a felled point within ``eps``.
+    """Attack images until each has a adversarial point within ``eps``.
 
     Args:
         images: float32 (n, C, H, W) in [0, 1].
@@ -36,7 +36,7 @@ def fab(
         way: how to change each image's answer (n,), a column of ``Goal.margins``.
 
     Returns:
-        Images in the ball, exactly: felled where the attack found such a point, else the images
+        Images in the ball, exactly: fooled where the attack found such a point, else the images
         themselves.
     """
     result = images.clone()
@@ -49,18 +49,18 @@ def fab(
         origin = images[live]
         margin, slope, _ = probe.climb(at, rows[live], partial(_margin, probe, way[live]))
         at = _step(at, origin, margin, slope)
-        up = probe.stands(at, rows[live])[1]
+        up = probe.robust(at, rows[live])[1]
         inside = ((at >= low[live]) & (at <= high[live])).flatten(1).all(1)
         done = ~up & inside
         result[live[done]] = at[done]
-        # a felled point too far away is still a point to come back from
+        # a adversarial point too far away is still a point to come back from
         at = torch.where(up[:, None, None, None], at, origin + BACK * (at - origin))
         live, at = live[~done], at[~done]
     return result
 
 
 def _margin(
-    probe: Probe, way: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor
+    probe: QueryCounter, way: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor
 ) -> torch.Tensor:
     """How far each image is from its border (n,)."""
     return probe.goal.margins(logits, labels).gather(1, way[:, None])[:, 0]

@@ -1,4 +1,4 @@
-"""What an attack is after: which answers count as felled, and how far each image is from that.
+"""What an attack is after: which answers count as fooled, and how far each image is from that.
 
 Three goals cover every head of this kit. Softmax and single logits: another class than the true
 one. Several labels: *any* label flipped, or *one finding* flipped, whatever the others do.
@@ -20,7 +20,7 @@ Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 @dataclass(frozen=True)
 class Goal:
-    """When an image with several labels counts as felled.
+    """When an image with several labels counts as fooled.
 
     Attributes:
         finding: the label that has to flip; None for any of them. None for every other head.
@@ -43,14 +43,14 @@ class Goal:
                 "to K - 1. Leave it out for heads with one answer an image."
             )
 
-    def standing(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Bool (N,): not felled."""
+    def robust(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Bool (N,): not fooled."""
         if self.finding is None:
             return correct(logits, labels)
         return (logits[:, self.finding] > 0) == labels[:, self.finding].bool()
 
     def margins(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """How far each image is from being felled in each way, (N, T); negative where it is.
+        """How far each image is from being misclassified in each way, (N, T); negative where it is.
 
         The ways are the T = K - 1 other classes in order (one for a single logit), the K labels,
         or the one finding.
@@ -70,7 +70,7 @@ class Goal:
         return per_image(logits[:, [self.finding]], labels[:, self.finding])
 
     def towards(self, way: torch.Tensor) -> Loss:
-        """The loss that fells each image in its own way (N,), the targeted ratio (equation 7).
+        """The loss that fools each image in its own way (N,), the targeted ratio (equation 7).
 
         The margin itself, negated, below four classes and for labels that do not compete.
         """

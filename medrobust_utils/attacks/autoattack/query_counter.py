@@ -13,7 +13,7 @@ from ..ladder import score
 from .margins import Goal
 
 
-class Probe:
+class QueryCounter:
     """A model, the labels of some images, and a goal.
 
     Attributes:
@@ -42,18 +42,18 @@ class Probe:
         self.span = extremes(labels)
         self.queries = torch.zeros(len(labels), dtype=torch.int64, device=labels.device)
 
-    def stands(self, images: torch.Tensor, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def robust(self, images: torch.Tensor, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits (n, K) in float32 of the images with these row numbers, and who stands (n,)."""
         self.queries[rows] += 1
         logits = score(self.model, images)
-        return logits, self.goal.standing(logits, self.labels[rows])
+        return logits, self.goal.robust(logits, self.labels[rows])
 
     def climb(
         self, images: torch.Tensor, rows: torch.Tensor, loss: Callable
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The loss (n,), its gradient by the pixels, and whether each image stands.
 
-        With gradients in mixed precision, or through a copy, an image that seems felled is asked
+        With gradients in mixed precision, or through a copy, an image that seems fooled is asked
         about again: the model itself, in float32.
 
         Raises:
@@ -63,9 +63,9 @@ class Probe:
         uphill, logits = gradient(self.through, images, labels, self.span, self.dtype, loss)
         self.queries[rows] += 1
         check_finite(uphill.isfinite().all())
-        up = self.goal.standing(logits, labels)
+        up = self.goal.robust(logits, labels)
         rough = self.dtype != torch.float32 or self.through is not self.model
         if rough and not up.all():
             doubted = (~up).nonzero()[:, 0]
-            up = up.index_copy(0, doubted, self.stands(images[doubted], rows[doubted])[1])
+            up = up.index_copy(0, doubted, self.robust(images[doubted], rows[doubted])[1])
         return loss(logits, labels), uphill, up

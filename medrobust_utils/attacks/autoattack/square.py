@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from ..engine import ball
-from .query_counter import Probe
+from .query_counter import QueryCounter
 
 SHARE = 0.8  # of the pixels that the first square covers (p); AutoAttack's setting
 # The share is halved after so many of 10,000 queries; other budgets are stretched to that.
@@ -18,7 +18,7 @@ HALVED_AT = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 
 
 def square(
-    probe: Probe,
+    probe: QueryCounter,
     images: torch.Tensor,
     rows: torch.Tensor,
     eps: float,
@@ -35,7 +35,7 @@ def square(
         rows: their numbers in ``probe`` (n,).
         numbers: what tells the images apart (n,): an image gets the same squares whatever the
             batch it comes in.
-        to_the_end: go on with images that have fallen.
+        to_the_end: go on with images that are fooled.
 
     Returns:
         Images in the ball, exactly: the point of the lowest margin.
@@ -67,9 +67,9 @@ def side_of(query: int, queries: int, shape: tuple[int, int]) -> int:
     return max(1, min(side, min(shape) - 1))
 
 
-def _margin(probe: Probe, images: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+def _margin(probe: QueryCounter, images: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     """The least margin (n,), above 0 exactly for those that stand."""
-    logits, up = probe.stands(images, rows)
+    logits, up = probe.robust(images, rows)
     margin = probe.goal.margins(logits, probe.labels[rows]).amin(1)
     tiny = torch.finfo(margin.dtype).tiny
     return torch.where(up, margin.clamp_min(tiny), margin.clamp_max(0))

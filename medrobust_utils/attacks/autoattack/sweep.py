@@ -1,4 +1,4 @@
-"""AutoAttack at every eps over a data set: resumable, with who felled which image."""
+"""AutoAttack at every eps over a data set: resumable, with who fooled which image."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from ...core.contracts import check_logits, check_model
 from ...core.errors import ContractError
 from ...core.gate import admit, gate
 from ...data import ImageSet
-from ..config import STANDING, WRONG, AutoPlan
+from ..config import ROBUST, WRONG, AutoAttackConfig
 from ..fold_batchnorm import quick_copy
 from ..ladder import check_ladder, score
-from ..partial_results import Kept, by_batches, identify, on_device
+from ..partial_results import PartialResults, by_batches, identify, on_device
 from ..radius_sweep import SweepResult
 from ..red_flags import Flag
 from .attack import follow
@@ -37,45 +37,45 @@ class AutoResult(SweepResult):
 
     Attributes:
         stands: bool (E, N): by the goal of the plan, which may be one finding of several.
-        won: str (E, N): the member that felled the image, ``wrong before``, ``earlier attack``, or
+        won: str (E, N): the member that fooled the image, ``wrong before``, ``earlier attack``, or
             nothing where it stands. What fell at a smaller eps keeps its entry.
         queries: int64 (E, N): how often the model was asked about the image at this eps.
     """
 
-    stands: np.ndarray
+    robust: np.ndarray
     won: np.ndarray
     queries: np.ndarray
 
     @property
     def right(self) -> np.ndarray:
-        """Bool (E, N): not felled."""
-        return self.stands
+        """Bool (E, N): not fooled."""
+        return self.robust
 
     def shares(self) -> list[dict[str, float]]:
-        """For each eps the share of all images that each member felled, and ``standing``."""
+        """For each eps the share of all images that each member fooled, and ``robust``."""
         found = []
         for won in self.won:
             names, counts = np.unique(won, return_counts=True)
             part = dict(zip(names.tolist(), (counts / won.size).tolist(), strict=True))
-            found.append({name or "standing": share for name, share in part.items()})
+            found.append({name or "robust": share for name, share in part.items()})
         return found
 
     def flags(self) -> list[Flag]:
         """Signs that gradients were hidden, from who won: Square asks for none.
 
-        Each image counts once, and only if AutoAttack was the one to fell it.
+        Each image counts once, and only if AutoAttack was the one to find an adversarial example.
         """
         last = self.won[-1]
-        felled = int((~np.isin(last, [STANDING, WRONG, EARLIER])).sum())
+        fooled = int((~np.isin(last, [ROBUST, WRONG, EARLIER])).sum())
         blind = int((last == "square").sum())
-        measured = f"{blind} of the {felled} images that AutoAttack felled fell to random search"
-        return [Flag(RANDOM_SEARCH, blind > max(1, 0.05 * felled), measured)]
+        measured = f"{blind} of the {fooled} images that AutoAttack fooled fell to random search"
+        return [Flag(RANDOM_SEARCH, blind > max(1, 0.05 * fooled), measured)]
 
 
 class _Part(NamedTuple):
     logits: np.ndarray  # (E, n, K)
     clean: np.ndarray  # (n, K)
-    stands: np.ndarray  # (E, n)
+    robust: np.ndarray  # (E, n)
     won: np.ndarray  # (E, n)
     queries: np.ndarray  # (E, n)
 
@@ -87,7 +87,7 @@ def autoattack_sweep(
     index: np.ndarray,
     epsilons: Sequence[float],
     *,
-    felled: np.ndarray | None = None,
+    fooled: np.ndarray | None = None,
     batch: int = 32,
     folder: Path | None = None,
     desc: str = "",
@@ -95,21 +95,21 @@ def autoattack_sweep(
 ) -> AutoResult:
     """Attack the images of ``index`` at every eps with AutoAttack.
 
-    An image that fell at a smaller eps is spared: what felled it lies in every larger ball.
+    An image that fell at a smaller eps is spared: what fooled it lies in every larger ball.
 
     Args:
         epsilons: rising, in [0, 1].
-        felled: bool (E, n): images that another attack has felled at that eps; they count as
-            fallen and are not attacked. Their logits are the clean ones.
+        fooled: bool (E, n): images that another attack has fooled at that eps; they count as
+            fooled and are not attacked. Their logits are the clean ones.
         batch, folder, desc: see ``attack_sweep``.
-        how: what ``AutoPlan`` takes. ``to_the_end`` spares nobody, and takes one eps.
+        how: what ``AutoAttackConfig`` takes. ``to_the_end`` spares nobody, and takes one eps.
 
     Raises:
         ContractError: for a breach of the contract, or an empty index.
         RunError: for a kept batch that is damaged or of another sweep, or if not even one
             image fits into memory.
     """
-    plan = AutoPlan(**how)
+    plan = AutoAttackConfig(**how)
     check_ladder(epsilons)
     if plan.to_the_end and len(epsilons) > 1:
         raise ContractError(f"to_the_end takes one eps, not {len(epsilons)}: run it for each.")
@@ -117,16 +117,16 @@ def autoattack_sweep(
     if not len(index):
         raise ContractError("no image to attack: the index is empty.")
     epsilons = [float(eps) for eps in epsilons]
-    felled = np.zeros((len(epsilons), len(index)), bool) if felled is None else felled
-    if felled.shape != (len(epsilons), len(index)):
+    fooled = np.zeros((len(epsilons), len(index)), bool) if fooled is None else fooled
+    if fooled.shape != (len(epsilons), len(index)):
         raise ContractError(
-            f"felled has shape {felled.shape}; expected {(len(epsilons), len(index))}: one row for "
+            f"fooled has shape {fooled.shape}; expected {(len(epsilons), len(index))}: one row for "
             "each eps, one column for each image."
         )
     model.to(env.pick_device(), memory_format=torch.channels_last)
-    settings = asdict(plan) | {"felled": np.packbits(felled).tolist(), "method": METHOD}
+    settings = asdict(plan) | {"fooled": np.packbits(fooled).tolist(), "method": METHOD}
     identity = identify(model, data, index, epsilons, settings)
-    kept = Kept(folder, f"autoattack-{identity}", identity, len(index), _Part)
+    kept = PartialResults(folder, f"autoattack-{identity}", identity, len(index), _Part)
     place = {int(row): column for column, row in enumerate(index)}
 
     @cache  # not needed where every batch is kept already
@@ -134,7 +134,7 @@ def autoattack_sweep(
         return quick_copy(model, on_device(data, index[:1])[0])
 
     def compute(rows: np.ndarray, _: int, done: Callable) -> _Part:
-        known = felled[:, [place[int(row)] for row in rows]]
+        known = fooled[:, [place[int(row)] for row in rows]]
         return _climb(model, through(), data, rows, epsilons, plan, known, done)
 
     parts = by_batches(kept, index, batch, compute, desc, rungs=len(epsilons))
@@ -147,8 +147,8 @@ def autoattack_sweep(
         whole("logits"),
         whole("clean", 0),
         np.ascontiguousarray(data.targets[index]),
-        "standing",
-        whole("stands"),
+        "robust",
+        whole("robust"),
         whole("won"),
         whole("queries"),
     )
@@ -160,32 +160,32 @@ def _climb(
     data: ImageSet,
     rows: np.ndarray,
     epsilons: list[float],
-    plan: AutoPlan,
-    felled: np.ndarray,
+    plan: AutoAttackConfig,
+    fooled: np.ndarray,
     done: Callable[[int], object],
 ) -> _Part:
-    """One batch at every eps; who has fallen keeps what felled them."""
+    """One batch at every eps; who is fooled keeps what fooled them."""
     images, labels = on_device(data, rows)
     labels = admit(model, images, labels)
     clean = score(model, images)
     check_logits(clean, labels.ndim == 2)
     logits, steps = clean.clone(), []
-    up = Goal(plan.finding).standing(clean, labels).cpu().numpy()
-    won = np.where(up, STANDING, WRONG).astype("U16")
-    for eps, fallen in zip(epsilons, felled, strict=True):
-        won[up & fallen] = EARLIER
-        up = up & ~fallen
+    up = Goal(plan.finding).robust(clean, labels).cpu().numpy()
+    won = np.where(up, ROBUST, WRONG).astype("U16")
+    for eps, gone in zip(epsilons, fooled, strict=True):
+        won[up & gone] = EARLIER
+        up = up & ~gone
         queries = np.zeros(len(rows), np.int64)
         here = np.arange(len(rows)) if plan.to_the_end else np.flatnonzero(up)
         if len(here):
             found = follow(
                 plan, model, images[here], labels[here], eps, rows=rows[here], through=through
             )
-            stands = found.stands.cpu().numpy()
+            robust = found.robust.cpu().numpy()
             logits[here] = found.logits
             won[here] = np.where(up[here], found.won.astype("U16"), won[here])
             queries[here] = found.queries.cpu().numpy()
-            up[here] = up[here] & stands
+            up[here] = up[here] & robust
         steps.append((logits.cpu().numpy().copy(), up.copy(), won.copy(), queries))
         done(len(rows))
     every = [np.stack(column) for column in zip(*steps, strict=True)]
