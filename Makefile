@@ -43,7 +43,7 @@ explore: $(STAMP)  ## open the Grad-CAM explorer in the browser; Ctrl-C ends it
 WORKERS ?= 2
 TORCH_THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 test: $(STAMP)  ## run the whole test suite, every notebook in smoke included (WORKERS=2)
-	$(TORCH_THREADS) $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
+	$(TORCH_THREADS) $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
 
 test-browser: $(STAMP)  ## try the explorer in Chromium or Chrome; fails where there is none
 	$(BIN)/python -m pytest tests/test_browser.py

@@ -21,19 +21,22 @@ LONG = ("test_notebooks_smoke.py", "test_browser.py")  # begun first, so that no
 ALONE = ("test_notebooks_smoke.py", "test_golden_data.py")  # their tests share nothing
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
-def pytest_collection_modifyitems(config, items):
+def pytest_itemcollected(item):
     """Keep the tests of a file in one process, with the networks that its fixtures train.
 
-    Leave the browser's tests out where there is none; `pytest_terminal_summary` says so.
+    pytest-xdist reads the groups before `pytest_collection_modifyitems` is called here.
+    """
+    if item.path.name not in ALONE:
+        item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leave the browser's tests out where there is none; `pytest_terminal_summary` says so.
 
     Under ``pytest -n`` each worker collects for itself, and the terminal is its parent's: a worker
     sends the number along, and `pytest_testnodedown` takes it in.
     """
     items.sort(key=lambda item: item.path.name not in LONG)
-    for item in items:
-        if item.path.name not in ALONE:
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
     unseen = [item for item in items if item.path.name == "test_browser.py"]
     if unseen and browsing.find() is None:
         config.stash[UNSEEN] = len(unseen)
