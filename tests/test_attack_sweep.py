@@ -435,7 +435,7 @@ def test_not_even_one_image_fits(trained, skin):
         (dict(epsilons=[]), "at least one"),
         (dict(epsilons=[0.2, 0.1]), "must rise"),
         (dict(epsilons=[1, 8]), "8/255, not 8"),
-        (dict(mode="nest"), "nested, standing, independent"),
+        (dict(mode="nest"), "nested, skip_fooled, independent"),
         (dict(attack="cw"), "pgd, fgsm, bim, mifgsm"),
         (dict(attack="bim"), "mode='skip_fooled'"),
         (dict(engine="foolbox"), "attacks afresh at every eps"),
