@@ -131,7 +131,7 @@ def test_the_slider_changes_what_is_shown(panel):
     panel.press("ArrowRight")
     further = panel.settled(before)
     panel.press("ArrowLeft")
-    assert panel.settled(further) == before
+    browsing.wait_for(lambda: panel.settled(further) == before, panel.status)  # both pictures
 
 
 def test_a_drag_over_all_values_ends_with_the_last_ones_picture(panel):
