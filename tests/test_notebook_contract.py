@@ -93,7 +93,7 @@ BROKEN = {
     "parameter in small letters": (replace(2, "RATE", "rate"), "not `NAME: type"),
     "parameter without help": (replace(2, "  # learning rate", ""), "not `NAME: type"),
     "two equals signs": (replace(2, "learning rate", "RATE=1"), "two equals signs"),
-    "long cell": (code("x = 1\n" * 16), "cell 4 has 16 lines"),
+    "long cell": (code("x = 1\n" * 26), "cell 4 has 26 lines"),
     "long parameters": (code("OUT: str = ''  # a\n" * 26, 2), "cell 2 has 26 lines"),
     "no text after code": (lambda b: b.cells.insert(5, new_code_cell("x = 1")), "cell 4 has no"),
     "code at the end": (lambda b: b.cells.append(new_code_cell("x = 1")), "cell 6 has no"),
