@@ -28,6 +28,8 @@ FLAGS = (
 )
 SECONDS = 600  # ends a wait for what never comes; no test says how soon anything has to come
 PICTURES = "img.medrobust-picture:visible"
+LOADED = """images => images.every(image => getComputedStyle(image).display === "none" ||
+    image.complete && image.naturalWidth > 0)"""  # until then a picture on show counts as invisible
 FETCH = """async images => Promise.all(images.map(async image => {
     const bytes = new Uint8Array(await (await fetch(image.src)).arrayBuffer());
     return btoa(Array.from(bytes, byte => String.fromCharCode(byte)).join(""));
@@ -89,27 +91,34 @@ class Panel:
         line = self.page.locator(".medrobust-status")
         return line.get_attribute("data-state"), line.inner_text()
 
+    def views(self):
+        """How many views the page has shown in full; the status line says it after the last."""
+        return int(self.page.locator(".medrobust-status").get_attribute("data-view"))
+
     def pictures(self):
         """The PNG files on show, as bytes."""
         found = self.page.locator(PICTURES).evaluate_all(FETCH)
         return [base64.b64decode(text) for text in found]
 
-    def settled(self, changed_from=None):
-        """Wait until the page is done, with other pictures than ``changed_from``; they come back.
+    def settled(self, after=0):
+        """Wait until the page is done with a view later than the one numbered ``after``.
 
-        A picture that comes while another is fetched makes the fetch fail: then it is tried again.
+        Its pictures come back. One that arrives while another is fetched makes the fetch fail:
+        then it is tried again.
         """
-        return wait_for(lambda: self._finished(changed_from), self.status)
+        return wait_for(lambda: self._finished(after), self.status)
 
-    def _finished(self, before):
+    def _finished(self, after):
+        if self.status()[0] != "done" or self.views() <= after:
+            return None
+        if not self.page.locator("img.medrobust-picture").evaluate_all(LOADED):
+            return None
         try:
-            if self.status()[0] != "done" or not (pictures := self.pictures()):
-                return None
+            return self.pictures()
         except Error as error:
             if "fetch" not in str(error):
                 raise
-            return None
-        return None if pictures == before else pictures
+        return None
 
     def refused(self):
         """Wait for a refusal, and return its sentence."""
@@ -136,7 +145,7 @@ class Panel:
 
     def choose(self, name, option):
         """Choose by text or place, and wait until that shows; the pictures come back."""
-        before = self.pictures()
+        before = self.views()
         place = self.options(name).index(option) if isinstance(option, str) else option
         self.list(name).select_option(index=place)
         return self.settled(before)

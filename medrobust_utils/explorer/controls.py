@@ -68,6 +68,7 @@ class Controls:
         self.progress = widgets.IntProgress(layout=widgets.Layout(display="none", width="100%"))
         self.progress.style.description_width = "initial"
         self.status, self.numbers = widgets.HTML(), widgets.HTML()
+        self._views = 0  # shown so far; the page says it last, when all of a view has arrived
         self.pictures = [_picture(), _picture()]
         self._filling = threading.local()
         self.fill(self.right, [("none", NOBODY)])
@@ -152,18 +153,20 @@ class Controls:
     def say(self, text: str, kind: str = "done") -> None:
         """Put a sentence into the status line; ``kind`` is one of COLOURS."""
         self.status.value = (
-            f'<div class="medrobust-status" data-state="{kind}" role="status" style="'
+            f'<div class="medrobust-status" data-state="{kind}" data-view="{self._views}" '
+            'role="status" style="'
             f"border-left: 4px solid {COLOURS[kind]}; padding-left: 8px; line-height: 1.4; "
             f'overflow-wrap: anywhere">{escape(text)}</div>'
         )
 
     def show(self, pictures: Sequence[bytes], numbers: str) -> None:
-        """Show one or two PNGs, and HTML under them."""
+        """Show one or two PNGs, and HTML under them; the next ``say`` numbers them."""
         for number, widget in enumerate(self.pictures):
             if number < len(pictures):
                 widget.value = pictures[number]
             widget.layout.display = None if number < len(pictures) else "none"
         self.numbers.value = numbers
+        self._views += 1
 
     def taken(self) -> list[tuple[str, bytes]]:
         """Files that were dropped on the upload button, which then forgets them.
