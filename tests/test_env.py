@@ -1,4 +1,4 @@
-"""Folders, devices, the timed choice of precision, and what is written down about a run."""
+"""Folders, devices, the choice of precision, and what is written down about a run."""
 
 import subprocess
 import sys
@@ -37,6 +37,28 @@ def test_the_environment_moves_the_home(monkeypatch, tmp_path):
     assert env.home() == tmp_path / "x"
     monkeypatch.delenv("MEDROBUST_HOME")
     assert env.home().name == "medrobust"
+
+
+@pytest.mark.parametrize(
+    ("flags", "cap", "expected"),
+    [
+        ("fpu avx2 avx512f avx512_bf16 amx_bf16", "", torch.bfloat16),
+        ("fpu avx2 avx512f avx512_bf16", "AVX512_CORE_BF16", torch.bfloat16),
+        ("fpu avx2 avx512f avx512_bf16", "avx2", torch.float32),
+        ("fpu avx2 avx512f", "", torch.float32),
+        (None, "", torch.float32),
+    ],
+)
+def test_bfloat16_is_for_processors_that_have_it(monkeypatch, tmp_path, flags, cap, expected):
+    """Emulated, it would take twenty times as long."""
+    told = tmp_path / "cpuinfo"
+    if flags:
+        told.write_text(f"processor : 0\nflags : {flags}\n")
+    monkeypatch.setattr(env, "CPUINFO", told)
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", cap)
+    env.training_dtype.cache_clear()
+    assert env.training_dtype(CPU) == expected
+    env.training_dtype.cache_clear()
 
 
 def test_bars_are_text_where_nobody_clicks(monkeypatch):

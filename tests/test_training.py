@@ -106,11 +106,11 @@ def test_a_run_keeps_the_precision_it_began_with(skin, whole, tmp_path, monkeypa
     assert same(half, fit(skin, tmp_path / "mixed"))
 
 
-def test_a_recipe_in_float32_is_trained_so_whatever_the_probe_says(skin, tmp_path, monkeypatch):
+def test_a_recipe_in_float32_is_trained_so_whatever_the_machine_can(skin, tmp_path, monkeypatch):
     monkeypatch.setattr(training.env, "training_dtype", lambda device: torch.bfloat16)
     history, *_ = fit(skin, tmp_path, dict(SETTINGS, epochs=1, precision="float32"))
     assert {row["precision"] for row in history} == {"float32"}
-    with pytest.raises(ContractError, match="choose among probed, float32, bfloat16"):
+    with pytest.raises(ContractError, match="choose among auto, float32, bfloat16"):
         fit(skin, tmp_path, dict(SETTINGS, precision="half"))
 
 
@@ -190,7 +190,7 @@ DEFAULTS = {
     "min_delta": 0.0,
     "crops": 1.0,
     "batch_norm_momentum": None,
-    "precision": "probed",
+    "precision": "auto",
 }
 
 
@@ -501,7 +501,7 @@ def test_an_interruption_changes_no_crop(skin, tmp_path, monkeypatch):
     assert same(first, fit(skin, tmp_path / "b", settings))
 
 
-def test_a_recipe_may_fix_the_precision_without_a_stopwatch(skin, tmp_path, monkeypatch):
+def test_a_recipe_may_fix_the_precision_without_asking_the_machine(skin, tmp_path, monkeypatch):
     monkeypatch.setattr(training.env, "training_dtype", None)
     for precision in ("float32", "bfloat16"):
         settings = dict(SETTINGS, epochs=1, precision=precision)

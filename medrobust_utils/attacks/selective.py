@@ -80,7 +80,7 @@ def selective_fgsm(
             class after another its best sign, 2K + 1 evaluations. Of equal losses the one with more
             zeros wins, and among those the first.
         classes: whose perturbations are tried, the columns of ``signs``; all K without them.
-        dtype: of screening; what ``env.training_dtype`` finds quicker unless given.
+        dtype: of screening; that of ``env.training_dtype`` unless given.
 
     Raises:
         ContractError: for an unknown search, a breach of the contract, or more than 10

@@ -7,7 +7,6 @@ import platform
 import random
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
@@ -24,8 +23,10 @@ from tqdm.std import tqdm as text_bar
 from .errors import DataError
 
 _SHOWN_BY: ContextVar[type[text_bar] | None] = ContextVar("shown_by", default=None)
-ROUNDS = 8  # of the probe that chooses the training precision; the first warms up
-HOPELESS = 4.0  # times as slow: what emulates bfloat16 is not asked again, a round takes seconds
+CPUINFO = Path("/proc/cpuinfo")
+BFLOAT16 = {"avx512_bf16", "amx_bf16"}  # flags of processors that multiply in it
+# Values of ONEDNN_MAX_CPU_ISA that keep these instructions from being used.
+WITHOUT_BFLOAT16 = {"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI"}
 RECORDED = (
     "torch",
     "torchvision",
@@ -129,40 +130,27 @@ def shown_by(bar: type[text_bar]) -> Iterator[None]:
 
 
 @cache
-@torch.inference_mode(False)
-@torch.enable_grad()  # wherever it is asked
 def training_dtype(device: torch.device) -> torch.dtype:
-    """Autocast type for training, chosen by a timed probe and kept for the process.
+    """Autocast type for training: bfloat16 where the processor has instructions for it.
 
-    Capability flags mislead: some CPUs report bfloat16 and emulate it twenty times slower. A
-    few forward and backward passes of a small convolution net are timed in both types, and
-    bfloat16 is taken only where it is at least 1.2 times faster. A second round in which it is
-    HOPELESS times slower is the last.
+    Told by its own flags. Some CPUs emulate bfloat16 twenty times slower, which torch does not
+    say, and a stopwatch errs on a busy machine.
     """
-    if device.type == "mps":
-        return torch.float32
-    net = torch.nn.Sequential(*[torch.nn.Conv2d(c, 64, 3, padding=1) for c in (3, 64, 64)])
-    net = net.to(device).to(memory_format=torch.channels_last)
-    images = torch.rand(8, 3, 64, 64, device=device).to(memory_format=torch.channels_last)
-    rounds = []
-    while len(rounds) < ROUNDS:
-        rounds.append([_seconds(net, images, dtype) for dtype in (torch.bfloat16, torch.float32)])
-        half, full = rounds[-1]
-        if len(rounds) > 1 and half > HOPELESS * full:
-            break
-    # The quickest of several rounds, taken in turns: another busy process slows some, not all.
-    half, full = (min(column) for column in zip(*rounds, strict=True))
-    return torch.bfloat16 if full / half >= 1.2 else torch.float32
+    if device.type == "cuda":
+        able = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        capped = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() in WITHOUT_BFLOAT16
+        able = device.type == "cpu" and not capped and bool(BFLOAT16 & processor_flags())
+    return torch.bfloat16 if able else torch.float32
 
 
-def _seconds(net: torch.nn.Module, images: torch.Tensor, dtype: torch.dtype) -> float:
-    """Seconds of one forward and backward pass."""
-    start = time.perf_counter()
-    with autocast(images.device, dtype):
-        loss = net(images).float().square().mean()
-    loss.backward()
-    loss.item()
-    return time.perf_counter() - start
+def processor_flags() -> set[str]:
+    """What the first processor can do, as Linux tells of x86; elsewhere nothing."""
+    try:
+        lines = CPUINFO.read_text().splitlines()
+    except OSError:
+        return set()
+    return next((set(line.split()) for line in lines if line.startswith("flags")), set())
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager:

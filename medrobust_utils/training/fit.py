@@ -47,7 +47,7 @@ def fit(
 ) -> list[dict]:
     """Train ``model`` in place and return its learning curve, one dict an epoch.
 
-    Training uses mixed precision where the recipe says so, or a timed probe that it helps.
+    Precision is mixed where the recipe says so or, left to it, the processor has what it takes.
 
     Args:
         settings: see ``recipes.complete``. With ``patience``, training stops early and ``model``
@@ -115,7 +115,7 @@ class _Job:
         self.objective, self.path, self.identity = objective, path, identity
         self.seed, self.device = seed, device
         fixed = settings["precision"]
-        self.dtype = env.training_dtype(device) if fixed == "probed" else getattr(torch, fixed)
+        self.dtype = env.training_dtype(device) if fixed == "auto" else getattr(torch, fixed)
         if settings["batch_norm_momentum"] is not None:
             for part in model.modules():
                 if isinstance(part, nn.modules.batchnorm._BatchNorm):
@@ -273,7 +273,7 @@ class _Job:
             raise RunError(f"{words}. Delete its folder to train again.") from error
 
     def _restore(self, state: Mapping, precision: str) -> None:
-        self.dtype = getattr(torch, precision)  # the probe may choose anew; a run may not
+        self.dtype = getattr(torch, precision)  # a run keeps what it began with
         self.model.load_state_dict(state["model"])
         self.best = state.get("best")  # checkpoints of earlier versions have none
         self.optimiser.load_state_dict(state["optimiser"])

@@ -29,9 +29,9 @@ DEFAULTS = {
     "min_delta": 0.0,
     "crops": 1.0,
     "batch_norm_momentum": None,
-    "precision": "probed",
+    "precision": "auto",
 }
-PRECISIONS = ("probed", "float32", "bfloat16")
+PRECISIONS = ("auto", "float32", "bfloat16")
 OPTIMISERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
 
 
@@ -48,8 +48,8 @@ def complete(settings: Mapping) -> dict:
     is taken; 0: no stopping, last epoch), ``monitor`` (of the learning curve: what has to gain),
     ``crops`` (least share of an image's area that a random crop keeps; 1: no crops),
     ``batch_norm_momentum`` (weight of a new batch in the running statistics: torch's 0.1, Keras'
-    0.01; None: as the network has it), ``precision`` (``float32``, ``bfloat16``, or ``probed``
-    for what ``env.training_dtype`` finds quicker on the machine at hand).
+    0.01; None: as the network has it), ``precision`` (``float32``, ``bfloat16``, or ``auto``
+    for what suits the machine at hand, see ``env.training_dtype``).
 
     Raises:
         ContractError: for an unknown key, optimiser, schedule or precision, or a share outside
