@@ -15,7 +15,7 @@ from ..attacks import Flag, red_flags
 from ..core import env
 from ..core.errors import DataError, ProtocolError, RunError
 from ..core.storage import fingerprint, write_atomic
-from ..data import ImageSet, own, to_float
+from ..data import ImageSet, ThreeWay, own, to_float
 from ..models import MedicalModel
 from ..reporting.results import Run
 from ..scoring import metrics
@@ -134,6 +134,19 @@ def precision(settings: Mapping, model: nn.Module) -> torch.dtype:
     if not settings["attack"]["fast"]:
         return torch.float32
     return getattr(model, "trained_in", None) or env.training_dtype(env.pick_device())
+
+
+def clean_scores(
+    data: ImageSet, split: ThreeWay, logits: np.ndarray, draw: Sequence[int]
+) -> tuple[dict[str, Estimate], dict[str, bool]]:
+    """Scores of clean logits on all test images, and the gates they pass."""
+    weights, targets = (
+        metrics.group_weights(data.groups[split.test], draw),
+        data.targets[split.test],
+    )
+    clean = metrics.score(logits, targets, weights)
+    prior = metrics.prior_logits(data.targets[split.train], len(targets), len(data.classes))
+    return clean, metrics.gates(clean, metrics.score(prior, targets, weights))
 
 
 def cached_flags(

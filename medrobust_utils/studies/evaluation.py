@@ -18,7 +18,7 @@ from ..explain.under_attack import Explained
 from ..scoring import metrics
 from ..scoring.metrics import Estimate
 from ..scoring.predict import kept
-from .common import cached_flags, precision, some
+from .common import cached_flags, clean_scores, precision, some
 from .experiment import CLEAN, Arm, Task, Trained
 from .tables import GATES, compare, known_mean
 
@@ -140,14 +140,10 @@ def clean(trained: Trained, draw: Sequence[int]) -> tuple[dict[str, Estimate], d
     Args:
         draw: seed of the bootstrap.
     """
-    task, model = trained.arm.task, trained.model
-    data, test = task.data, task.split.test
+    task = trained.arm.task
     path = trained.folder / f"logits-{task.key}.npz"
-    logits = kept(path, model, data, test, desc=trained.arm.key)
-    weights, targets = metrics.group_weights(data.groups[test], draw), data.targets[test]
-    scores = metrics.score(logits, targets, weights)
-    prior = metrics.prior_logits(data.targets[task.split.train], len(test), len(data.classes))
-    gates = metrics.gates(scores, metrics.score(prior, targets, weights))
+    logits = kept(path, trained.model, task.data, task.split.test, desc=trained.arm.key)
+    scores, gates = clean_scores(task.data, task.split, logits, draw)
     return {name: scores[name] for name in CLEAN}, gates
 
 
