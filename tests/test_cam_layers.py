@@ -4,10 +4,12 @@ import pytest
 import torch
 from networks import Out, small, swin, vit
 from segmenters import Plain, untrained
+from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from medrobust_utils.core.errors import ContractError
-from medrobust_utils.explain.cam_layers import layers, spatial, target_layer
+from medrobust_utils.explain import cams
+from medrobust_utils.explain.cam_layers import layers, patches, spatial, target_layer
 from medrobust_utils.models import build_unet
 from medrobust_utils.models.assimilation import build_assimilated
 from medrobust_utils.models.attentive import build_attentive
@@ -134,3 +136,72 @@ def test_looking_leaves_no_trace():
     assert torch.equal(torch.rand(3), drawn)
     assert [(p.requires_grad, p.grad) for p in model.parameters()] == before
     assert not any(module._forward_hooks for module in model.modules())
+
+
+def transformer(**tokens):
+    torch.manual_seed(0)
+    size = dict(img_size=64, patch_size=8, embed_dim=48, depth=6, num_heads=4, num_classes=3)
+    return VisionTransformer(**size, **tokens).eval()
+
+
+@pytest.mark.parametrize(
+    ("tokens", "wanted"),
+    [
+        ({}, "blocks.5.norm1"),
+        ({"reg_tokens": 4}, "blocks.5.norm1"),
+        ({"reg_tokens": 1}, "blocks.5.norm1"),
+        ({"reg_tokens": 4, "class_token": False, "global_pool": "avg"}, "norm"),
+    ],
+    ids=["class token", "and four registers", "and one", "registers alone"],
+)
+def test_tokens_that_lead_a_transformer_are_left_out_of_its_map(tokens, wanted):
+    model = transformer(**tokens)
+    assert target_layer(model, (3, 64, 64)) == wanted
+    output = torch.arange(64.0).repeat(1, 2, 1).transpose(1, 2)
+    leading = torch.full((1, model.num_prefix_tokens, 2), -1.0)
+    maps = spatial(torch.cat([leading, output], 1), patches(model, 64))
+    assert torch.equal(maps, torch.arange(64.0).view(1, 1, 8, 8).expand(1, 2, 8, 8))
+    found = cams.grad_cam(model, torch.rand(2, 3, 64, 64), [0, 0], layer="blocks.5.norm1")
+    assert found.maps.shape == (2, 64, 64)
+
+
+class Shared(nn.Module):
+    """One ReLU for all layers, as many a tutorial has it."""
+
+    def __init__(self):
+        super().__init__()
+        widths = ((3, 8), (8, 16), (16, 16))
+        self.convs = nn.ModuleList(nn.Conv2d(i, o, 3, 2, 1) for i, o in widths)
+        self.relu, self.head = nn.ReLU(), nn.Linear(16, 3)
+
+    def forward(self, images):
+        for conv in self.convs:
+            images = self.relu(conv(images))
+        return self.head(images.mean((2, 3)))
+
+
+def test_a_module_that_is_used_several_times_is_no_layer_to_explain():
+    torch.manual_seed(0)
+    model = Shared().eval()
+    assert "relu" not in layers(model, (3, 64, 64))
+    assert cams.grad_cam(model, torch.rand(2, 3, 64, 64), [0, 1]).layer == "convs.2"
+
+
+def test_a_deep_network_is_not_explained_before_its_first_block():
+    """Its blocks work on a sequence that is no square; what is left is the first convolution."""
+
+    class Crooked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.patch = nn.Conv2d(3, 8, 7, 8, 3)
+            self.blocks = nn.ModuleList(nn.Linear(8, 8) for _ in range(20))
+            self.head = nn.Linear(8, 3)
+
+        def forward(self, images):
+            tokens = self.patch(images).flatten(2).transpose(1, 2)[:, :-5]
+            for block in self.blocks:
+                tokens = tokens + block(tokens)
+            return self.head(tokens.mean(1))
+
+    with pytest.raises(ContractError, match="'patch', before its first block.*layer="):
+        target_layer(Crooked().eval(), (3, 64, 64))

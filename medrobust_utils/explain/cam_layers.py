@@ -7,8 +7,10 @@ inception, Swin, plain vision transformer and U-shaped networks need no list of 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -18,13 +20,23 @@ from ..core.contracts import ask, blamed, check_model, exported
 from ..core.errors import ContractError
 
 SMALLEST = 3  # a 2 x 2 map cannot tell the centre of an image from its rim
+LEADING = 16  # class and register tokens that may go before those of the patches
+DEEP, EARLY = 16, 1 / 8  # layers of a deep network, and the share of them that is its beginning
 
 
-def spatial(output: torch.Tensor) -> torch.Tensor | None:
+def patches(model: nn.Module, side: int) -> int:
+    """Tokens that stand for parts of an image of ``side`` pixels; 0 where it is not cut up."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d) and module.kernel_size == module.stride != (1, 1):
+            return (side // module.stride[0]) ** 2
+    return 0
+
+
+def spatial(output: torch.Tensor, patches: int = 0) -> torch.Tensor | None:
     """A layer's output as maps (N, C, h, h); None if it has no place for each part of an image.
 
     Known are (N, C, h, h), (N, h, h, C) and (N, tokens, C) with h * h tokens, or one more where
-    a class token goes first.
+    a class token goes first; with the number of ``patches``, any that go before theirs.
     """
     if output.ndim == 4 and output.shape[2] == output.shape[3]:
         return output
@@ -32,10 +44,11 @@ def spatial(output: torch.Tensor) -> torch.Tensor | None:
         return output.permute(0, 3, 1, 2)
     if output.ndim == 3:
         tokens = output.shape[1]
-        side = math.isqrt(tokens)
-        if tokens - side**2 in (0, 1):
-            patches = output[:, tokens - side**2 :]
-            return patches.transpose(1, 2).unflatten(2, (side, side))
+        known = 0 <= tokens - patches <= LEADING and math.isqrt(patches) ** 2 == patches > 0
+        side = math.isqrt(patches if known else tokens)
+        if known or tokens - side**2 in (0, 1):
+            places = output[:, tokens - side**2 :]
+            return places.transpose(1, 2).unflatten(2, (side, side))
     return None
 
 
@@ -53,12 +66,16 @@ def frozen(model: nn.Module) -> Iterator[None]:
 
 
 class _Candidate(NamedTuple):
-    """A module that returned a map: its width and side, and whether a gradient reaches it."""
+    """A module that returned a map: its width and side, and whether a gradient reaches it.
+
+    ``before`` is the share of a deep network's layers that have finished by then, else 1.
+    """
 
     name: str
     channels: int
     side: int
     reached: bool
+    before: float
 
     @property
     def depth(self) -> int:
@@ -71,7 +88,8 @@ def target_layer(model: nn.Module, shape: tuple[int, int, int]) -> str:
 
     A model's ``backbone`` can point at the module itself with an attribute ``cam_layer``. Else it
     is the last module whose output (see ``spatial``) has at least 3 x 3 places and a gradient
-    at them: behind the last attention of a transformer only the class token has one. A network
+    at them: behind the last attention of a transformer only the class token has one. Modules that
+    are used more than once are left out. A network
     that shrinks the image below 3 x 3 is explained at its last larger map; 2 x 2 serves where
     there is none. Of a U-Net it is the last module before the way up. The choice depends on the
     model and the shape, never on the images.
@@ -81,7 +99,16 @@ def target_layer(model: nn.Module, shape: tuple[int, int, int]) -> str:
     """
     check_model(model)
     check_hooks(model)
-    return _own(model) or _best_of_each_side(_probe(model, shape)[0])[0].name
+    if own := _own(model):
+        return own
+    down, _ = _probe(model, shape)
+    best = _best_of_each_side(down)[0]
+    if best.before < EARLY:
+        raise ContractError(
+            f"the last map of this model is that of {best.name!r}, before its first block: what "
+            "comes behind returns none that is known. Name a layer yourself: layer=..."
+        )
+    return best.name
 
 
 @torch.inference_mode(False)
@@ -152,13 +179,16 @@ def _probe(
         raise ContractError(f"images are {shape[1]} x {shape[2]}; only square ones are explained.")
     noise = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0))
     noise = noise.to(next(model.parameters(), noise).device).requires_grad_()
-    seen: list[tuple[str, torch.Tensor]] = []
+    seen: list[tuple[str, torch.Tensor, int]] = []
+    used, cut = Counter[str](), partial(spatial, patches=patches(model, shape[1]))
+    leaves = {name for name, one in model.named_modules() if [*one.parameters(recurse=False)]}
 
     def look(name: str, output: object) -> None:
-        maps = spatial(output) if isinstance(output, torch.Tensor) else None
+        used[name] += 1
+        maps = cut(output) if isinstance(output, torch.Tensor) else None
         # Two images: windows that were cut out of them come in other numbers.
         if maps is not None and len(maps) == 2 and maps.shape[2] >= 2:
-            seen.append((name, output))
+            seen.append((name, output, len(leaves & used.keys())))
 
     with ExitStack() as stack:
         stack.enter_context(torch.enable_grad())
@@ -168,24 +198,26 @@ def _probe(
                 hook = module.register_forward_hook(lambda _m, _i, out, name=name: look(name, out))
                 stack.callback(hook.remove)
         logits = ask(model, noise, slopes=True)
-        seen = [(name, output) for name, output in seen if output is not logits]
+        seen = [one for one in seen if one[1] is not logits and used[one[0]] == 1]
         with blamed(model, noise):
-            reached = _reached(logits.max(1).values.sum(), [output for _, output in seen])
-    found = []
-    for (name, output), alive in zip(seen, reached, strict=True):
-        maps = spatial(output)
-        found.append(_Candidate(name, maps.shape[1], maps.shape[2], alive))
+            reached = _reached(logits.max(1).values.sum(), [one[1] for one in seen], cut)
+    found, deep = [], len(leaves & used.keys())
+    for (name, output, before), alive in zip(seen, reached, strict=True):
+        share = before / deep if deep >= DEEP else 1.0
+        found.append(_Candidate(name, *cut(output).shape[1:3], alive, share))
     return _ways(found)
 
 
-def _reached(score: torch.Tensor, outputs: Sequence[torch.Tensor]) -> list[bool]:
+def _reached(
+    score: torch.Tensor, outputs: Sequence[torch.Tensor], cut: Callable[[torch.Tensor], object]
+) -> list[bool]:
     """Whether the places of each output have a gradient."""
     alive = [output for output in outputs if output.requires_grad]
     if not alive or not score.requires_grad:
         return [False] * len(outputs)
     gradients = iter(torch.autograd.grad(score, alive, allow_unused=True))
     found = [next(gradients) if output.requires_grad else None for output in outputs]
-    return [one is not None and bool(spatial(one).any()) for one in found]
+    return [one is not None and bool(cut(one).any()) for one in found]
 
 
 def _ways(candidates: Sequence[_Candidate]) -> tuple[list[_Candidate], list[_Candidate]]:

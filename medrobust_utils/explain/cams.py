@@ -7,10 +7,10 @@ pixels are NaN so that nothing can take it for a map.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,7 +21,7 @@ from ..core import env
 from ..core.contracts import Asked, check_logits
 from ..core.errors import ContractError
 from ..core.gate import admit, gate
-from .cam_layers import check_hooks, frozen, spatial, target_layer
+from .cam_layers import check_hooks, frozen, patches, spatial, target_layer
 from .cam_scores import Score
 
 if TYPE_CHECKING:
@@ -110,10 +110,11 @@ def grad_cam(
         stack.enter_context(np.errstate(over="ignore", invalid="ignore"))  # has a reason instead
         module = _module(model, layer)
         # From here on only what lies behind the layer needs a graph: one forward pass and the head.
-        hook = module.register_forward_hook(lambda _m, _i, out: _restart(out, layer))
+        cut = partial(spatial, patches=patches(model, images.shape[2]))
+        hook = module.register_forward_hook(lambda _m, _i, out: _restart(out, layer, cut))
         stack.callback(hook.remove)
         explain = _library(method)
-        cam = explain(Asked(model), [module], reshape_transform=lambda out: spatial(out).clone())
+        cam = explain(Asked(model), [module], reshape_transform=lambda out: cut(out).clone())
         stack.callback(cam.activations_and_grads.release)
         for start in range(0, len(images), batch):
             targets = scores[start : start + batch]
@@ -164,9 +165,9 @@ def _library(method: str) -> type[BaseCAM]:
     return dict(zip(METHODS, (GradCAM, PlusPlus, HiResCAM, LayerCAM), strict=True))[method]
 
 
-def _restart(output: object, layer: str) -> torch.Tensor:
+def _restart(output: object, layer: str, cut: Callable) -> torch.Tensor:
     """A copy of the layer's output with a graph of its own, safe from in-place layers behind it."""
-    if not isinstance(output, torch.Tensor) or spatial(output) is None:
+    if not isinstance(output, torch.Tensor) or cut(output) is None:
         shape = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
         raise ContractError(
             f"layer {layer!r} returns {shape}, which is no square map (N, C, H, H), "

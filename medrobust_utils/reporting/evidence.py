@@ -124,12 +124,9 @@ def ends(row: dict[str, Any], level: float = inference.LEVEL) -> tuple[float, fl
         low, high = (row["value"] if row.get(k) is None else row[k] for k in ("low", "high"))
         return row["value"], low, high
     variance, clusters = spread(row)
-    found = inference.over_seeds(values, variance, clusters, level)
-    low, high = float(found.low), float(found.high)
-    if "discordant" in row and sum(row["discordant"]) < inference.FEW:
-        exact = inference.exact_difference(*row["discordant"], row["n"], level)
-        low, high = min(low, exact[0]), max(high, exact[1])
-    return float(found.value), low, high
+    few, n = row.get("discordant"), row.get("n") or 0
+    found = inference.crossed(values, variance, clusters, few, n, level)
+    return float(found.value), float(found.low), float(found.high)
 
 
 def spans(row: dict[str, Any]) -> bool:

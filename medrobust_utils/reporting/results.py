@@ -5,13 +5,16 @@ incomplete data set are marked as such here, from the data set itself, so that a
 can never pass for a real one further down the road.
 """
 
+import io
 import json
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..core.errors import RunError
-from ..core.storage import plain, png, write_atomic
+from ..core.storage import fingerprint, plain, png, write_atomic
 from . import protocol
 
 SCHEMA = 1
@@ -44,6 +47,7 @@ class Run:
     def __init__(self, out: Path, record: dict[str, Any]):
         self.out = out
         self.record = record
+        self.outcomes: dict[str, np.ndarray] = {}
 
     @classmethod
     def start(
@@ -151,6 +155,19 @@ class Run:
         origin["complete"] = origin["complete"] and tags.get("complete", True)
         return origin
 
+    def outcome(
+        self, metric: str, tags: dict[str, Any], outcomes: np.ndarray, groups: np.ndarray
+    ) -> str:
+        """Keep the numbers an image (seeds, N) behind a row, and groups (N,); what names them.
+
+        ``outcomes.npz`` beside the record holds them, so that anybody can rebuild the interval.
+        """
+        name = fingerprint(metric, plain(tags)[0])
+        whole = np.array_equal(outcomes, outcomes.astype(np.int8))
+        self.outcomes[name] = outcomes.astype(np.int8 if whole else np.float32)
+        self.outcomes[f"{name}:groups"] = np.unique(groups, return_inverse=True)[1].astype("uint32")
+        return name
+
     def history(self, key: str, epochs: list[dict[str, Any]]) -> None:
         """Record the learning curve of one model: one dictionary per epoch."""
         self.record["history"][key] = list(epochs)
@@ -196,6 +213,10 @@ class Run:
         text = json.dumps({**record, "rows": []}, indent=1, allow_nan=False) + "\n"
         if lines:
             text = text.replace('"rows": []', '"rows": [\n  ' + ",\n  ".join(lines) + "\n ]", 1)
+        if self.outcomes:
+            packed = io.BytesIO()
+            np.savez_compressed(packed, **self.outcomes)
+            write_atomic(self.out / "outcomes.npz", packed.getvalue())
         path = self.out / "result.json"
         write_atomic(path, text.encode())
         return path

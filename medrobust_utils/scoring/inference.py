@@ -51,6 +51,26 @@ def _half(seeds, n: int, images, clusters: float, level: float) -> np.ndarray:
     return np.sqrt(by_seeds**2 * seeds + by_images**2 * np.asarray(images, float))
 
 
+def crossed(
+    by_seed: Sequence[float],
+    variance: float,
+    clusters: float,
+    discordant: Sequence[int] | None = None,
+    n: int = 0,
+    level: float = LEVEL,
+) -> Interval:
+    """``over_seeds``, widened to what the exact test allows where it is about a few images.
+
+    Args:
+        discordant: of ``n`` images those gained and those lost, of a difference of two shares.
+    """
+    found = over_seeds(by_seed, variance, clusters, level)
+    if discordant is None or sum(discordant) >= FEW:
+        return found
+    low, high = exact_difference(*discordant, n, level)
+    return found._replace(low=min(found.low, low), high=max(found.high, high))
+
+
 def next_run(
     by_seed: Sequence[float], variance: float, level: float = LEVEL
 ) -> tuple[float, float]:
@@ -94,19 +114,19 @@ def exact_difference(gained: int, lost: int, n: int, level: float = LEVEL) -> tu
 
 
 def paired(outcomes: np.ndarray, groups: np.ndarray, level: float = LEVEL) -> Interval:
-    """The interval of a difference from its outcomes (seeds, N), one an image and seed.
-
-    Fewer than FEW images with a difference widen it to what the exact test allows.
-    """
+    """The interval of a difference from its outcomes (seeds, N), one an image and seed."""
     outcomes = np.asarray(outcomes, float)
+    variance, clusters = cluster_variance(outcomes.mean(0), groups)
+    few, n = discordant(outcomes), outcomes.shape[1]
+    return crossed(outcomes.mean(1), variance, clusters, few, n, level)
+
+
+def discordant(outcomes: np.ndarray) -> tuple[int, int] | None:
+    """Images gained and lost in differences (seeds, N) of right answers; None of other numbers."""
+    if not np.isin(outcomes, (-1, 0, 1)).all():
+        return None
     means = outcomes.mean(0)
-    variance, clusters = cluster_variance(means, groups)
-    found = over_seeds(outcomes.mean(1), variance, clusters, level)
-    gained, lost = int((means > 0).sum()), int((means < 0).sum())
-    if gained + lost < FEW and np.isin(outcomes, (-1, 0, 1)).all():
-        low, high = exact_difference(gained, lost, outcomes.shape[1], level)
-        found = found._replace(low=min(found.low, low), high=max(found.high, high))
-    return found
+    return int((means > 0).sum()), int((means < 0).sum())
 
 
 def wilson_low(hits: float, n: int, level: float = LEVEL) -> float:

@@ -8,51 +8,18 @@ difference of two of them is a paired difference, with a paired interval.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
 import torch
 from scipy.special import expit, softmax
 
 from ..core.losses import as_classes, per_image
+from .estimates import Estimate, combined, mean, pooled  # noqa: F401  where users look
 
 DRAWS = 1000  # bootstrap replicates behind each 95 % interval
 AUC_CELLS = 20_000_000  # weights handled at a time: bounds memory on large sets
 MIN_POSITIVES = 5  # a finding with fewer positives (or negatives) has no AUC worth averaging
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A number with bootstrap replicates (DRAWS,); ``low`` and ``high`` span 95 %."""
-
-    value: float
-    replicates: np.ndarray
-
-    @property
-    def low(self) -> float:
-        return self._quantile(0.025)
-
-    @property
-    def high(self) -> float:
-        return self._quantile(0.975)
-
-    def _quantile(self, q: float) -> float:
-        known = self.replicates[np.isfinite(self.replicates)]
-        return float(np.quantile(known, q)) if len(known) else float("nan")
-
-    def __sub__(self, other: Estimate) -> Estimate:
-        return Estimate(self.value - other.value, self.replicates - other.replicates)
-
-    def __str__(self) -> str:
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
-
-
-def mean(estimates: Sequence[Estimate]) -> Estimate:
-    """Mean over noise seeds, replicate by replicate."""
-    return Estimate(
-        float(np.mean([e.value for e in estimates])),
-        np.mean([e.replicates for e in estimates], axis=0),
-    )
 
 
 def group_weights(
@@ -71,7 +38,17 @@ def _estimate(values: np.ndarray) -> Estimate:
 
 def weighted_mean(per_image: np.ndarray, weights: np.ndarray) -> Estimate:
     """Mean of a per-image quantity (N,) under ``weights`` (1 + draws, N)."""
-    return _estimate(weights @ np.asarray(per_image, float) / weights.sum(1))
+    values = np.asarray(per_image, float)
+    found = _estimate(weights @ values / weights.sum(1))
+    return replace(found, outcomes=values[None])
+
+
+def exceeded(values: np.ndarray, weights: np.ndarray, share: float | np.ndarray) -> Estimate:
+    """The value that a ``share`` of the images (N,) lies above, one or one a row of ``weights``."""
+    order = np.argsort(values)
+    below = weights[:, order].cumsum(1)
+    least = (1 - np.asarray(share)) * below[:, -1] - 1e-9
+    return _estimate(values[order][(below >= least[:, None]).argmax(1)])
 
 
 def auc(scores: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> np.ndarray:

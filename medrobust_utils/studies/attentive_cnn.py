@@ -32,12 +32,14 @@ SPLITS = {"honest": split_three_ways, "datta": split_like_datta}
 FILTERS = {"none": lambda data: data, "contrast": enhanced}
 ARM = ("model", "attention", "start")
 FORMS = (*soft_attention.FORMS, soft_attention.UNIFORM)  # the last is a control
+PAIRS = (*((form, "none") for form in FORMS), ("released", soft_attention.UNIFORM))
 NAMES = {"none": "no attention"} | {form: f"{form} attention" for form in FORMS}
 SCALES = {"0-1": "0 to 1", "signed": "-1 to 1", "0-255": "0 to 255"}
 NO_ATTACK = {"scale": "none", "eps": 0.0}  # tags of clean scores beside those of the paper's radii
 TWINS = ["role", "split", "filter", "model", "start"]  # shared by a plain and attentive networks
 BEGIN = 0.02  # where, says the paper, both retinopathy networks begin to fall
 SMALLEST, LARGEST = 0.00125, 0.01  # its radii on skin images, "most visible" at the first of them
+SEVENTH, EARLY = 0.142857, 0.24  # skin: accuracy by chance, and what the first radius takes
 TIMES = 20  # "over 20 times higher" (section 4.1)
 GAINS = ("accuracy_gain", "gain_typical", "gain_extreme")  # which AutoAttack may undo
 DECISIVE = {"skin": (0.00125, 0.0025, 0.005, 0.01), "fundus": (0.32,)}  # where attention is to lead
@@ -152,6 +154,7 @@ def gains(scores: pd.DataFrame) -> pd.DataFrame:
     attacked, clean = scores["metric"].eq("accuracy_attacked"), scores["attack"].eq("none")
     few = scores[scores["metric"].eq("accuracy") | (attacked & ~clean)]
     pairs = [tables.compare(few, "attention", form, "none", "accuracy_gain") for form in FORMS]
+    pairs = [pair.assign(against="none") for pair in pairs]
     plain = tables.over_seeds(scores[attacked & scores["attention"].eq("none")])
     plain = plain.rename(columns={"estimate": "plain"})[[*TWINS, "attack", "radius_255", "plain"]]
     begin = plain[plain["attack"].eq("none")].set_index(TWINS)["plain"]
@@ -236,10 +239,8 @@ def between_tasks(scores: pd.DataFrame) -> pd.DataFrame:
 def through_filter(trained: Trained) -> Trained:
     """The same network behind the contrast filter, attacked on the images before it."""
     arm, model = trained.arm, trained.model
-    key, tags = (
-        arm.task.key.replace("-contrast", "-through"),
-        {**arm.task.tags, "filter": "through"},
-    )
+    key = arm.task.key.replace("-contrast", "-through")
+    tags = {**arm.task.tags, "filter": "through"}
     whole = nn.Sequential(ContrastFilter(), model).eval()
     whole.trained_in = model.trained_in
     task = replace(arm.task, key=key, tags=tags, data=arm.task.raw)

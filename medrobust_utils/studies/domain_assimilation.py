@@ -242,16 +242,15 @@ class Robustness(Evaluation):
 
     def scores(self) -> pd.DataFrame:
         """Tidy rows: clean scores, and accuracy at every eps of every attack."""
-        n, mean = len(self.arm.task.split.test), self.mean(self.index)
-        clean = ("none", *NO_ATTACK.values())
-        rows = [(*clean, n, CLEAN[key], one) for key, one in self.clean.items()]
-        n = len(self.index)
-        rows.append((*clean, n, ATTACKED, mean(self.sweep.clean_right)))
+        test, mean, clean = self.arm.task.split.test, self.mean(self.index), ("none", "none")
+        rows = [(clean, 0.0, test, CLEAN[key], one) for key, one in self.clean.items()]
+        rows.append((clean, 0.0, self.index, ATTACKED, mean(self.sweep.clean_right)))
         for cell, right in self.cells.items():
             for eps, here in zip(self.sweeps.get(cell, self.sweep).epsilons, right, strict=True):
-                rows.append((*cell, in_gray_levels(eps), n, ATTACKED, mean(here)))
-        table = pd.DataFrame(rows, columns=["attack", *NO_ATTACK, "n", "metric", "estimate"])
-        return table.assign(**self.tags)
+                rows.append((cell, in_gray_levels(eps), self.index, ATTACKED, mean(here)))
+        table = self.table(rows).rename(columns={"radius_255": "eps_255"})
+        attacks, steps = zip(*table["attack"], strict=True)
+        return table.assign(attack=attacks, step=steps)
 
     @property
     def half_radius(self) -> float:

@@ -156,9 +156,9 @@ def fgsm_rows(found: Robustness) -> pd.DataFrame:
     curve = [mean(right) for right in single]
     lowest = min(curve, key=lambda one: one.value)
     above = mean(single.all(0)) - mean(found.sweeps[PGD].right.all(0))
-    rows = [("fgsm_rebound", curve[-1] - lowest), ("fgsm_above_pgd", above)]
-    table = pd.DataFrame(rows, columns=["metric", "estimate"])
-    return table.assign(n=len(found.index), **found.tags)
+    values = {"fgsm_rebound": curve[-1] - lowest, "fgsm_above_pgd": above}
+    rows = [("", 0.0, found.index, *one) for one in values.items()]
+    return found.table(rows).drop(columns=["attack", "radius_255"])
 
 
 def explain(trained: Trained, found: Robustness, settings: Mapping, *, seed: int) -> pd.DataFrame:

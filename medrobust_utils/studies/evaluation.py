@@ -113,11 +113,10 @@ class Evaluation:
 
         AUC under attack only where every image was attacked afresh (see ``SweepResult``).
         """
-        n = len(self.arm.task.split.test)
-        rows = [("none", np.nan, n, CLEAN[k], value) for k, value in self.clean.items()]
-        n, sweep = len(self.sweep.labels), self.sweep
+        task, sweep = self.arm.task, self.sweep
+        rows = [("none", np.nan, task.split.test, CLEAN[k], one) for k, one in self.clean.items()]
         start = metrics.weighted_mean(sweep.clean_right, self.weights)
-        rows.append(("none", np.nan, n, "accuracy_attacked", start))
+        rows.append(("none", np.nan, self.index, "accuracy_attacked", start))
         for k, radius in enumerate(sweep.epsilons):
             found = metrics.score(sweep.logits[k], sweep.labels, self.weights)
             values = {
@@ -127,9 +126,31 @@ class Evaluation:
             }
             if sweep.mode == "independent":
                 values["auc_macro_attacked"] = found["auc_macro"]
-            rows += [(self.attack, radius * 255, n, *one) for one in values.items()]
+            rows += [(self.attack, radius * 255, self.index, *one) for one in values.items()]
+        return self.table(rows)
+
+    @cached_property
+    def log2_radius(self) -> np.ndarray:
+        """log2 of the smallest radius (n,) that fools each image, of images in [0, 1].
+
+        Censored at the ends of the radii; an image wrong when clean is at the lowest.
+        """
+        ends = self.sweep.epsilons[[0, -1]]
+        return np.log2(np.clip(self.sweep.min_adversarial_radius(), *ends))
+
+    def survived(self, share: float | np.ndarray) -> Estimate:
+        """log2 of the radius that a ``share`` of the images survives, one or one a draw."""
+        return metrics.exceeded(self.log2_radius, self.weights, share)
+
+    def table(self, rows: Sequence[tuple]) -> pd.DataFrame:
+        """Rows of attack, radius, images, metric and estimate; an estimate gets its groups."""
+        groups = self.arm.task.data.groups
+        filled = [
+            (attack, radius, len(index), metric, replace(one, groups=groups[index]))
+            for attack, radius, index, metric, one in rows
+        ]
         columns = ["attack", "radius_255", "n", "metric", "estimate"]
-        return pd.DataFrame(rows, columns=columns).assign(**self.tags)
+        return pd.DataFrame(filled, columns=columns).assign(**self.tags)
 
 
 def clean(trained: Trained, draw: Sequence[int]) -> tuple[dict[str, Estimate], dict[str, bool]]:

@@ -54,14 +54,15 @@ class Survival:
         Args:
             size: the tag that tells the sizes, in gray levels of 255.
         """
-        mean, rows = self.found.mean(self.index), []
+        mean, rows, members = self.found.mean(self.index), [], []
         for k, eps in enumerate(self.result.epsilons):
-            here, won = in_gray_levels(eps), self.result.won[k]
-            rows.append((here, "accuracy_pgd", np.nan, mean(self.before[k])))
-            rows.append((here, "accuracy_autoattack", np.nan, mean(self.result.right[k])))
-            rows += [(here, "autoattack_fooled_by", who, mean(won == who)) for who in FOOLED_BY]
-        table = pd.DataFrame(rows, columns=[size, "metric", "member", "estimate"])
-        return table.assign(**self.found.tags, attack="autoattack", n=len(self.index))
+            values = [("accuracy_pgd", np.nan, self.before[k])]
+            values += [("accuracy_autoattack", np.nan, self.result.right[k])]
+            values += [("autoattack_fooled_by", w, self.result.won[k] == w) for w in FOOLED_BY]
+            here = ("autoattack", in_gray_levels(eps), self.index)
+            rows += [(*here, metric, mean(one)) for metric, _, one in values]
+            members += [member for _, member, _ in values]
+        return self.found.table(rows).rename(columns={"radius_255": size}).assign(member=members)
 
     def note(self, run: Run, size: str = "radius_255") -> None:
         """Write into the record what was attacked, and signs of hidden gradients."""

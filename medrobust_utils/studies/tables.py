@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,7 @@ import pandas as pd
 from ..reporting import claims
 from ..reporting.results import Run
 from ..scoring import metrics
-from ..scoring.metrics import Estimate
+from ..scoring.metrics import Estimate, pooled
 
 NOTHING_LEFT = 0.05  # if neither of two networks has more than this right, a gain says nothing
 GATES = ("beats_prior", "competent", "beats_majority")
@@ -25,18 +26,7 @@ GATES = ("beats_prior", "competent", "beats_majority")
 KINDS = {"n": int, "seeds": int, "alive": bool, "half_fooled": bool}
 
 
-def pooled(estimates: Sequence[Estimate]) -> Estimate:
-    """Mean over training seeds; each replicate draws the seeds anew, so they widen the interval."""
-    estimates = list(estimates)
-    if len(estimates) == 1:
-        return estimates[0]
-    replicates = np.stack([one.replicates for one in estimates])
-    drawn = np.random.default_rng(0).integers(len(estimates), size=replicates.shape)
-    mean = np.take_along_axis(replicates, drawn, axis=0).mean(0)
-    return Estimate(float(np.mean([one.value for one in estimates])), mean)
-
-
-MEASURED = {"estimate": pooled, "ours": "mean", "theirs": "mean"} | dict.fromkeys(GATES, "all")
+MEASURED = {"ours": "mean", "theirs": "mean"} | dict.fromkeys(GATES, "all")
 
 
 def chosen(rows: pd.DataFrame, tags: Mapping[str, object]) -> pd.DataFrame:
@@ -116,9 +106,11 @@ def over_seeds(scores: pd.DataFrame) -> pd.DataFrame:
     Alive: the better of two networks has more than NOTHING_LEFT right.
     """
     how = {name: MEASURED[name] for name in scores if name in MEASURED}
-    keys = [name for name in scores if name not in how and name != "seed"]
+    keys = [name for name in scores if name not in {"seed", "estimate", *how}]
     groups = scores.groupby(keys, sort=False, dropna=False)
-    table = groups.agg(how).assign(seeds=groups.size()).reset_index()
+    mean = [pooled([*part["estimate"]], [*part["seed"]]) for _, part in groups]
+    table = groups.size().rename("seeds").to_frame().assign(estimate=mean)
+    table = (table.join(groups.agg(how)) if how else table).reset_index()
     if "ours" in table:
         table["alive"] = table[["ours", "theirs"]].max(axis=1) > NOTHING_LEFT
     return table
@@ -141,28 +133,26 @@ def along(
 
 def ratio(over: Estimate, under: Estimate) -> Estimate:
     """``over / under``; not a number where the denominator is zero."""
-    value = over.value / under.value if under.value else float("nan")
-    draws = np.full(len(over.replicates), np.nan)
-    np.divide(over.replicates, under.replicates, out=draws, where=under.replicates != 0)
-    return Estimate(value, draws)
+
+    def divided(two: np.ndarray) -> np.ndarray:
+        return np.divide(*two, out=np.full(two.shape[1], np.nan), where=two[1] != 0)
+
+    return metrics.combined(divided, over, under)
 
 
 def excess(times: float) -> Callable[[Estimate, Estimate], Estimate]:
     """``over - times * under``: above 0 where the ratio is larger, also where ``under`` is 0."""
-    return lambda over, under: Estimate(
-        over.value - times * under.value, over.replicates - times * under.replicates
-    )
+    return partial(metrics.combined, lambda two: two[0] - times * two[1])
 
 
 def absolute(estimate: Estimate) -> Estimate:
     """|estimate|, replicate by replicate."""
-    return Estimate(abs(estimate.value), np.abs(estimate.replicates))
+    return metrics.combined(lambda one: np.abs(one[0]), estimate)
 
 
 def largest(estimates: Sequence[Estimate]) -> Estimate:
     """The largest absolute value, replicate by replicate."""
-    replicates = np.max([np.abs(one.replicates) for one in estimates], axis=0)
-    return Estimate(max(abs(one.value) for one in estimates), replicates)
+    return metrics.combined(lambda rows: np.abs(rows).max(0), *estimates)
 
 
 def known_mean(values: np.ndarray, weights: np.ndarray) -> Estimate:
@@ -171,7 +161,8 @@ def known_mean(values: np.ndarray, weights: np.ndarray) -> Estimate:
     if not known.any():
         return Estimate(float("nan"), np.full(len(weights) - 1, np.nan))
     with np.errstate(invalid="ignore"):  # a draw may hold none of the known images
-        return metrics.weighted_mean(np.asarray(values)[known], weights[:, known])
+        found = metrics.weighted_mean(np.asarray(values)[known], weights[:, known])
+    return replace(found, outcomes=np.asarray(values, float)[None])
 
 
 def tagged(table: pd.DataFrame, where: Mapping[str, object], tags: Mapping) -> pd.DataFrame:
@@ -207,14 +198,35 @@ def averaged(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def record(run: Run, table: pd.DataFrame) -> None:
-    """Write a table's rows into the record of a run; a tag that a row lacks is NaN in the table."""
+    """Write a table's rows into the record of a run; a tag that a row lacks is NaN in the table.
+
+    What several seeds back carries what a verdict may rest on (see ``reporting.evidence``).
+    """
     aside = {"estimate", "ours", "theirs", "seed"}
     for row in table.to_dict("records"):
         tags = {k: v for k, v in row.items() if k not in aside and not _missing(v)}
         tags |= {name: kind(tags[name]) for name, kind in KINDS.items() if name in tags}
         one = row["estimate"]
         ends = (one.low, one.high) if isinstance(one, Estimate) else ()
+        if ends and len(one.by_seed) > 1:
+            tags |= _support(run, one, row["metric"], tags)
         run.add(tags.pop("metric"), one.value if ends else one, *ends, **tags)
+
+
+def _support(run: Run, one: Estimate, metric: str, tags: Mapping) -> dict[str, object]:
+    variance, clusters = one.spread
+    found = {
+        "by_seed": [*one.by_seed.values()],
+        "seed_ids": [*one.by_seed],
+        "cluster_variance": variance,
+    }
+    if np.isfinite(clusters):
+        found["clusters"] = clusters
+    if one.discordant is not None:
+        found["discordant"] = one.discordant
+    if one.rebuilds:
+        found["outcomes"] = run.outcome(metric, tags, one.outcomes, one.groups)
+    return found
 
 
 def _missing(value: object) -> bool:

@@ -1,0 +1,89 @@
+"""How far networks hold, in doublings, and what a verdict over several seeds rests on."""
+
+import made
+import numpy as np
+import pandas as pd
+import pytest
+from found import falling, only
+
+from medrobust_utils.reporting import evidence, results, verdicts
+from medrobust_utils.scoring import metrics
+from medrobust_utils.studies import attentive_cnn as study
+from medrobust_utils.studies import reach, tables
+
+RADII = [0.001, 0.002, 0.004, 0.008]
+PAIRS = [("released", "none")]
+
+
+def recorded(tmp_path, falls, attention=("none", "released")):
+    """A run of both networks with every seed, of which ``falls[network][seed]`` says who falls."""
+    skin, found = made.task("skin"), []
+    for name, by_seed in zip(attention, falls, strict=True):
+        for seed, falls_at in enumerate(by_seed):
+            right = falling(4, falls_at)
+            found.append(made.network(skin, right, attention=name, seed=seed, radii=RADII))
+    run = results.Run.start("02_x", "2_attentive_cnn", "paper", {}, tmp_path)
+    run.dataset(skin.data)
+    reached = reach.rows(found, study.SEVENTH, study.EARLY)
+    table = pd.concat([reached, reach.gains(reached, "attention", PAIRS)])
+    tables.record(run, tables.over_seeds(table))
+    return run, found
+
+
+def test_an_image_reaches_the_smallest_radius_that_fools_it_within_the_radii():
+    clean = np.array([True] * 38 + [False] * 2)
+    falls = [0] * 10 + [1] * 10 + [3] * 10 + [9] * 10
+    one = made.network(made.task("skin"), falling(4, falls), clean=clean, radii=RADII)
+    steps = np.log2(np.array(RADII))
+    assert one.log2_radius[[0, 10, 20]] == pytest.approx(steps[[0, 1, 3]])
+    assert one.log2_radius[30] == pytest.approx(steps[3])  # never: censored at the largest
+    assert one.log2_radius[39] == pytest.approx(steps[0])  # wrong before: at the smallest
+    assert one.survived(0.5).value == pytest.approx(steps[1])
+    assert one.survived(0.25).value == pytest.approx(steps[3])
+
+
+def test_what_share_of_images_lies_above_a_value():
+    weights = np.array([[1, 1, 1, 1.0], [0, 0, 0, 4.0]])
+    found = metrics.exceeded(np.array([1.0, 2, 3, 4]), weights, 0.5)
+    assert (found.value, *found.replicates) == (2.0, 4.0)
+
+
+def test_a_gain_over_three_seeds_carries_all_that_its_verdict_needs(tmp_path):
+    rng = np.random.default_rng(0)
+    plain = [rng.integers(0, 3, 40) for _ in range(3)]
+    falls = plain, [one + 1 for one in plain]  # each image holds one doubling longer
+    run, _ = recorded(tmp_path, falls)
+    row = only(run, "log2_radius_gain", against="none")
+    assert row["value"] == pytest.approx(1.0) and row["seeds"] == 3
+    assert row["by_seed"] == pytest.approx([1.0] * 3) and row["seed_ids"] == [0, 1, 2]
+    assert row["clusters"] == 40 and row["cluster_variance"] == pytest.approx(0, abs=1e-12)
+    assert (row["low"], row["high"]) == pytest.approx((1, 1), abs=1e-6)
+    spared = only(run, "doublings_spared", attention="none")
+    assert "outcomes" not in spared and len(spared["by_seed"]) == 3
+
+
+def test_seeds_that_disagree_widen_the_interval_beyond_the_images(tmp_path):
+    even = np.arange(40) % 3
+    run, _ = recorded(tmp_path, ([even] * 3, [even, even + 1, even + 3]))
+    row = only(run, "log2_radius_gain")
+    assert row["low"] < 0 < row["value"] < row["high"]
+
+
+def test_every_interval_is_rebuilt_from_the_outcomes_that_are_committed(tmp_path):
+    rng = np.random.default_rng(1)
+    falls = [[rng.integers(0, 5, 40) for _ in range(3)] for _ in range(2)]
+    run, found = recorded(tmp_path, falls)
+    scores = pd.concat([one.scores() for one in found])
+    gains = tables.over_seeds(tables.compare(scores, "attention", "released", "none"))
+    tables.record(run, gains)
+    run.save()
+    (read,) = results.collect(tmp_path)
+    rebuilt = [row for row in read["rows"] if row.get("outcomes")]
+    assert {row["metric"] for row in rebuilt} >= {"log2_radius_gain", "accuracy_attacked_gain"}
+    few = [row for row in rebuilt if row.get("discordant")]
+    assert few and all(len(row["discordant"]) == 2 for row in few)
+    assert evidence.ends(few[0]) == pytest.approx([few[0][k] for k in ("value", "low", "high")])
+    wrong, told = verdicts.recompute([read])
+    assert not wrong and f"{len(rebuilt)} rows rebuilt" in told[0]
+    rebuilt[0]["by_seed"] = [one + 0.1 for one in rebuilt[0]["by_seed"]]
+    assert verdicts.recompute([read])[0], "a changed number goes unnoticed"
