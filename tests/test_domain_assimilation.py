@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from found import falling
+from found import falling, only
 
 from medrobust_utils.attacks import SweepResult, fgsm
 from medrobust_utils.core.errors import ProtocolError
@@ -21,11 +21,9 @@ from medrobust_utils.models.complexity import operations
 from medrobust_utils.reporting import protocol, results
 from medrobust_utils.scoring import metrics
 from medrobust_utils.studies import domain_assimilation as study
-from medrobust_utils.studies import domain_assimilation_attack as attack
-from medrobust_utils.studies import domain_assimilation_reasons as why
-from medrobust_utils.studies import domain_assimilation_record as record
-from medrobust_utils.studies import domain_assimilation_rows as rows
-from medrobust_utils.studies import tables
+from medrobust_utils.studies import domain_assimilation_compare as compare
+from medrobust_utils.studies import evaluation, tables
+from medrobust_utils.studies.common import some
 from medrobust_utils.training import glcm
 
 PAPER = protocol.load("3_domain_assimilation")
@@ -33,7 +31,7 @@ FULL = PAPER.settings("paper")
 TINY = (
     "phantoms=100 size=64 training.epochs.ct=1 training.epochs.test_resnet=1 attack.images.ct=10 "
     "attack.eps_255=[1,16] attack.quarter.steps=2 attack.torchattacks.steps=2 "
-    "attack.strong_steps=2 attack.fine_255=[0.5] attack.check=4 explained=4"
+    "attack.strong_steps=2 attack.fine_255=[0.5] attack.check.images=4 explained=4"
 )
 
 
@@ -62,24 +60,10 @@ def trained(settings, arms, tmp_path_factory):
 def measured(settings, trained):
     """By defence; each met by other attacks."""
     found, attacks = {}, {"modules": "quarter", "adversarial": "pgd"}
-    for defence, (arm, model, _, folder) in trained.items():
-        arm = replace(arm, attacks=attacks.get(defence, "all"))
-        found[defence] = attack.measure(arm, model, settings, folder, seed=0)
+    for defence, one in trained.items():
+        arm = replace(one.arm, attacks=attacks.get(defence, "all"))
+        found[defence] = study.measure(one._replace(arm=arm), settings, seed=0)
     return found
-
-
-@pytest.fixture(scope="module")
-def explained(settings, trained):
-    return {
-        defence: why.explain(arm, model, settings, folder, seed=0)
-        for defence, (arm, model, _, folder) in trained.items()
-        if defence != "adversarial"
-    }
-
-
-@pytest.fixture(scope="module")
-def photos(settings, tmp_path_factory):
-    return why.natural(settings, "test_resnet", "scratch", tmp_path_factory.mktemp("n"), seed=0)
 
 
 @pytest.fixture
@@ -90,95 +74,54 @@ def run(tmp_path):
 # --- hand-made networks --------------------------------------------------------------------------
 
 
-def made_task(role="ct", split="honest", size=20, **changes):
+def made_task(role="ct", split="honest", size=20):
     """A task of ``size`` images a class that nobody looks at: all are tested on and attacked."""
-    everything = np.arange(2 * size)
-    data = ImageSet(
-        FULL.datasets[role],
-        np.zeros((2 * size, 8, 8, 1), np.uint8),
-        everything % 2,
-        ("negative", "positive"),
-        everything,
-        tuple(map(str, everything)),
-        synthetic=False,
-        complete=True,
-        checksum=role,
-    )
-    data = replace(data, **changes)
-    ways = ThreeWay(everything, everything, everything)
-    return study.Task(role, split, data, data, ways, size + 3, everything)
+    every = np.arange(2 * size)
+    pixels, ids = np.zeros((2 * size, 8, 8, 1), np.uint8), tuple(map(str, every))
+    about = {"synthetic": False, "complete": True, "checksum": role}
+    about["census"] = {"class_size_listed": size + 3}
+    name, classes = FULL.datasets[role], ("negative", "positive")
+    data = ImageSet(name, pixels, every % 2, classes, every, ids, **about)
+    tags = {"role": role, "dataset": name, "split": split}
+    ways = ThreeWay(every, every, every)
+    return study.Task(f"{role}-{split}", tags, data, data, ways, every, every)
 
 
-def arm_of(task, defence="none", **changes):
-    modules = defence in ("modules", "glcm")
-    how = {
-        "alpha": 0.9 if defence == "glcm" else 1.0,
-        "colour": "conv" if modules else "none",
-        "rows": "areas" if defence == "glcm" else "none",
-        "seed": 0,
-    }
-    return study.Arm(task, "resnet50", "imagenet", defence, **(how | changes))
+def arm_of(task, defence="none", attacks="all", **changes):
+    own = {"alpha": 0.9, "colour": "conv", "rows": "areas"} | study.LACKS.get(defence, {})
+    own = {"backbone": "resnet50", "start": "imagenet", "defence": defence, **own, **changes}
+    return study.Arm(task, 0, **own, attacks=attacks)
 
 
 def made(arm, right, *, special=None, clean=None):
-    """A network right under every attack where ``right`` (E, n) says so.
+    """A network right under every attack where ``right`` (E, n) says so, from 1/255 upwards.
 
-    ``special`` holds what differs, by (attack, step); the nested climbs are ("strong", "") and,
-    at quarters of 1/255, ("fine", "").
+    ``special`` holds what differs, by (attack, step); the nested climb is None, and the one at
+    quarters of 1/255 is FINE.
     """
-    task, special = arm.task, special or {}
-    labels, n = task.data.targets, len(task.attacked)
-    clean = np.ones(n, bool) if clean is None else clean
+    task, special = arm.task, {study.FINE: np.ones((2, 40), bool)} | (special or {})
+    labels, clean = task.data.targets, np.ones(40, bool) if clean is None else clean
     hot = np.eye(2, dtype=np.float32)[labels]
 
-    def logits(good):
-        return hot * np.where(good, 1, -1)[:, None].astype(np.float32)
+    def sweep(cell):
+        outcomes = [clean, *(clean & one for one in special.get(cell, right))]
+        logits = np.stack([hot * np.where(one, 1, -1)[:, None] for one in outcomes])
+        epsilons = np.arange(1, len(outcomes)) / 255 / (4 if cell == study.FINE else 1)
+        return SweepResult(epsilons, logits[1:], logits[0], labels, "x")
 
-    def sweep(cell, unit=1 / 255):
-        robust = special.get(cell, right)
-        scored = np.stack([logits(one) for one in robust])
-        epsilons = np.arange(1, len(robust) + 1) * unit
-        return SweepResult(epsilons, scored, logits(clean), labels, "x")
-
-    weights = metrics.group_weights(task.data.groups, 0, draws=60)
-    scores = metrics.score(logits(clean), labels, weights)
+    scores = metrics.score(sweep(None).clean, labels, metrics.group_weights(task.data.groups, [0]))
+    scores = {name: scores[name] for name in evaluation.CLEAN}
     gates = {"beats_prior": True, "competent": True, "beats_majority": True}
-    sweeps = {cell: sweep(cell) for cell in attack.RUN[arm.attacks]}
-    special.setdefault(("fine", ""), np.ones((2, n), bool) & clean)
-    fine = sweep(("fine", ""), 0.25 / 255)
-    return attack.Robustness(arm, scores, gates, sweeps, sweep(("strong", "")), weights, fine)
+    sweeps = {cell: sweep(cell) for cell in (*study.RUN[arm.attacks], study.FINE)}
+    return study.Robustness(arm, scores, gates, task.attacked, sweep(None), [0], "nested", sweeps)
 
 
 def pair(**how):
-    """Vanilla and assimilated on one task: 30, 20, 1, 1 and 32, 24, 10, 4 of 40 stand."""
+    """Vanilla and assimilated on one task: 30, 20, 1, 1 and 32, 24, 10, 4 of 40 stay right."""
     task = made_task()
     plain = made(arm_of(task), falling(4, [0] * 10 + [1] * 10 + [2] * 19 + [9]))
     fall = [0] * 8 + [1] * 8 + [2] * 14 + [3] * 6 + [9] * 4
     return plain, made(arm_of(task, "glcm", **how), falling(4, fall))
-
-
-# --- its rows, as the notebook records them ------------------------------------------------------
-
-
-def add_task(run, task):
-    tables.record(run, rows.task_rows(run, task))
-
-
-def add_arm(run, group):
-    tables.record(run, tables.over_seeds(pd.concat([one.scores() for one in group])))
-
-
-def add_pair(run, plain, defended):
-    scores = pd.concat([one.scores() for one in (*plain, *defended)])
-    tables.record(run, rows.gains(scores))
-
-
-def add_photos(run, photos, backbone, start):
-    tables.record(run, rows.photo_rows(run, photos, backbone, start))
-
-
-def add_natural(run, photos, robust, reasons):
-    tables.record(run, rows.natural_rows(photos, robust, reasons))
 
 
 # --- arms and tasks ------------------------------------------------------------------------------
@@ -201,12 +144,12 @@ def test_the_profiles_hold_every_network_that_was_asked_for(monkeypatch):
                 ("ct", "densenet121"),
             ],
         ),
-        ("paper", itertools.product(study.ROLES, record.BACKBONES)),
+        ("paper", itertools.product(study.ROLES, compare.BACKBONES)),
     ):
         _, found = planned(profile, monkeypatch)
         defences = {}
         for arm in found:
-            if (arm.task.split_name, arm.alpha, arm.rows) in (
+            if (arm.task.tags["split"], arm.alpha, arm.rows) in (
                 ("honest", 1.0, "none"),
                 ("honest", 0.9, "areas"),
             ):
@@ -217,7 +160,7 @@ def test_the_profiles_hold_every_network_that_was_asked_for(monkeypatch):
             assert known >= {"none", "modules", "glcm"}, place
         assert "adversarial" in defences["ct", "resnet50"]
         assert len({arm.alpha for arm in found}) >= 4  # with 1: a sweep
-        leaky = [arm for arm in found if arm.task.split_name == "by image"]
+        leaky = [arm for arm in found if arm.task.tags["split"] == "by image"]
         assert "none" in {arm.defence for arm in leaky}
 
 
@@ -245,6 +188,13 @@ def test_what_cannot_be_run_is_refused_by_name(group, call, message):
         arms.append(GROUP | {"defence": ["none"]})
     with pytest.raises(ProtocolError, match=message):
         list(study.arms(tiny(arms=arms), **({"seed": 0} | call)))
+
+
+def test_a_run_can_be_one_arm_with_one_seed_and_alpha_is_a_setting():
+    settings = tiny(seeds=3, alpha=0.5)
+    (one,) = study.arms(settings, seed=4, model="test_resnet-glcm-5")
+    assert (one.defence, one.alpha, one.rows, one.seed) == ("glcm", 0.5, "areas", 5)
+    assert "attacks" not in one.tags and one.tags["colour"] == "conv"
 
 
 def doubled(name, *, size, phantoms, seed, duplicates):
@@ -285,7 +235,8 @@ def test_an_honest_task_leaks_nothing_and_one_by_image_keeps_every_copy(monkeypa
     assert leaks(honest.data, honest.split) == 0
     assert leaks(leaky.data, leaky.split) > len(leaky.split.test) / 2
     # what the slides count, copies and all
-    assert honest.listed == leaky.listed == leaky.data.class_counts()["positive"] == 60
+    listed = [task.raw.census["class_size_listed"] for task in (honest, leaky)]
+    assert listed == [60, 60] and leaky.data.class_counts()["positive"] == 60
     assert min(honest.data.class_counts().values()) < 60
     assert honest.key != leaky.key and leaky.key == "ct-scans-with-duplicates-64-by-image"
 
@@ -316,6 +267,7 @@ def test_all_defences_of_a_seed_begin_with_the_same_backbone_and_head(settings, 
 
 def test_a_trained_arm_is_read_back_and_another_recipe_trains_anew(settings, trained, monkeypatch):
     arm, model, history, folder = trained["glcm"]
+    assert history[0]["glcm_gradient"] > 0 and "glcm_gradient" not in trained["none"].history[0]
     monkeypatch.setattr("medrobust_utils.training.fit._Job._step", None)
     _, again, same_history, same_folder = study.train(arm, settings, folder.parent)
     assert (repr(same_history), same_folder) == (repr(history), folder)  # an AUC may be NaN
@@ -337,7 +289,7 @@ def test_each_defence_trains_by_its_own_objective(settings, arms, tmp_path, monk
         asked[arm.defence] = recipe, objective
         raise ZeroDivisionError
 
-    monkeypatch.setattr(study, "fit", spy)
+    monkeypatch.setattr("medrobust_utils.studies.experiment.fit", spy)
     for arm in arms:
         with pytest.raises(ZeroDivisionError):
             study.train(arm, settings, tmp_path)
@@ -362,72 +314,66 @@ def test_each_defence_trains_by_its_own_objective(settings, arms, tmp_path, monk
 
 
 def test_scores_are_those_of_the_network(measured, trained):
-    for defence, robust in measured.items():
+    for defence, found in measured.items():
         arm, model, *_ = trained[defence]
         task, test = arm.task, arm.task.split.test
         with torch.no_grad():
             right = model(to_float(task.data.images[test])).argmax(1).numpy()
-        assert robust.clean["top1"].value == pytest.approx(
-            (right == task.data.targets[test]).mean()
-        )
-        assert len(test) > len(task.attacked)
-        before = robust.strong.clean_right
-        assert robust.start.value == pytest.approx(before.mean())
-        for cell, sweep in robust.sweeps.items():
-            expected = sweep.right.mean(1)
-            assert [one.value for one in robust.accuracy(cell)] == pytest.approx(list(expected))
+        expected = (right == task.data.targets[test]).mean()
+        assert found.clean["top1"].value == pytest.approx(expected)
+        rows = found.scores().set_index(["metric", "attack", "step", "eps_255"])["estimate"]
+        before = found.sweep.clean_right
+        start = rows["accuracy_attacked", "none", "none", 0.0]
+        assert start.value == pytest.approx(before.mean()) and len(test) > len(task.attacked)
+        for cell, sweep in found.sweeps.items():
+            for eps, here in zip(sweep.epsilons * 255, sweep.right, strict=True):
+                one = rows["accuracy_attacked", *cell, round(eps, 6)]
+                assert one.value == pytest.approx(here.mean())
             assert np.array_equal(sweep.clean_right, before)
             assert np.array_equal(sweep.labels, task.data.targets[task.attacked])
 
 
-def test_the_worst_is_no_worse_than_what_felled_an_image():
-    task = made_task()
-    right = falling(3, [9] * 40)
-    odd = np.ones((3, 40), bool)
+def test_the_worst_is_no_worse_than_what_fooled_an_image():
+    right, odd = falling(3, [9] * 40), np.ones((3, 40), bool)
     odd[0, 0] = False  # fooled at the smallest eps only, as FGSM does
-    climbed = falling(3, [9] * 39 + [2])
-    robust = made(arm_of(task), right, special={("fgsm", "single"): odd, ("strong", ""): climbed})
+    special = {study.FGSM: odd, None: falling(3, [9] * 39 + [2])}
+    found = made(arm_of(made_task()), right, special=special)
     expected = np.ones((3, 40), bool)
     expected[2, 39] = False
-    assert np.array_equal(robust.right["worst", "pgd"], expected)
+    assert np.array_equal(found.cells[study.CLIMB], expected)
     expected[:, 0] = False  # stays lost
-    assert np.array_equal(robust.right["worst", "all"], expected)
+    assert np.array_equal(found.cells[study.WORST], expected)
 
 
-def test_fgsm_meets_every_eps_afresh_and_the_others_spare_the_fallen(measured, trained):
-    robust, model = measured["none"], trained["none"][1]
-    modes = {cell: sweep.mode for cell, sweep in robust.sweeps.items()}
-    assert modes.pop(("fgsm", "single")) == "independent"
+def test_fgsm_meets_every_eps_afresh_and_the_others_spare_what_is_fooled(measured, trained):
+    found, model = measured["none"], trained["none"].model
+    modes = {cell: sweep.mode for cell, sweep in found.sweeps.items()}
+    assert modes.pop(study.FGSM) == "independent" and modes.pop(study.FINE) == "nested"
     assert set(modes.values()) == {"skip_fooled"} and len(modes) == 6
-    assert robust.strong.mode == "nested"
-    task = robust.arm.task
+    assert found.sweep.mode == "nested"
+    task = found.arm.task
     images = to_float(task.data.images[task.attacked])
     labels = torch.from_numpy(task.data.targets[task.attacked])
-    for eps, logits in zip(
-        robust.epsilons.tolist(), robust.sweeps["fgsm", "single"].logits, strict=True
-    ):
+    sweep = found.sweeps[study.FGSM]
+    for eps, logits in zip(sweep.epsilons.tolist(), sweep.logits, strict=True):
         with torch.no_grad():
             expected = model(fgsm(model, images, labels, eps))
         # mixed precision may turn the sign of a gradient that is nearly zero
         assert np.abs(expected.numpy() - logits).mean() < 0.1 * np.abs(logits).mean()
 
 
-def test_attacks_take_the_steps_that_the_profile_states(settings, trained, measured, monkeypatch):
+def test_attacks_take_the_steps_that_the_profile_states(settings, trained, monkeypatch):
     asked = []
-    monkeypatch.setattr(attack, "attack_sweep", lambda *args, **how: asked.append((args, how)))
-    arm, model, _, folder = trained["none"]
-    plan = protocol.Settings(dict(settings) | {"attack": FULL.attack})
-    attack.measure(arm, model, plan, folder, seed=7)
-    assert all(how["seed"] == 7 and how["folder"] == folder for _, how in asked)
+    monkeypatch.setattr(study, "attack_sweep", lambda *args, **how: asked.append((args, how)))
+    one, plan = trained["none"], protocol.Settings(dict(settings) | {"attack": FULL.attack})
+    study.measure(one, plan, seed=7)
+    assert all(how["seed"] == 7 and how["folder"] == one.folder for _, how in asked)
     assert all(args[3] == [eps / 255 for eps in range(1, 9)] for args, _ in asked[:-1])
     fine = asked[-1][0][3]
     assert fine == sorted(fine) and fine[-1] < 1 / 255
-    steps = [
-        tuple(how.get(name) for name in ("attack", "mode", "steps", "rel_step", "step_size"))
-        for _, how in asked
-    ]
+    names = ("attack", "mode", "steps", "rel_step", "step_size")
     iterative = ("bim", "mifgsm", "pgd")
-    assert steps == [
+    assert [tuple(how.get(name) for name in names) for _, how in asked] == [
         ("fgsm", "independent", None, None, None),
         *((name, "independent", 40, 0.25, None) for name in iterative),
         *((name, "independent", 10, None, 2 / 255) for name in iterative),
@@ -440,117 +386,142 @@ def test_attacks_take_the_steps_that_the_profile_states(settings, trained, measu
         ("pgd", ["pgd", None, None]),
     ):
         asked.clear()
-        attack.measure(replace(arm, attacks=attacks), model, plan, folder, seed=7)
+        study.measure(one._replace(arm=replace(one.arm, attacks=attacks)), plan, seed=7)
         assert [how.get("attack") for _, how in asked] == expected
-        assert {how.get("rel_step") for _, how in asked} == {0.25, None}
-        assert {how.get("step_size") for _, how in asked} == {None}
 
 
-def test_every_arm_is_measured_on_the_same_images_and_draws(settings, trained, measured):
+def test_every_arm_is_measured_on_the_same_images_and_draws(measured):
     first = measured["none"]
-    for robust in measured.values():
-        assert np.array_equal(robust.weights, first.weights)
-        assert np.array_equal(robust.strong.labels, first.strong.labels)
+    for found in measured.values():
+        assert np.array_equal(found.weights, first.weights)
+        assert np.array_equal(found.sweep.labels, first.sweep.labels)
     assert first.weights.shape == (1001, 10) and not (first.weights[1:] == 1).all()
-    gain = first.clean["top1"] - measured["glcm"].clean["top1"]
-    assert len(gain.replicates) == 1000
-    # images of one patient are drawn together
-    arm, model, _, folder = trained["none"]
-    data = replace(arm.task.data, groups=np.arange(len(arm.task.data)) % 3)
-    joined = replace(arm, task=replace(arm.task, data=data))
-    weights = attack.measure(joined, model, settings, folder, seed=0).weights
-    groups = data.groups[arm.task.attacked]
-    for group in set(groups.tolist()):
-        assert (weights[:, groups == group] == weights[:, groups == group][:, :1]).all()
-    assert len({tuple(column) for column in weights.T.tolist()}) == len(set(groups.tolist()))
 
 
 def test_a_finished_measurement_is_read_back(settings, trained, measured, monkeypatch):
     monkeypatch.setattr("medrobust_utils.attacks.radius_sweep.climb", None)
     # a busy machine's probe may choose another precision than the training had
     monkeypatch.setattr("medrobust_utils.core.env.training_dtype", lambda device: torch.float16)
-    arm, model, _, folder = trained["glcm"]
-    assert model.trained_in in (torch.float32, torch.bfloat16)
-    again = attack.measure(arm, model, settings, folder, seed=0)
-    assert np.array_equal(again.strong.logits, measured["glcm"].strong.logits)
+    assert trained["glcm"].model.trained_in in (torch.float32, torch.bfloat16)
+    again = study.measure(trained["glcm"], settings, seed=0)
+    assert np.array_equal(again.sweep.logits, measured["glcm"].sweep.logits)
     with pytest.raises(TypeError):  # another seed is another sweep
-        attack.measure(arm, model, settings, folder, seed=1)
+        study.measure(trained["glcm"], settings, seed=1)
 
 
-def test_half_eps_is_the_first_of_all_that_fells_half_of_what_was_right():
-    task = made_task()
+def test_half_is_the_first_eps_of_all_that_fools_half_of_what_was_right():
     clean = np.arange(40) < 20  # half are wrong before the attack, and count for nothing
-    right = falling(4, [9] * 40)
     climbs = [1] * 9 + [2] * 11 + [0] * 20
 
-    def half(fall, fine=None, clean=None, **how):
-        special = {("strong", ""): falling(4, fall)}
-        if fine:
-            special["fine", ""] = falling(2, fine)
-        robust = made(arm_of(task, **how), right, special=special, clean=clean)
-        return robust.half_eps * 255
+    def half(fall, fine=(9,) * 40, clean=None):
+        special = {None: falling(4, fall), study.FINE: falling(2, fine)}
+        found = made(arm_of(made_task()), falling(4, [9] * 40), special=special, clean=clean)
+        return found.half_radius * 255
 
     assert half(climbs, clean=clean) == pytest.approx(3)
     assert half([1] * 9 + [9] * 11 + [0] * 20, clean=clean) == pytest.approx(4)  # none: the last
     assert half([0] * 20 + [9] * 20) == pytest.approx(1)  # exactly half
     assert half([0] * 40, [1] * 30 + [9] * 10) == pytest.approx(0.5)
-    assert half([0] * 40, [1] * 19 + [9] * 21, attacks="pgd") == pytest.approx(1)
+    assert half([0] * 40, [1] * 19 + [9] * 21) == pytest.approx(1)
+
+
+# --- what is held against what -------------------------------------------------------------------
+
+
+def test_a_defence_is_held_against_vanilla_and_the_loss_against_its_own_modules(run):
+    (plain, ours), right = pair(), falling(4, [0] * 8 + [9] * 32)
+    task = plain.arm.task
+    modules = [made(arm_of(task, "modules", colour=c), right) for c in ("conv", "deconv")]
+    run.dataset(task.raw)
+    tables.record(run, compare.gains(pd.concat([p.scores() for p in (plain, ours, *modules)])))
+    cell = {"attack": "pgd", "step": "quarter"}
+    glcm = {"defence": "glcm", "against": "none"}
+    for eps, gain in ((1, 2), (2, 4), (3, 9), (4, 3)):
+        row = only(run, "accuracy_gain", eps_255=float(eps), **glcm, **cell)
+        assert row["value"] == pytest.approx(gain / 40) and row["alive"]
+    assert only(run, "mean_gain", **glcm, **cell)["value"] == pytest.approx(18 / 160)
+    assert only(run, "accuracy_gain", **glcm, attack="none")["value"] == 0
+    row = only(run, "mean_gain", against="modules", **cell)  # those with the same colours
+    assert row["value"] == pytest.approx((70 - 128) / 160) and row["colour"] == "conv"
+    assert {row["defence"] for row in run.record["rows"]} == {"glcm", "modules"}
+
+
+def test_a_curve_that_rises_again_is_odd_and_pgd_spares_what_a_smaller_eps_fooled(run):
+    right = falling(3, [0] * 10 + [9] * 30)
+    single = falling(3, [1] * 20 + [9] * 20)
+    single[2, :10] = True  # right again at the largest eps, and fooled all the same
+    found = made(arm_of(made_task()), right, special={study.FGSM: single})
+    rows = compare.fgsm_rows(found).set_index("metric")["estimate"]
+    assert rows["fgsm_rebound"].value == pytest.approx(10 / 40)
+    assert rows["fgsm_above_pgd"].value == pytest.approx((20 - 30) / 40)
+    assert not len(compare.fgsm_rows(made(arm_of(made_task(), attacks="pgd"), right)))
 
 
 # --- reasons -------------------------------------------------------------------------------------
 
 
-def test_reasons_are_measured_for_the_networks_own_answers(settings, trained, explained):
-    arm, model, _, _ = trained["glcm"]
-    found = explained["glcm"]
-    index = study.some(arm.task.attacked, 4, 0)
-    images = to_float(arm.task.data.images[index])
+def test_reasons_are_measured_for_the_networks_own_answers(settings, trained, measured):
+    arm, model, *_ = trained["glcm"]
+    table = compare.explain(trained["glcm"], measured["glcm"], settings, seed=0)
+    found = {row.metric: row.estimate.values for row in table.itertuples()}
+    images = to_float(arm.task.data.images[some(arm.task.attacked, 4, 0)])
     with torch.no_grad():
         said = model(images).argmax(1)
         gray = glcm.grayscale(model.adapt(images))
     area = measures.area(grad_cam(model, images, said).maps)
-    assert found.values["attention_area"] == pytest.approx(area, nan_ok=True)
+    assert found["attention_area"] == pytest.approx(area, nan_ok=True)
     rise = sharpness.rise(model, images, said)
-    assert found.values["loss_rise"] == pytest.approx(rise, rel=1e-3, abs=1e-6)
+    assert found["loss_rise"] == pytest.approx(rise, rel=1e-3, abs=1e-6)
     norm = sharpness.gradient_norm(model, images, said)
-    assert found.values["gradient_norm"] == pytest.approx(norm, rel=1e-3)
+    assert found["gradient_norm"] == pytest.approx(norm, rel=1e-3)
     counted = [glcm.texture(part, levels=8, softness=0.0) for part in (gray, images)]
     expected = glcm.texture_distance(*counted).numpy()
-    assert found.texture == pytest.approx(expected, rel=1e-4) and expected.min() > 0
-    assert explained["none"].texture is None and explained["modules"].texture is not None
-    assert np.array_equal(found.weights, explained["none"].weights)
+    assert found["texture_distance"] == pytest.approx(expected, rel=1e-4) and expected.min() > 0
+    plain = compare.explain(trained["none"], measured["none"], settings, seed=0)
+    assert list(plain["metric"]) == list(compare.MEASURES)
+    change = compare.pairs(pd.concat([table, plain]), "{}_change").set_index("metric")["estimate"]
+    rise = found["loss_rise"] - plain.set_index("metric")["estimate"]["loss_rise"].values
+    assert change["loss_rise_change"].values == pytest.approx(rise)
 
 
-def test_photographs_are_gray_and_labelled_by_the_networks_own_answers(photos):
-    data = photos.photos
+def test_photographs_are_gray_and_labelled_by_the_networks_own_answers(settings, tmp_path):
+    data, table = compare.natural(settings, "test_resnet", "scratch", tmp_path, seed=0)
     assert data.images.shape == (40, 64, 64, 1) and data.images.dtype == np.uint8
     assert data.name == "natural-photographs" and not data.synthetic
-    assert photos.robust.shape == (40,) and photos.robust.dtype == bool
     assert data.targets.max() > 1  # of the 1000 classes of ImageNet
-    assert {name: len(v) for name, v in photos.reasons.values.items()} == dict.fromkeys(
-        why.MEASURES, 40
-    )
-    # crops of one photograph are drawn together
-    weights = photos.reasons.weights.reshape(1001, 8, 5)
-    assert (weights == weights[:, :, :1]).all()
+    assert list(table["metric"]) == [*compare.MEASURES, "retained"]
+    assert 0 <= table["estimate"].iloc[-1].value <= 1
 
 
-# --- rows ----------------------------------------------------------------------------------------
-
-
-def made_reasons(shift=0.0, texture=None, n=6):
+def made_reasons(found, shift=0.0):
     """One number an image: 0, 1, ... plus ``shift``; the first map says nothing."""
-    values = {name: np.arange(n) + shift for name in why.MEASURES}
-    values["attention_area"] = np.where(np.arange(n) == 0, np.nan, values["attention_area"])
-    weights = metrics.group_weights(np.arange(n), 0, draws=60)
-    texture = None if texture is None else np.arange(n) + texture
-    return why.Reasons(values, weights, texture)
+    values = {name: np.arange(40) + shift for name in (*compare.MEASURES, "texture_distance")}
+    values["attention_area"] = np.where(np.arange(40) == 0, np.nan, values["attention_area"])
+    if found.arm.colour == "none":
+        del values["texture_distance"]
+    rows = [(name, tables.PerImage(one, found.weights)) for name, one in values.items()]
+    return pd.DataFrame(rows, columns=["metric", "estimate"]).assign(**found.tags)
 
 
 def made_photos():
-    data = made_task(size=3).data
-    photos = replace(data, name="natural-photographs")
-    return why.Natural(photos, made_reasons(10.0), np.arange(6) < 5)
+    values = {name: np.full(6, 10.0) for name in compare.MEASURES} | {"retained": np.ones(6)}
+    weights = np.ones((1001, 6))
+    rows = [(name, tables.PerImage(one, weights)) for name, one in values.items()]
+    table = tables.averaged(pd.DataFrame(rows, columns=["metric", "estimate"]))
+    tags = {"dataset": "natural-photographs", "defence": "natural"}
+    return table.assign(**tags, backbone="resnet50", start="imagenet")
+
+
+def test_a_medical_network_is_held_against_photographs_at_the_eps_that_both_met(run):
+    plain, _ = pair()
+    gap = compare.against_natural(plain, made_reasons(plain), made_photos())
+    assert set(gap["dataset"]) == {f"{FULL.datasets['ct']}+natural-photographs"}
+    value = {row.metric: row.estimate.value for row in gap.itertuples()}
+    assert value["loss_rise_medical_minus_natural"] == pytest.approx(19.5 - 10)
+    assert value["attention_area_medical_minus_natural"] == pytest.approx(20 - 10)
+    assert value["retained_medical_minus_natural"] == pytest.approx(30 / 40 - 1)
+    last = gap[gap["metric"].eq("retained_medical_minus_natural")].iloc[0]
+    assert last["alive"] and last["eps_255"] == 1 and gap["alive"].notna().sum() == 1
 
 
 # --- the record ----------------------------------------------------------------------------------
@@ -567,59 +538,39 @@ def test_operations_are_those_counted_by_hand():
     assert operations(DeconvColour(), 1, 1, 32, 40) == stem + residual + tail
 
 
-@pytest.fixture(scope="module")
-def modules(tmp_path_factory):
-    """The rows and the table on what the modules cost."""
-    made = results.Run.start("03", PAPER.name, "paper", {}, tmp_path_factory.mktemp("modules"))
-    return made, record.add_modules(made)
-
-
-def test_the_protocol_itself_deviates_only_where_the_slides_are_silent(monkeypatch):
+def test_deviations_say_what_was_changed(monkeypatch):
     sizes = FULL.class_size
     monkeypatch.setattr(
         study, "_task", lambda settings, role, split, seed: made_task(role, split, sizes[role])
     )
-    (only_one,) = record.deviations(FULL, FULL, study.arms(FULL, seed=0))
-    assert only_one.endswith("not on the slides.") and "alpha" in only_one
+    assert compare.deviations(FULL, FULL, study.arms(FULL, seed=0)) == []
+    small = PAPER.settings("small")
+    found = compare.deviations(small, FULL, study.arms(small, seed=0, role="xray"))
+    assert {"training.epochs.xray: 2 (paper: 300).", "size: 128 (paper: 224)."} <= set(found)
+    assert any("met FGSM, BIM, MI-FGSM, PGD alone" in line for line in found)
+    assert "mri: not run." in found and not any("epochs.mri" in line for line in found)
 
 
-# --- claims --------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def whole(modules, tmp_path_factory):
-    """The record of a run of the profile ``paper`` by hand-made networks on hand-made images."""
-    run = results.Run.start(
-        "03_domain_assimilation", PAPER.name, "paper", {}, tmp_path_factory.mktemp("whole")
-    )
-    settings = protocol.Settings(dict(FULL) | {"seeds": 1})
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(study, "_task", lambda settings, role, split, seed: made_task(role, split))
-        arms = list(study.arms(settings, seed=0))
+def test_a_full_run_of_the_paper_has_a_row_for_every_claim(run, monkeypatch):
+    monkeypatch.setattr(study, "_task", lambda settings, role, split, seed: made_task(role, split))
+    arms = list(study.arms(protocol.Settings(dict(FULL) | {"seeds": 1}), seed=0))
     for task in {arm.task.key: arm.task for arm in arms}.values():
-        add_task(run, task)
-    photos, scores, reasoned = made_photos(), [], []
-    add_photos(run, photos, "resnet50", "imagenet")
-    for later, arm in enumerate(arms):
-        right = falling(8, [(later + i) % 9 for i in range(40)])
-        reasons = made_reasons(later, later if arm.colour != "none" else None)
-        robust = made(arm, right)
-        scores.append(robust.scores())
-        reasoned.append(rows.reason_rows(robust, reasons))
-        if arm.defence == "none":
-            add_natural(run, photos, robust, reasons)
-    scores, reasoned = pd.concat(scores), pd.concat(reasoned)
-    tables.record(run, tables.over_seeds(scores))
-    tables.record(run, rows.gains(scores))
-    tables.record(run, rows.averaged(reasoned))
-    tables.record(run, rows.averaged(rows.pairs(reasoned, "{}_change")))
-    run.record["rows"] += modules[0].record["rows"]
+        tables.record(run, compare.task_rows(run, task))
+    run.dataset(replace(arms[0].task.data, name="natural-photographs"))
+    right = [falling(8, [(later + i) % 9 for i in range(40)]) for later in range(len(arms))]
+    found = [made(*one) for one in zip(arms, right, strict=True)]
+    seen = [made_reasons(one, later) for later, one in enumerate(found)]
+    for one, reasons in zip(found, seen, strict=True):
+        if one.arm.defence == "none":
+            tables.record(run, compare.against_natural(one, reasons, made_photos()))
+    scores, reasons = pd.concat([one.scores() for one in found]), pd.concat(seen)
+    odd = pd.concat([compare.fgsm_rows(one) for one in found])
+    tables.record(run, tables.over_seeds(pd.concat([scores, odd])))
+    tables.record(run, compare.gains(scores))
+    tables.record(run, tables.averaged(compare.pairs(reasons, "{}_change")))
+    tables.record(run, compare.module_rows())
     run.save()
-    return results.read(run.out)
-
-
-def test_a_full_run_of_the_paper_has_a_row_for_every_claim(whole):
-    rows = whole["rows"]
+    rows = results.read(run.out)["rows"]
     silent = {
         claim.id
         for claim in PAPER.claims
@@ -633,8 +584,3 @@ def test_flipped_images_are_no_match_for_a_texture_that_was_computed_once(arms, 
     flipped = tiny(training=dict(tiny()["training"]) | {"flips": "both"})
     with pytest.raises(ProtocolError, match="flips=both"):
         study.train(arm, flipped, tmp_path)
-
-
-def test_no_overridden_run_decides_a_claim():
-    for claim in PAPER.claims:
-        assert claim.requires.get("overrides") == "" or claim.requires == {"layers": "published"}

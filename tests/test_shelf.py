@@ -122,7 +122,7 @@ def copy(checkpoints, tmp_path, paper=CT):
         target.mkdir()
         for file in folder.glob("c*"):  # card and checkpoint
             (target / file.name).write_bytes(file.read_bytes())
-    return sorted(tmp_path.iterdir(), key=lambda one: "none" not in one.name)
+    return sorted(tmp_path.iterdir(), key=lambda one: "adversarial" in one.name)
 
 
 def changed(folder, **values):
@@ -147,7 +147,7 @@ def test_the_undefended_network_is_first_then_what_it_is_best_compared_with(chec
         "vanilla",
         "adversarial training",
         "domain assimilation",
-        "modules alone",
+        "T and C alone",
     }
     assert weights(scene.pair) == weights(scene)[:2]
 

@@ -13,16 +13,12 @@ from found import falling, find, only
 
 from medrobust_utils.attacks import AutoResult
 from medrobust_utils.reporting import results
-from medrobust_utils.scoring import metrics
 from medrobust_utils.scoring.metrics import Estimate
 from medrobust_utils.studies import attentive_cnn as first_study
 from medrobust_utils.studies import domain_assimilation as second_study
-from medrobust_utils.studies import domain_assimilation_attack as second_attack
-from medrobust_utils.studies import domain_assimilation_rows as second
+from medrobust_utils.studies import domain_assimilation_compare as compare
 from medrobust_utils.studies import evaluation, survival, tables
 from medrobust_utils.studies.common import some
-
-GATES = {"beats_prior": True, "competent": True, "beats_majority": True}
 
 
 def estimate(value, low, high):
@@ -48,25 +44,27 @@ def test_a_gain_survives_only_with_its_whole_interval(value, low, high, expected
     assert survival.outcome(estimate(value, low, high), "20 of 100 steps") == short
 
 
-def test_what_fell_once_stays_fallen_also_between_the_rungs():
-    ladder, clean = np.array([1.0, 2.0, 4.0]), np.array([True, True, False])
-    right = np.array([[1, 1, 1], [0, 1, 1], [1, 1, 1]], bool)
-    before = survival.robust(ladder, right, clean, [0.5, 1.0, 3.0, 4.0, 9.0])
-    assert before.astype(int).tolist() == [[1, 1, 0], [1, 1, 0], [0, 1, 0], [0, 1, 0], [0, 1, 0]]
-
-
 # --- hand-made networks --------------------------------------------------------------------------
 
 
 def left(network, epsilons, before, robust, shortened=""):
-    """A network of which AutoAttack left ``robust`` (E, n) of ``before``."""
-    labels = network.arm.task.data.targets[network.arm.task.attacked]
+    """A network of which AutoAttack left ``robust`` (R, n) of ``before``."""
+    index = network.arm.task.attacked
+    labels = network.arm.task.data.targets[index]
     won = np.where(robust, "", np.where(before, "apgd-ce", "earlier attack"))
     none = np.zeros((len(epsilons), len(labels), 2), np.float32)
     queries = np.where(before, 10, 0)
     result = AutoResult(np.array(epsilons), none, none[0], labels, "robust", robust, won, queries)
-    weights = metrics.group_weights(network.arm.task.data.groups, 0, draws=200)
-    return survival.Survival(network.arm, GATES, before, result, weights, shortened)
+    return survival.Survival(network, index, before, result, shortened)
+
+
+def test_what_was_fooled_once_stays_so_also_between_the_radii():
+    right = np.zeros((3, 40), bool)
+    right[:, :3] = [[1, 1, 1], [0, 1, 1], [1, 1, 1]]
+    clean = np.arange(40) != 2
+    network = made.network(made.task("skin"), right, clean=clean, radii=[0.1, 0.2, 0.4])
+    before = network.robust([0.05, 0.1, 0.3, 0.4, 0.9])[:, :3]
+    assert before.astype(int).tolist() == [[1, 1, 0], [1, 1, 0], [0, 1, 0], [0, 1, 0], [0, 1, 0]]
 
 
 def count(robust, n=40):
@@ -94,15 +92,15 @@ def with_gains(run, pair):
 
 
 def after_autoattack(run, pair):
-    """The record with the gains that AutoAttack left, and PGD's rows marked; the gains."""
+    """The record with the gains that AutoAttack left, and PGD's rows marked."""
     scores, short = pd.concat([one.scores() for one in pair]), pair[0].shortened
-    gains = survival.gained(scores, "attention", "none", short)
-    tables.record(run, gains.drop(columns=["seeds", "alive", "against"]))
+    twins = tables.against(scores, "attention", "none", "{}")
+    gains = survival.gained(twins.drop(columns="against"), short)
+    tables.record(run, gains)
     survival.mark_gains(run, gains, first_study.GAINS, KEYS, "radius_255")
     twenty = tables.excess(first_study.TIMES)
-    over = survival.gained(scores, "attention", "none", short, twenty)
+    over = survival.gained(tables.against(scores, "attention", "none", "{}", twenty), short)
     survival.mark_gains(run, over, ["excess_over_twenty"], KEYS, "radius_255")
-    return gains
 
 
 @pytest.mark.parametrize(("robust", "expected"), OUTCOMES)
@@ -151,9 +149,6 @@ def test_a_shortened_attack_may_undo_a_gain_and_cannot_prove_it(started):
     assert "autoattack" not in only(run, "gain_typical_relative")  # a ratio is not spoken to
     pair[0].note(run)
     assert run.record["deviations"][0].endswith("; 20 of 100 steps")
-    assert survival.effort([pair[0]]) == "AutoAttack with 20 of 100 steps"
-    whole = left(plain, eps, count(20), count(10))
-    assert survival.effort([whole]) == "AutoAttack with its published settings"
 
 
 def test_a_sign_of_hidden_gradients_stands_beside_the_outcome(started):
@@ -164,14 +159,8 @@ def test_a_sign_of_hidden_gradients_stands_beside_the_outcome(started):
     assert not find(run, "red_flag")
     one.result.won[one.result.won == "apgd-ce"] = "square"
     one.note(run)
-    tables.record(run, tables.over_seeds(one.scores()))
     flag = only(run, "red_flag")
     assert flag["radius_255"] == pytest.approx(0.04 * 255) and "12 of the 12" in flag["measured"]
-    table = pd.DataFrame(run.record["rows"]).assign(ours="")
-    shown = survival.overview(
-        table[table["metric"].isin(survival.SHOWN)], ["attention", "radius_255"]
-    )
-    assert shown["RED FLAG"].tolist() == ["", flag["measured"]]
 
 
 def test_rows_of_a_network_say_who_felled_what(started):
@@ -222,69 +211,32 @@ def test_radii_are_the_typical_the_extreme_and_those_where_attention_surely_lead
     assert chosen(plain, sure, cells=many) == [3, 4, 5, 6]  # four at most
 
 
-def autoattacked(run, pair, levels):
-    """The record with what AutoAttack left of two networks of paper 3."""
-    scores = pd.concat([one.scores("eps_255") for one in pair])
-    second.add_autoattack(run, scores, pair[0].shortened, levels)
-
-
 @pytest.mark.parametrize(("robust", "expected"), OUTCOMES)
-def test_a_defence_is_marked_at_its_eps_and_in_the_mean(tmp_path, robust, expected):
-    run = results.Run.start(
-        "03_domain_assimilation", assimilation.PAPER.name, "paper", {}, tmp_path
-    )
-    plain, ours = assimilation.pair()
-    run.dataset(ours.arm.task.raw)
-    assimilation.add_pair(run, [plain], [ours])
-    assert not any("autoattack" in row for row in run.record["rows"])
-    eps = [1 / 255, 4 / 255]
-    before = np.repeat(count(40), 2, 0)
-    pair = [
-        left(plain, eps, before, np.repeat(count(10), 2, 0)),
-        left(ours, eps, before, np.concatenate([count(30), count(robust)])),
-    ]
-    autoattacked(run, pair, [1, 2, 4])
-    assert not any("autoattack" in row for row in find(run, "mean_gain"))  # it did not meet 2/255
-    autoattacked(run, pair, [1, 4])
-    cell = {"attack": "pgd", "step": "quarter"}
-    assert only(run, "accuracy_gain", eps_255=1.0, **cell)["autoattack"] == "survives"
-    assert only(run, "accuracy_gain", eps_255=4.0, **cell)["autoattack"] == expected
-    assert "autoattack" not in only(run, "accuracy_gain", eps_255=2.0, **cell)
-    assert "autoattack" not in only(run, "accuracy_gain", attack="none")
-    mean = find(run, "autoattack_mean_gain", against="none")[-1]
-    assert mean["value"] == pytest.approx((20 + robust - 10) / 80)
-    words = {row["autoattack"] for row in find(run, "mean_gain")}
-    assert words == {mean["autoattack"]} == {"survives"}
-
-
-def test_a_defence_is_not_marked_by_what_another_gained(tmp_path):
-    run = results.Run.start(
-        "03_domain_assimilation", assimilation.PAPER.name, "paper", {}, tmp_path
-    )
+def test_a_gain_of_paper_3_is_marked_at_its_eps_and_by_the_pair_that_was_attacked(
+    tmp_path, robust, expected
+):
+    run = results.Run.start("03_x", assimilation.PAPER.name, "paper", {}, tmp_path)
     plain, ours = assimilation.pair()
     other = replace(ours, arm=assimilation.arm_of(ours.arm.task, "modules"))
     run.dataset(ours.arm.task.raw)
-    for one, two in ((plain, ours), (plain, other), (other, ours)):
-        assimilation.add_pair(run, [one], [two])
-    pair = [left(one, [1 / 255], count(40), count(n)) for one, n in ((plain, 10), (ours, 30))]
-    autoattacked(run, pair, [1])
-    marked = [row for row in run.record["rows"] if "autoattack" in row]
+    tables.record(run, compare.gains(pd.concat([p.scores() for p in (plain, ours, other)])))
+    eps, before = [1 / 255, 4 / 255], np.repeat(count(40), 2, 0)
+    kept = np.repeat(count(10), 2, 0), np.concatenate([count(30), count(robust)])
+    both = [left(one, eps, before, last) for one, last in zip((plain, ours), kept, strict=True)]
+    gained = compare.after_autoattack(pd.concat([one.scores("eps_255") for one in both]), "")
+    tables.record(run, gained)
+    keys = [*ours.arm.tags, "against"]
+    under = gained[gained["metric"].eq("autoattack_gain")]
+    survival.mark_gains(run, under, ["accuracy_gain"], keys, "eps_255")
+    cell = {"attack": "pgd", "step": "quarter", "defence": "glcm", "against": "none"}
+    assert only(run, "accuracy_gain", eps_255=1.0, **cell)["autoattack"] == "survives"
+    assert only(run, "accuracy_gain", eps_255=4.0, **cell)["autoattack"] == expected
+    assert "autoattack" not in only(run, "accuracy_gain", eps_255=2.0, **cell)
+    marked = [row for row in find(run, "accuracy_gain") if "autoattack" in row]
     assert {(row["defence"], row["against"]) for row in marked} == {("glcm", "none")}
-
-
-def test_the_overview_has_a_line_for_each_network_and_size(started):
-    run, (plain, ours) = started, made.pair()
-    run.dataset(plain.arm.task.raw)
-    pair = [left(plain, [0.04], count(20), count(10)), left(ours, [0.04], count(30), count(30))]
-    for one in pair:
-        tables.record(run, tables.over_seeds(one.scores()))
-    after_autoattack(run, pair)
-    table = pd.DataFrame(run.record["rows"]).assign(ours=lambda rows: rows["value"].astype(str))
-    shown = survival.overview(table, ["attention", "radius_255"])
-    assert shown["PGD leaves"].tolist() == ["0.5", "0.75"]
-    assert shown["AutoAttack leaves"].tolist() == ["0.25", "0.75"]
-    assert shown["fooled by"].tolist() == ["earlier attack 50%, apgd-ce 25%", "earlier attack 25%"]
-    assert shown["survives?"].tolist() == ["", "survives"]
+    mean = only(run, "autoattack_mean_gain", defence="glcm")
+    assert mean["value"] == pytest.approx((20 + robust - 10) / 80)
+    assert mean["autoattack"] == "survives"
 
 
 # --- a few phantoms ------------------------------------------------------------------------------
@@ -310,18 +262,16 @@ def test_a_network_of_paper_2_is_attacked_where_it_stands_and_read_back(tmp_path
 
 
 def test_a_network_of_paper_3_is_attacked_at_the_eps_of_the_profile(tmp_path):
-    light = LIGHT | {"eps_255": [1, 8]}
     settings = assimilation.tiny()
-    settings = assimilation.tiny(attack=settings["attack"] | {"autoattack": light})
-    arm = next(second_study.arms(settings, seed=0))
+    arm = replace(next(second_study.arms(settings, seed=0)), attacks="pgd")
     model = second_study.build_arm(arm, settings).eval()
-    robust = second_attack.measure(replace(arm, attacks="pgd"), model, settings, tmp_path, seed=0)
-    found = second_attack.survive(robust, model, settings, tmp_path, seed=0)
-    assert found.epsilons * 255 == pytest.approx([1, 8])
+    one = evaluation.Trained(arm, model, [], tmp_path)
+    robust = second_study.measure(one, settings, seed=0)
+    found = survival.survive(one, robust, LIGHT, [1 / 255, 8 / 255], seed=0)
     assert found.before.shape == found.result.right.shape == (2, 4)
     chosen = np.isin(arm.task.attacked, some(arm.task.attacked, 4, 0))
-    # 8 lies between the rungs 1 and 16: what fell at 1 is fooled
-    assert np.array_equal(found.before[0], robust.right["worst", "pgd"][0, chosen])
+    # 8 lies between the radii 1 and 16: what was fooled at 1 is fooled
+    assert np.array_equal(found.before[0], robust.cells[second_study.CLIMB][0, chosen])
     assert np.array_equal(found.before[1], found.before[0])
     assert not (found.result.right & ~found.before).any()
 

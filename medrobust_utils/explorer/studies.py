@@ -106,7 +106,9 @@ def _chose_the_epoch(task: attentive_cnn.Task) -> str:
 
 def _by_image(task: domain_assimilation.Task) -> str:
     leaks = "split by image: duplicates, and slices of one patient, lie on both sides: the networks"
-    return f"{leaks} may have been trained on pictures like these." * (task.split_name != "honest")
+    return f"{leaks} may have been trained on pictures like these." * (
+        task.tags["split"] != "honest"
+    )
 
 
 _ALL = (

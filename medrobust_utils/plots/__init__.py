@@ -106,16 +106,13 @@ def class_sizes(sets: Mapping[str, Mapping[str, int]]) -> Figure:
 
 
 def learning_curves(
-    histories: Mapping[str, Sequence[Mapping[str, float]]],
-    order: Sequence[str],
-    looks: Sequence[tuple] | None = None,
+    histories: Mapping[str, Sequence[Mapping[str, float]]], order: Sequence[str]
 ) -> Figure:
     """Training loss, validation loss and macro AUC over the epochs, a line an arm.
 
     Args:
         histories: name of the arm -> its learning curve.
         order: every arm's name; its place fixes the style, here and in the other figures.
-        looks: marker, line and colour at each place of ``order``; None: the house's.
     """
     panels = {
         "train_loss": "training loss (nats)",
@@ -125,8 +122,8 @@ def learning_curves(
     figure, axes = grid(1, len(panels), 4.4, 3.6)
     for name, history in histories.items():
         number = list(order).index(name)
-        house = (*STYLES[number % len(STYLES)], PALETTE[number % len(PALETTE)])
-        marker, line, colour = looks[number] if looks else house
+        marker, line = STYLES[number % len(STYLES)]
+        colour = PALETTE[number % len(PALETTE)]
         for axis, key in zip(axes[0], panels, strict=True):
             axis.plot(
                 [row["epoch"] for row in history],

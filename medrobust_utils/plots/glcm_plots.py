@@ -41,13 +41,21 @@ def one_area(area: np.ndarray, levels: np.ndarray, counts: np.ndarray) -> Figure
     return figure
 
 
-def heat_maps(maps: Mapping[str, np.ndarray], label: str, columns: int = 4) -> Figure:
-    """Matrices (L, L) side by side in one colour scale; ``label`` says what the colour is."""
+def heat_maps(
+    maps: Mapping[str, np.ndarray], label: str, columns: int = 4, level: float | None = None
+) -> Figure:
+    """Matrices (L, L) side by side in one colour scale; ``label`` says what the colour is.
+
+    Args:
+        level: where a black line is drawn.
+    """
     columns = min(columns, len(maps))
     figure, axes = grid(-(-len(maps) // columns), columns, 2.5, 2.5)
     top = max(part.max() for part in maps.values())
     for axis, (title, part) in zip(axes.flat, maps.items(), strict=False):
         drawn = axis.imshow(part, cmap=HEAT, vmin=0, vmax=top)
+        if level is not None and part.min() < level < part.max():
+            axis.contour(part, [level], colors="k")
         axis.set(xticks=[], yticks=[])
         axis.set_title(title, fontsize=9)
         axis.grid(False)

@@ -103,6 +103,7 @@ def intervals(
     xlabel: str,
     panel: str = "",
     by: str = "",
+    order: list[str] | None = None,
     levels: pd.DataFrame | None = None,
     marks: pd.DataFrame | None = None,
     zero: bool = False,
@@ -112,13 +113,14 @@ def intervals(
 
     Args:
         by: column that tells the markers of one line apart.
+        order: of its values, which fixes their looks; without it, as they come.
         levels: what to compare with, from top to bottom: panel, name, value.
         marks: what is reported elsewhere, as crosses: panel, label, value.
         zero: whether to draw a line there.
     """
     rows = rows.assign(**{} if panel else {"": ""}, **{} if by else {" ": xlabel})
     panel, by = panel or "", by or " "
-    panels, kinds = rows[panel].unique(), list(rows[by].unique())
+    panels, kinds = rows[panel].unique(), order or list(rows[by].unique())
     columns = min(columns, len(panels))
     longest = rows.groupby(panel)[label].nunique().max()
     tall = 1.2 + (0.22 + 0.1 * len(kinds)) * longest
@@ -127,7 +129,8 @@ def intervals(
         here = rows[rows[panel].eq(title)]
         labels = list(dict.fromkeys(here[label]))
         for number, kind in enumerate(kinds):
-            some = here[here[by].eq(kind)]
+            if not len(some := here[here[by].eq(kind)]):
+                continue
             shift = 0.5 * ((number + 0.5) / len(kinds) - 0.5)
             value = some["value"].to_numpy(float)
             spans = [value - some["low"].to_numpy(float), some["high"].to_numpy(float) - value]

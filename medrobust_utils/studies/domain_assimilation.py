@@ -1,218 +1,143 @@
-"""Paper 3: domain assimilation; tasks, arms and training.
+"""Paper 3: domain assimilation; networks, attacks, and what is held against what.
 
 A *task* is one data set, made binary and balanced, under one split; an *arm* is one network
-trained for it with one defence. ``train`` may be killed and called again; finished work is read
-back.
+trained for it with one defence.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache, cached_property, partial
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 
+from ..attacks import SweepResult, attack_sweep
 from ..core import env
 from ..core.errors import ProtocolError
-from ..core.storage import fingerprint
-from ..data import ImageSet, ThreeWay, load, split_by_image, split_three_ways, to_float
+from ..data import load, split_by_image, split_three_ways, to_float
 from ..data.views import binary, gray, undersample
 from ..models import AssimilatedModel, MedicalModel, build, build_assimilated
-from ..training import cards
 from ..training.adversarial import AdversarialTraining
-from ..training.fit import fit
-from ..training.objectives import Assimilation
-from .common import asked_for, cast, curve_scores, question, select, some
+from ..training.objectives import Assimilation, Objective
+from . import evaluation, experiment
+from .common import asked_for, cast, curve_scores, in_gray_levels, precision, question, some
+from .evaluation import Evaluation
+from .experiment import CLEAN, Task, Trained, pick
 
 ROLES = ("ct", "mri", "xray", "ultrasound")  # each played by a data set of the profile
-# What stands between the attacker and the vanilla network: nothing, the modules alone, the
-# modules and the GLCM loss (domain assimilation proper), or adversarial training.
-DEFENCES = ("none", "modules", "glcm", "adversarial")
-TITLES = dict(
-    zip(
-        DEFENCES,
-        ("vanilla", "modules alone", "domain assimilation", "adversarial training"),
-        strict=True,
-    )
-)
-SPLITS = ("honest", "by image")
-# What an arm is attacked with: everything; all attacks, stepping by eps / 4 only; PGD so alone.
-REGIMES = ("all", "quarter", "pgd")
+# ``by image`` keeps every duplicate, wherever it falls: the slides' probable split.
+SPLITS = {"honest": partial(split_three_ways, val_folds=8), "by image": split_by_image}
+# What stands between the attacker and the backbone: nothing, the modules alone, the modules and
+# the GLCM loss, or (which the slides do not have) adversarial training.
+NAMES = {
+    "none": "vanilla",
+    "modules": "T and C alone",
+    "glcm": "domain assimilation",
+    "adversarial": "adversarial training",
+}
+ARM = ("backbone", "start", "defence", "alpha", "colour", "rows")
+PLAIN = {"alpha": 1.0, "colour": "none", "rows": "none"}
+LACKS = {"none": PLAIN, "adversarial": PLAIN, "modules": {"alpha": 1.0, "rows": "none"}}
+NO_ATTACK = {"step": "none", "eps_255": 0.0}  # tags of clean scores beside those under attack
+ATTACKED = "accuracy_attacked"
 LOGGED = 32  # images on which the gradients of the two terms are compared after each epoch
 
-
-@dataclass(frozen=True)
-class Task:
-    """A data set as the networks see it, with its split.
-
-    Attributes:
-        split_name: ``honest``, or ``by image`` with every duplicate kept, the paper's probable one.
-        data: binary, balanced.
-        raw: all images the reader gave, in the publisher's classes.
-        listed: images a class with every duplicate kept, as the slides count them.
-        attacked: test images under attack, ``settings["attack"]["images"]`` of ``split.test``.
-        seed: of the split and of phantoms.
-        asked: the DATASET that gives this task again, where that is not the role.
-    """
-
-    role: str
-    split_name: str
-    data: ImageSet
-    raw: ImageSet
-    split: ThreeWay
-    listed: int
-    attacked: np.ndarray
-    seed: int = 0
-    asked: str = ""
-
-    @property
-    def size(self) -> int:
-        """Side of the images in pixels."""
-        return self.data.images.shape[1]
-
-    @property
-    def key(self) -> str:
-        return f"{self.role}-{self.data.name}-{self.size}-{self.split_name.replace(' ', '-')}"
-
-    @property
-    def tags(self) -> dict[str, str]:
-        """What rows on it carry."""
-        return {"role": self.role, "dataset": self.data.name, "split": self.split_name}
+# The slides give no step sizes. `quarter` steps by eps / 4; `torchattacks` has that library's
+# defaults, steps of 2/255 whatever eps, which at 1/255 overshoot the ball. FGSM's only step is eps.
+# Beside the slides' attacks, nested PGD climbs from each eps to the next: images that survive a
+# few cold steps are fooled there. `fine` are eps below the slides' smallest.
+FGSM, PGD, FINE = ("fgsm", "single"), ("pgd", "quarter"), ("nested", "fine")
+QUARTER = [FGSM, ("bim", "quarter"), ("mifgsm", "quarter"), PGD]
+LIBRARY = [(attack, "torchattacks") for attack in ("bim", "mifgsm", "pgd")]
+RUN = {"all": QUARTER + LIBRARY, "quarter": QUARTER, "pgd": [PGD]}
+WORST, CLIMB = ("worst", "all"), ("worst", "pgd")
 
 
 @dataclass(frozen=True)
-class Arm:
+class Arm(experiment.Arm):
     """One network, with one training seed, on one task.
 
     Attributes:
         alpha: weight of the cross-entropy; 1 where there is no GLCM loss.
         colour: the colour module, or ``none``.
         rows: reading of the GLCM loss (see ``glcm.texture_distance``), or ``none``.
-        attacks: one of REGIMES.
+        attacks: which of them it meets, a key of RUN.
     """
 
-    task: Task = field(repr=False)
     backbone: str
     start: str
     defence: str
-    alpha: float
-    colour: str
-    rows: str
-    seed: int
-    attacks: str = "all"
-
-    @property
-    def key(self) -> str:
-        parts = [self.task.key, self.backbone, self.start, self.defence]
-        if self.colour != "none":
-            parts.append(self.colour)
-        if self.defence == "glcm":
-            parts += [f"{self.alpha:g}", self.rows]
-        return "-".join([*parts, str(self.seed)])
+    alpha: float = 1.0
+    colour: str = "none"
+    rows: str = "none"
+    attacks: str = field(default="all", compare=False)
 
     @property
     def title(self) -> str:
         """What a reader calls it."""
-        kind, details = TITLES[self.defence], [self.backbone, self.start]
-        if self.defence == "glcm":
-            details += [f"alpha {self.alpha:g}", self.rows]
-        if self.colour not in ("none", "conv"):
-            details.append(self.colour)
-        return f"{kind} ({', '.join(details)}, seed {self.seed})"
+        told = {k: v for k, v in self.own.items() if k != "defence" and v != PLAIN.get(k)}
+        return f"{NAMES[self.defence]} ({', '.join(map(str, told.values()))}, seed {self.seed})"
 
-    @property
-    def group(self) -> str:
-        """What arms share that differ in their training seed only."""
-        return self.key.rpartition("-")[0]
 
-    @property
-    def tags(self) -> dict[str, str | float | int]:
-        """What every result row of this arm carries."""
-        return {
-            **self.task.tags,
-            "backbone": self.backbone,
-            "start": self.start,
-            "defence": self.defence,
-            "alpha": self.alpha,
-            "colour": self.colour,
-            "rows": self.rows,
-        }
+def place(tags: Mapping[str, str]) -> str:
+    """A data set, split, backbone and start: only networks of one place are compared."""
+    split = "" if tags["split"] == "honest" else f", {tags['split']}"
+    return f"{tags['role']}, {tags['backbone']} from {tags['start']}{split}"
+
+
+def usual(settings: Mapping) -> dict[str, list]:
+    """Tags of the networks with the profile's own alpha, colour module and reading of the loss."""
+    own = {"alpha": settings["alpha"], "colour": "conv", "rows": settings["glcm"]["rows"]}
+    return {name: [PLAIN[name], value] for name, value in own.items()}
 
 
 def arms(settings: Mapping, *, seed: int, role: str = "", model: str = "") -> Iterator[Arm]:
-    """Every arm of the profile, task by task; ``role`` and ``model`` pick some by name.
+    """Every arm of the profile, task by task; ``role`` and ``model`` pick some (see ``grid``).
 
-    Raises:
-        ProtocolError: for a role, backbone or defence that is not known, or a negative seed.
+    Raises ProtocolError as ``grid`` does.
     """
-    tasks: dict[tuple, Task] = {}
     settings, role = cast(settings, role, settings["arms"][0]["role"])
-    known: set[str] = set()  # an override may make two groups name one arm; the first stands
-    for group in select(settings["arms"], seed=seed, role=role, model=model, key="backbone"):
-        key = (group["role"], group["split"])
-        if key not in tasks:
-            tasks[key] = _task(settings, *key, seed=seed)
-        for number in range(seed, seed + settings["seeds"]):
-            for how in variants(group, settings):
-                arm = Arm(tasks[key], group["backbone"], group["start"], **how, seed=number)
-                if arm.key not in known:
-                    known.add(arm.key)
-                    yield arm
-
-
-def variants(group: Mapping, settings: Mapping) -> Iterator[dict]:
-    """Defence, alpha, colour module and reading of the loss of every arm of one group."""
-    attacks = group.get("attacks", REGIMES[0])
-    if attacks not in REGIMES:
-        raise ProtocolError(f"attacks {attacks!r}: choose among {', '.join(REGIMES)}.")
-    for defence in group["defence"]:
-        if defence not in DEFENCES:
-            raise ProtocolError(f"defence {defence!r}: choose among {', '.join(DEFENCES)}.")
-        plain = defence in ("none", "adversarial")
-        colour = "none" if plain else group.get("colour", "conv")
-        glcm = defence == "glcm"
-        rows = group.get("rows", settings["glcm"]["rows"]) if glcm else "none"
-        for alpha in group.get("alpha", [settings["alpha"]]) if glcm else [1.0]:
-            yield {
-                "defence": defence,
-                "alpha": alpha,
-                "colour": colour,
-                "rows": rows,
-                "attacks": attacks,
-            }
+    own = {name: values[1] for name, values in usual(settings).items()} | {"attacks": "all"}
+    specs = {**settings, "arms": [{**own, **spec} for spec in settings["arms"]]}
+    task = cache(partial(_task, settings, seed=seed))  # arms of one task share it
+    known: set[str] = set()  # an override may make two specs name one arm; the first counts
+    for spec, number in experiment.grid(specs, ARM, seed=seed, role=role, model=model):
+        pick(NAMES, "defence", spec["defence"])
+        pick(RUN, "attacks", spec["attacks"])
+        own = {name: spec[name] for name in ARM} | LACKS.get(spec["defence"], {})
+        arm = Arm(task(spec["role"], spec["split"]), number, **own, attacks=spec["attacks"])
+        if arm.key not in known:
+            known.add(arm.key)
+            yield arm
 
 
 def _task(settings: Mapping, role: str, split_name: str, *, seed: int) -> Task:
-    if split_name not in SPLITS:
-        raise ProtocolError(f"split {split_name!r}: choose among {', '.join(SPLITS)}.")
-    sets, asked = {}, asked_for(settings, role)
-    for honest in (True, False):
-        raw = load(
-            settings["datasets"][role],
-            size=settings["size"],
-            phantoms=settings["phantoms"],
-            seed=seed,
-            duplicates=not honest,
-        )
-        if not honest:  # another set of images than the honest split's, so under another name
+    cut, asked, sets = pick(SPLITS, "split", split_name), asked_for(settings, role), {}
+    how = {"size": settings["size"], "phantoms": settings["phantoms"], "seed": seed}
+    for name in SPLITS:
+        copies = name == "by image"
+        raw = load(settings["datasets"][role], duplicates=copies, **how)
+        if copies:  # another set of images, so under another name
             raw = replace(raw, name=f"{raw.name}-with-duplicates")
         positive = settings["positive"][role]
         if asked:
             raw = gray(raw)  # its textures and its modules are made for gray images
             positive = question(raw, positive, role, two=True)
         data = binary(raw, positive, ("negative", "positive"))
-        sets[honest] = raw, undersample(data, settings["class_size"][role], seed=seed)
-    honest = split_name == "honest"
-    raw, data = sets[honest]
-    if honest:
-        split = split_three_ways(data, seed=seed, val_folds=8)
-    else:
-        split = split_by_image(data, seed=seed)
-    listed = min(sets[False][1].class_counts().values())
+        sets[name] = raw, undersample(data, settings["class_size"][role], seed=seed)
+    raw, data = sets[split_name]
+    listed = min(sets["by image"][1].class_counts().values())  # as the slides count
+    raw = replace(raw, census={**raw.census, "class_size_listed": listed})
+    split = cut(data, seed=seed)
     attacked = some(split.test, settings["attack"]["images"][role], seed)
-    return Task(role, split_name, data, raw, split, listed, attacked, seed, asked)
+    tags = {"role": role, "dataset": data.name, "split": split_name}
+    key = f"{role}-{data.name}-{settings['size']}-{split_name.replace(' ', '-')}"
+    draw = (ROLES.index(role), list(SPLITS).index(split_name))
+    return Task(key, tags, data, raw, split, split.val, attacked, draw, seed, asked)
 
 
 def build_arm(arm: Arm, settings: Mapping) -> MedicalModel:
@@ -224,75 +149,147 @@ def build_arm(arm: Arm, settings: Mapping) -> MedicalModel:
     return build_assimilated(arm.backbone, classes, colour=arm.colour, start=arm.start)
 
 
-def epochs(arm: Arm, settings: Mapping) -> int:
-    """The most epochs an arm is trained for; from scratch the backbone decides, else the task."""
-    known = settings["training"]["epochs"]
-    return known[arm.task.role] if arm.start == "imagenet" else known[arm.backbone]
+def recipe(arm: Arm, settings: Mapping) -> dict:
+    """How an arm is trained; from scratch its backbone names the most epochs, else its task."""
+    training = settings["training"]
+    epochs = training["epochs"][arm.task.role if arm.start == "imagenet" else arm.backbone]
+    # The epoch of best clean accuracy is not the most robust one.
+    last = {"patience": 0} if arm.defence == "adversarial" else {}
+    return {**training, "epochs": epochs, **last}
 
 
-def train(
-    arm: Arm, settings: Mapping, checkpoints: Path
-) -> tuple[Arm, MedicalModel, list[dict], Path]:
-    """Train an arm, or read back what was trained.
-
-    Returns:
-        The arm as it was really run (``start`` is ``scratch`` where no ImageNet weights were to
-        be had), its model, its learning curve, and the folder that keeps its work.
-    """
-    task, model, planned = arm.task, build_arm(arm, settings), arm.key
-    arm = replace(arm, start=model.start)
-    recipe = {**settings["training"], "epochs": epochs(arm, settings)}
-    objective = None
+def objective(arm: Arm, settings: Mapping) -> Objective | None:
+    """What an arm minimises; None: cross-entropy."""
+    if arm.defence == "none":
+        return None
     if arm.defence == "adversarial":
-        recipe["patience"] = 0  # the epoch of best clean accuracy is not the most robust one
         how = settings["adversarial"]
         eps = how["eps_255"] / 255
-        objective = AdversarialTraining(eps, how["steps"], how["rel_step"] * eps)
-    elif arm.defence != "none":
-        if arm.defence == "glcm" and recipe["flips"] != "none":
-            raise ProtocolError(
-                f"training.flips={recipe['flips']}: the texture that the GLCM loss holds an image "
-                "against is computed once, unflipped. Choose none."
-            )
-        how = {**settings["glcm"], "rows": arm.rows if arm.defence == "glcm" else "areas"}
-        objective = Assimilation.of(task.data, arm.alpha, **how)
-    sides = task.split.train.tolist(), task.split.val.tolist()
-    aim = objective.identity if objective else ""
-    identity = fingerprint(recipe, aim, arm.seed, model.source, task.data.checksum, *sides)
-    folder = checkpoints / f"{arm.key}-{identity}"
-    history = fit(
+        return AdversarialTraining(eps, how["steps"], how["rel_step"] * eps)
+    flips = settings["training"]["flips"]
+    if arm.defence == "glcm" and flips != "none":
+        raise ProtocolError(
+            f"training.flips={flips}: the texture that the GLCM loss holds an image against is "
+            "computed once, unflipped. Choose none."
+        )
+    rows = arm.rows if arm.defence == "glcm" else "areas"
+    return Assimilation.of(arm.task.data, arm.alpha, **{**settings["glcm"], "rows": rows})
+
+
+def train(arm: Arm, settings: Mapping, checkpoints: Path) -> Trained:
+    """Train an arm, or read back what was trained (see ``experiment.train``).
+
+    The learning curve of a network with modules says how strongly each term of its loss pulls.
+    """
+    model, aim = build_arm(arm, settings), objective(arm, settings)
+    how = recipe(replace(arm, start=model.start), settings)
+
+    def validate(model: MedicalModel) -> dict[str, float]:
+        scores = curve_scores(model, arm.task.data, arm.task.chosen)
+        return scores | (_pull(model, arm.task, aim) if isinstance(model, AssimilatedModel) else {})
+
+    return experiment.train(
+        arm,
         model,
-        task.data,
-        task.split,
-        recipe,
-        folder,
-        seed=arm.seed,
-        objective=objective,
-        validate=lambda model: _validate(model, task, objective),
-    )
-    card = cards.Card(
-        "3_domain_assimilation",
-        task.key,
-        planned,
-        task.asked or task.role,
-        task.seed,
+        how,
         settings,
-        model.source,
-        task.data.checksum,
-        cards.split_of(task.split.train),
+        checkpoints,
+        paper="3_domain_assimilation",
+        identity=(how, aim.identity if aim else ""),
+        objective=aim,
+        validate=validate,
     )
-    cards.leave(folder, card)
-    return arm, model, history, folder
 
 
-def _validate(model: MedicalModel, task: Task, objective: object) -> dict[str, float]:
-    """The epoch's scores; with modules, also how strongly each term of the loss pulls at them."""
-    scores = curve_scores(model, task.data, task.split.val)
-    if isinstance(model, AssimilatedModel) and isinstance(objective, Assimilation):
-        device = env.pick_device()
-        rows = task.split.train[:: max(1, len(task.split.train) // LOGGED)][:LOGGED]
-        images = to_float(task.data.images[rows]).to(device)
-        targets = torch.from_numpy(task.data.targets[rows]).to(device)
-        pull = objective.pull(model, images, targets, rows)
-        scores |= {name: round(value, 6) for name, value in pull.items()}
-    return scores
+def _pull(model: AssimilatedModel, task: Task, aim: Assimilation) -> dict[str, float]:
+    rows = task.split.train[:: max(1, len(task.split.train) // LOGGED)][:LOGGED]
+    device = env.pick_device()
+    images = to_float(task.data.images[rows]).to(device)
+    targets = torch.from_numpy(task.data.targets[rows]).to(device)
+    pull = aim.pull(model, images, targets, rows)
+    return {name: round(value, 6) for name, value in pull.items()}
+
+
+@dataclass(frozen=True)
+class Robustness(Evaluation):
+    """What one network scored; its ``sweep`` is the nested climb.
+
+    Attributes:
+        sweeps: (attack, step) -> its logits under each of RUN, and under the climb at FINE eps.
+    """
+
+    sweeps: Mapping[tuple[str, str], SweepResult]
+
+    @cached_property
+    def right(self) -> np.ndarray:
+        """Bool (E, n): judged right under PGD by eps / 4 and the climb, which every arm met."""
+        return self.sweep.right & self.sweeps[PGD].right
+
+    @cached_property
+    def cells(self) -> dict[tuple[str, str], np.ndarray]:
+        """(attack, step) -> bool (E, n): judged right.
+
+        WORST is under every attack that was run, only of an arm that met more than PGD; CLIMB is
+        ``right``. There an image lost at a smaller eps stays lost: what fooled it lies in every
+        larger ball.
+        """
+        found = {cell: sweep.right for cell, sweep in self.sweeps.items()}
+        worst = {CLIMB: self.right}
+        if self.arm.attacks != "pgd":
+            met = [found[cell] for cell in RUN[self.arm.attacks]]
+            worst[WORST] = np.logical_and.reduce([self.right, *met])
+        return found | {cell: np.logical_and.accumulate(right) for cell, right in worst.items()}
+
+    def scores(self) -> pd.DataFrame:
+        """Tidy rows: clean scores, and accuracy at every eps of every attack."""
+        test, mean, clean = self.arm.task.split.test, self.mean(self.index), ("none", "none")
+        rows = [(clean, 0.0, test, CLEAN[key], one) for key, one in self.clean.items()]
+        rows.append((clean, 0.0, self.index, ATTACKED, mean(self.sweep.clean_right)))
+        for cell, right in self.cells.items():
+            for eps, here in zip(self.sweeps.get(cell, self.sweep).epsilons, right, strict=True):
+                rows.append((cell, in_gray_levels(eps), self.index, ATTACKED, mean(here)))
+        table = self.table(rows).rename(columns={"radius_255": "eps_255"})
+        attacks, steps = zip(*table["attack"], strict=True)
+        return table.assign(attack=attacks, step=steps)
+
+    @property
+    def half_radius(self) -> float:
+        """The smallest eps of all, the fine ones included, that fools half of what was right."""
+        for sweep in (self.sweeps[FINE], self.sweep):
+            fooled = sweep.right.sum(1) <= sweep.clean_right.sum() / 2
+            if fooled.any():
+                return float(sweep.epsilons[fooled.argmax()])
+        return float(self.sweep.epsilons[-1])
+
+
+def measure(trained: Trained, settings: Mapping, *, seed: int) -> Robustness:
+    """Clean scores on all test images, and every attack at every eps on the task's attacked ones.
+
+    The iterative attacks run as ``settings["attack"]["mode"]`` says: ``independent`` as in the
+    paper, ``skip_fooled`` to spare images that a smaller eps has fooled. FGSM is independent: its
+    curve may rise. The nested climb follows the same loss with float32 gradients; a network that
+    hides them needs other attacks.
+
+    Args:
+        seed: of the bootstrap and of random starts; the same for all arms, so that they are
+            compared on the same draws.
+    """
+    arm, model, _, folder = trained
+    task, how, dtype = arm.task, settings["attack"], precision(settings, model)
+
+    def sweep(desc: str, levels: Collection[float] = how["eps_255"], **plan: object) -> SweepResult:
+        plan = {"folder": folder, "seed": seed, "desc": desc, **plan}
+        epsilons = [level / 255 for level in levels]
+        return attack_sweep(model, task.data, task.attacked, epsilons, **plan)
+
+    draw, sweeps = [seed, *task.draw], {}
+    scores, gates = evaluation.clean(trained, draw)
+    for attack, step in RUN[arm.attacks]:
+        plan = dict(how[step], mode=how["mode"]) if step in how else {"mode": "independent"}
+        if "step_255" in plan:
+            plan["step_size"] = plan.pop("step_255") / 255
+        sweeps[attack, step] = sweep(f"{attack}, {step}", attack=attack, dtype=dtype, **plan)
+    climb = sweep("strong", steps=how["strong_steps"])
+    sweeps[FINE] = sweep("fine", how["fine_255"], steps=how["strong_steps"], dtype=dtype)
+    model.cpu()  # make room for the next
+    return Robustness(arm, scores, gates, task.attacked, climb, draw, "nested", sweeps)

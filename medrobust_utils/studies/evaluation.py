@@ -81,10 +81,32 @@ class Evaluation:
         return replace(self, index=self.index[here], sweep=part)
 
     @property
+    def right(self) -> np.ndarray:
+        """Bool (E, n): judged right at each radius under everything that was met there."""
+        return self.sweep.right
+
+    def robust(self, radii: Sequence[float]) -> np.ndarray:
+        """Bool (R, n): right before the attack and at every radius of the sweep up to each one.
+
+        What fools an image at one radius lies in every larger ball.
+
+        Args:
+            radii: (R,), of the sweep or between its radii.
+        """
+        ever = np.logical_and.accumulate([self.sweep.clean_right, *self.right])
+        last = np.searchsorted(self.sweep.epsilons, np.array(radii) * (1 + 1e-9), side="right")
+        return ever[last]
+
+    @property
     def half(self) -> int | None:
         """Position of the smallest radius that fools half of what was right, if any does."""
         fooled = [k for k, share in enumerate(self.retained) if share.value <= 0.5]
         return fooled[0] if fooled else None
+
+    @property
+    def half_radius(self) -> float:
+        """That radius, or the largest."""
+        return float(self.sweep.epsilons[-1 if self.half is None else self.half])
 
     def scores(self) -> pd.DataFrame:
         """Tidy rows: scores on clean test images, and on the attacked ones at every radius.
@@ -131,6 +153,21 @@ class Evaluation:
         return pd.DataFrame(filled, columns=columns).assign(**self.tags)
 
 
+def clean(trained: Trained, draw: Sequence[int]) -> tuple[dict[str, Estimate], dict[str, bool]]:
+    """Scores on all clean test images, and the gates they pass (``metrics.gates``).
+
+    The logits are kept in the network's folder.
+
+    Args:
+        draw: seed of the bootstrap.
+    """
+    task = trained.arm.task
+    path = trained.folder / f"logits-{task.key}.npz"
+    logits = kept(path, trained.model, task.data, task.split.test, desc=trained.arm.key)
+    scores, gates = clean_scores(task.data, task.split, logits, draw)
+    return {name: scores[name] for name in CLEAN}, gates
+
+
 def evaluate(
     trained: Trained,
     settings: Mapping,
@@ -152,14 +189,12 @@ def evaluate(
     Raises:
         ProtocolError: for another attack.
     """
-    arm, how, model = trained.arm, settings["attack"], trained.model
+    task, how, model = trained.arm.task, settings["attack"], trained.model
     attack = attack or how["mode"]
     if attack not in ATTACKS:
         raise ProtocolError(f"ATTACK={attack!r}: choose one of {', '.join(ATTACKS)}.")
-    task = arm.task
-    index = some(task.attacked, images, seed)
-    path = trained.folder / f"logits-{task.key}.npz"
-    logits = kept(path, model, task.data, task.split.test, desc=arm.key)
+    index, draw = some(task.attacked, images, seed), [seed, *task.draw]
+    scores, gates = clean(trained, draw)
     sweep = attack_sweep(
         model,
         task.data,
@@ -175,10 +210,7 @@ def evaluate(
         **ATTACKS[attack],
     )
     model.cpu()  # make room for the next
-    draw = [seed, *task.draw]
-    clean, gates = clean_scores(task.data, task.split, logits, draw)
-    clean = {name: clean[name] for name in CLEAN}
-    return Evaluation(arm, clean, gates, index, sweep, draw, attack)
+    return Evaluation(trained.arm, scores, gates, index, sweep, draw, attack)
 
 
 def flags(trained: Trained, found: Evaluation, settings: Mapping, *, seed: int) -> pd.DataFrame:
@@ -186,8 +218,7 @@ def flags(trained: Trained, found: Evaluation, settings: Mapping, *, seed: int) 
 
     The estimate is 1 where a flag is raised, ``measured`` says why.
     """
-    task, radii = trained.arm.task, found.sweep.epsilons
-    radius = float(radii[-1 if found.half is None else found.half])
+    task, radius = trained.arm.task, found.half_radius
     seen = cached_flags(
         trained.folder,
         f"flags-{task.key}",

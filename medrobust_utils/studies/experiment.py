@@ -84,7 +84,10 @@ def pick(known: Mapping[str, object], what: str, name: str) -> object:
 
 @dataclass(frozen=True)
 class Arm:
-    """One network, with one training seed, on one task; a study adds the fields that tell it."""
+    """One network, with one training seed, on one task; a study adds the fields that tell it.
+
+    A field that ``field(compare=False)`` declares does not tell it.
+    """
 
     task: Task = field(repr=False)
     seed: int
@@ -92,7 +95,7 @@ class Arm:
     @property
     def own(self) -> dict[str, str]:
         """What tells this network from the others on its task."""
-        return {one.name: getattr(self, one.name) for one in fields(self)[2:]}
+        return {one.name: getattr(self, one.name) for one in fields(self)[2:] if one.compare}
 
     @property
     def group(self) -> str:
@@ -264,6 +267,7 @@ def deviations(
             found.append(f"{task.key}: {attacked} test images attacked.")
     run = {value for arm in arms for value in arm.tags.values()}
     names = {*settings["datasets"], *settings.get("models", ())}
+    names |= {value for spec in paper["arms"] for value in spec.values() if isinstance(value, str)}
     ours, theirs = _leaves(settings), _leaves(paper)
     for name in [*ours, *(name for name in theirs if name not in ours)]:
         part = set(name.split("."))

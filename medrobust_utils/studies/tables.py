@@ -86,6 +86,20 @@ def compare(
     return paired(ours, theirs, name, how, {column, *apart})
 
 
+def against(
+    scores: pd.DataFrame,
+    column: str,
+    old: str,
+    name: str = "{}_gain",
+    how: Callable[[Estimate, Estimate], Estimate] = operator.sub,
+    apart: Iterable[str] = (),
+) -> pd.DataFrame:
+    """Every other value of ``column`` held against one (see ``compare``), the tag ``against``."""
+    this = scores[column].eq(old)
+    pairs = paired(scores[~this], scores[this], name, how, {column, *apart})
+    return pairs.assign(against=old)
+
+
 def over_seeds(scores: pd.DataFrame) -> pd.DataFrame:
     """Mean over the training seeds, how many there were, and (of pairs) whether one is ``alive``.
 
@@ -175,6 +189,12 @@ class PerImage:
     def mean(self) -> Estimate:
         """Mean with an interval."""
         return known_mean(self.values, self.weights)
+
+
+def averaged(table: pd.DataFrame) -> pd.DataFrame:
+    """Means of a table of ``PerImage``, over the images where each is known, and how many."""
+    counts = [int(np.isfinite(one.values).sum()) for one in table["estimate"]]
+    return table.assign(estimate=[one.mean() for one in table["estimate"]], n=counts)
 
 
 def record(run: Run, table: pd.DataFrame) -> None:
