@@ -20,16 +20,18 @@ from ..scoring import metrics
 from ..scoring.metrics import Estimate
 
 NOTHING_LEFT = 0.05  # if neither of two networks has more than this right, a gain says nothing
-GATES = ("beats_prior", "competent", "beats_majority")
+GATES = ("beats_prior", "competent", "beats_majority", "beats_constant")
 # What a table with gaps would turn into floats.
-KINDS = {"n": int, "seeds": int, "alive": bool, "half_fooled": bool}
+KINDS = {"n": int, "seeds": int, "images": int, "alive": bool, "half_fooled": bool}
 
 
-def pooled(estimates: Sequence[Estimate]) -> Estimate:
+def pooled(estimates: Sequence[Estimate | float]) -> Estimate | float:
     """Mean over training seeds; each replicate draws the seeds anew, so they widen the interval."""
     estimates = list(estimates)
     if len(estimates) == 1:
         return estimates[0]
+    if not isinstance(estimates[0], Estimate):
+        return float(np.mean(estimates))
     replicates = np.stack([one.replicates for one in estimates])
     drawn = np.random.default_rng(0).integers(len(estimates), size=replicates.shape)
     mean = np.take_along_axis(replicates, drawn, axis=0).mean(0)
@@ -151,6 +153,12 @@ def largest(estimates: Sequence[Estimate]) -> Estimate:
     return Estimate(max(abs(one.value) for one in estimates), replicates)
 
 
+def smallest(estimates: Sequence[Estimate]) -> Estimate:
+    """The smallest value, replicate by replicate."""
+    replicates = np.min([one.replicates for one in estimates], axis=0)
+    return Estimate(min(one.value for one in estimates), replicates)
+
+
 def known_mean(values: np.ndarray, weights: np.ndarray) -> Estimate:
     """Mean of one number an image (N,) under weights (1 + draws, N), NaN left out."""
     known = np.isfinite(values)
@@ -184,6 +192,21 @@ class PerImage:
     def mean(self) -> Estimate:
         """Mean with an interval."""
         return known_mean(self.values, self.weights)
+
+
+def means(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with the means of what is ``PerImage``; ``n`` counts the images that are known.
+
+    Of rows that differ in their training seed alone, ``n`` is the fewest; 0 leaves a row out.
+    """
+    found, known = [], []
+    for one, n in zip(table["estimate"], table["n"], strict=True):
+        inside = isinstance(one, PerImage)
+        found.append(one.mean() if inside else one)
+        known.append(np.isfinite(one.values).sum() if inside else n)
+    table = table.assign(estimate=found, n=known)[np.not_equal(known, 0)]
+    keys = [name for name in table if name not in {*MEASURED, "seed", "n"}]
+    return table.assign(n=table.groupby(keys, dropna=False)["n"].transform("min"))
 
 
 def record(run: Run, table: pd.DataFrame) -> None:
