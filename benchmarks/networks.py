@@ -18,16 +18,18 @@ from torch import nn
 
 from medrobust_utils.core import env
 from medrobust_utils.core.errors import ContractError
-from medrobust_utils.data import ImageSet, Split
+from medrobust_utils.data import ImageSet
 from medrobust_utils.models import MedicalModel, digest
 from medrobust_utils.reporting import protocol
 from medrobust_utils.scoring import metrics
 from medrobust_utils.scoring.predict import predict
-from medrobust_utils.studies.swin_noise_thousand import Thousand, arms, thousands, train
+from medrobust_utils.studies import swin_subset
+from medrobust_utils.studies.experiment import Trained
 from medrobust_utils.training.fit import fit
 
 PAPER, PROFILE, SEED = "1_swin_noise", "small", 0
 EPOCHS = 2  # of the fine-tuning
+TITLES = {"swin": "Swin-T", "resnet": "ResNet-50"}
 
 
 @dataclass(frozen=True)
@@ -55,14 +57,14 @@ def victim(name: str, size: int) -> Victim:
     """
     settings = protocol.load(PAPER).settings(PROFILE)
     checkpoints = env.home() / "checkpoints"
-    (task,) = thousands(settings, seed=SEED, role="isic")
-    planned = list(arms(settings, [task], name))[-1]  # from ImageNet where the profile has that
-    arm, model, _, folder = train(planned, settings, checkpoints, seed=SEED)
-    if size != settings["thousand"]["size"]:
-        task, folder = _grown(model, settings, name, size, checkpoints, task)
+    planned = list(swin_subset.arms(settings, seed=SEED, role="isic", model=name))
+    # the last is from ImageNet where the profile has that
+    trained = swin_subset.train(planned[-1], settings, checkpoints)
+    task, folder = trained.arm.task, trained.folder
+    if size != task.size:
+        task, folder = _grown(trained, settings, size, checkpoints)
     order = np.random.default_rng(SEED).permutation(task.attacked)
-    title = f"{arm.title.split(' from')[0]} at {size} px"
-    return Victim(title, model, task.data, order, folder)
+    return Victim(f"{TITLES[name]} at {size} px", trained.model, task.data, order, folder)
 
 
 def plain(model: nn.Module) -> nn.Module:
@@ -71,32 +73,30 @@ def plain(model: nn.Module) -> nn.Module:
 
 
 def _grown(
-    model: MedicalModel, settings: Mapping, name: str, size: int, checkpoints: Path, small: Thousand
-) -> tuple[Thousand, Path]:
-    """Fine-tune ``model`` in place on larger images; those, and where the result is kept.
+    trained: Trained, settings: Mapping, size: int, checkpoints: Path
+) -> tuple[swin_subset.Task, Path]:
+    """Fine-tune a network in place on larger images; those, and where the result is kept.
 
     Raises:
         ContractError: if an image that is attacked was trained on at the smaller size.
     """
+    model, small = trained.model, trained.arm.task
     if hasattr(model.backbone, "set_input_size"):  # windows and position tables grow with the image
         model.backbone.set_input_size((size, size), window_size=7)
     how = settings["thousand"] | {"size": size}
-    (task,) = thousands({**settings, "thousand": how}, seed=SEED, role="isic")
-    learnt = {small.data.ids[row] for row in small.fit}
-    if small.before_split is not None:
-        learnt |= {small.before.ids[row] for row in small.before_split.train}
+    task = next(swin_subset.arms({**settings, "thousand": how}, seed=SEED, role="isic")).task
+    learnt = {small.data.ids[row] for row in small.split.train}
+    if small.before:
+        learnt |= {small.before.data.ids[row] for row in small.before.split.train}
     if seen := learnt & {task.data.ids[row] for row in task.attacked}:
         raise ContractError(f"{len(seen)} of the attacked images were trained on at another size.")
-    folder = checkpoints / f"bench-{name}-{size}-{digest(model)}"
-    recipe = dict(settings["training"]) | {
-        "epochs": EPOCHS,
-        "lr": how["lr"]["fit"],
-        "flips": settings["flips"]["isic"],
-    }
+    folder = checkpoints / f"bench-{trained.arm.model}-{size}-{digest(model)}"
+    recipe = dict(settings["training"]) | {"epochs": EPOCHS, "lr": how["lr"]["fit"]}
+    recipe["flips"] = settings["flips"]["isic"]
     fit(
         model,
         task.data,
-        Split(task.fit, task.attacked),
+        task.split,
         recipe,
         folder,
         seed=SEED,

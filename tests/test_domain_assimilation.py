@@ -507,7 +507,7 @@ def made_photos():
     values = {name: np.full(6, 10.0) for name in compare.MEASURES} | {"retained": np.ones(6)}
     weights = np.ones((1001, 6))
     rows = [(name, tables.PerImage(one, weights)) for name, one in values.items()]
-    table = tables.averaged(pd.DataFrame(rows, columns=["metric", "estimate"]))
+    table = tables.means(pd.DataFrame(rows, columns=["metric", "estimate"]))
     tags = {"dataset": "natural-photographs", "defence": "natural"}
     return table.assign(**tags, backbone="resnet50", start="imagenet")
 
@@ -567,7 +567,7 @@ def test_a_full_run_of_the_paper_has_a_row_for_every_claim(run, monkeypatch):
     odd = pd.concat([compare.fgsm_rows(one) for one in found])
     tables.record(run, tables.over_seeds(pd.concat([scores, odd])))
     tables.record(run, compare.gains(scores))
-    tables.record(run, tables.averaged(compare.pairs(reasons, "{}_change")))
+    tables.record(run, tables.means(compare.pairs(reasons, "{}_change")))
     tables.record(run, compare.module_rows())
     run.save()
     rows = results.read(run.out)["rows"]

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from medrobust_utils import attacks, models
+from medrobust_utils.attacks.noise import signs
 from medrobust_utils.core import env
 from medrobust_utils.core.errors import ContractError, RunError
 from medrobust_utils.data import to_float
@@ -39,6 +40,7 @@ def test_the_two_readings_of_a_level():
 
 def test_noise_is_standard_normal_and_belongs_to_seed_and_image():
     noise = attacks.gaussian((3, 64, 64), range(20), seed=1)
+    assert torch.equal(signs((3, 8, 8), [4, 9], 1)[1], signs((3, 8, 8), [9], 1)[0])
     assert abs(noise.mean().item()) < 0.01 and abs(noise.std().item() - 1) < 0.01
     assert torch.equal(noise[7], attacks.gaussian((3, 64, 64), [7], seed=1)[0])
     assert not torch.equal(noise[7], attacks.gaussian((3, 64, 64), [7], seed=2)[0])

@@ -312,15 +312,15 @@ def settings(paper, overrides=""):
 
 def test_own_images_stand_in_for_the_first_set_of_papers_1_to_3(tmp_path, pictures):
     name = f"folder:{classes(tmp_path, pictures)}"
-    (task,) = swin_noise.tasks(settings("1_swin_noise"), seed=0, role=name)
-    assert task.role == "nih" and task.asked == name and task.data.classes == ("ill", "well")
     for paper, study in (
+        ("1_swin_noise", swin_noise),
         ("2_attentive_cnn", attentive_cnn),
         ("3_domain_assimilation", domain_assimilation),
     ):
         arms = list(study.arms(settings(paper), seed=0, role=name))
-        assert arms and {arm.task.data.name for arm in arms} == {task.data.name}
+        assert arms and len({arm.task.data.name for arm in arms}) == 1
         assert {arm.task.asked for arm in arms} == {name}
+        assert study is not swin_noise or arms[0].task.data.classes == ("ill", "well")
     # of two classes the second is the positive one
     assert arms[0].task.data.class_counts() == {"negative": 20, "positive": 20}
     raw = domain_assimilation._task(
@@ -359,9 +359,8 @@ def test_own_findings_run_as_multi_label_and_papers_2_and_3_ask_which(tmp_path, 
         cyst=[int(i % 3 == 0) for i in range(60)],
     )
     name = f"folder:{tmp_path}"
-    tasks = swin_noise.tasks(settings("1_swin_noise"), seed=0, role=name)
-    assert [task.protocol for task in tasks] == ["multi_label", "single_label"]
-    assert tasks[0].ignore == ()
+    arms = swin_noise.arms(settings("1_swin_noise"), seed=0, role=name)
+    assert {arm.task.tags["protocol"] for arm in arms} == {"multi_label", "single_label"}
     for paper, study, part in (
         ("2_attentive_cnn", attentive_cnn, "skin"),
         ("3_domain_assimilation", domain_assimilation, "ct"),
@@ -380,7 +379,7 @@ def test_each_paper_takes_its_own_kind_of_labels(tmp_path, pictures):
     with pytest.raises(DataError, match="run notebook 01, 02 or 03"):
         list(unet_adversarial.arms(settings("4_unet_adversarial_training"), seed=0, role=images))
     with pytest.raises(DataError, match="Notebook 04 takes label maps"):
-        swin_noise.tasks(settings("1_swin_noise"), seed=0, role=maps)
+        next(swin_noise.arms(settings("1_swin_noise"), seed=0, role=maps))
     for paper, study in (
         ("2_attentive_cnn", attentive_cnn),
         ("3_domain_assimilation", domain_assimilation),

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from ..core.contracts import ask
@@ -43,6 +44,12 @@ def gaussian(shape: Sequence[int], index: Sequence[int], seed: int) -> torch.Ten
         generator = torch.Generator().manual_seed(seed * 1_000_003 + int(image))
         noise[row].normal_(generator=generator)
     return noise
+
+
+def signs(shape: Sequence[int], index: Sequence[int], seed: int) -> torch.Tensor:
+    """Plus or minus 1 in each pixel, int64 (len(index), *shape), from (seed, index)."""
+    draws = [np.random.default_rng([seed, int(image)]) for image in index]
+    return torch.from_numpy(np.stack([2 * draw.integers(0, 2, shape) - 1 for draw in draws]))
 
 
 def noisy_logits(

@@ -54,17 +54,6 @@ class Study:
     longer: str = ""
 
 
-def _swin_arms(settings: Mapping, seed: int, role: str) -> Iterable[Arm]:
-    return swin_noise.arms(settings, swin_noise.tasks(settings, seed=seed, role=role))
-
-
-def _swin_train(
-    arm: Arm, settings: Mapping, checkpoints: Path, seed: int
-) -> tuple[MedicalModel, Path]:
-    _, model, _, folder = swin_noise.train(arm, settings, checkpoints, seed=seed)
-    return model, folder
-
-
 def _unet_train(
     arm: Arm, settings: Mapping, checkpoints: Path, seed: int
 ) -> tuple[MedicalModel, Path]:
@@ -73,7 +62,7 @@ def _unet_train(
 
 
 def _usual(module: Any) -> dict[str, Callable]:
-    """Arms, building and training of the studies of papers 2 and 3."""
+    """Arms, building and training of the studies of papers 1 to 3."""
 
     def train(arm: Arm, settings: Mapping, checkpoints: Path, seed: int) -> tuple:
         _, model, _, folder = module.train(arm, settings, checkpoints)
@@ -114,13 +103,10 @@ def _by_image(task: domain_assimilation.Task) -> str:
 _ALL = (
     Study(
         "1_swin_noise",
-        arms=_swin_arms,
-        build=lambda arm, settings, seed: swin_noise.build_arm(arm, settings, seed=seed),
-        train=_swin_train,
-        tested=lambda task: task.noisy,
+        **_usual(swin_noise),
         kind="model",
         pair=("resnet", "swin"),
-        alike=lambda arm: (arm.start,),
+        alike=lambda arm: (arm.start, arm.seed),
         role="isic",
         caveat=lambda task: "validation images: paper 1 has no test set.",
         backbone=_of_model,

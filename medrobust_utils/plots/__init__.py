@@ -155,23 +155,6 @@ def learning_curves(
     return figure
 
 
-def forest(rows: pd.DataFrame, labels: Sequence[str], xlabel: str) -> Figure:
-    """Estimates with their intervals, one below the other, against a line at zero."""
-    figure, axes = grid(1, 1, 7.0, 0.9 + 0.28 * len(rows))
-    axis, places = axes[0][0], np.arange(len(rows))[::-1]
-    value = rows["value"].to_numpy(float)
-    spans = np.stack(
-        [value - rows["low"].to_numpy(float), rows["high"].to_numpy(float) - value]
-    ).clip(0)
-    axis.errorbar(
-        value, places, xerr=spans, fmt="o", color=PALETTE[0], ecolor="0.4", capsize=2, markersize=4
-    )
-    axis.axvline(0, color="k", linewidth=1)
-    axis.set_yticks(places, list(labels), fontsize=8)
-    axis.set(xlabel=xlabel)
-    return figure
-
-
 def dots(
     panels: Mapping[str, pd.DataFrame],
     xlabel: str | Sequence[str],

@@ -55,7 +55,8 @@ def curves(
         here = rows[rows[panel].eq(title)]
         for keys, curve in here.groupby([line, fill] if fill else [line], sort=False):
             number, hollow = order.index(keys[0]), fills.index(keys[-1]) if fill else 0
-            curve = curve.assign(**{x: curve[x].where(~doublings | (curve[x] > 0), zero)})
+            if doublings:
+                curve = curve.assign(**{x: curve[x].where(curve[x] > 0, zero)})
             _curve(axis, curve.sort_values(x), x, number, hollow, ", ".join(keys))
         for number, level in enumerate(_of(levels, panel, title)):
             look = {"color": GRAYS[number], "linestyle": ("-", "--")[number]}

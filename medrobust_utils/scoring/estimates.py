@@ -103,8 +103,13 @@ def mean(estimates: Sequence[Estimate]) -> Estimate:
     return combined(lambda rows: rows.mean(0), *estimates)
 
 
-def pooled(estimates: Sequence[Estimate], seeds: Sequence[int] = ()) -> Estimate:
-    """Mean over training seeds, numbered from 0 without ``seeds``; their spread enters."""
+def pooled(estimates: Sequence[Estimate | float], seeds: Sequence[int] = ()) -> Estimate | float:
+    """Mean over training seeds, numbered from 0 without ``seeds``; their spread enters.
+
+    Of exact numbers the plain mean.
+    """
+    if not isinstance(estimates[0], Estimate):
+        return float(np.mean(estimates))
     first, outcomes = estimates[0], [one.outcomes for one in estimates]
     whole = all(one is not None and one.shape[1:] == outcomes[0].shape[1:] for one in outcomes)
     values = [one.value for one in estimates]

@@ -116,10 +116,16 @@ def some(index: np.ndarray, limit: int, seed: int) -> np.ndarray:
     return np.sort(np.random.default_rng(seed).permutation(index)[: limit or None])
 
 
+def unscored(data: ImageSet) -> tuple[int, ...]:
+    """Classes without an AUC of their own: "No Finding" is the absence of the others."""
+    none = data.multi_label and "No Finding" in data.classes
+    return (data.classes.index("No Finding"),) if none else ()
+
+
 def curve_scores(model: MedicalModel, data: ImageSet, chosen: np.ndarray) -> dict[str, float]:
     """What the learning curve shows after each epoch, on the images that choose the epoch."""
-    logits = predict(model, data, chosen)
-    scores = metrics.score(logits, data.targets[chosen], np.ones((1, len(chosen))))
+    logits, weights = predict(model, data, chosen), np.ones((1, len(chosen)))
+    scores = metrics.score(logits, data.targets[chosen], weights, ignore=unscored(data))
     names = ("loss", "top1", "balanced_accuracy", "auc_macro")
     return {f"val_{name}": round(scores[name].value, 4) for name in names}
 
@@ -144,9 +150,10 @@ def clean_scores(
         metrics.group_weights(data.groups[split.test], draw),
         data.targets[split.test],
     )
-    clean = metrics.score(logits, targets, weights)
+    clean = metrics.score(logits, targets, weights, ignore=unscored(data))
     prior = metrics.prior_logits(data.targets[split.train], len(targets), len(data.classes))
-    return clean, metrics.gates(clean, metrics.score(prior, targets, weights))
+    constant = metrics.score(prior, targets, weights, ignore=unscored(data))
+    return clean, metrics.gates(clean, constant)
 
 
 def cached_flags(

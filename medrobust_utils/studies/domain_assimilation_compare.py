@@ -200,7 +200,7 @@ def natural(
     weights = metrics.group_weights(photos.groups, [seed, len(photos)])  # draws of their own
     table = _per_image(values | {"retained": sweep.right[0]}, weights)
     tags = {"dataset": photos.name, "defence": "natural", "backbone": backbone, "start": start}
-    return photos, tables.averaged(table).assign(**tags)
+    return photos, tables.means(table).assign(**tags)
 
 
 def against_natural(found: Robustness, seen: pd.DataFrame, photos: pd.DataFrame) -> pd.DataFrame:
@@ -213,7 +213,7 @@ def against_natural(found: Robustness, seen: pd.DataFrame, photos: pd.DataFrame)
     right = found.sweeps[PGD].right.astype(float)
     kept = [("retained", np.where(found.sweep.clean_right, right[k], np.nan)) for k in least]
     ours = [seen, _per_image(dict(kept), found.weights).assign(eps_255=1.0, **found.tags)]
-    ours = tables.averaged(pd.concat(ours)).drop(columns="seed")
+    ours = tables.means(pd.concat(ours)).drop(columns="seed")
     name, apart = "{}_medical_minus_natural", ("dataset", "defence", "n")
     table = tables.paired(ours, photos, name, apart=apart).assign(against="natural")
     table["dataset"] += f"+{photos['dataset'].iloc[0]}"

@@ -254,7 +254,7 @@ def modes_differ(
     both = both.replace({"attack": {found.attack: "independent"}} if not nested else {})
     both = both[both["metric"].eq("accuracy_attacked") & both["radius_255"].isin(near * 255)]
     gap = compare(both, "attack", "independent", "nested", "accuracy_independent_minus_nested")
-    return gap.drop(columns=[*GATES, "attack"])
+    return gap.drop(columns=[*GATES, "attack"], errors="ignore")
 
 
 def explain(

@@ -136,15 +136,15 @@ def grid(
         ProtocolError: for a name that the profile does not have, or a negative seed.
     """
     first, *words = model.split("-")
-    found = False
-    for spec in select(settings["arms"], seed=seed, role=role, model=first, key=own[0]):
+    arms, found = [], False
+    for spec in settings["arms"]:
         choices = [value if isinstance(value, list) else [value] for value in spec.values()]
-        for values in product(*choices):
-            arm = dict(zip(spec, values, strict=True))
-            for number in range(seed, seed + settings["seeds"]):
-                if set(words) <= {str(number), *(str(arm[name]) for name in own)}:
-                    found = True
-                    yield arm, number
+        arms += [dict(zip(spec, values, strict=True)) for values in product(*choices)]
+    for arm in select(arms, seed=seed, role=role, model=first, key=own[0]):
+        for number in range(seed, seed + settings["seeds"]):
+            if set(words) <= {str(number), *(str(arm[name]) for name in own)}:
+                found = True
+                yield arm, number
     if not found:
         raise ProtocolError(f"MODEL={model!r}: no arm of this profile is all of {words}.")
 
@@ -257,11 +257,14 @@ def deviations(
     arms = list(arms)
     found = [f"attack: {attack} in place of the profile's."] if attack else []
     for task in {arm.task.key: arm.task for arm in arms}.values():
+        wanted = paper["datasets"].get(task.role)
         if task.data.synthetic:
             found.append(f"{task.key}: {len(task.data)} phantoms, not real images.")
         elif not task.data.complete:
             listed = task.data.census["images_listed"]
             found.append(f"{task.key}: a subset of {listed} images of {task.data.name}.")
+        if not task.data.synthetic and settings["datasets"].get(task.role) != wanted:
+            found.append(f"{task.key}: {task.data.name} stands in for {wanted}.")
         if len(task.attacked) < len(task.split.test):
             attacked = f"{len(task.attacked)} of {len(task.split.test)}"
             found.append(f"{task.key}: {attacked} test images attacked.")

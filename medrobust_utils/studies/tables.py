@@ -21,9 +21,9 @@ from ..scoring import metrics
 from ..scoring.metrics import Estimate, pooled
 
 NOTHING_LEFT = 0.05  # if neither of two networks has more than this right, a gain says nothing
-GATES = ("beats_prior", "competent", "beats_majority")
+GATES = ("beats_prior", "competent", "beats_majority", "beats_constant")
 # What a table with gaps would turn into floats.
-KINDS = {"n": int, "seeds": int, "alive": bool, "half_fooled": bool}
+KINDS = {"n": int, "seeds": int, "images": int, "alive": bool, "half_fooled": bool}
 
 
 MEASURED = {"ours": "mean", "theirs": "mean"} | dict.fromkeys(GATES, "all")
@@ -155,6 +155,11 @@ def largest(estimates: Sequence[Estimate]) -> Estimate:
     return metrics.combined(lambda rows: np.abs(rows).max(0), *estimates)
 
 
+def smallest(estimates: Sequence[Estimate]) -> Estimate:
+    """The smallest value, replicate by replicate."""
+    return metrics.combined(lambda rows: rows.min(0), *estimates)
+
+
 def known_mean(values: np.ndarray, weights: np.ndarray) -> Estimate:
     """Mean of one number an image (N,) under weights (1 + draws, N), NaN left out."""
     known = np.isfinite(values)
@@ -191,10 +196,19 @@ class PerImage:
         return known_mean(self.values, self.weights)
 
 
-def averaged(table: pd.DataFrame) -> pd.DataFrame:
-    """Means of a table of ``PerImage``, over the images where each is known, and how many."""
-    counts = [int(np.isfinite(one.values).sum()) for one in table["estimate"]]
-    return table.assign(estimate=[one.mean() for one in table["estimate"]], n=counts)
+def means(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with the means of what is ``PerImage``; ``n`` counts the images that are known.
+
+    Of rows that differ in their training seed alone, ``n`` is the fewest; 0 leaves a row out.
+    """
+    found, known = [], []
+    for one, n in zip(table["estimate"], table.get("n", [0] * len(table)), strict=True):
+        inside = isinstance(one, PerImage)
+        found.append(one.mean() if inside else one)
+        known.append(np.isfinite(one.values).sum() if inside else n)
+    table = table.assign(estimate=found, n=known)[np.not_equal(known, 0)]
+    keys = [name for name in table if name not in {*MEASURED, "estimate", "seed", "n"}]
+    return table.assign(n=table.groupby(keys, dropna=False)["n"].transform("min"))
 
 
 def record(run: Run, table: pd.DataFrame) -> None:
