@@ -25,15 +25,28 @@ GATES = ("beats_prior", "competent", "beats_majority")
 KINDS = {"n": int, "seeds": int, "alive": bool, "half_fooled": bool}
 
 
-def pooled(estimates: Sequence[Estimate]) -> Estimate:
-    """Mean over training seeds; each replicate draws the seeds anew, so they widen the interval."""
+@dataclass(frozen=True)
+class OverSeeds(Estimate):
+    """A mean over training seeds, and the value of each, which a verdict asks for."""
+
+    by_seed: tuple[float, ...] = ()
+
+
+def pooled(estimates: Sequence[Estimate | float]) -> Estimate | float:
+    """Mean over training seeds; each replicate draws the seeds anew, so they widen the interval.
+
+    Of exact numbers the plain mean.
+    """
     estimates = list(estimates)
     if len(estimates) == 1:
         return estimates[0]
+    if not isinstance(estimates[0], Estimate):
+        return float(np.mean(estimates))
     replicates = np.stack([one.replicates for one in estimates])
     drawn = np.random.default_rng(0).integers(len(estimates), size=replicates.shape)
     mean = np.take_along_axis(replicates, drawn, axis=0).mean(0)
-    return Estimate(float(np.mean([one.value for one in estimates])), mean)
+    values = tuple(one.value for one in estimates)
+    return OverSeeds(float(np.mean(values)), mean, values)
 
 
 MEASURED = {"estimate": pooled, "ours": "mean", "theirs": "mean"} | dict.fromkeys(GATES, "all")
@@ -160,6 +173,13 @@ def known_mean(values: np.ndarray, weights: np.ndarray) -> Estimate:
         return metrics.weighted_mean(np.asarray(values)[known], weights[:, known])
 
 
+def means(values: Mapping[str, np.ndarray], groups: np.ndarray) -> pd.DataFrame:
+    """Rows of means of one number an image (N,) each, by whole groups; NaN is left out."""
+    weights = metrics.group_weights(groups)
+    rows = [(name, known_mean(v, weights), np.isfinite(v).sum()) for name, v in values.items()]
+    return pd.DataFrame(rows, columns=["metric", "estimate", "n"])
+
+
 def tagged(table: pd.DataFrame, where: Mapping[str, object], tags: Mapping) -> pd.DataFrame:
     """The table with more tags on the rows that carry ``where``."""
     here = table.index.isin(chosen(table, where).index)
@@ -194,6 +214,8 @@ def record(run: Run, table: pd.DataFrame) -> None:
         tags |= {name: kind(tags[name]) for name, kind in KINDS.items() if name in tags}
         one = row["estimate"]
         ends = (one.low, one.high) if isinstance(one, Estimate) else ()
+        if isinstance(one, OverSeeds):
+            tags["by_seed"] = [round(value, 4) for value in one.by_seed]
         run.add(tags.pop("metric"), one.value if ends else one, *ends, **tags)
 
 
