@@ -123,6 +123,8 @@ def grid(
 ) -> Iterator[tuple[dict, int]]:
     """Every arm that a profile names, with its training seed; a list multiplies out.
 
+    An arm may have ``seeds`` of its own.
+
     Args:
         own: what tells an arm from others on its task, its network first.
         role: picks the arms of one role by name; empty picks all.
@@ -138,7 +140,7 @@ def grid(
         choices = [value if isinstance(value, list) else [value] for value in spec.values()]
         for values in product(*choices):
             arm = dict(zip(spec, values, strict=True))
-            for number in range(seed, seed + settings["seeds"]):
+            for number in range(seed, seed + arm.get("seeds", settings["seeds"])):
                 if set(words) <= {str(number), *(str(arm[name]) for name in own)}:
                     found = True
                     yield arm, number
@@ -186,6 +188,15 @@ def train(
         objective=objective,
         validate=validate,
     )
+    leave_card(planned, model, folder, settings, paper)
+    return Trained(arm, model, history, folder)
+
+
+def leave_card(
+    planned: Arm, model: MedicalModel, folder: Path, settings: Mapping, paper: str
+) -> None:
+    """Write beside a finished training what it is, so that the explorer can open it."""
+    task = planned.task
     card = cards.Card(
         paper,
         task.key,
@@ -198,7 +209,6 @@ def train(
         cards.split_of(task.split.train),
     )
     cards.leave(folder, card)
-    return Trained(arm, model, history, folder)
 
 
 def note(run: Run, trained: Trained, recipe: Mapping) -> None:
@@ -256,6 +266,8 @@ def deviations(
     for task in {arm.task.key: arm.task for arm in arms}.values():
         if task.data.synthetic:
             found.append(f"{task.key}: {len(task.data)} phantoms, not real images.")
+        elif task.data.name != (theirs := paper["datasets"].get(task.role)):
+            found.append(f"{task.key}: {len(task.data)} images of {task.data.name}, not {theirs}.")
         elif not task.data.complete:
             listed = task.data.census["images_listed"]
             found.append(f"{task.key}: a subset of {listed} images of {task.data.name}.")
