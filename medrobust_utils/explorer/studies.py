@@ -65,15 +65,8 @@ def _swin_train(
     return model, folder
 
 
-def _unet_train(
-    arm: Arm, settings: Mapping, checkpoints: Path, seed: int
-) -> tuple[MedicalModel, Path]:
-    trained = unet_adversarial.train(arm, settings, checkpoints)
-    return trained.model, trained.folder
-
-
 def _usual(module: Any) -> dict[str, Callable]:
-    """Arms, building and training of the studies of papers 2 and 3."""
+    """Arms, building and training of the studies of papers 2, 3 and 4."""
 
     def train(arm: Arm, settings: Mapping, checkpoints: Path, seed: int) -> tuple:
         _, model, _, folder = module.train(arm, settings, checkpoints)
@@ -148,7 +141,7 @@ _ALL = (
     ),
     Study(
         "4_unet_adversarial_training",
-        **_usual(unet_adversarial) | {"train": _unet_train},
+        **_usual(unet_adversarial),
         kind="scheme",
         pair=("clean", "selective"),
         alike=lambda arm: (arm.seed,),
