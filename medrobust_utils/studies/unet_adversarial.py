@@ -103,11 +103,14 @@ def arms(settings: Mapping, *, seed: int, role: str = "", model: str = "") -> It
     settings, role = cast(settings, role, settings["arms"][0]["role"])
     named = {**settings, "arms": [ARM | spec for spec in settings["arms"]]}
     task = cache(partial(_task, settings, seed=seed))  # arms of one task share it
+    found: dict[str, Arm] = {}  # an override may make two lines name one arm: no two seeds of it
     for spec, number in experiment.grid(named, tuple(ARM), seed=seed, role=role, model=model):
         pick(SCHEMES, "scheme", spec["scheme"])
         if spec["scheme"] in METHOD_ONE:
             pick(dict.fromkeys(CLASSES), "classes", spec["classes"])
-        yield Arm(task(spec["role"]), number, **{name: spec[name] for name in ARM})
+        arm = Arm(task(spec["role"]), number, **{name: spec[name] for name in ARM})
+        found.setdefault(arm.key, arm)
+    yield from found.values()
 
 
 def _task(settings: Mapping, role: str, *, seed: int) -> Task:
@@ -145,25 +148,20 @@ def build_arm(arm: Arm, settings: Mapping) -> MedicalModel:
 
 def methods(arm: Arm, settings: Mapping) -> dict[str, Layered | Selective]:
     """The perturbations an arm is trained on that are made before its training."""
-    one, two, found = settings["method_one"], settings["method_two"], {}
+    found = {}
     if arm.scheme in METHOD_ONE and arm.scheme != "on_the_fly":
-        found["layered"] = Layered(one["eps"], one["steps"], arm.ball, arm.classes == "present")
+        reading = {"ball": arm.ball, "present": arm.classes == "present"}
+        found["layered"] = Layered(**settings["method_one"], **reading)
     if arm.scheme in ("selective", "union"):
-        found["selective"] = Selective(two["step_size"], two["bound"], two["search"])
+        found["selective"] = Selective(**settings["method_two"])
     return found
 
 
 def hardened(
     arm: Arm, settings: Mapping, clean: Trained
 ) -> dict[str, tuple[ImageSet, dict[str, np.ndarray]]]:
-    """The training images as each of an arm's methods perturbs them, made or read back.
-
-    Args:
-        clean: the clean network of the same seed.
-
-    Returns:
-        The method's name -> the images, and what else it tells (``signs`` of method two).
-    """
+    """The training images as each of an arm's methods perturbs them against ``clean``, the clean
+    network of its seed, and what else it tells (``signs`` of method two); made or read back."""
     task, dtype = clean.arm.task, precision(settings, clean.model)
     return {
         name: segmentation.harden(
@@ -214,6 +212,11 @@ def train(arm: Arm, settings: Mapping, checkpoints: Path) -> Trained:
     history = segmentation.fit(model, data, split, recipe, folder, **how)
     experiment.leave_card(arm, model, folder, settings, "4_unet_adversarial_training")
     return Trained(arm, model, history, folder)
+
+
+def probed(clean: Trained, settings: Mapping) -> np.ndarray:
+    """The training images that the methods are measured on."""
+    return some(clean.arm.task.split.train, settings["probe"], clean.arm.seed)
 
 
 def task_rows(task: Task) -> pd.DataFrame:
