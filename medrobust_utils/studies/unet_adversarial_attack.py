@@ -154,9 +154,8 @@ def shapes(clean: Trained, settings: Mapping) -> pd.DataFrame:
     """Rows on what predictions look like after plain and after layered PGD against a network.
 
     ``plain`` goes from the image to one class, a mean over the classes; ``plain, K times`` to the
-    last one, with the steps and the radius of all layers. Beside the measures of ``scoring.shape``:
-    ``target_area``, share of the image given the (last) class, and ``moved``, mean change of a
-    pixel. ``_above_plain`` and ``_above_strong``: layered minus these.
+    last one, with the steps and the radius of all layers; ``_above_plain`` and ``_above_strong``
+    are layered minus these. ``target_area``: share of the image given the (last) class.
     """
     data, index, model = clean.arm.task.data, probed(clean, settings), clean.model
     how, every = dict(settings["method_one"]), [*range(len(data.classes))]  # radius and steps
