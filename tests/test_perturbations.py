@@ -143,3 +143,15 @@ def test_tensors_and_arrays_measure_the_same_and_shapes_are_checked():
         measures.splotches(changes, MASKS[:2])
     with pytest.raises(ContractError, match="expected \\(N, C, H, W\\)"):
         measures.to_be_seen(changes[0])
+
+
+def test_likeness_is_one_for_equal_images_and_counts_the_change():
+    before = np.random.default_rng(0).random((2, 3, 16, 16), np.float32)
+    after = before.copy()
+    after[1, 0, 0, 0] += 0.3
+    found = measures.likeness(before, torch.from_numpy(after))
+    assert found["similarity"][0] == 1 > found["similarity"][1]
+    assert found["largest"] == pytest.approx([0, 0.3], abs=1e-6)
+    assert found["mean"] == pytest.approx([0, 0.3 / (16 * 16 * 3)], abs=1e-6)
+    with pytest.raises(ValueError):
+        measures.likeness(before, after[:1])

@@ -140,6 +140,13 @@ def test_what_is_predicted_where_nobody_can_say_does_not_matter(counted):
     assert not same(tally(changed, TARGETS), counted)
 
 
+def test_the_shape_of_a_map_counts_areas_that_share_an_edge_and_a_class():
+    drawn = np.array([[1, 1, 0], [0, 2, 2], [1, 0, 2]])
+    found = scoring.shape(np.stack([drawn, np.zeros((3, 3), int)]))
+    assert found["regions"].tolist() == [6, 1]  # 1 above, 1 below, 2, three pieces of 0
+    assert found["classes"].tolist() == [3, 1] and found["largest_area"].tolist() == [3 / 9, 1]
+
+
 def test_batches_join_to_the_tally_of_all(counted):
     parts = [tally(LOGITS[rows], TARGETS[rows]) for rows in (slice(0, 5), slice(5, None))]
     joined = scoring.join(parts)

@@ -51,6 +51,9 @@ def test_seeds_are_averaged_and_their_spread_widens_the_interval():
     assert row["estimate"].value == pytest.approx(0.5) and row["seeds"] == 2
     assert row["estimate"].low < 0.42 and row["estimate"].high > 0.58
     assert row["competent"] is False or not row["competent"]
+    assert row["estimate"].by_seed == (0.4, 0.6), "what a verdict is judged by"
+    exact = rows(net="a", seed=[0, 1], value=[0, 0]).assign(estimate=[1, 2])
+    assert tables.over_seeds(exact)["estimate"].tolist() == [1.5]
 
 
 def test_a_pair_is_alive_while_one_of_two_has_something_left():
@@ -77,6 +80,8 @@ def test_a_mean_leaves_out_what_is_not_known():
     assert tables.known_mean(np.array([1, np.nan, 3, np.nan]), weights).value == 2
     nothing = tables.known_mean(np.full(4, np.nan), weights)
     assert np.isnan(nothing.value) and np.isnan(nothing.low)
+    table = tables.image_means({"a": np.array([1, np.nan, 3, np.nan])}, np.arange(4))
+    assert values(table) == [2] and table["n"].tolist() == [2]
 
 
 def test_a_tag_that_a_row_lacks_is_not_recorded(tmp_path):
@@ -127,7 +132,7 @@ def test_an_arm_that_no_profile_has_is_refused_by_name():
 
 def test_deviations_are_the_settings_that_differ(arm_of):
     ours = {"training": {"lr": 0.1, "epochs": {"skin": 3, "chest": 1}}, "arms": [{"role": "skin"}]}
-    ours |= {"datasets": {"skin": "a", "chest": "b"}}
+    ours |= {"datasets": {"skin": "ham10000", "chest": "b"}}
     paper = ours | {"training": {"lr": 0.1, "epochs": {"skin": 9, "chest": 9}, "clip": 5}}
     paper["arms"] = [{"role": "skin"}, {"role": "chest"}]
     assert experiment.deviations(ours, paper, [arm_of], "foolbox") == [
@@ -136,6 +141,8 @@ def test_deviations_are_the_settings_that_differ(arm_of):
         "training.clip: not set (paper: 5).",
         "chest: not run.",
     ]
+    other = experiment.deviations(ours, paper | {"datasets": {"skin": "isic"}}, [arm_of])
+    assert other[0] == "skin-honest-none: 40 images of ham10000, not isic."
 
 
 @pytest.fixture

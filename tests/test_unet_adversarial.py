@@ -3,23 +3,22 @@
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
-from medrobust_utils import data, segmentation
-from medrobust_utils.attacks import Attack, Layered, Selective
-from medrobust_utils.core.errors import ProtocolError, RunError
+from medrobust_utils import segmentation
+from medrobust_utils.attacks import Layered, Selective
+from medrobust_utils.core.errors import ProtocolError
 from medrobust_utils.core.losses import IGNORED
 from medrobust_utils.data import ImageSet, ThreeWay, to_float
 from medrobust_utils.data.imageset import rows_of
-from medrobust_utils.reporting import protocol, results
-from medrobust_utils.scoring import metrics
+from medrobust_utils.reporting import protocol
 from medrobust_utils.scoring import segmentation as scoring
+from medrobust_utils.studies import experiment, tables
 from medrobust_utils.studies import unet_adversarial as study
 from medrobust_utils.studies import unet_adversarial_attack as attack
-from medrobust_utils.studies import unet_adversarial_methods as methods
-from medrobust_utils.studies import unet_adversarial_record as record
-from medrobust_utils.studies import unet_adversarial_rows as rows
+from medrobust_utils.studies.common import precision
 from medrobust_utils.training.adversarial import LayeredTraining
 
 PAPER = protocol.load("4_unet_adversarial_training")
@@ -71,108 +70,105 @@ def trained(settings, arms, checkpoints):
 
 
 @pytest.fixture(scope="module")
-def measured(settings, trained):
+def evaluated(settings, trained):
     clean = trained["clean"]
-    wanted = ("clean", "layered", "union")
-    return {name: attack.measure(trained[name], settings, clean) for name in wanted}
+    return {name: attack.evaluate(trained[name], settings, clean) for name in ("clean", "union")}
 
 
-@pytest.fixture
-def run(tmp_path):
-    return results.Run.start("04_unet_adversarial_training", PAPER.name, "paper", {}, tmp_path)
+# --- hand-made data and networks -----------------------------------------------------------------
 
 
-# --- hand-made networks --------------------------------------------------------------------------
-
-
-def made_task(n=12, **changes):
-    """A task whose images nobody looks at, of 4 x 4 pixels; two images a tile, all attacked."""
+def made_set(n=60, **changes):
+    """Label maps of 4 x 4 pixels, two images a tile; every third one is for testing."""
     maps = np.zeros((n, 4, 4), np.uint8)
     for row, label_map in enumerate(maps):
         label_map[:2, :2] = 1 + row % 5
         label_map[3, 3] = IGNORED
-    everything = np.arange(n)
-    made = ImageSet(
-        FULL.datasets["histology"],
+    found = ImageSet(
+        "pannuke",
         np.zeros((n, 4, 4, 3), np.uint8),
         maps,
         CLASSES,
-        everything // 2,
-        tuple(map(str, everything)),
+        np.arange(n) // 2,
+        tuple(map(str, range(n))),
         synthetic=False,
         complete=True,
         checksum="made",
+        parts=tuple("test" if row % 6 < 2 else "train" for row in range(n)),
     )
-    ways = ThreeWay(everything, everything, everything)
-    return study.Task("histology", replace(made, **changes), ways, everything)
+    return replace(found, **changes)
 
 
-def arm_of(task, scheme="clean", **changes):
+@pytest.fixture
+def published(monkeypatch):
+    """``study.load`` gives a set that its publisher has split."""
+    found = made_set()
+    monkeypatch.setattr(study, "load", lambda name, **how: found)
+    return found
+
+
+def made_arm(scheme="clean", seed=0, **changes):
+    data, every = made_set(12), np.arange(12)
+    tags = {"role": "histology", "dataset": data.name}
+    ways = ThreeWay(every, every, every)
+    task = experiment.Task("made", tags, data, data, ways, chosen=every, attacked=every)
     ball, classes = study.MAIN if scheme in study.METHOD_ONE else ("none", "none")
-    return study.Arm(task, scheme, **{"ball": ball, "classes": classes, "seed": 0} | changes)
+    return study.Arm(task, seed, **{"scheme": scheme, "ball": ball, "classes": classes} | changes)
 
 
-def answered(task, lost):
-    """Tally of an answer that is right but for the nuclei of the first ``lost`` images."""
-    maps = np.where(task.data.targets == IGNORED, 0, task.data.targets)
-    maps[:lost] = 0
-    logits = 10 * torch.eye(len(CLASSES))[torch.from_numpy(maps).long()].permute(0, 3, 1, 2)
-    return scoring.tally(logits, torch.from_numpy(task.data.targets))
+def made_evaluation(arm, *, clean=0, **lost):
+    """A network that loses the nuclei of 6 images when attacked, or as many as are told."""
 
+    def tally(count):
+        maps = np.where(arm.task.data.targets == IGNORED, 0, arm.task.data.targets)
+        maps[:count] = 0
+        logits = 10 * torch.eye(len(CLASSES))[torch.from_numpy(maps).long()].permute(0, 3, 1, 2)
+        return scoring.tally(logits, torch.from_numpy(arm.task.data.targets))
 
-def made(arm, *, lost=(), clean=0):
-    """A network that loses the nuclei of ``lost[cell]`` images (6 unless told) when attacked."""
-    lost = {attack.CLEAN: clean} | dict(lost)
-    cells = [*attack.INSIDE, attack.PER_STEP]
-    if arm.scheme != "clean":
-        cells.append(attack.TRANSFERRED)
-    tallies = {cell: answered(arm.task, lost.get(cell, 6)) for cell in cells}
-    worst, by = scoring.worst([tallies[cell] for cell in attack.INSIDE])
-    n = len(arm.task.attacked)
-    moved = {cell: np.full((2, n), [[0.2], [0.1]]) for cell in tallies}
-    weights = metrics.group_weights(arm.task.data.groups)
-    return attack.Robustness(arm, tallies | {attack.WORST: worst}, moved, weights, by)
+    cells = [*attack.INSIDE[1:], attack.PER_STEP] + [attack.TRANSFERRED] * (arm.scheme != "clean")
+    tallies = {attack.CLEAN: tally(clean)}
+    tallies |= {cell: tally(lost.get("_".join(cell), 6)) for cell in cells}
+    return attack.Evaluation(arm, tallies)
 
 
 # --- arms and tasks ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("profile", ["smoke", "small", "paper", "reference"])
-def test_every_arm_of_a_profile_has_a_key_of_its_own(profile, monkeypatch):
-    monkeypatch.setattr(study, "make_task", lambda settings, role, seed: made_task())
+def test_every_arm_of_a_profile_has_a_key_of_its_own(profile, published):
     settings = PAPER.settings(profile)
     found = list(study.arms(settings, seed=0))
-    seeds = [group.get("seeds", settings["seeds"]) for group in settings["arms"]]
+    seeds = [spec.get("seeds", settings["seeds"]) for spec in settings["arms"]]
     assert len(found) == sum(seeds) == len({arm.key for arm in found})
     assert len({arm.group for arm in found}) == len(seeds)
     assert len({id(arm.task) for arm in found}) == 1
     main = [arm.scheme for arm in found if arm.variant == "main" and arm.seed == 0]
-    assert main[:4] == list(study.SCHEMES[:4])
-    assert set(main[4:]) <= set(study.SCHEMES[4:])
+    assert main[:4] == list(study.SCHEMES)[:4] and set(main) <= set(study.SCHEMES)
     for arm in found:
         assert (arm.ball == "none") is (arm.scheme not in study.METHOD_ONE)
 
 
-def test_the_paper_is_run_with_every_reading_of_method_one(monkeypatch):
-    monkeypatch.setattr(study, "make_task", lambda settings, role, seed: made_task())
+def test_networks_that_are_trained_keep_their_names(published):
+    """Folders of the reference networks are found by these."""
+    keys = [arm.key for arm in study.arms(PAPER.settings("reference"), seed=0)]
+    assert "histology-pannuke-64-clean-0" in keys
+    assert "histology-pannuke-64-on_the_fly-stage-all-9" in keys
+
+
+def test_the_paper_is_run_with_every_reading_of_method_one(published):
     found = {(arm.ball, arm.classes) for arm in study.arms(FULL, seed=0, model="layered")}
     assert found == {(b, c) for b in ("stage", "image") for c in ("all", "present")}
     assert FULL.seeds == 3 and FULL.attack["images"] == 561 and FULL.attack["steps"] == 100
 
 
-def test_seeds_multiply_arms_and_a_group_may_have_fewer(monkeypatch):
-    monkeypatch.setattr(study, "make_task", lambda settings, role, seed: made_task())
-    groups = [{"role": "histology", "scheme": "clean"}, TWO | {"seeds": 1}]
-    found = list(study.arms(tiny(seeds=3, arms=groups), seed=4))
-    assert [(arm.scheme, arm.seed) for arm in found] == [
-        *(("clean", 4 + k) for k in range(3)),
-        ("layered", 4),
-    ]
-
-
-def test_an_arm_that_two_groups_name_is_run_once(monkeypatch):
-    monkeypatch.setattr(study, "make_task", lambda settings, role, seed: made_task())
-    assert len(list(study.arms(tiny(arms=[TWO, TWO]), seed=0))) == 1
+def test_seeds_multiply_arms_and_one_may_be_picked(published):
+    groups = [{"role": "histology", "scheme": "clean"}, TWO | {"seeds": 1}, TWO]
+    settings = tiny(seeds=3, arms=groups)
+    found = [(arm.scheme, arm.seed) for arm in study.arms(settings, seed=4)]
+    # the third line names the first seed of the second again: one network is no two seeds
+    assert found == [(scheme, 4 + k) for scheme in ("clean", "layered") for k in range(3)]
+    (one,) = study.arms(settings, seed=4, model="layered-stage-5")
+    assert one.key.endswith("-layered-stage-all-5")
 
 
 @pytest.mark.parametrize(
@@ -182,33 +178,39 @@ def test_an_arm_that_two_groups_name_is_run_once(monkeypatch):
         ({}, {"model": "union"}, "MODEL='union'.*layered"),
         ({}, {"seed": -1}, "SEED=-1"),
         ({"scheme": "prayer"}, {}, "'prayer': choose among clean, layered, selective, union"),
-        ({"classes": "some"}, {}, "'some': choose all or present"),
+        ({"classes": "some"}, {}, "'some': choose among all, present"),
     ],
     ids=["role", "model", "seed", "scheme", "classes"],
 )
-def test_what_cannot_be_run_is_refused_by_name(group, call, message, monkeypatch):
-    monkeypatch.setattr(study, "make_task", lambda settings, role, seed: made_task())
+def test_what_cannot_be_run_is_refused_by_name(group, call, message, published):
     with pytest.raises(ProtocolError, match=message):
         list(study.arms(tiny(arms=[TWO | group]), **{"seed": 0} | call))
 
 
-def test_phantoms_are_split_by_group_and_some_of_the_test_images_attacked(settings):
-    task = study.make_task(settings, "histology", seed=0)
+def test_phantoms_are_split_by_group_and_some_of_the_test_images_attacked(settings, arms):
+    task = arms[0].task
     assert task.data.segmentation and task.data.synthetic and task.size == 32
-    sides = np.concatenate(task.split)
-    assert sorted(sides) == list(range(40)), "every image on one side"
+    assert sorted(np.concatenate(task.split)) == list(range(40)), "every image on one side"
     assert len(task.attacked) == 6 and set(task.attacked) <= set(task.split.test)
-    other = study.make_task(settings, "histology", seed=1)
+    other = next(study.arms(settings, seed=1)).task
     assert other.data.checksum != task.data.checksum
 
 
-def test_a_publishers_split_is_kept(monkeypatch):
-    parts = tuple("test" if k % 3 == 0 else "train" for k in range(60))
-    published = made_task(60, groups=np.arange(60), parts=parts).data
-    monkeypatch.setattr(study, "load", lambda name, **how: published)
-    task = study.make_task(FULL, "histology", seed=0)
-    assert list(task.split.test) == list(range(0, 60, 3)) == list(task.attacked)
-    assert task.data is published
+def test_a_publishers_split_is_kept(published):
+    task = next(study.arms(FULL, seed=0)).task
+    test = [row for row in range(60) if row % 6 < 2]
+    assert list(task.split.test) == test == list(task.attacked) and task.data is published
+    rows = study.task_rows(task).set_index("metric")["estimate"]
+    assert rows["test_images_leaked"] == 0
+    shares = study.task_rows(task).query("metric == 'pixel_share' and side == 'all'")
+    assert shares["estimate"].sum() == pytest.approx(1)
+    assert dict(zip(shares["kind"], shares["estimate"], strict=True))["background"] == 11 / 15
+
+
+def test_phantoms_of_the_smoke_profile_show_every_class_on_every_side():
+    task = next(study.arms(PAPER.settings("smoke"), seed=0)).task
+    for side in task.split:
+        assert len(np.unique(task.data.targets[side])) == len(CLASSES)
 
 
 # --- training ------------------------------------------------------------------------------------
@@ -244,27 +246,20 @@ def test_each_scheme_is_perturbed_by_its_own_methods(settings, arms):
 
 
 def test_perturbed_images_are_made_against_the_clean_network_of_the_seed(settings, trained):
-    clean, train = trained["clean"], trained["clean"].arm.task.split.train
-    for name in ("layered", "variant", "selective"):
-        one = trained[name]
-        ((method, made_images),) = one.sets.items()
-        how = study.methods(one.arm, settings)[method]
-        again, told = segmentation.harden(
-            clean.model,
-            clean.arm.task.data,
-            train,
-            how,
-            clean.folder / "again",
-            dtype=attack.precision(settings, clean.model),
+    clean = trained["clean"]
+    dtype, train = precision(settings, clean.model), clean.arm.task.split.train
+    shared = study.hardened(trained["union"].arm, settings, clean)
+    assert [*shared] == ["layered", "selective"]
+    for name, (images, told) in shared.items():
+        own, signs = study.hardened(trained[name].arm, settings, clean)[name]
+        how = study.methods(trained[name].arm, settings)[name]
+        folder = clean.folder / "again"
+        again, _ = segmentation.harden(
+            clean.model, clean.arm.task.data, train, how, folder, dtype=dtype
         )
-        assert np.array_equal(made_images.images, again.images)
-        if method == "selective":
-            assert np.array_equal(one.signs, told["signs"])
-    assert trained["layered"].signs is None
-    assert np.array_equal(trained["union"].signs, trained["selective"].signs)
-    for method in ("layered", "selective"):
-        own, shared = trained[method].sets[method], trained["union"].sets[method]
-        assert np.array_equal(own.images, shared.images)
+        assert np.array_equal(images.images, again.images)
+        assert np.array_equal(images.images, own.images)
+        assert told.keys() == signs.keys() and ("signs" in told) is (name == "selective")
 
 
 def test_each_network_is_trained_on_its_own_images(settings, arms, checkpoints, monkeypatch):
@@ -275,15 +270,11 @@ def test_each_network_is_trained_on_its_own_images(settings, arms, checkpoints, 
         folder.mkdir(parents=True, exist_ok=True)  # where the card is left
         return []
 
+    def harden(model, given, index, how, folder, dtype):
+        return replace(rows_of(given, index), checksum=repr(how)), {}
+
     monkeypatch.setattr(segmentation, "fit", remember)
-    monkeypatch.setattr(
-        segmentation,
-        "harden",
-        lambda model, given, index, how, folder, dtype: (
-            replace(rows_of(given, index), checksum=repr(how)),
-            {},
-        ),
-    )
+    monkeypatch.setattr(segmentation, "harden", harden)
     monkeypatch.setattr(study, "precision", lambda settings, model: torch.float32)
     task, n = arms[0].task, len(arms[0].task.split.train)
     for arm in arms:
@@ -293,9 +284,8 @@ def test_each_network_is_trained_on_its_own_images(settings, arms, checkpoints, 
         perturbed = sets.get(arm.scheme, 0)
         if perturbed:
             assert len(given) == perturbed * n and list(split.train) == list(range(len(given)))
-            assert np.array_equal(
-                given.targets, np.tile(task.data.targets[task.split.train], (perturbed, 1, 1))
-            )
+            truth = np.tile(task.data.targets[task.split.train], (perturbed, 1, 1))
+            assert np.array_equal(given.targets, truth)
         else:
             assert given is task.data and split is task.split
         assert clean[0] is task.data and np.array_equal(clean[1], task.split.val)
@@ -310,11 +300,9 @@ def test_each_network_is_trained_on_its_own_images(settings, arms, checkpoints, 
 
 
 def test_a_trained_arm_is_read_back(settings, trained, checkpoints, monkeypatch):
-    def never(*args, **how):
-        raise AssertionError("computed again")
-
-    monkeypatch.setattr(Layered, "__call__", never)
-    monkeypatch.setattr(Selective, "__call__", never)
+    monkeypatch.setattr(Layered, "__call__", None)
+    monkeypatch.setattr(Selective, "__call__", None)
+    monkeypatch.setattr("medrobust_utils.training.fit._Job._step", None)
     for one in trained.values():
         again = study.train(one.arm, settings, checkpoints)
         assert again.history == one.history and again.folder == one.folder
@@ -332,7 +320,7 @@ def test_another_recipe_network_or_split_is_trained_elsewhere(settings, trained,
 
     monkeypatch.setattr(segmentation, "fit", remember)
     arm, origin = trained["clean"].arm, trained["clean"].folder
-    other = study.Task(**vars(arm.task) | {"split": arm.task.split._replace(train=np.arange(9))})
+    other = replace(arm.task, split=arm.task.split._replace(train=np.arange(9)))
     for changed, theirs in (
         (arm, settings),
         (arm, tiny("training.lr=0.5")),
@@ -346,203 +334,161 @@ def test_another_recipe_network_or_split_is_trained_elsewhere(settings, trained,
     assert len(set(folders)) == len(folders)
 
 
-# --- measuring -----------------------------------------------------------------------------------
-
-
-def test_attacks_are_those_of_the_profile():
-    found = attack.attacks({"attack": {"eps": 0.01, "steps": 100}})
-    assert found == {
-        attack.BACKGROUND: Attack("background", 0.01, 100),
-        attack.INSIDE[2]: Attack("pgd", 0.01, 100),
-        attack.INSIDE[3]: Attack("segpgd", 0.01, 100),
-        attack.PER_STEP: Attack("background", 1.0, 100, 0.01),
+def test_fluctuation_is_that_of_the_last_half_of_the_epochs():
+    history = [{"val_loss": loss} for loss in (9, 1, 2, 4)]
+    rows = study.fluctuations([experiment.Trained(made_arm(), None, history, None)])
+    values = dict(zip(rows["metric"], rows["estimate"], strict=True))
+    assert values == {
+        "val_loss_spread": pytest.approx(1 / 3),
+        "val_loss_rises": pytest.approx(2 / 3),
+        "best_epoch_share": 0.5,
     }
 
 
-def test_scores_are_those_of_the_network_on_the_images_it_was_shown(settings, trained, measured):
+# --- scores --------------------------------------------------------------------------------------
+
+
+def test_scores_are_those_of_the_network_on_the_images_it_was_shown(settings, trained, evaluated):
     task = trained["clean"].arm.task
-    dtype = attack.precision(settings, trained["clean"].model)
-    for name, source in (("union", "union"), ("union", "clean"), ("clean", "clean")):
-        cell = attack.BACKGROUND if source == name else attack.TRANSFERRED
-        how = attack.attacks(settings)[attack.BACKGROUND]
-        shown = segmentation.attack(
-            trained[source].model, task.data, task.attacked, how, dtype=dtype
-        )
+    for name, source, cell in (
+        ("union", "union", attack.BACKGROUND),
+        ("union", "clean", attack.TRANSFERRED),
+        ("clean", "clean", attack.PER_STEP),
+    ):
+        net = trained[source].model
+        how, dtype = attack.attack_of(cell, settings), precision(settings, net)
+        shown = segmentation.attack(net, task.data, task.attacked, how, dtype=dtype)
         counts = segmentation.tallied(trained[name].model, shown, np.arange(len(shown)))
-        found = measured[name].tallies[cell]
-        assert np.array_equal(found.confusion, counts.confusion)
-    for name, robust in measured.items():
+        assert np.array_equal(evaluated[name].tallies[cell].confusion, counts.confusion)
+        change = (to_float(shown.images) - to_float(task.data.images[task.attacked])).abs().max()
+        bounds = (0.01, 0.02) if cell == attack.PER_STEP else (0, 0.01)  # two steps of 0.01
+        assert bounds[0] < change <= bounds[1] + 1e-6
+    for name, one in evaluated.items():
         counts = segmentation.tallied(trained[name].model, task.data, task.attacked)
-        assert np.array_equal(robust.tallies[attack.CLEAN].confusion, counts.confusion)
+        assert np.array_equal(one.tallies[attack.CLEAN].confusion, counts.confusion)
+    assert attack.TRANSFERRED not in evaluated["clean"].tallies
 
 
-def test_every_network_meets_every_attack_within_its_bound(settings, measured):
-    for name, robust in measured.items():
-        wanted = {attack.CLEAN, attack.WORST, *attack.attacks(settings)}
-        assert set(robust.tallies) == wanted | (
-            {attack.TRANSFERRED} - {attack.CLEAN} if name != "clean" else set()
-        )
-        largest = {cell: moved[0].max() for cell, moved in robust.moved.items()}
-        assert largest[attack.CLEAN] == 0
-        for cell in set(largest) - {attack.CLEAN, attack.PER_STEP}:
-            assert 0 < largest[cell] <= 0.01 + 1e-6
-        assert 0.01 < largest[attack.PER_STEP] <= 0.02 + 1e-6, "two steps of 0.01, unbounded"
-        for moved in robust.moved.values():
-            assert (moved[1] <= moved[0]).all()
-
-
-def test_the_worst_is_the_lowest_mean_iou_of_each_image(measured):
-    for robust in measured.values():
-        scores = np.stack(
-            [scoring.per_image(robust.tallies[cell])["mean_iou"] for cell in attack.INSIDE]
-        )
-        found = scoring.per_image(robust.tallies[attack.WORST])["mean_iou"]
-        assert found == pytest.approx(scores.min(0))
-        assert scores[robust.worst_by, np.arange(6)] == pytest.approx(scores.min(0))
-
-
-def test_a_measurement_is_read_back(settings, trained, measured, monkeypatch):
-    def never(*args, **how):
-        raise AssertionError("attacked again")
-
-    monkeypatch.setattr(segmentation, "attack", never)
-    again = attack.measure(trained["union"], settings, trained["clean"])
-    for cell, counts in measured["union"].tallies.items():
+def test_a_measurement_is_read_back(settings, trained, evaluated, monkeypatch):
+    monkeypatch.setattr(segmentation, "attack", None)
+    again = attack.evaluate(trained["union"], settings, trained["clean"])
+    for cell, counts in evaluated["union"].tallies.items():
         assert np.array_equal(again.tallies[cell].confusion, counts.confusion)
-    with pytest.raises(AssertionError, match="attacked again"):
-        attack.measure(trained["union"], tiny("attack.steps=3"), trained["clean"])
+    with pytest.raises(TypeError):  # attacked anew
+        attack.evaluate(trained["union"], tiny("attack.steps=3"), trained["clean"])
 
 
-def test_background_everywhere_is_as_right_as_there_is_background(measured):
-    robust = measured["clean"]
-    task = robust.arm.task
+def test_a_record_of_every_image_names_its_worst_attack(evaluated):
+    table = evaluated["union"].per_image()
+    task = evaluated["union"].arm.task
+    assert set(table["image"]) == {task.data.ids[row] for row in task.attacked}
+    cells = {cell.attack: cell for cell in attack.INSIDE}
+    for _, rows in table.groupby("image"):
+        scores = rows.set_index(["attack", "reading", "made_for"])["mean_iou"]
+        (worst_by,) = set(rows["worst_by"])
+        least = min(scores[tuple(cell)] for cell in attack.INSIDE)
+        assert scores[tuple(cells[worst_by])] == least == scores[tuple(attack.WORST)]
+
+
+def test_background_everywhere_is_as_right_as_there_is_background(evaluated):
+    task, found = evaluated["clean"].arm.task, evaluated["clean"].majority
     truth = task.data.targets[task.attacked]
-    assert robust.majority["pixel_accuracy"].value == pytest.approx((truth == 0).mean())
-    assert robust.majority["foreground_accuracy"].value == 0
-    shown = len(np.unique(truth))
-    assert robust.majority["mean_iou"].value == pytest.approx((truth == 0).mean() / shown)
+    assert found["pixel_accuracy"].value == pytest.approx((truth == 0).mean())
+    assert found["foreground_accuracy"].value == 0
+    assert found["mean_iou"].value == pytest.approx((truth == 0).mean() / len(np.unique(truth)))
 
 
 def test_gates_open_for_a_network_that_finds_nuclei_and_not_for_one_that_finds_none():
-    task = made_task()
-    assert made(arm_of(task)).gates == {"beats_prior": True, "beats_majority": True}
-    assert made(arm_of(task), clean=12).gates == {"beats_prior": False, "beats_majority": False}
+    assert made_evaluation(made_arm()).gates == {"beats_prior": True, "beats_majority": True}
+    blind = made_evaluation(made_arm(), clean=12).gates
+    assert blind == {"beats_prior": False, "beats_majority": False}
+
+
+def scores_of(*evaluations):
+    return pd.concat([one.scores() for one in evaluations])
+
+
+def values(table, metric, cell, **tags):
+    """Estimates of the rows of a metric under one cell."""
+    found = tables.chosen(table, {"metric": metric, **cell._asdict(), **tags})
+    return [round(one.value, 6) for one in found["estimate"]]
+
+
+def test_what_an_attack_takes_is_told_for_each_network():
+    kept = made_evaluation(made_arm("union"), background_total_own=0, pgd_total_own=12)
+    drops = study.drops(scores_of(kept))
+    assert values(drops, "foreground_accuracy_drop", attack.BACKGROUND) == [0]
+    assert values(drops, "foreground_accuracy_drop", attack.SEGPGD) == [0.5]
+    assert values(drops, "foreground_accuracy_drop", attack.WORST) == [1]
+    assert drops["alive"].all()
+
+
+def test_networks_are_held_against_the_clean_one_and_those_of_the_paper_against_each_other():
+    other = made_arm("layered", ball="image")
+    table = scores_of(
+        made_evaluation(made_arm(), background_total_own=9),
+        made_evaluation(made_arm("layered"), background_total_own=3, background_total_clean=6),
+        made_evaluation(made_arm("union"), background_total_own=0),
+        made_evaluation(other),
+    )
+    gains = study.gains(table)
+    pairs = gains[["against", "against_variant", "scheme", "variant"]].drop_duplicates()
+    main, image = "main", "image, all"
+    assert {tuple(pair) for pair in pairs.to_numpy()} == {
+        ("clean", main, "layered", main),
+        ("clean", main, "union", main),
+        ("clean", main, "layered", image),
+        ("layered", main, "union", main),
+    }
+    plain = {"against": "clean", "scheme": "layered", "variant": main}
+    assert values(gains, "foreground_accuracy_gain", attack.BACKGROUND, **plain) == [0.5]
+    # one attacked test set for all: the clean network meets it as its own
+    assert values(gains, "foreground_accuracy_gain", attack.TRANSFERRED, **plain) == [0.25]
+    gain = tables.chosen(gains, {"metric": "loss_gain", "against": "layered", "attack": "none"})
+    assert list(gain["alive"]) == [True] and list(gain["seeds"]) == [1]
+    assert not len(study.gains(table[table["scheme"].eq("union")])), "nothing to compare"
+
+
+def test_a_gain_among_ruins_is_not_alive_and_seeds_in_common_are_averaged():
+    ruined = {"background_total_own": 12}
+    table = scores_of(
+        *(made_evaluation(made_arm(seed=seed), **ruined) for seed in range(2)),
+        *(made_evaluation(made_arm("union", seed=seed), **ruined) for seed in range(3)),
+    )
+    gains = study.gains(table)
+    assert set(gains["seeds"]) == {2}
+    alive = gains.groupby(list(attack.Cell._fields))["alive"].all()
+    assert not alive[tuple(attack.BACKGROUND)] and alive[tuple(attack.PGD)]
 
 
 # --- the methods ---------------------------------------------------------------------------------
 
 
-def test_regions_share_an_edge_and_a_class():
-    drawn = np.array([[1, 1, 0], [0, 2, 2], [1, 0, 2]])
-    assert methods.regions(drawn) == 6  # 1 above, 1 below, 2, three pieces of 0
-    assert methods.regions(np.zeros((3, 3), int)) == 1
-
-
 def test_costs_grow_linearly_and_by_powers_of_three(trained):
-    table = methods.costs(trained["clean"], tiny("method_one.steps=1"))
-    layered = [line for line in table if line["method"] == "layered"]
-    selective = [line for line in table if line["method"] == "selective"]
-    assert [line["classes"] for line in layered] == [1, 2, 3, 4, 5, 6]
-    assert [line["gradients"] for line in layered] == [1, 2, 3, 4, 5, 6]
-    assert [line["gradients"] for line in selective] == [1, 2, 3, 4, 5, 6]
-    for line in selective:
-        # beside the candidates: a check, the clean and the chosen image, and ties one by one
-        assert 3 <= line["evaluations"] - 3 ** line["classes"] <= 9
-    assert all(line["seconds"] > 0 for line in table)
-
-
-def test_likeness_is_one_for_equal_images_and_counts_the_change():
-    task = made_task()
-    plain = rows_of(task.data, np.arange(2))
-    textured = np.random.default_rng(0).random((2, 16, 16, 3), np.float32)
-    original = replace(plain, images=textured, targets=np.zeros((2, 16, 16), np.uint8))
-    moved = textured.copy()
-    moved[1, 0, 0, 0] = textured[1, 0, 0, 0] + 0.3
-    found = methods.likeness(original, np.arange(2), replace(original, images=moved))
-    assert found["similarity"][0] == 1 > found["similarity"][1]
-    assert found["largest"] == pytest.approx([0, 0.3], abs=1e-6)
-    assert found["mean"] == pytest.approx([0, 0.3 / (16 * 16 * 3)], abs=1e-6)
-    with pytest.raises(RunError, match="2 perturbed images for 1 originals"):
-        methods.likeness(original, np.arange(1), original)
-
-
-# --- rows ----------------------------------------------------------------------------------------
-
-PGD = attack.INSIDE[2]
-
-
-ONES = np.ones((1, 2))
-
-
-# --- the record, and the claims ------------------------------------------------------------------
-
-
-def test_deviations_of_a_small_run_are_said_in_words(settings, arms):
-    words = record.deviations(settings, FULL, arms)
-    assert any("phantom-histology (40 phantoms) in place of PanNuke" in text for text in words)
-    for text in (
-        "size 32 (profile paper: 256)",
-        "6 test images (paper: 561)",
-        "unet: width 4 (profile paper: 64)",
-        "method_two: search greedy",
-    ):
-        assert any(text in word for word in words), text
-
-
-def test_the_protocol_itself_deviates_only_where_the_draft_is_silent():
-    task = made_task(561)
-    every = [arm_of(task, scheme, seed=k) for k in range(3) for scheme in study.SCHEMES]
-    (silent,) = record.deviations(FULL, FULL, every)
-    assert "not in the draft" in silent
-    fewer = record.deviations(FULL, FULL, every[:-1])
-    assert fewer[0] == f"{every[-1].group}: 2 training seed(s)."
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """A full run of the paper, with networks and measurements made by hand."""
-    folder = tmp_path_factory.mktemp("whole")
-    run = results.Run.start("04_unet_adversarial_training", PAPER.name, "paper", {}, folder)
-    task = made_task()
-    rows.add_task(run, task)
-    groups = {}
-    for scheme in study.SCHEMES:
-        for seed in range(3):
-            arm = arm_of(task, scheme, seed=seed)
-            groups.setdefault(arm.group, []).append(made(arm))
-    variant = arm_of(task, "layered", ball="image")
-    groups[variant.group] = [made(variant)]
-    base = next(iter(groups.values()))[0]
-    rows.add_majority(run, base)
-    for group in groups.values():
-        rows.add_arm(run, group)
-    for plain, defended in rows.pairs(groups):
-        rows.add_pair(run, groups[plain], groups[defended])
-    about = {"role": "histology", "dataset": task.data.name} | rows.gates([base])
-    values = {measure: np.ones(2) for measure in (*methods.SHAPES, "moved")}
-    ways = [
-        f"layered, {ball}, {which}" for ball in ("stage", "image") for which in ("all", "present")
-    ]
-    rows.add_shapes(run, about, dict.fromkeys(["plain", "plain, K times", *ways], values), ONES)
+    rows = attack.costs(trained["clean"], tiny("method_one.steps=1"))
+    table = rows.pivot_table("estimate", ["method", "count"], "metric", aggfunc="first")
     for method in ("layered", "selective"):
-        found = {"similarity": np.ones(2), "largest": np.ones(2), "mean": np.ones(2)}
-        rows.add_likeness(run, about, method, found, ONES)
-    counted = {"loss": np.ones(2), "before": np.ones(2), "evaluations": np.full(2, 729)}
-    rows.add_searches(run, about, {"exhaustive": counted}, ONES)
-    table = [
-        dict(method=method, classes=k, gradients=100 * k, evaluations=3**k + 3, seconds=k)
-        for method in ("layered", "selective")
-        for k in (1, 6)
-    ]
-    rows.add_costs(run, about, table)
-    curve = [dict(val_loss=loss) for loss in (2, 1, 2, 1, 2)]
-    where = {"role": "histology", "dataset": task.data.name}
-    rows.add_curves(run, where, {scheme: [curve] * 3 for scheme in study.SCHEMES})
-    return results.read(run.save())
+        assert table.loc[method]["cost_gradients"].tolist() == [1, 2, 3, 4, 5, 6]
+    for count, evaluations in table.loc["selective"]["cost_evaluations"].items():
+        # beside the candidates: a check, the clean and the chosen image, and ties one by one
+        assert 3 <= evaluations - 3**count <= 9
+    assert (table["cost_seconds"] > 0).all()
+    growth = rows[rows["metric"].eq("gradient_growth")]
+    assert list(growth["estimate"]) == [6, 6]
 
 
-def test_phantoms_of_the_smoke_profile_show_every_class_on_every_side():
-    task = study.make_task(PAPER.settings("smoke"), "histology", seed=0)
-    for side in task.split:
-        assert len(np.unique(task.data.targets[side])) == len(CLASSES)
-    assert isinstance(task.data, data.ImageSet)
+def test_layers_are_held_against_plain_pgd_and_searches_against_the_least(settings, trained):
+    clean = trained["clean"]
+    rows = attack.shapes(clean, settings)
+    found = rows.set_index(["perturbed", "metric"])["estimate"]
+    assert found["clean", "moved"].value == 0 < found["plain", "moved"].value
+    name = "layered, stage, all"
+    for measure in ("regions", "largest_area", "target_area", "moved"):
+        for rival, word in (("plain", "plain"), ("plain, K times", "strong")):
+            gain = found[name, measure].value - found[rival, measure].value
+            assert found[name, f"{measure}_above_{word}"].value == pytest.approx(gain)
+    assert ("layered, stage, present", "target_area") not in found.index
+    table = attack.searches(clean, settings).set_index(["search", "metric"])["estimate"]
+    assert table["exhaustive", "misses"] == 0 and table["greedy", "evaluations"] == 13
+    assert table["exhaustive", "loss_above_least"].value == 0
+    assert table["greedy", "loss_above_least"].value >= -1e-6

@@ -38,12 +38,12 @@ from medrobust_utils.core import env
 from medrobust_utils.core.storage import fingerprint, plain, write_atomic
 from medrobust_utils.models import digest
 from medrobust_utils.reporting import protocol
-from medrobust_utils.studies import attentive_cnn, unet_adversarial
+from medrobust_utils.studies import attentive_cnn, experiment, unet_adversarial
 
 PAPERS = {2: "2_attentive_cnn", 4: "4_unet_adversarial_training"}
 STUDIES = {2: attentive_cnn, 4: unet_adversarial}
 PROFILE = "reference"
-ARMS = {2: ("none", "released", "uniform"), 4: unet_adversarial.SCHEMES}
+ARMS = {2: ("none", "released", "uniform"), 4: tuple(unet_adversarial.SCHEMES)}
 AGAINST_CLEAN = ("layered", "selective", "union", "clean_layered")  # need the clean net first
 FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")  # tell kinds of processors apart
 
@@ -78,7 +78,7 @@ def headline_hashes(paper: int) -> dict[str, str]:
     return protocol.from_text(PAPERS[paper], yaml.safe_dump(_content(paper))).fingerprints()
 
 
-def split_hashes(task: attentive_cnn.Task | unet_adversarial.Task) -> dict[str, str]:
+def split_hashes(task: experiment.Task) -> dict[str, str]:
     """Each side of the split: its number of images and sixteen hex digits of their sorted names."""
     found = {}
     for side, rows in task.split._asdict().items():
@@ -136,7 +136,7 @@ def _arms(paper: int) -> tuple:
     return tuple(STUDIES[paper].arms(settings, seed=0))  # the split's seed is 0 for every network
 
 
-def arm_of(network: Network) -> attentive_cnn.Arm | unet_adversarial.Arm:
+def arm_of(network: Network) -> experiment.Arm:
     """The study's own arm, with the training seed of the network."""
     part = "attention" if network.paper == 2 else "scheme"
     first = next(arm for arm in _arms(network.paper) if getattr(arm, part) == network.arm)
@@ -165,11 +165,8 @@ def train(network: Network, out: Path) -> Path:
         list(checkpoints.glob(f"{arm.key}-??????????")),
         shared,
     )
-    if network.paper == 2:
-        arm, model, curve, folder = attentive_cnn.train(arm, _for_study(settings), checkpoints)
-    else:
-        trained = unet_adversarial.train(arm, settings, checkpoints)
-        model, curve, folder = trained.model, trained.history, trained.folder
+    study = STUDIES[network.paper]
+    arm, model, curve, folder = study.train(arm, _for_study(settings), checkpoints)
     data = arm.task.data
     record = {
         **network._asdict(),
@@ -202,11 +199,8 @@ def train(network: Network, out: Path) -> Path:
 
 def _perturbed(arm: unet_adversarial.Arm, settings: Mapping, checkpoints: Path) -> list[Path]:
     """What is made, whole or half, of the images of paper 4's arm, beside the clean network."""
-    clean = replace(arm, scheme="clean", ball="none", classes="none").key
-    names = unet_adversarial.methods(arm, settings)
-    return [
-        path for name in names for path in checkpoints.glob(f"{clean}-??????????/{name}-??????????")
-    ]
+    names, clean = unet_adversarial.methods(arm, settings), f"{arm.clean.key}-??????????"
+    return [path for name in names for path in checkpoints.glob(f"{clean}/{name}-??????????")]
 
 
 def _begin(

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from scipy.ndimage import binary_opening, distance_transform_edt, gaussian_filter, label
+from skimage.metrics import structural_similarity
 from skimage.morphology import convex_hull_image, disk
 
 from ..core.errors import ContractError
@@ -58,6 +59,25 @@ class Splotches(NamedTuple):
     bright: np.ndarray
     outside: np.ndarray
     size: np.ndarray
+
+
+def likeness(
+    images: np.ndarray | torch.Tensor, perturbed: np.ndarray | torch.Tensor
+) -> dict[str, np.ndarray]:
+    """How much perturbed images (N, C, H, W) in [0, 1] resemble their originals: (N,) each.
+
+    ``similarity``: structural similarity (Wang et al. 2004) as scikit-image computes it, 1 for
+    equal images; ``largest`` and ``mean``: change of a pixel, in units of the full range.
+    """
+    images, perturbed = (np.asarray(one, np.float32) for one in (images, perturbed))
+    how = {"data_range": 1.0, "channel_axis": 0}
+    pairs = zip(images, perturbed, strict=True)
+    change = np.abs(perturbed - images)
+    return {
+        "similarity": np.array([structural_similarity(*pair, **how) for pair in pairs]),
+        "largest": change.max((1, 2, 3)),
+        "mean": change.mean((1, 2, 3)),
+    }
 
 
 def relative(

@@ -54,15 +54,8 @@ class Study:
     longer: str = ""
 
 
-def _unet_train(
-    arm: Arm, settings: Mapping, checkpoints: Path, seed: int
-) -> tuple[MedicalModel, Path]:
-    trained = unet_adversarial.train(arm, settings, checkpoints)
-    return trained.model, trained.folder
-
-
 def _usual(module: Any) -> dict[str, Callable]:
-    """Arms, building and training of the studies of papers 1 to 3."""
+    """Arms, building and training of the studies of all papers."""
 
     def train(arm: Arm, settings: Mapping, checkpoints: Path, seed: int) -> tuple:
         _, model, _, folder = module.train(arm, settings, checkpoints)
@@ -136,7 +129,7 @@ _ALL = (
     ),
     Study(
         "4_unet_adversarial_training",
-        **_usual(unet_adversarial) | {"train": _unet_train},
+        **_usual(unet_adversarial),
         kind="scheme",
         pair=("clean", "selective"),
         alike=lambda arm: (arm.seed,),

@@ -1,4 +1,4 @@
-"""Grids of images: activation maps and perturbations beside the images they belong to."""
+"""Grids of images: activation maps, perturbations and label maps beside their images."""
 
 from __future__ import annotations
 
@@ -8,16 +8,22 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
-from matplotlib.patches import Rectangle
+from matplotlib.patches import Patch, Rectangle
 from matplotlib.patheffects import Normal, Stroke
+from scipy import ndimage
 
 from ..core.errors import ContractError
+from ..core.losses import IGNORED
 from ..explain.cams import Maps
 from . import grid
 
 HEAT = "viridis"  # grows lighter evenly, so it reads in gray and for the colour-blind
+# Of label maps, background first: each clearly darker than the one before, to be read in gray.
+CLASS_COLOURS = ("#ffffff", "#f7d340", "#6fb7e0", "#d9742b", "#2f6f4f", "#3b0f5c")
+SMALLEST = 6  # pixels of an area that has room for the number of its class
 
 
 def explanations(
@@ -66,6 +72,61 @@ def explanations(
         bar.set_label("activation, largest = 1", fontsize=8)
         bar.ax.tick_params(labelsize=7)
     return figure
+
+
+def label_maps(
+    rows: Mapping[str, Sequence[np.ndarray | None]], titles: Sequence[str], classes: Sequence[str]
+) -> Figure:
+    """Images and label maps in rows, with a legend of the classes.
+
+    A class is told by how dark it is, and by its number on its largest area.
+
+    Args:
+        rows: what to write before a row -> its pictures: (H, W, 3) in [0, 1] or uint8, an image;
+            (H, W), a label map, whose ignored pixels are hatched; or None, nothing.
+        titles: of the columns.
+    """
+    figure, axes = grid(len(rows), len(titles), 1.6, 1.65)
+    for line, (label, pictures) in zip(axes, rows.items(), strict=True):
+        for axis, shown in zip(line, pictures, strict=True):
+            bare(axis)
+            if shown is None:
+                axis.set_visible(False)
+            elif shown.ndim == 3:
+                axis.imshow(shown)
+            else:
+                _label_map(axis, shown, len(classes))
+        line[0].set_ylabel(label, fontsize=8)
+    for axis, title in zip(axes[0], titles, strict=True):
+        axis.set_title(title, fontsize=8, wrap=True)
+    numbers = [f"{number} {name}" for number, name in enumerate(classes)]
+    patches = [
+        Patch(facecolor=colour, edgecolor="0.4", label=text)
+        for text, colour in zip(numbers, CLASS_COLOURS, strict=False)
+    ]
+    patches.append(Patch(facecolor="w", edgecolor="k", hatch="xxxx", label="ignored"))
+    if any(one is not None and one.ndim == 2 for row in rows.values() for one in row):
+        figure.legend(handles=patches, fontsize=7, loc="outside lower center", ncols=len(patches))
+    return figure
+
+
+def _label_map(axis: Axes, label_map: np.ndarray, classes: int) -> None:
+    """One label map (H, W), each class with its number, ignored pixels hatched."""
+    ignored = label_map == IGNORED
+    shown = np.where(ignored, 0, label_map)
+    colours = ListedColormap(CLASS_COLOURS[:classes])
+    axis.imshow(shown, cmap=colours, vmin=-0.5, vmax=classes - 0.5, interpolation="nearest")
+    if ignored.any():
+        axis.contourf(ignored, levels=[0.5, 1.5], colors="none", hatches=["xxxx"])
+    for kind in range(1, classes):
+        areas, _ = ndimage.label(shown == kind)
+        sizes = np.bincount(areas.ravel(), minlength=2)[1:]
+        if sizes.max() >= SMALLEST:
+            # the pixel deepest inside, so that the number never lies beside its area
+            depth = ndimage.distance_transform_edt(np.pad(areas == 1 + sizes.argmax(), 1))
+            y, x = np.unravel_index(depth.argmax(), depth.shape)
+            shade = "w" if kind > 3 else "k"
+            axis.text(x - 1, y - 1, kind, ha="center", va="center", fontsize=6, color=shade)
 
 
 def bare(axis: Axes) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
+from scipy import ndimage
 
 from ..core.errors import ContractError
 from ..core.losses import BACKGROUND, IGNORED, labelled, per_pixel
@@ -144,6 +145,25 @@ def per_image(counts: Tally) -> dict[str, np.ndarray]:
         "pixel_accuracy": _ratio(hit.sum(1), truth.sum(1)),
         "foreground_accuracy": _ratio(hit[:, real].sum(1), truth[:, real].sum(1)),
         "mean_iou": known_mean(np.where(truth > 0, _ratio(hit, truth + found - hit), np.nan).T),
+    }
+
+
+def shape(maps: np.ndarray) -> dict[str, np.ndarray]:
+    """What label maps (N, H, W) look like: (N,) each.
+
+    ``largest_area``, the share of the image that its largest class has; ``classes``, how many
+    occur; and ``regions``, connected areas of one class (neighbours share an edge).
+    """
+    kinds = [np.unique(one, return_counts=True) for one in maps]
+    return {
+        "largest_area": np.array([counts.max() for _, counts in kinds]) / maps[0].size,
+        "classes": np.array([len(names) for names, _ in kinds]),
+        "regions": np.array(
+            [
+                sum(ndimage.label(one == kind)[1] for kind in names)
+                for one, (names, _) in zip(maps, kinds, strict=True)
+            ]
+        ),
     }
 
 

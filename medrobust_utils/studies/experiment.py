@@ -126,6 +126,8 @@ def grid(
 ) -> Iterator[tuple[dict, int]]:
     """Every arm that a profile names, with its training seed; a list multiplies out.
 
+    An arm may have ``seeds`` of its own.
+
     Args:
         own: what tells an arm from others on its task, its network first.
         role: picks the arms of one role by name; empty picks all.
@@ -141,7 +143,7 @@ def grid(
         choices = [value if isinstance(value, list) else [value] for value in spec.values()]
         arms += [dict(zip(spec, values, strict=True)) for values in product(*choices)]
     for arm in select(arms, seed=seed, role=role, model=first, key=own[0]):
-        for number in range(seed, seed + settings["seeds"]):
+        for number in range(seed, seed + arm.get("seeds", settings["seeds"])):
             if set(words) <= {str(number), *(str(arm[name]) for name in own)}:
                 found = True
                 yield arm, number
@@ -189,6 +191,15 @@ def train(
         objective=objective,
         validate=validate,
     )
+    leave_card(planned, model, folder, settings, paper)
+    return Trained(arm, model, history, folder)
+
+
+def leave_card(
+    planned: Arm, model: MedicalModel, folder: Path, settings: Mapping, paper: str
+) -> None:
+    """Write beside a finished training what it is, so that the explorer can open it."""
+    task = planned.task
     card = cards.Card(
         paper,
         task.key,
@@ -201,7 +212,6 @@ def train(
         cards.split_of(task.split.train),
     )
     cards.leave(folder, card)
-    return Trained(arm, model, history, folder)
 
 
 def note(run: Run, trained: Trained, recipe: Mapping) -> None:

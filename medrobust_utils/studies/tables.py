@@ -170,6 +170,16 @@ def known_mean(values: np.ndarray, weights: np.ndarray) -> Estimate:
     return replace(found, outcomes=np.asarray(values, float)[None])
 
 
+def image_means(values: Mapping[str, np.ndarray], groups: np.ndarray) -> pd.DataFrame:
+    """Rows of means of one number an image (N,) each, by whole groups; NaN is left out."""
+    weights = metrics.group_weights(groups)
+    rows = []
+    for name, numbers in values.items():
+        mean = replace(known_mean(numbers, weights), groups=groups)
+        rows.append((name, mean, np.isfinite(numbers).sum()))
+    return pd.DataFrame(rows, columns=["metric", "estimate", "n"])
+
+
 def tagged(table: pd.DataFrame, where: Mapping[str, object], tags: Mapping) -> pd.DataFrame:
     """The table with more tags on the rows that carry ``where``."""
     here = table.index.isin(chosen(table, where).index)

@@ -1,93 +1,61 @@
 """Paper 4: four U-Nets, trained clean, on two kinds of perturbed images, and on all three; and
 three that the paper does not have, to tell what its methods add.
 
-An *arm* is one network. Perturbed images are made against the clean network of the same seed,
-which is therefore trained first, whichever arm is asked for. ``train`` may be killed and called
-again; finished work is read back.
+Perturbed images are made against the clean network of the same seed, which is therefore trained
+first, whichever arm is asked for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from .. import segmentation
 from ..core import env
-from ..core.errors import DataError, ProtocolError
+from ..core.errors import DataError
+from ..core.losses import IGNORED
 from ..core.storage import fingerprint
 from ..data import ImageSet, ThreeWay, load, split_official, split_three_ways
 from ..data.imageset import rows_of, union
+from ..data.masks import pixel_counts
+from ..data.splits import leaks
 from ..data.views import label_maps
 from ..models import MedicalModel, build_unet
 from ..segmentation import Layered, Selective
-from ..training import cards
 from ..training.adversarial import AdversarialTraining, LayeredTraining
-from .common import asked_for, cast, precision, select, some
+from . import experiment, tables
+from .common import asked_for, cast, precision, some
+from .experiment import Task, Trained, pick
 
 # Models 1 to 4 of the paper, and three it does not have: plain adversarial training, the union
 # without method two, and method one against the network as it is in every step of its training.
-SCHEMES = (
-    "clean",
-    "layered",
-    "selective",
-    "union",
-    "adversarial",
-    "clean_layered",
-    "on_the_fly",
-)
-TITLES = dict(
-    zip(
-        SCHEMES,
-        (
-            "vanilla",
-            "method one",
-            "method two",
-            "both methods",
-            "adversarial training",
-            "clean and method one",
-            "method one on the fly",
-        ),
-        strict=True,
-    )
-)
+SCHEMES = {
+    "clean": "vanilla",
+    "layered": "method one",
+    "selective": "method two",
+    "union": "both methods",
+    "adversarial": "adversarial training",
+    "clean_layered": "clean and method one",
+    "on_the_fly": "method one on the fly",
+}
 CLASSES = ("all", "present")
 METHOD_ONE = ("layered", "union", "clean_layered", "on_the_fly")  # schemes it has a part in
 MIXED = {"union": 3, "clean_layered": 2}  # schemes that also see clean images: sets in all
 ON_THE_FLY = 1  # steps a class: six gradients an image, twice those of adversarial training
+ARM = {"scheme": "clean", "ball": "none", "classes": "none"}  # as it is where nothing is said
 MAIN = ("stage", "all")  # ball and classes of the reading of method one that models 2 and 4 take
+# What is compared; pixel accuracy, the paper's only score, can hardly see a nucleus.
+COMPARED = ("loss", "pixel_accuracy", "foreground_accuracy", "mean_iou", "calibration_error")
 
 
 @dataclass(frozen=True)
-class Task:
-    """The label maps, their split, and the test images under attack.
-
-    Attributes:
-        seed: of the split and of phantoms.
-        asked: the DATASET that gives this task again, where that is not the role.
-    """
-
-    role: str
-    data: ImageSet
-    split: ThreeWay
-    attacked: np.ndarray
-    seed: int = 0
-    asked: str = ""
-
-    @property
-    def size(self) -> int:
-        """Side of the images in pixels."""
-        return self.data.images.shape[1]
-
-    @property
-    def key(self) -> str:
-        return f"{self.role}-{self.data.name}-{self.size}"
-
-
-@dataclass(frozen=True)
-class Arm:
+class Arm(experiment.Arm):
     """One network, with one training seed.
 
     Attributes:
@@ -95,41 +63,14 @@ class Arm:
         ball, classes: of method one (see ``attacks.layered``), ``none`` where it has no part.
     """
 
-    task: Task = field(repr=False)
     scheme: str
     ball: str
     classes: str
-    seed: int
-
-    @property
-    def key(self) -> str:
-        parts = [self.task.key, self.scheme]
-        if self.ball != "none":
-            parts += [self.ball, self.classes]
-        return "-".join([*parts, str(self.seed)])
-
-    @property
-    def title(self) -> str:
-        """What a reader calls it."""
-        reading = "" if self.variant == "main" else f"{self.variant}, "
-        return f"{TITLES[self.scheme]} ({reading}seed {self.seed})"
 
     @property
     def group(self) -> str:
         """What arms share that differ in their training seed only."""
-        return self.key.rpartition("-")[0]
-
-    @property
-    def tags(self) -> dict[str, str]:
-        """What every result row of this arm carries."""
-        return {
-            "role": self.task.role,
-            "dataset": self.task.data.name,
-            "scheme": self.scheme,
-            "ball": self.ball,
-            "classes": self.classes,
-            "variant": self.variant,
-        }
+        return super().group.removesuffix("-none-none")
 
     @property
     def variant(self) -> str:
@@ -137,95 +78,97 @@ class Arm:
         how = self.ball, self.classes
         return "main" if how in (("none", "none"), MAIN) else ", ".join(how)
 
+    @property
+    def tags(self) -> dict[str, str]:
+        """What every row of this arm carries."""
+        return super().tags | {"variant": self.variant}
 
-@dataclass(frozen=True)
-class Trained:
-    """A finished arm.
+    @property
+    def title(self) -> str:
+        """What a reader calls it."""
+        reading = "" if self.variant == "main" else f"{self.variant}, "
+        return f"{SCHEMES[self.scheme]} ({reading}seed {self.seed})"
 
-    Attributes:
-        folder: keeps its work.
-        sets: what it was trained on beside the clean images: ``layered``, ``selective``.
-        signs: int8 (train, K) of method two, or None.
-    """
-
-    arm: Arm
-    model: MedicalModel
-    history: list[dict]
-    folder: Path
-    sets: Mapping[str, ImageSet]
-    signs: np.ndarray | None
+    @property
+    def clean(self) -> Arm:
+        """The clean network of the same seed."""
+        return replace(self, **ARM)
 
 
 def arms(settings: Mapping, *, seed: int, role: str = "", model: str = "") -> Iterator[Arm]:
-    """Every arm of the profile; ``role`` and ``model`` (a scheme) pick some by name.
+    """Every arm of the profile; ``role`` and ``model`` pick some (see ``experiment.grid``).
 
-    Raises:
-        ProtocolError: for a name that is not known, or a negative seed.
+    Raises ProtocolError as ``grid`` does, and for an unknown scheme or choice of classes.
     """
     settings, role = cast(settings, role, settings["arms"][0]["role"])
-    groups = select(settings["arms"], seed=seed, role=role, model=model, key="scheme")
-    task = make_task(settings, groups[0]["role"], seed=seed)
-    known: set[str] = set()  # an override may make two groups name one arm; the first stands
-    for group in groups:
-        how = _method_one(group)
-        for number in range(seed, seed + group.get("seeds", settings["seeds"])):
-            arm = Arm(task, group["scheme"], *how, number)
-            if arm.key not in known:
-                known.add(arm.key)
-                yield arm
+    named = {**settings, "arms": [ARM | spec for spec in settings["arms"]]}
+    task = cache(partial(_task, settings, seed=seed))  # arms of one task share it
+    found: dict[str, Arm] = {}  # an override may make two lines name one arm: no two seeds of it
+    for spec, number in experiment.grid(named, tuple(ARM), seed=seed, role=role, model=model):
+        pick(SCHEMES, "scheme", spec["scheme"])
+        if spec["scheme"] in METHOD_ONE:
+            pick(dict.fromkeys(CLASSES), "classes", spec["classes"])
+        arm = Arm(task(spec["role"]), number, **{name: spec[name] for name in ARM})
+        found.setdefault(arm.key, arm)
+    yield from found.values()
 
 
-def _method_one(group: Mapping) -> tuple[str, str]:
-    """Ball and classes of a group's method one, or ``none``."""
-    if group["scheme"] not in SCHEMES:
-        raise ProtocolError(f"scheme {group['scheme']!r}: choose among {', '.join(SCHEMES)}.")
-    if group["scheme"] not in METHOD_ONE:
-        return "none", "none"
-    if group["classes"] not in CLASSES:
-        raise ProtocolError(f"classes {group['classes']!r}: choose {' or '.join(CLASSES)}.")
-    return group["ball"], group["classes"]
-
-
-def make_task(settings: Mapping, role: str, *, seed: int) -> Task:
+def _task(settings: Mapping, role: str, *, seed: int) -> Task:
     """The data set of a role, split by its publisher's parts, or by group where it has none."""
-    data = load(
-        settings["datasets"][role], size=settings["size"], phantoms=settings["phantoms"], seed=seed
-    )
+    how = {"size": settings["size"], "phantoms": settings["phantoms"]}
+    data = load(settings["datasets"][role], **how, seed=seed)
     asked = asked_for(settings, role)
     if asked and not data.segmentation:
         raise DataError(
             f"{data.name} has classes of whole images; this paper has one for every pixel. Bring "
             "label maps, or run notebook 01, 02 or 03."
         )
-    if asked and set(data.parts or ()) != {"test", "train"}:
-        split = split_three_ways(data, seed=seed)
-    elif data.segmentation:
-        split = split_official(data, seed=seed)
-    else:
-        data = label_maps(data)
-        split = split_three_ways(data, seed=seed)
+    own = asked and set(data.parts or ()) != {"test", "train"}
+    published = data.segmentation and not own
+    data = data if data.segmentation else label_maps(data)
+    split = split_official(data, seed=seed) if published else split_three_ways(data, seed=seed)
     return Task(
-        role, data, split, some(split.test, settings["attack"]["images"], seed), seed, asked
+        f"{role}-{data.name}-{settings['size']}",
+        {"role": role, "dataset": data.name},
+        data,
+        data,
+        split,
+        chosen=split.val,
+        attacked=some(split.test, settings["attack"]["images"], seed),
+        seed=seed,
+        asked=asked,
     )
 
 
 def build_arm(arm: Arm, settings: Mapping) -> MedicalModel:
     """The untrained network; the same seed begins alike in every scheme."""
     env.seed_everything(arm.seed)
-    how = settings["unet"]
-    classes = len(arm.task.data.classes)
-    return build_unet(classes, width=how["width"], depth=how["depth"], size=arm.task.size)
+    return build_unet(len(arm.task.data.classes), **settings["unet"], size=arm.task.size)
 
 
 def methods(arm: Arm, settings: Mapping) -> dict[str, Layered | Selective]:
     """The perturbations an arm is trained on that are made before its training."""
-    one, two, found = settings["method_one"], settings["method_two"], {}
+    found = {}
     if arm.scheme in METHOD_ONE and arm.scheme != "on_the_fly":
-        present = arm.classes == "present"
-        found["layered"] = Layered(one["eps"], one["steps"], arm.ball, present)
+        reading = {"ball": arm.ball, "present": arm.classes == "present"}
+        found["layered"] = Layered(**settings["method_one"], **reading)
     if arm.scheme in ("selective", "union"):
-        found["selective"] = Selective(two["step_size"], two["bound"], two["search"])
+        found["selective"] = Selective(**settings["method_two"])
     return found
+
+
+def hardened(
+    arm: Arm, settings: Mapping, clean: Trained
+) -> dict[str, tuple[ImageSet, dict[str, np.ndarray]]]:
+    """The training images as each of an arm's methods perturbs them against ``clean``, the clean
+    network of its seed, and what else it tells (``signs`` of method two); made or read back."""
+    task, dtype = clean.arm.task, precision(settings, clean.model)
+    return {
+        name: segmentation.harden(
+            clean.model, task.data, task.split.train, how, clean.folder, dtype=dtype
+        )
+        for name, how in methods(arm, settings).items()
+    }
 
 
 def recipe_of(arm: Arm, settings: Mapping) -> dict:
@@ -240,61 +183,115 @@ def recipe_of(arm: Arm, settings: Mapping) -> dict:
 
 def train(arm: Arm, settings: Mapping, checkpoints: Path) -> Trained:
     """Train an arm, or read back what was trained."""
-    task, model = arm.task, build_arm(arm, settings)
-    recipe, objective = recipe_of(arm, settings), None
-    sets, signs = {}, None
-    data, split = task.data, task.split
+    task, model, recipe = arm.task, build_arm(arm, settings), recipe_of(arm, settings)
+    data, split, objective = task.data, task.split, None
     if arm.scheme == "adversarial":
         how = settings["adversarial"]
         objective = AdversarialTraining(how["eps"], how["steps"], how["rel_step"] * how["eps"])
     if arm.scheme == "on_the_fly":
         eps, present = settings["method_one"]["eps"], arm.classes == "present"
         objective = LayeredTraining(eps, ON_THE_FLY, arm.ball, present)
-    if perturbing := methods(arm, settings):
-        source = replace(arm, scheme="clean", ball="none", classes="none")
-        clean = train(source, settings, checkpoints)
-        dtype = precision(settings, clean.model)
-        for name, method in perturbing.items():
-            sets[name], told = segmentation.harden(
-                clean.model, task.data, task.split.train, method, clean.folder, dtype=dtype
-            )
-            signs = told.get("signs", signs)
-        data, split = _training_set(arm, sets)
-    origin = objective.identity if objective else ""
-    sides = split.train.tolist(), task.split.val.tolist()
-    identity = fingerprint(recipe, origin, settings["unet"], arm.seed, data.checksum, *sides)
-    folder = checkpoints / f"{arm.key}-{identity}"
-    history = segmentation.fit(
-        model,
-        data,
-        split,
+    if methods(arm, settings):
+        clean = train(arm.clean, settings, checkpoints)
+        sets = [images for images, _ in hardened(arm, settings, clean).values()]
+        if arm.scheme in MIXED:
+            sets.insert(0, rows_of(task.data, task.split.train))
+        data, none = union(*sets), np.zeros(0, np.int64)
+        split = ThreeWay(np.arange(len(data)), none, none)
+    identity = fingerprint(
         recipe,
-        folder,
-        seed=arm.seed,
-        clean=(task.data, task.split.val),
-        objective=objective,
+        objective.identity if objective else "",
+        settings["unet"],
+        arm.seed,
+        data.checksum,
+        split.train.tolist(),
+        task.chosen.tolist(),
     )
-    card = cards.Card(
-        "4_unet_adversarial_training",
-        task.key,
-        arm.key,
-        task.asked or task.role,
-        task.seed,
-        settings,
-        model.source,
-        task.data.checksum,
-        cards.split_of(task.split.train),
-    )
-    cards.leave(folder, card)
-    return Trained(arm, model, history, folder, sets, signs)
+    folder = checkpoints / f"{arm.key}-{identity}"
+    how = {"seed": arm.seed, "clean": (task.data, task.chosen), "objective": objective}
+    history = segmentation.fit(model, data, split, recipe, folder, **how)
+    experiment.leave_card(arm, model, folder, settings, "4_unet_adversarial_training")
+    return Trained(arm, model, history, folder)
 
 
-def _training_set(arm: Arm, sets: Mapping[str, ImageSet]) -> tuple[ImageSet, ThreeWay]:
-    """What an arm is trained on: perturbed images alone, or the clean ones too where they mix."""
-    task = arm.task
-    parts = list(sets.values())
-    if arm.scheme in MIXED:
-        parts.insert(0, rows_of(task.data, task.split.train))
-    data = union(*parts)
-    nobody = np.zeros(0, np.int64)
-    return data, ThreeWay(np.arange(len(data)), nobody, nobody)
+def probed(clean: Trained, settings: Mapping) -> np.ndarray:
+    """The training images that the methods are measured on."""
+    return some(clean.arm.task.split.train, settings["probe"], clean.arm.seed)
+
+
+def task_rows(task: Task) -> pd.DataFrame:
+    """Rows on the data: sizes of the sides, shares of the classes, unlabelled pixels, leaks."""
+    data, rows = task.data, []
+    sides = {**task.split._asdict(), "attacked": task.attacked, "all": np.arange(len(data))}
+    for side, index in sides.items():
+        counts = pixel_counts(data.targets[index])
+        found = {"images": len(index), "groups": len(np.unique(data.groups[index]))}
+        found["pixels_ignored"] = int(counts[IGNORED])
+        rows += [{"metric": name, "estimate": one, "side": side} for name, one in found.items()]
+        shares = dict(zip(data.classes, counts / counts[:IGNORED].sum(), strict=False))
+        about = {"metric": "pixel_share", "side": side}
+        rows += [{**about, "estimate": share, "kind": kind} for kind, share in shares.items()]
+    leaked = {"metric": "test_images_leaked", "estimate": leaks(data, task.split)}
+    rows.append(leaked | {"n": len(task.split.test)})
+    return pd.DataFrame(rows, dtype=object).assign(**task.tags)
+
+
+def fluctuations(trained: Iterable[Trained]) -> pd.DataFrame:
+    """Rows on how much the validation loss fluctuates, from the lowest to the highest seed.
+
+    ``val_loss_spread``: standard deviation over the last half of the epochs, as a share of their
+    mean. ``val_loss_rises``: share of the epochs with a higher validation loss than the one before.
+    ``best_epoch_share``: place of the lowest, as a share of all epochs.
+    """
+    rows = []
+    for one in trained:
+        loss = np.array([row["val_loss"] for row in one.history])
+        half = loss[len(loss) // 2 :]
+        found = {
+            "val_loss_spread": half.std() / half.mean(),
+            "val_loss_rises": (np.diff(loss) > 0).mean() if len(loss) > 1 else np.nan,
+            "best_epoch_share": (loss.argmin() + 1) / len(loss),
+        }
+        tags = one.arm.task.tags | {"scheme": one.arm.scheme}
+        rows += [{"metric": name, "estimate": value, **tags} for name, value in found.items()]
+    groups = pd.DataFrame(rows).groupby(["metric", *tags], sort=False)["estimate"]
+    return groups.agg(estimate="mean", low="min", high="max", seeds="size").reset_index()
+
+
+def drops(scores: pd.DataFrame) -> pd.DataFrame:
+    """What each attack takes from each network: the clean score minus the attacked one."""
+    few, clean = scores["metric"].isin(COMPARED), scores["attack"].eq("none")
+    under, before = scores[few & ~clean], scores[few & clean]
+    apart = ("attack", "reading", "made_for")
+    lost = tables.paired(under, before, "{}_drop", lambda after, before: before - after, apart)
+    return tables.over_seeds(_by_foreground(lost))
+
+
+def gains(scores: pd.DataFrame) -> pd.DataFrame:
+    """The second network's scores minus the first's (``against``, ``against_variant``).
+
+    Every network against the clean one, and models 2 to 4, as the paper has them, against each
+    other, the one that comes first in the profile first.
+    """
+    few = scores[scores["metric"].isin(COMPARED)]
+    # one attacked test set for all: the clean network meets it as its own
+    own = {"scheme": "clean", "attack": "background", "reading": "total"}
+    few = pd.concat([few, tables.chosen(few, own).assign(made_for="clean")])
+    pairs = []
+    for one, other in combinations(few.groupby(["scheme", "variant"], sort=False), 2):
+        (scheme, variant), theirs = one
+        (_, reading), ours = other
+        if scheme == "clean" or variant == reading == "main":
+            pair = tables.paired(ours, theirs, apart=[*ARM, "variant"])
+            pairs.append(pair.assign(against=scheme, against_variant=variant))
+    return tables.over_seeds(_by_foreground(pd.concat(pairs))) if pairs else few[:0]
+
+
+def _by_foreground(pairs: pd.DataFrame) -> pd.DataFrame:
+    """Pairs whose ``ours`` and ``theirs`` say what is left of the foreground.
+
+    Where neither network has any left, a gain in another score says nothing.
+    """
+    left = pairs[pairs["metric"].str.startswith("foreground_accuracy")]
+    left = left.drop(columns=["metric", "kind", "estimate"])
+    return pairs.drop(columns=["ours", "theirs"]).merge(left)
