@@ -9,7 +9,6 @@ import pytest
 import torch
 from found import falling, find, only
 
-from medrobust_utils import plots
 from medrobust_utils.core.errors import DataError, ProtocolError
 from medrobust_utils.data import to_float
 from medrobust_utils.data.contrast import enhance
@@ -587,7 +586,7 @@ def test_curves_are_the_rows(whole):
     honest, datta = figure.axes
     lines = {line.get_label(): line for line in honest.lines}
     tags = {"model": "resnet", "attention": "none", "split": "honest"}
-    expected = plots.chosen(frame, tags).sort_values("radius_255")
+    expected = tables.chosen(frame, tags).sort_values("radius_255")
     drawn = lines["no attention, resnet"]
     assert list(drawn.get_xdata()[1:]) == list(expected["radius_255"][1:])
     assert list(drawn.get_ydata()) == list(expected["value"])

@@ -11,7 +11,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -43,14 +42,6 @@ def without_empty(figure: Figure, axes: np.ndarray, count: int) -> Figure:
     for axis in list(axes.flat)[count:]:
         axis.remove()
     return figure
-
-
-def chosen(rows: pd.DataFrame, tags: Mapping[str, object]) -> pd.DataFrame:
-    """The rows that carry every tag."""
-    keep = np.ones(len(rows), bool)
-    for tag, value in tags.items():
-        keep &= rows[tag].eq(value).to_numpy() if tag in rows else False
-    return rows[keep]
 
 
 def image_grid(images: Sequence[np.ndarray], titles: Sequence[str], columns: int = 6) -> Figure:
@@ -153,57 +144,3 @@ def learning_curves(
     )
     axes[0][0].legend(fontsize=7)
     return figure
-
-
-def dots(
-    panels: Mapping[str, pd.DataFrame],
-    xlabel: str | Sequence[str],
-    *,
-    by: str,
-    names: Mapping[str, str],
-    looks: Mapping[str, tuple],
-    line: float | None = None,
-    columns: int = 3,
-) -> Figure:
-    """Estimates with their intervals; a panel a table, a line a label, a marker a value of ``by``.
-
-    Args:
-        panels: title -> rows with label, ``by``, value, low, high. Labels keep their order.
-        xlabel: of all panels, or one for each.
-        by: the column that tells the markers apart.
-        names: its values in order, and what the legend calls them.
-        looks: marker, line and colour of each; the line is not used here.
-        line: what to compare with, drawn from top to bottom.
-    """
-    columns = min(columns, len(panels))
-    labels = {title: list(dict.fromkeys(rows["label"])) for title, rows in panels.items()}
-    markers = max(rows[by].nunique() for rows in panels.values())
-    tall = 1.4 + max(0.4, 0.18 * markers) * max(map(len, labels.values()))
-    figure, axes = grid(-(-len(panels) // columns), columns, 4.8, tall)
-    shown: dict[str, object] = {}
-    for number, (axis, title) in enumerate(zip(axes.flat, panels, strict=False)):
-        rows, known = panels[title], labels[title]
-        present = [name for name in names if rows[by].eq(name).any()]
-        for place, name in enumerate(present):
-            shift = 0.7 * ((place + 0.5) / len(present) - 0.5) if len(present) > 1 else 0.0
-            marker, _, colour = looks[name]
-            bars = _bars(axis, rows[rows[by].eq(name)], known, shift, fmt=marker, color=colour)
-            shown[names[name]] = bars
-        if line is not None:
-            axis.axvline(line, color="k", linewidth=1)
-        axis.set_yticks(range(len(known)), known, fontsize=8)
-        axis.set(title=title, ylim=(len(known) - 0.4, -0.6))
-        axis.set_xlabel(xlabel if isinstance(xlabel, str) else xlabel[number])
-    order = [name for name in names.values() if name in shown]
-    handles = [shown[name] for name in order]
-    figure.legend(handles, order, fontsize=8, loc="outside lower center", ncols=3)
-    return without_empty(figure, axes, len(panels))
-
-
-def _bars(axis: Axes, rows: pd.DataFrame, labels: list[str], shift: float, **look: str) -> object:
-    """Points with their intervals at the places of their labels."""
-    value = rows["value"].to_numpy(float)
-    spans = [value - rows["low"].to_numpy(float), rows["high"].to_numpy(float) - value]
-    spans = np.nan_to_num(np.array(spans).clip(0))  # a row without an interval is exact
-    places = [labels.index(label) + shift for label in rows["label"]]
-    return axis.errorbar(value, places, xerr=spans, capsize=2, markersize=6, **look)

@@ -17,7 +17,6 @@ from ..core.errors import DataError, ProtocolError, RunError
 from ..core.storage import fingerprint, write_atomic
 from ..data import ImageSet, ThreeWay, own, to_float
 from ..models import MedicalModel
-from ..reporting.results import Run
 from ..scoring import metrics
 from ..scoring.metrics import Estimate
 from ..scoring.predict import predict
@@ -190,17 +189,6 @@ def cached_flags(
 def parameters(model: MedicalModel) -> int:
     """Trainable numbers of a network."""
     return sum(p.numel() for p in model.parameters())
-
-
-def add(run: Run, metric: str, estimate: Estimate, **tags: object) -> None:
-    """Append an estimate with its interval as a row."""
-    run.add(metric, estimate.value, estimate.low, estimate.high, **tags)
-
-
-def gates(*groups: Sequence) -> dict[str, bool]:
-    """Whether every network of the groups learnt enough for a verdict (``metrics.gates``)."""
-    members = [member for group in groups for member in group]
-    return {name: all(m.gates[name] for m in members) for name in members[0].gates}
 
 
 def budget(how: Mapping) -> dict[str, int]:

@@ -84,17 +84,14 @@ def pick(known: Mapping[str, object], what: str, name: str) -> object:
 
 @dataclass(frozen=True)
 class Arm:
-    """One network, with one training seed, on one task; a study adds the fields that tell it.
-
-    A field that ``field(compare=False)`` declares does not tell it.
-    """
+    """One network, with one training seed, on one task; a study adds the fields that tell it."""
 
     task: Task = field(repr=False)
     seed: int
 
     @property
     def own(self) -> dict[str, str]:
-        """What tells this network from the others on its task."""
+        """What tells this network from the others on its task: no ``field(compare=False)``."""
         return {one.name: getattr(self, one.name) for one in fields(self)[2:] if one.compare}
 
     @property
