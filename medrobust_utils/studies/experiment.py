@@ -168,14 +168,8 @@ def train(
         validate: as ``fit`` takes it; without, scores on the images that choose the epoch.
     """
     task, arm = planned.task, replace(planned, start=model.start)
-    identity = fingerprint(
-        *identity,
-        arm.seed,
-        model.source,
-        task.data.checksum,
-        task.split.train.tolist(),
-        task.chosen.tolist(),
-    )
+    images = task.data.checksum, task.split.train.tolist(), task.chosen.tolist()
+    identity = fingerprint(*identity, arm.seed, model.source, *images)
     folder = checkpoints / f"{arm.key}-{identity}"
     validate = validate or (lambda model: curve_scores(model, task.data, task.chosen))
     history = fit(

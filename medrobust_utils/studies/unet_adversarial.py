@@ -105,10 +105,12 @@ def arms(settings: Mapping, *, seed: int, role: str = "", model: str = "") -> It
     task = cache(partial(_task, settings, seed=seed))  # arms of one task share it
     found: dict[str, Arm] = {}  # an override may make two lines name one arm: no two seeds of it
     for spec, number in experiment.grid(named, tuple(ARM), seed=seed, role=role, model=model):
+        own = {"scheme": spec["scheme"]}
         pick(SCHEMES, "scheme", spec["scheme"])
         if spec["scheme"] in METHOD_ONE:
             pick(dict.fromkeys(CLASSES), "classes", spec["classes"])
-        arm = Arm(task(spec["role"]), number, **{name: spec[name] for name in ARM})
+            own |= {name: spec[name] for name in ("ball", "classes")}
+        arm = Arm(task(spec["role"]), number, **ARM | own)
         found.setdefault(arm.key, arm)
     yield from found.values()
 
