@@ -1,4 +1,4 @@
-"""Where the explorer's networks come from: earlier runs, or a small pair trained on the spot.
+"""Where the explorer's networks come from: earlier runs, or a small pair on phantoms.
 
 A study builds the same arms from the same settings. So a network is found by the card beside its
 checkpoint, its arm is planned again, and the images on offer are that arm's test images, which
@@ -19,6 +19,7 @@ import numpy as np
 from ..core.errors import RunError
 from ..reporting import protocol
 from ..training import cards
+from . import ready
 from .opening import as_it_began, check_images, described, plan, with_weights
 from .scene import Network, Scene, Shelved
 from .studies import STUDIES, Arm, Study
@@ -91,7 +92,7 @@ class Shelf:
             for place in found
         ]
         found.sort(key=lambda place: place.synthetic)
-        pair = Place(paper, "pair", "PHANTOMS, a small pair trained here", True)
+        pair = Place(paper, "pair", "PHANTOMS, a small pair", True)
         return [place for place in [*found, pair] if place.synthetic or not self.synthetic]
 
     def first(self, paper: str = "") -> Place:
@@ -111,11 +112,13 @@ class Shelf:
         for choice in (*real, full):
             if choice:
                 return max(choice, key=lambda place: cards.finished_at(place.finished[0][0]))
-        wanted = paper or "3_domain_assimilation"  # its pair is trained soonest
+        wanted = paper or "3_domain_assimilation"  # its pair ships ready
         return next(p for p in places if not p.finished and p.paper == wanted)
 
     def open(self, place: Place) -> Scene:
-        """Plan the networks and read the images of a place, or train its pair; the last is kept.
+        """Plan the networks and read the images of a place; the last is kept.
+
+        A pair that does not ship ready is trained.
 
         The weights of an earlier run's networks are read when somebody looks at them.
 
@@ -126,7 +129,7 @@ class Shelf:
             if place not in self._open:
                 self._open.clear()  # one at a time: images are large
                 study = STUDIES[place.paper]
-                found = self._read(study, place) if place.finished else self._train(study)
+                found = self._read(study, place) if place.finished else self._pair(study)
                 self._open[place] = _scene(place, study, found)
             return self._open[place]
 
@@ -159,12 +162,14 @@ class Shelf:
                 self._loaded.popitem(last=False)
             return self._loaded[folder]
 
-    def _train(self, study: Study) -> list[tuple[Arm, Network]]:
+    def _pair(self, study: Study) -> list[tuple[Arm, Network]]:
         settings = protocol.load(study.paper).settings("smoke", study.longer)
         found = []
         for arm in study.arms(settings, self.seed, study.role):
             if getattr(arm, study.kind) in study.pair:
-                model, folder = study.train(arm, settings, self.checkpoints, self.seed)
+                model, folder = ready.network(study, arm, settings, self.seed), Path("ready")
+                if model is None:
+                    model, folder = study.train(arm, settings, self.checkpoints, self.seed)
                 if hasattr(arm, "start"):  # it may not have been what was planned
                     arm = replace(arm, start=model.start)
                 found.append((arm, described(arm, model, folder)))

@@ -125,7 +125,7 @@ _ALL = (
         role="ct",
         caveat=_by_image,
         backbone=lambda arm, settings: arm.backbone,
-        longer="phantoms=320 size=64 training.epochs.test_resnet=10",
+        longer="phantoms=320 size=64 training.epochs.test_resnet=30 attack.images.ct=40",
     ),
     Study(
         "4_unet_adversarial_training",
