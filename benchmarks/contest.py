@@ -48,7 +48,7 @@ def _sources(*patterns: str) -> list[str]:
 
 # Read once: what is edited while a measurement runs is not what runs.
 SOURCES = dict.fromkeys((NESTED, INDEPENDENT), _sources("attacks/**/*.py", "core/losses.py"))
-SOURCES[FOOLBOX] = _sources(*(f"attacks/{name}.py" for name in ("foolbox", "ladder", "noise")))
+SOURCES[FOOLBOX] = _sources(*(f"attacks/{name}.py" for name in ("foolbox", "radii", "noise")))
 
 
 @dataclass(frozen=True)

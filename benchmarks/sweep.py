@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from medrobust_utils.attacks import attack_sweep, climb
+from medrobust_utils.attacks import at_radii, attack_sweep
 from medrobust_utils.attacks.fold_batchnorm import quick_copy
 from medrobust_utils.attacks.partial_results import on_device
 from medrobust_utils.core import env
@@ -96,7 +96,7 @@ def _independent(
     turns = cycle(ladder)
 
     def attack() -> float:
-        (rung,) = climb(
+        (rung,) = at_radii(
             attacked.model, images, labels, [next(turns)], rows=rows, through=copy, **how
         )
         return rung.logits.sum().item()

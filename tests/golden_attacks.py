@@ -98,7 +98,7 @@ def _on_images(*asked: Any) -> Iterator[tuple[str, float, torch.Tensor]]:
     for mode in ("nested", "skip_fooled", "independent"):
         how = dict(mode=mode, steps=4, rel_step=0.25, seed=5)
         for radius, step in zip(
-            ("half", "whole"), attacks.climb(*asked, RADII, **how), strict=True
+            ("half", "whole"), attacks.at_radii(*asked, RADII, **how), strict=True
         ):
             yield f"{mode}, {radius}", EPS, step.images
     how = dict(steps=10, queries=80)

@@ -1,4 +1,4 @@
-"""Sweeps: the three ways agree, lost is lost, a kill costs a part, memory costs a warning."""
+"""Sweeps: the ways agree, fooled is fooled, a kill costs a part, memory costs a warning."""
 
 import copy
 from dataclasses import replace
@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from medrobust_utils import attacks, models
-from medrobust_utils.attacks import ladder
 from medrobust_utils.attacks import partial_results as module
+from medrobust_utils.attacks import radii
 from medrobust_utils.attacks.engine import ball
 from medrobust_utils.core import env
 from medrobust_utils.core.errors import ContractError, RunError
@@ -83,7 +83,7 @@ def test_an_eps_of_zero_is_the_clean_result(nested, independent):
 
 
 def test_an_eps_of_one_leaves_nothing(trained, skin):
-    for mode in ("nested", "skip_fooled", "independent"):
+    for mode in ("nested", "bisection", "skip_fooled", "independent"):
         result = attacks.attack_sweep(trained, skin, INDEX[:20], [1.0], mode=mode)
         assert result.accuracy() == 0 and np.isfinite(result.logits).all()
 
@@ -110,10 +110,10 @@ def test_what_was_wrong_before_is_counted_apart():
     assert hopeless.clean_wrong == 4 and np.isnan(hopeless.success()).all()
 
 
-@pytest.mark.parametrize("mode", ["nested", "skip_fooled"])
-def test_a_lost_image_keeps_what_felled_it(mode, trained, skin):
+@pytest.mark.parametrize("mode", ["nested", "bisection", "skip_fooled"])
+def test_a_fooled_image_keeps_what_fooled_it(mode, trained, skin):
     images, labels = to_float(skin.images[:24]), torch.from_numpy(skin.targets[:24])
-    rungs = list(attacks.climb(trained, images, labels, EPSILONS, mode=mode, steps=5))
+    rungs = list(attacks.at_radii(trained, images, labels, EPSILONS, mode=mode, steps=5))
     assert [rung.eps for rung in rungs] == EPSILONS.tolist()
     assert torch.equal(rungs[0].images, images)
     for before, after in zip(rungs, rungs[1:], strict=False):
@@ -126,7 +126,7 @@ def test_a_lost_image_keeps_what_felled_it(mode, trained, skin):
             assert torch.allclose(trained(after.images), after.logits, atol=1e-5)
 
 
-@pytest.mark.parametrize("mode", ["nested", "skip_fooled", "independent"])
+@pytest.mark.parametrize("mode", ["nested", "bisection", "skip_fooled", "independent"])
 def test_neither_batch_nor_order_matters(mode, trained, skin):
     epsilons, part = EPSILONS[2:5], INDEX[40:65]
     whole = attacks.attack_sweep(trained, skin, part, epsilons, mode=mode, seed=1, steps=6)
@@ -142,12 +142,12 @@ def test_neither_batch_nor_order_matters(mode, trained, skin):
 
 def test_nested_steps_shrink_and_the_first_eps_gets_twice_as_long_ones(trained, skin, monkeypatch):
     asked = []
-    real = ladder.ascend
+    real = radii.ascend
     monkeypatch.setattr(
-        ladder, "ascend", lambda *args, **how: asked.append((args[3], how)) or real(*args, **how)
+        radii, "ascend", lambda *args, **how: asked.append((args[3], how)) or real(*args, **how)
     )
     images, labels = to_float(skin.images[:12]), torch.from_numpy(skin.targets[:12])
-    list(attacks.climb(trained, images, labels, [0.001, 0.002]))
+    list(attacks.at_radii(trained, images, labels, [0.001, 0.002]))
     assert [eps for eps, _ in asked] == [0.001, 0.002]
     assert asked[0][1]["lengths"] == pytest.approx([0.001 / k for k in (1, 2, 3, 4)])
     assert asked[1][1]["lengths"] == pytest.approx([0.001 / k for k in (1, 2, 3, 4)])
@@ -171,12 +171,14 @@ def test_a_ladder_runs_the_attack_it_names(attack, how, mode, trained, skin):
     """With its defaults, and with torchattacks' step of 2/255, larger than the smallest ball."""
     images, labels = to_float(skin.images[:12]), torch.from_numpy(skin.targets[:12])
     epsilons = [1 / 255, 4 / 255]
-    rungs = list(attacks.climb(trained, images, labels, epsilons, attack=attack, mode=mode, **how))
+    rungs = list(
+        attacks.at_radii(trained, images, labels, epsilons, attack=attack, mode=mode, **how)
+    )
     for rung, before in zip(rungs, [trained(images), rungs[0].logits], strict=True):
         given = dict(how)
         if attack == "pgd":  # a step of 0 leaves PGD where it starts
             rest = dict(steps=1, rel_step=0.0, mode="independent")
-            (begin,) = attacks.climb(trained, images, labels, [rung.eps], **rest)
+            (begin,) = attacks.at_radii(trained, images, labels, [rung.eps], **rest)
             given["start"] = begin.images
             assert not torch.equal(begin.images, images)
         expected = getattr(attacks, attack)(trained, images, labels, rung.eps, **given)
@@ -202,7 +204,7 @@ def test_a_larger_single_step_may_overshoot_and_standing_forgets_no_success():
     images, labels = torch.full((2, 1, 4, 4), 0.5), torch.tensor([0, 1])
     right = {}
     for mode in ("independent", "skip_fooled"):
-        rungs = attacks.climb(
+        rungs = attacks.at_radii(
             Wave().eval(), images, labels, [0.01, 0.1, 0.3], attack="fgsm", mode=mode
         )
         right[mode] = [(rung.logits.argmax(1) == labels).tolist() for rung in rungs]
@@ -211,11 +213,11 @@ def test_a_larger_single_step_may_overshoot_and_standing_forgets_no_success():
     assert right["skip_fooled"] == [[True, False], [False, False], [False, False]]
 
 
-def test_the_sweep_attacks_what_climb_shows(trained, skin, nested):
+def test_the_sweep_attacks_what_at_radii_shows(trained, skin, nested):
     part = slice(30, 36)
     rows = INDEX[part]
     images, labels = to_float(skin.images[rows]), torch.from_numpy(skin.targets[rows])
-    rungs = attacks.climb(trained, images, labels, EPSILONS, rows=rows, seed=3)
+    rungs = attacks.at_radii(trained, images, labels, EPSILONS, rows=rows, seed=3)
     shown = np.stack([rung.logits.numpy() for rung in rungs])
     assert np.allclose(shown, nested.logits[:, part], atol=1e-4)
 
@@ -234,7 +236,7 @@ def test_success_is_scored_in_float32_when_gradients_are_not(trained, skin):
     assert result.logits.dtype == np.float32
 
 
-@pytest.mark.parametrize("mode", ["nested", "skip_fooled", "independent"])
+@pytest.mark.parametrize("mode", ["nested", "bisection", "skip_fooled", "independent"])
 def test_a_single_logit_and_several_labels_are_swept(mode, skin, chest):
     single, several = net(1), net(len(chest.classes))
     with torch.no_grad():  # labels the nets themselves would give, so that all are right before
@@ -310,6 +312,52 @@ def test_nested_batches_are_filled_up_as_images_fall(trained, skin, tmp_path):
     assert sum(whole.up) == sum(alone.up) and len(whole.up) < 0.8 * len(alone.up)
 
 
+def test_bisection_asks_for_fewer_gradients_and_is_no_weaker(trained, skin):
+    climbing, halving = Sizes(trained).eval(), Sizes(trained).eval()
+    epsilons = np.geomspace(0.25, 16, 8) / 255
+    nested = attacks.attack_sweep(climbing, skin, INDEX, epsilons, mode="nested")
+    result = attacks.attack_sweep(halving, skin, INDEX, epsilons, mode="bisection")
+    assert sum(halving.up) <= 0.8 * sum(climbing.up)
+    smallest = [
+        np.log2(np.clip(found.min_adversarial_radius(), epsilons[0], 2 * epsilons[-1])).mean()
+        for found in (nested, result)
+    ]
+    assert smallest[1] <= smallest[0] + 0.01
+    assert (np.diff(result.accuracy()) <= 0).all() and np.ptp(result.accuracy()) > 0.5
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 8])
+def test_bisection_attacks_each_image_at_few_radii_only(count, trained, skin, monkeypatch):
+    """Every image at most once in a round, the first time with twice the steps."""
+    asked = []
+    real = radii.ascend
+    monkeypatch.setattr(
+        radii, "ascend", lambda *args, **how: asked.append((args[3], how)) or real(*args, **how)
+    )
+    images, labels = to_float(skin.images[:24]), torch.from_numpy(skin.targets[:24])
+    epsilons = (np.geomspace(0.2, 8, count) / 255).tolist()
+    found = list(attacks.at_radii(trained, images, labels, epsilons, mode="bisection"))
+    assert [one.eps for one in found] == epsilons
+    assert len(asked) <= count.bit_length() + 1
+    right = int((trained(images).argmax(1) == labels).sum())
+    middle = torch.full((right,), epsilons[(count - 1) // 2])
+    assert torch.equal(asked[0][0], middle)
+    shares = [1 / k for k in range(1, 7)]
+    assert torch.allclose(asked[0][1]["lengths"], torch.outer(torch.tensor(shares), middle))
+    assert all(len(how["lengths"]) == 3 for _, how in asked[1:])
+
+
+def test_bisection_counts_the_images_whose_gradient_vanished(trained, skin):
+    class Loud(nn.Module):
+        def forward(self, images):
+            return 1e4 * trained(images)
+
+    how = dict(index=INDEX[:40], epsilons=EPSILONS[2:], mode="bisection")
+    assert not attacks.attack_sweep(trained, skin, **how).vanished.any()
+    assert attacks.attack_sweep(Loud().eval(), skin, **how).vanished.sum() > 10
+    assert attacks.attack_sweep(trained, skin, **how | dict(mode="nested")).vanished is None
+
+
 def test_who_falls_under_a_nested_attack_gets_no_further_step(trained, skin):
     spy = Sizes(trained).eval()
     result = attacks.attack_sweep(spy, skin, INDEX, EPSILONS[2:])
@@ -319,8 +367,9 @@ def test_who_falls_under_a_nested_attack_gets_no_further_step(trained, skin):
     assert fooled > 50 and sum(spy.up) < all_steps - fooled
 
 
-def test_a_nested_sweep_that_does_not_fit_gets_smaller_batches_too(trained, skin, tmp_path):
-    how = dict(index=INDEX[:30], epsilons=EPSILONS[2:4], batch=8)
+@pytest.mark.parametrize("mode", ["nested", "bisection"])
+def test_a_warm_sweep_that_does_not_fit_gets_smaller_batches_too(mode, trained, skin, tmp_path):
+    how = dict(index=INDEX[:30], epsilons=EPSILONS[2:4], batch=8, mode=mode)
     with pytest.warns(UserWarning, match="8 images do not fit into memory: going on with 4"):
         small = Small(trained, 5, torch.OutOfMemoryError("no")).eval()
         result = attacks.attack_sweep(small, skin, folder=tmp_path, **how)
@@ -329,10 +378,11 @@ def test_a_nested_sweep_that_does_not_fit_gets_smaller_batches_too(trained, skin
     assert kept == [0, 16]
 
 
-def test_a_nested_sweep_goes_on_at_the_part_where_it_was_stopped(
-    trained, skin, tmp_path, monkeypatch
+@pytest.mark.parametrize("mode", ["nested", "bisection"])
+def test_a_warm_sweep_goes_on_at_the_part_where_it_was_stopped(
+    mode, trained, skin, tmp_path, monkeypatch
 ):
-    how = dict(index=INDEX[:40], epsilons=EPSILONS[2:4], folder=tmp_path)
+    how = dict(index=INDEX[:40], epsilons=EPSILONS[2:4], folder=tmp_path, mode=mode)
     real, done = module._fitting, []
 
     def interrupted(*args):
@@ -359,6 +409,7 @@ def test_another_sweep_is_not_taken_for_this_one(trained, skin, tmp_path):
         dict(epsilons=[0.02]),
         dict(seed=1),
         dict(mode="independent"),
+        dict(mode="bisection"),
         dict(steps=3),
         dict(dtype=torch.bfloat16),
         dict(rel_step=0.3),
@@ -435,7 +486,7 @@ def test_not_even_one_image_fits(trained, skin):
         (dict(epsilons=[]), "at least one"),
         (dict(epsilons=[0.2, 0.1]), "must rise"),
         (dict(epsilons=[1, 8]), "8/255, not 8"),
-        (dict(mode="nest"), "nested, skip_fooled, independent"),
+        (dict(mode="nest"), "nested, bisection, skip_fooled, independent"),
         (dict(attack="cw"), "pgd, fgsm, bim, mifgsm"),
         (dict(attack="bim"), "mode='skip_fooled'"),
         (dict(engine="foolbox"), "attacks afresh at every eps"),

@@ -54,7 +54,7 @@ def test_ten_classes_agree_with_pyautoattack_image_by_image():
 def test_few_classes_are_never_above_a_long_nested_climb(classes):
     model, (images, labels) = network(classes), attacked(classes)
     epsilons = [0.12, 0.16]
-    rungs = list(attacks.climb(model, images, labels, epsilons, steps=100))
+    rungs = list(attacks.at_radii(model, images, labels, epsilons, steps=100))
     for eps, rung in zip(epsilons, rungs, strict=True):
         result = attacks.autoattack(model, images, labels, eps, queries=100)
         climbed = rung.logits.argmax(1) == labels
@@ -92,7 +92,7 @@ class Loud(nn.Module):
 )
 def test_hidden_gradients_are_broken(masked, classes, by):
     model, (images, labels) = masked(network(classes)).eval(), attacked(classes)
-    (rung,) = attacks.climb(model, images, labels, [0.16], steps=100)
+    (rung,) = attacks.at_radii(model, images, labels, [0.16], steps=100)
     climbed = int((rung.logits.argmax(1) == labels).sum())
     result = attacks.autoattack(model, images, labels, 0.16, steps=30, queries=400)
     assert climbed - int(result.robust.sum()) >= 20  # PGD calls them robust
@@ -108,7 +108,7 @@ def test_other_heads(head):
     result = attacks.autoattack(model, images, targets, EPS, **QUICK)
     inside(result, images, EPS)
     consistent(result, model, targets)
-    (rung,) = attacks.climb(model, images, targets, [EPS], steps=100)
+    (rung,) = attacks.at_radii(model, images, targets, [EPS], steps=100)
     climbed = Goal().robust(rung.logits, targets)
     assert 0 < climbed.sum() < len(images)
     assert result.robust.sum() <= climbed.sum()

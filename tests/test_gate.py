@@ -272,7 +272,7 @@ ENTRIES = {
     "mifgsm": lambda m, x, y: attacks.mifgsm(m, x, y, EPS, **FEW),
     "pgd": lambda m, x, y: attacks.pgd(m, x, y, EPS, **FEW),
     "foolbox_pgd": lambda m, x, y: attacks.foolbox_pgd(m, x, y, EPS, **FEW),
-    "climb": lambda m, x, y: list(attacks.climb(m, x, y, [EPS / 2, EPS], steps=1)),
+    "climb": lambda m, x, y: list(attacks.at_radii(m, x, y, [EPS / 2, EPS], steps=1)),
     "autoattack": lambda m, x, y: attacks.autoattack(m, x, y, EPS, steps=1, queries=2, targets=1),
     "attack_sweep": swept(attacks.attack_sweep, steps=1),
     "autoattack_sweep": swept(attacks.autoattack_sweep, steps=1, queries=2, targets=1),
@@ -503,7 +503,7 @@ def test_a_network_is_asked_once_a_call_whether_it_answers_alike(call, monkeypat
         how = dict(steps=1) | (
             dict(engine="foolbox", mode="skip_fooled") if call == "foolbox" else {}
         )
-        list(attacks.climb(made("plain"), images, labels, [EPS / 4, EPS / 2, EPS], **how))
+        list(attacks.at_radii(made("plain"), images, labels, [EPS / 4, EPS / 2, EPS], **how))
     elif call == "sweep":
         how = dict(batch=2, steps=1, mode="independent")
         data = data_of(images, labels)

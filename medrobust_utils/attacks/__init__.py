@@ -5,9 +5,9 @@ from .autoattack.sweep import AutoResult, autoattack_sweep
 from .config import AttackConfig, AutoAttackConfig
 from .foolbox import foolbox_fgsm, foolbox_pgd
 from .gradient import bim, fgsm, madry_step, mifgsm, pgd, segpgd
-from .ladder import climb
 from .layered import layered_pgd
 from .noise import gaussian, noise_std, noisy_logits
+from .radii import at_radii
 from .radius_sweep import SweepResult, attack_sweep
 from .red_flags import Flag, red_flags
 from .segmenting import Attack, Layered, Selective
@@ -28,7 +28,7 @@ __all__ = [
     "autoattack",
     "autoattack_sweep",
     "bim",
-    "climb",
+    "at_radii",
     "fgsm",
     "foolbox_fgsm",
     "foolbox_pgd",

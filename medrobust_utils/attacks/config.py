@@ -1,4 +1,4 @@
-"""What is asked of an attack: how a ladder is climbed, and how hard AutoAttack tries."""
+"""What is asked of an attack: how it goes through the radii, and how hard AutoAttack tries."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import torch
 from ..core.errors import ContractError
 from .gradient import BIM_STEP, BIM_STEPS, PGD_STEP, PGD_STEPS
 
-MODES = ("nested", "skip_fooled", "independent")
+MODES = ("nested", "bisection", "skip_fooled", "independent")
+WARM = MODES[:2]  # begin where an earlier attack ended
+USUAL = {"nested": (4, 0.5), "bisection": (3, 1.0)}  # steps, and the first step as a share of eps
 ENGINES = ("native", "foolbox")
 ATTACKS = ("pgd", "fgsm", "bim", "mifgsm")
 # AutoAttack's standard version, its members in order, as in the reference code.
@@ -19,17 +21,18 @@ ROBUST, WRONG = "", "wrong before"  # in the record, beside the names of the mem
 
 @dataclass(frozen=True)
 class AttackConfig:
-    """How a ladder is climbed.
+    """How a gradient attack goes through the radii.
 
     Attributes:
-        mode: ``nested`` (PGD only), ``skip_fooled`` or ``independent``.
-        engine: ``native``, or ``foolbox`` (PGD only, and not nested).
-        steps: steps at each eps: 4 nested, else those of the function ``attack`` names, unless
-            given. FGSM has one step of length eps, and refuses another.
-        rel_step: length of a step as a share of eps: 1/2 nested, else that of the function
-            ``attack`` names, unless given; None with ``step_size``. Nested, that is the first
-            step's and the k-th has a k-th of it; at the first eps, which has nothing to begin
-            from, each is twice as long.
+        mode: ``nested`` or ``bisection`` (PGD only), ``skip_fooled`` or ``independent``.
+        engine: ``native``, or ``foolbox`` (PGD only, neither nested nor by bisection).
+        steps: steps at each eps: 4 nested, 3 by bisection, else those of the function ``attack``
+            names, unless given. By bisection the first attack, which has nothing to begin from,
+            takes twice as many. FGSM has one step of length eps, and refuses another.
+        rel_step: length of a step as a share of eps: 1/2 nested, 1 by bisection, else that of the
+            function ``attack`` names, unless given; None with ``step_size``. Nested and by
+            bisection, that is the first step's and the k-th has a k-th of it; nested, each is
+            twice as long at the first eps.
         seed: of PGD's random starts, one an image (see ``gaussian``), the same at every eps. The
             other attacks start at the image.
         dtype: bfloat16 computes gradients in mixed precision; scores are float32 always.
@@ -52,12 +55,12 @@ class AttackConfig:
             if getattr(self, name) not in known:
                 value = f"{name}={getattr(self, name)!r}"
                 raise ContractError(f"{value}: choose one of {', '.join(known)}.")
-        if self.attack != "pgd" and self.mode == "nested":
+        if self.attack != "pgd" and self.mode in WARM:
             raise ContractError(
-                f"{self.attack} starts at the image and cannot climb nested. Choose "
-                "mode='skip_fooled', or 'independent' for what the papers did."
+                f"{self.attack} starts at the image, not where another attack ended as {self.mode} "
+                "asks. Choose mode='skip_fooled', or 'independent' for what the papers did."
             )
-        if self.engine == "foolbox" and (self.attack != "pgd" or self.mode == "nested"):
+        if self.engine == "foolbox" and (self.attack != "pgd" or self.mode in WARM):
             raise ContractError(
                 f"engine='foolbox' sweeps pgd only, and attacks afresh at every eps. "
                 f"{self.mode} {self.attack}: use 'native'."
@@ -76,7 +79,7 @@ class AttackConfig:
     def _fill(self) -> None:
         """Give ``steps`` and the length of a step their usual values, where none were given."""
         usual = {
-            "pgd": (4, 0.5) if self.mode == "nested" else (PGD_STEPS, PGD_STEP),
+            "pgd": USUAL.get(self.mode, (PGD_STEPS, PGD_STEP)),
             "fgsm": (1, 1.0),
             "bim": (BIM_STEPS, BIM_STEP),
             "mifgsm": (BIM_STEPS, 1 / max(1, BIM_STEPS if self.steps is None else self.steps)),
@@ -96,12 +99,14 @@ class AttackConfig:
                 f"step_size={self.step_size} lies outside [0, 1]. Two gray levels are 2/255, not 2."
             )
 
-    def lengths(self, eps: float, first: bool) -> list[float]:
-        """Of the steps at ``eps``, which may be the ``first`` of the ladder."""
+    def lengths(self, eps: float | torch.Tensor, first: bool) -> list[float | torch.Tensor]:
+        """Of the steps at ``eps``, in the ``first`` attack of the images or in a later one."""
         length = self.rel_step * eps if self.step_size is None else self.step_size
-        if self.mode != "nested":
+        if self.mode not in WARM:
             return [length] * self.steps
-        return [(2 if first else 1) * length / k for k in range(1, self.steps + 1)]
+        nested = self.mode == "nested"
+        longer, more = (2, 1) if first and nested else (1, 2 if first else 1)
+        return [longer * length / k for k in range(1, more * self.steps + 1)]
 
 
 @dataclass(frozen=True)

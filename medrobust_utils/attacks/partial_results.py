@@ -80,7 +80,7 @@ class PartialResults:
         try:
             with np.load(path, allow_pickle=False) as file:
                 identity = str(file["identity"])
-                part = self.kind(*(file[name] for name in self.kind._fields))
+                part = self.kind(**{n: file[n] for n in self.kind._fields if n in file.files})
         except Exception as error:  # zip, zlib and numpy raise many types for a damaged file
             raise RunError(
                 f"{path}: cannot be read ({error}). Delete it to compute it again."

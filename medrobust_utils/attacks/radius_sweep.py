@@ -1,9 +1,9 @@
-"""Accuracy at every eps: the ladder over a data set, part by part, kept as it comes."""
+"""Accuracy at every eps: an attack over a data set, part by part, kept as it comes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,15 +18,15 @@ from ..core.errors import ContractError
 from ..core.gate import gate
 from ..core.losses import correct
 from ..data import ImageSet
-from .config import AttackConfig
+from .config import WARM, AttackConfig
 from .fold_batchnorm import quick_copy
-from .ladder import check_ladder, climb
 from .partial_results import PartialResults, by_batches, identify, on_device
+from .radii import Job, check_radii
 
-# Batches of a nested sweep that climb together, so that a network gets full ones from those still
-# standing. A kill costs all four: with the usual steps, less than one batch of 40 at each of 8 eps.
+# Batches of a warm sweep that are attacked together, so that a network gets full ones from the
+# images still to be fooled. A kill costs all four: less than one of 40 steps at each of 8 eps.
 TOGETHER = 4
-METHOD = 2  # counts changes of the nested climb, so that no part of an older one is read back
+METHOD = {"nested": 2, "bisection": 1}  # counts changes, so that no part of an older one is read
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,14 @@ class SweepResult:
     Attributes:
         epsilons: (E,), rising.
         logits: float32 (E, N, K) of the attacked images. Accuracy and balanced accuracy may be
-            computed from them in every mode. AUC may not from a nested or standing sweep, which
-            leaves an image alone once it is judged wrong, a nested one at the very first point
-            that is: its AUC is an upper bound, and a loose one.
+            computed from them in every mode. AUC only from an independent sweep: the others leave
+            an image alone once it is judged wrong, nested and by bisection at the very first
+            point that is, so that their AUC is an upper bound, and a loose one.
         clean: float32 (N, K), before the attack.
         labels: of the images, as the data set has them.
-        mode: ``nested``, ``skip_fooled`` or ``independent``.
+        mode: ``nested``, ``bisection``, ``skip_fooled`` or ``independent``.
+        vanished: bool (N,): by bisection, images for which an attack met a gradient that was zero
+            everywhere; None otherwise.
     """
 
     epsilons: np.ndarray
@@ -49,6 +51,7 @@ class SweepResult:
     clean: np.ndarray
     labels: np.ndarray
     mode: str
+    vanished: np.ndarray | None = field(default=None, kw_only=True)
 
     @property
     def right(self) -> np.ndarray:
@@ -109,16 +112,16 @@ def attack_sweep(
 
     Args:
         epsilons: rising, in [0, 1]; eps = 0 gives the clean scores.
-        batch: images that go through a network together. Nested, four batches climb together
-            and are filled up as images fall.
+        batch: images that go through a network together. Nested and by bisection, four batches
+            are attacked together and filled up as images are fooled.
         folder: where finished parts are kept; a sweep that was killed goes on there. It must
             belong to one trained model. Each sweep (settings, weights, images) has a folder of
             its own inside.
         desc: label of the progress bar; no bar without one.
-        how: what ``Plan`` takes: ``mode="nested"`` for looking and for worst cases,
-            ``mode="independent"`` for what the papers ran, with ``engine="foolbox"`` by the
-            very library, ``mode="skip_fooled"`` for that without luck; attack, steps, rel_step or
-            step_size, seed, dtype.
+        how: what ``AttackConfig`` takes: ``mode="nested"`` or ``"bisection"`` for looking and for
+            worst cases, ``mode="independent"`` for what the papers ran, with ``engine="foolbox"``
+            by the very library, ``mode="skip_fooled"`` for that without luck; attack, steps,
+            rel_step or step_size, seed, dtype.
 
     Raises:
         ContractError: for a breach of the contract, or an empty index.
@@ -126,7 +129,7 @@ def attack_sweep(
             image fits into memory.
     """
     plan = AttackConfig(**how)
-    check_ladder(epsilons)
+    check_radii(epsilons)
     check_model(model)
     if not len(index):
         raise ContractError("no image to attack: the index is empty.")
@@ -143,28 +146,32 @@ def attack_sweep(
     def compute(rows: np.ndarray, batch: int, done: Callable) -> _Part:
         return _scores(model, through(), data, rows, epsilons, plan, batch, done)
 
-    nested = plan.mode == "nested"
+    count = sum(eps > 0 for eps in epsilons)
     parts = by_batches(
         kept,
         index,
         batch,
         compute,
         desc,
-        rungs=len(_rungs(epsilons)),
-        together=TOGETHER if nested else 1,
+        # bisection halves what is open, and tries once more in the end
+        rungs=count.bit_length() + 1 if plan.mode == "bisection" else count,
+        together=TOGETHER if plan.mode in WARM else 1,
     )
+    vanished = np.concatenate([part.vanished for part in parts])
     return SweepResult(
         np.array(epsilons),
         np.concatenate([part.logits for part in parts], axis=1),
         np.concatenate([part.clean for part in parts]),
         np.ascontiguousarray(data.targets[index]),
         plan.mode,
+        vanished=vanished if len(vanished) else None,
     )
 
 
 class _Part(NamedTuple):
     logits: np.ndarray  # (E, n, K)
     clean: np.ndarray  # (n, K)
+    vanished: np.ndarray = np.zeros(0, bool)  # (n,) by bisection
 
 
 def _scores(
@@ -179,17 +186,22 @@ def _scores(
 ) -> _Part:
     """The scores of one part."""
     images, labels = on_device(data, rows)
-    how = dict(rows=rows, through=through, batch=batch) | vars(plan)
-    logits = []
-    for rung in climb(model, images, labels, _rungs(epsilons), **how):
-        logits.append(rung.logits.cpu().numpy())
-        done(len(rows))
-    return _Part(np.stack(logits[-len(epsilons) :]), logits[0])
-
-
-def _rungs(epsilons: list[float]) -> list[float]:
-    """The clean images first."""
-    return [0.0, *(eps for eps in epsilons if eps)]
+    job = Job(model, images, labels, epsilons, rows, through, batch, plan)
+    logits = job.clean.expand(len(job.radii), *job.clean.shape).clone()
+    if plan.mode == "bisection":
+        for attempt in job.bisect():
+            attempt.put(logits, attempt.logits)
+            done(len(rows))
+    else:
+        for place, found in enumerate(job.in_turn()):
+            logits[place] = found.logits
+            done(len(rows))
+    clean, logits = job.clean.cpu().numpy(), logits.cpu().numpy()
+    if epsilons[0] == 0:
+        logits = np.concatenate([clean[None], logits])
+    if plan.mode == "bisection":
+        return _Part(logits, clean, job.vanished.cpu().numpy())
+    return _Part(logits, clean)
 
 
 def _settings(plan: AttackConfig) -> dict:
@@ -200,6 +212,6 @@ def _settings(plan: AttackConfig) -> dict:
         del settings["attack"]
     if plan.step_size is None:
         del settings["step_size"]
-    if plan.mode == "nested":
-        settings["method"] = METHOD
+    if plan.mode in METHOD:
+        settings["method"] = METHOD[plan.mode]
     return settings

@@ -17,7 +17,7 @@ from ..core.gate import admit, gate
 from ..core.losses import correct
 from .engine import TINY, extremes, gradient
 from .gradient import fgsm, pgd
-from .ladder import score
+from .radii import score
 
 MOST = 64  # images looked at
 BATCH = 16

@@ -23,8 +23,8 @@ from ...core.errors import ContractError
 from ...core.gate import admit, gate
 from ..config import ROBUST, WRONG, AutoAttackConfig
 from ..engine import check_eps, extremes
-from ..ladder import score
 from ..noise import gaussian
+from ..radii import score
 from .apgd import apgd
 from .fab import fab
 from .margins import Goal, Loss

@@ -9,7 +9,7 @@ from torch import nn
 
 from ...core.contracts import check_finite
 from ..engine import extremes, gradient
-from ..ladder import score
+from ..radii import score
 from .margins import Goal
 
 

@@ -19,8 +19,8 @@ from ...core.gate import admit, gate
 from ...data import ImageSet
 from ..config import ROBUST, WRONG, AutoAttackConfig
 from ..fold_batchnorm import quick_copy
-from ..ladder import check_ladder, score
 from ..partial_results import PartialResults, by_batches, identify, on_device
+from ..radii import check_radii, score
 from ..radius_sweep import SweepResult
 from ..red_flags import Flag
 from .attack import follow
@@ -110,7 +110,7 @@ def autoattack_sweep(
             image fits into memory.
     """
     plan = AutoAttackConfig(**how)
-    check_ladder(epsilons)
+    check_radii(epsilons)
     if plan.to_the_end and len(epsilons) > 1:
         raise ContractError(f"to_the_end takes one eps, not {len(epsilons)}: run it for each.")
     check_model(model)

@@ -1,0 +1,274 @@
+"""A gradient attack at several radii, on one batch of images.
+
+Four ways, the same report. *Independent* attacks every image afresh at every radius: what the
+papers did. *Skip fooled* does too, but an image that is fooled stays so at every larger radius, for
+its adversarial image lies inside the larger balls as well: the worst over all radii so far, which
+cannot rise. *Nested* attacks the images that are still correct, from where the last radius left
+them. *Bisection* searches the smallest radius of each image: it attacks in the middle between the
+largest radius at which attacks failed and the smallest at which one succeeded, and takes the
+outcome for that of all radii below or above. That takes a number of short attacks that grows with
+the logarithm of the number of radii.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..core.contracts import ask, check_labels, check_logits
+from ..core.errors import ContractError
+from ..core.gate import admit
+from ..core.losses import correct
+from .config import AttackConfig
+from .engine import ascend, check_eps, extremes, shares
+from .foolbox import foolbox_steps
+from .gradient import MIFGSM_DECAY
+from .noise import gaussian
+
+
+@dataclass(frozen=True)
+class AtRadius:
+    """One radius: the attacked images (N, C, H, W) and their logits (N, K), scored in float32."""
+
+    eps: float
+    images: torch.Tensor
+    logits: torch.Tensor
+
+
+@torch.inference_mode(False)  # of use with a generator too, unlike ``gate``
+@torch.no_grad()
+def at_radii(
+    model: nn.Module,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    epsilons: Sequence[float],
+    *,
+    rows: np.ndarray | None = None,
+    through: nn.Module | None = None,
+    batch: int | None = None,
+    **how: Any,
+) -> Iterator[AtRadius]:
+    """Yield one AtRadius for each eps: as it is done, or by bisection once all are.
+
+    Args:
+        images: float32 (N, C, H, W) in [0, 1], on the model's device.
+        labels: what ``losses.per_image`` takes for the model's head.
+        epsilons: rising, in [0, 1]; eps = 0 gives the clean images.
+        rows: numbers (N,) that tell the images apart: an image gets the same random start
+            whatever the batch it comes in. 0 to N - 1 without them.
+        through: a ``quick_copy`` of ``model`` to take the gradients of; ``model`` scores.
+        batch: images that go through a network together; all without it, and with Foolbox. As
+            images are fooled, the others are put together anew.
+        how: what ``AttackConfig`` takes.
+
+    Raises:
+        ContractError: for anything that breaks the contract, before the first attack.
+    """
+    job = Job(model, images, labels, epsilons, rows, through, batch, AttackConfig(**how))
+    if epsilons[0] == 0:
+        yield AtRadius(0.0, images, job.clean)
+    if job.config.mode != "bisection":
+        yield from job.in_turn()
+        return
+    moved, logits = (x.expand(len(job.radii), *x.shape).clone() for x in (images, job.clean))
+    for attempt in job.bisect():
+        attempt.put(moved, attempt.images)
+        attempt.put(logits, attempt.logits)
+    yield from map(AtRadius, job.radii, moved, logits)
+
+
+def check_radii(epsilons: Sequence[float]) -> None:
+    """Raise ContractError unless ``epsilons`` rise, within [0, 1]."""
+    if not len(epsilons):
+        raise ContractError("no eps to attack with: give at least one.")
+    for eps in epsilons:
+        check_eps(eps)
+    if any(b <= a for a, b in zip(epsilons, epsilons[1:], strict=False)):
+        raise ContractError(f"epsilons {list(epsilons)} must rise. Sort them, each once.")
+
+
+def score(model: nn.Module, images: torch.Tensor, batch: int | None = None) -> torch.Tensor:
+    """Logits (N, K) in full float32, without a graph, of ``batch`` images at a time."""
+    return torch.cat([ask(model, part) for part in shares(images, batch)])
+
+
+class Attempt(NamedTuple):
+    """One attack of some images, each within its own radius.
+
+    Attributes:
+        rows: (n,) of the images in their batch.
+        first, end: (n,): the radii from position ``first`` to before ``end`` have this outcome,
+            until a later attempt says otherwise.
+        images: (n, C, H, W), attacked.
+        logits: (n, K) of those.
+    """
+
+    rows: torch.Tensor
+    first: torch.Tensor
+    end: torch.Tensor
+    images: torch.Tensor
+    logits: torch.Tensor
+
+    def put(self, outcomes: torch.Tensor, values: torch.Tensor) -> None:
+        """Write ``values`` (n, ...) into the ``outcomes`` (E, N, ...) of those radii."""
+        places = torch.arange(len(outcomes), device=outcomes.device)[:, None]
+        here = (places >= self.first) & (places < self.end)
+        here = here.view(*here.shape, *[1] * (values.ndim - 1))
+        outcomes[:, self.rows] = torch.where(here, values, outcomes[:, self.rows])
+
+
+class Job:
+    """One batch of images, and how it is attacked.
+
+    Attributes:
+        radii: those above 0.
+        clean: logits (N, K) before the attack.
+        vanished: bool (N,): an attack of the image met a gradient that was zero everywhere.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        epsilons: Sequence[float],
+        rows: np.ndarray | None,
+        through: nn.Module | None,
+        batch: int | None,
+        config: AttackConfig,
+    ) -> None:
+        check_radii(epsilons)
+        self.labels = admit(model, images, labels)
+        if not len(images):
+            raise ContractError("no image to attack: the batch is empty.")
+        self.model, self.through = model, model if through is None else through
+        self.images, self.batch, self.config = images, batch, config
+        self.radii = [eps for eps in epsilons if eps]
+        self.clean = score(model, images, batch)
+        check_labels(self.labels, self.clean, extremes(self.labels))
+        check_logits(self.clean, self.labels.ndim == 2)
+        self.vanished = torch.zeros(len(images), dtype=torch.bool, device=images.device)
+        self.noise = None
+        if config.attack == "pgd":
+            numbers = np.arange(len(images)) if rows is None else rows
+            # the error function takes normal noise to uniform noise in [-1, 1]
+            noise = torch.erf(gaussian(images.shape[1:], numbers, config.seed) / math.sqrt(2))
+            self.noise = noise.to(images.device)
+
+    def in_turn(self) -> Iterator[AtRadius]:
+        """One radius after the other. Unless all are attacked, the fooled keep what fooled them.
+
+        Those keep the logits of that image too.
+        """
+        moved, logits, before, mode = self.images, self.clean, 0.0, self.config.mode
+        for eps in self.radii:
+            hit = correct(logits, self.labels)
+            rows = (hit | (mode == "independent")).nonzero()[:, 0]
+            if len(rows):
+                images, start = self.images[rows], None
+                if mode == "nested" and before:
+                    start = images + (moved[rows] - images) * (eps / before)
+                elif self.noise is not None:
+                    start = images + eps * self.noise[rows]
+                lengths = self.config.lengths(eps, first=not before)
+                new, scored = self._attack(rows, eps, lengths, start)
+                moved = moved.index_copy(0, rows, new)
+                logits = logits.index_copy(0, rows, scored)
+            before = eps
+            yield AtRadius(eps, moved, logits)
+
+    def bisect(self) -> Iterator[Attempt]:
+        """Every attempt to find the smallest radius of each image, rightly judged before.
+
+        The first attack begins at random and has twice the steps, for nothing mends a wrong answer
+        at the first radius but the last attempts: those try the radius below the smallest success
+        once more, from the image that was it. All others begin at the last perturbation, scaled.
+        """
+        radii = torch.tensor(self.radii, dtype=torch.float32, device=self.images.device)
+        right = correct(self.clean, self.labels)
+        low = torch.full_like(right, -1, dtype=torch.long)  # the largest radius that failed
+        high = torch.where(right, len(radii), 0)  # the smallest that succeeded
+        delta, within = self.noise, torch.ones_like(right, dtype=radii.dtype)
+        best, first = torch.zeros_like(delta), True
+        while len(rows := (high - low > 1).nonzero()[:, 0]):
+            place = (low + high)[rows] // 2
+            attempt, fooled = self._attempt(rows, place, high[rows], delta, within, radii, first)
+            yield attempt
+            first, within[rows] = False, radii[place]
+            delta = delta.index_copy(0, rows, attempt.images - self.images[rows])
+            best[rows[fooled]] = delta[rows[fooled]]
+            high[rows[fooled]], low[rows[~fooled]] = place[fooled], place[~fooled]
+        rows = ((high > 0) & (high < len(radii))).nonzero()[:, 0]
+        if len(rows):
+            within[rows] = radii[high[rows]]
+            yield self._attempt(rows, high[rows] - 1, high[rows], best, within, radii, False)[0]
+
+    def _attempt(
+        self,
+        rows: torch.Tensor,
+        place: torch.Tensor,
+        high: torch.Tensor,
+        delta: torch.Tensor,
+        within: torch.Tensor,
+        radii: torch.Tensor,
+        first: bool,
+    ) -> tuple[Attempt, torch.Tensor]:
+        """Attack each image of ``rows`` at the radius of its ``place``; who was fooled, bool (n,).
+
+        It begins at ``delta``, of size ``within``. A success counts at every larger radius, a
+        failure below ``high``, the smallest success so far.
+        """
+        eps = radii[place]
+        scale = (eps / within[rows])[:, None, None, None]
+        start = self.images[rows] + delta[rows] * scale
+        # a step's length may be a share of eps, or the same for all
+        lengths = torch.stack([0 * eps + step for step in self.config.lengths(eps, first)])
+        moved, logits = self._attack(rows, eps, lengths, start)
+        fooled = ~correct(logits, self.labels[rows])
+        end = torch.where(fooled, len(radii), high)
+        return Attempt(rows, place, end, moved, logits), fooled
+
+    def _attack(
+        self,
+        rows: torch.Tensor,
+        eps: float | torch.Tensor,
+        lengths: list[float] | torch.Tensor,
+        start: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The images of ``rows``, attacked, and their logits."""
+        images, labels, config = self.images[rows], self.labels[rows], self.config
+        if config.engine == "foolbox":
+            how = (len(lengths), lengths[0], start, config.dtype)
+            moved = foolbox_steps(self.through, images, labels, eps, *how)
+            return moved, self._rate(moved, labels)
+
+        def fooled(moved: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+            return ~correct(self._rate(moved, labels), labels)
+
+        vanished = torch.zeros_like(rows, dtype=torch.bool)
+        moved = ascend(
+            self.through,
+            images,
+            labels,
+            eps,
+            lengths=lengths,
+            start=start,
+            dtype=config.dtype,
+            batch=self.batch,
+            fooled=fooled if config.mode in ("nested", "bisection") else None,
+            decay=MIFGSM_DECAY if config.attack == "mifgsm" else None,
+            vanished=vanished,
+        )
+        self.vanished[rows] |= vanished
+        return moved, self._rate(moved, labels)
+
+    def _rate(self, moved: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        logits = score(self.model, moved, self.batch)
+        check_logits(logits, labels.ndim == 2)
+        return logits
