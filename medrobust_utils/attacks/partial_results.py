@@ -6,7 +6,8 @@ import hashlib
 import io
 import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,9 +16,14 @@ import torch
 from torch import nn
 
 from ..core import env
-from ..core.errors import RunError
+from ..core.contracts import check_model
+from ..core.errors import ContractError, RunError
 from ..core.storage import fingerprint, write_atomic
 from ..data import ImageSet, batches
+from .fold_batchnorm import quick_copy
+from .radii import check_radii
+
+PER_IMAGE = ("clean", "vanished")  # fields of a part whose first axis is the image, not the eps
 
 
 def identify(
@@ -93,6 +99,57 @@ class PartialResults:
         return part
 
 
+def swept(
+    kind: type[NamedTuple],
+    name: str,
+    model: nn.Module,
+    data: ImageSet,
+    index: np.ndarray,
+    epsilons: Sequence[float],
+    settings: Mapping,
+    compute: Callable[[nn.Module, np.ndarray, int, Callable], NamedTuple],
+    *,
+    batch: int,
+    folder: Path | None,
+    desc: str,
+    rounds: int,
+    together: int = 1,
+    copied: bool = True,
+) -> Any:
+    """Every part of a sweep, computed where it is not kept yet, put together in order.
+
+    Args:
+        kind: of a part and of the whole, see ``PartialResults``.
+        name: of the attack.
+        settings: what of them changes the result.
+        compute: gives the part of some of ``index``, asked with the network to take gradients of,
+            those rows, how many of them go through it together, and what to call with the number
+            of images whenever it has gone one of ``rounds`` steps with all of them.
+        batch, folder, desc: see ``attack_sweep``.
+        together: batches in a part.
+        copied: whether gradients are taken of a ``quick_copy``.
+    """
+    check_radii(epsilons)
+    check_model(model)
+    if not len(index):
+        raise ContractError("no image to attack: the index is empty.")
+    model.to(env.pick_device(), memory_format=torch.channels_last)
+    identity = identify(model, data, index, [float(eps) for eps in epsilons], settings)
+    kept = PartialResults(folder, f"{name}-{identity}", identity, len(index), kind)
+
+    @cache  # not needed where every batch is kept already
+    def through() -> nn.Module:
+        return quick_copy(model, on_device(data, index[:1])[0]) if copied else model
+
+    def part(rows: np.ndarray, batch: int, done: Callable) -> NamedTuple:
+        return compute(through(), rows, batch, done)
+
+    parts = by_batches(kept, index, batch, part, desc, rounds=rounds, together=together)
+    columns = {name: [getattr(part, name) for part in parts] for name in kind._fields}
+    axes = {name: int(name not in PER_IMAGE) for name in columns}
+    return kind(**{name: np.concatenate(some, axis=axes[name]) for name, some in columns.items()})
+
+
 def by_batches(
     kept: PartialResults,
     index: np.ndarray,
@@ -100,7 +157,7 @@ def by_batches(
     compute: Callable[[np.ndarray, int, Callable], NamedTuple],
     desc: str,
     *,
-    rungs: int,
+    rounds: int,
     together: int = 1,
 ) -> list[Any]:
     """Every part in order, computed where it is not kept yet.
@@ -110,12 +167,12 @@ def by_batches(
     Args:
         compute: gives the part of some of ``index``, with the field ``clean`` one row an image,
             with so many images in a batch. It calls its last argument with the number of images
-            whenever it has gone one of ``rungs`` steps with all of them.
+            whenever it has gone one of ``rounds`` steps with all of them.
         desc: label of the progress bar, which counts those steps; no bar without one.
         together: batches in a part.
     """
     position = 0
-    with env.progress(total=rungs * len(index), desc=desc, disable=not desc) as bar:
+    with env.progress(total=rounds * len(index), desc=desc, disable=not desc) as bar:
         while position < len(index):
             if position not in kept.parts:
                 stop = kept.stop(position, batch * together)
@@ -127,7 +184,7 @@ def by_batches(
                 else:
                     kept.add(position, part)
             position += kept.sizes.get(position, 0)
-            bar.n = rungs * position  # whatever a try that did not fit has counted
+            bar.n = rounds * position  # whatever a try that did not fit has counted
             bar.refresh()
     return [kept.parts[position] for position in sorted(kept.parts)]
 

@@ -129,7 +129,7 @@ class Job:
     Attributes:
         radii: those above 0.
         clean: logits (N, K) before the attack.
-        vanished: bool (N,): an attack of the image met a gradient that was zero everywhere.
+        vanished: bool (N,): an attack met a gradient that was zero in nearly all pixels.
     """
 
     def __init__(

@@ -18,8 +18,8 @@ import pandas as pd
 from torch import nn
 
 from ..attacks import AutoAttackConfig, AutoResult, autoattack_sweep
-from ..attacks.autoattack.sweep import EARLIER, RANDOM_SEARCH
 from ..attacks.config import MEMBERS, WRONG
+from ..attacks.sweep_result import EARLIER, RANDOM_SEARCH
 from ..reporting.results import Run
 from ..scoring import metrics
 from ..scoring.metrics import Estimate
