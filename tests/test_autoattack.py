@@ -362,7 +362,7 @@ def test_a_point_that_has_fallen_is_kept_at_a_check_that_goes_back_to_the_best()
     falls = 22  # the first check of a hundred steps
 
     class Scripted:
-        def climb(self, at, rows, loss):
+        def uphill(self, at, rows, loss):
             calls.append(at.clone())
             step = len(calls) - 1
             high = torch.tensor([9.0 if step == 3 else 1.0])
@@ -382,7 +382,7 @@ def test_a_point_that_has_fallen_is_kept_at_a_check_that_goes_back_to_the_best()
 
 def test_how_far_scores_can_be_pushed_is_asked_of_one_margin_at_one_eps():
     data, index = Memory(), np.arange(4)
-    with pytest.raises(ContractError, match="9 ways to fall"):
+    with pytest.raises(ContractError, match="9 ways to be fooled"):
         attacks.autoattack_sweep(network(10), data, index, [0.1], to_the_end=True, **QUICK)
     with pytest.raises(ContractError, match="takes one eps"):
         attacks.autoattack_sweep(network(10), data, index, EPSILONS, to_the_end=True, **QUICK)

@@ -7,9 +7,9 @@ import io
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +23,8 @@ from ..data import ImageSet, batches
 from .fold_batchnorm import quick_copy
 from .radii import check_radii
 
-PER_IMAGE = ("clean", "vanished")  # fields of a part whose first axis is the image, not the eps
+PER_IMAGE = ("clean", "vanished")  # arrays of a part whose first axis is the image, not the eps
+Compute = Callable[[nn.Module, np.ndarray, int, Callable[[int], object]], dict[str, np.ndarray]]
 
 
 def identify(
@@ -46,47 +47,38 @@ def on_device(data: ImageSet, rows: np.ndarray) -> tuple[torch.Tensor, torch.Ten
 
 
 class PartialResults:
-    """Finished parts by first position, in memory and, with a folder, on disk."""
+    """Finished parts, named arrays, by first position: in memory and, with a folder, on disk."""
 
-    def __init__(
-        self, folder: Path | None, name: str, identity: str, total: int, kind: type[NamedTuple]
-    ) -> None:
+    def __init__(self, folder: Path | None, identity: str, total: int) -> None:
         """
         Args:
-            folder: of one trained model; what is kept gets a folder of its own inside, ``name``.
+            folder: of this sweep alone.
             total: how many images there are in all.
-            kind: of a part: a named tuple of arrays, of which ``clean`` has one row an image.
         """
-        self.identity, self.total, self.kind = identity, total, kind
-        self.parts: dict[int, Any] = {}
-        self.sizes: dict[int, int] = {}
-        self.folder = folder / name if folder else None
+        self.folder, self.identity, self.total = folder, identity, total
+        self.parts: dict[int, dict[str, np.ndarray]] = {}
         if self.folder:
             self.folder.mkdir(parents=True, exist_ok=True)
             for path in sorted(self.folder.glob("*.npz")):
-                self._put(int(path.stem), self._read(path))
+                self.parts[int(path.stem)] = self._read(path)
 
     def stop(self, position: int, batch: int) -> int:
         """Where a part that begins at ``position`` ends: before what is there already."""
         later = [p for p in self.parts if p > position]
         return min([position + batch, self.total, *later])
 
-    def add(self, position: int, part: NamedTuple) -> None:
-        self._put(position, part)
+    def add(self, position: int, part: dict[str, np.ndarray]) -> None:
+        self.parts[position] = part
         if self.folder:
             buffer = io.BytesIO()
-            np.savez(buffer, identity=self.identity, **part._asdict())
+            np.savez(buffer, identity=self.identity, **part)
             write_atomic(self.folder / f"{position:07d}.npz", buffer.getvalue())
 
-    def _put(self, position: int, part: Any) -> None:
-        self.parts[position] = part
-        self.sizes[position] = len(part.clean)
-
-    def _read(self, path: Path) -> Any:
+    def _read(self, path: Path) -> dict[str, np.ndarray]:
         try:
             with np.load(path, allow_pickle=False) as file:
-                identity = str(file["identity"])
-                part = self.kind(**{n: file[n] for n in self.kind._fields if n in file.files})
+                part = dict(file)
+                identity = str(part.pop("identity"))
         except Exception as error:  # zip, zlib and numpy raise many types for a damaged file
             raise RunError(
                 f"{path}: cannot be read ({error}). Delete it to compute it again."
@@ -100,14 +92,13 @@ class PartialResults:
 
 
 def swept(
-    kind: type[NamedTuple],
     name: str,
     model: nn.Module,
     data: ImageSet,
     index: np.ndarray,
     epsilons: Sequence[float],
     settings: Mapping,
-    compute: Callable[[nn.Module, np.ndarray, int, Callable], NamedTuple],
+    compute: Compute,
     *,
     batch: int,
     folder: Path | None,
@@ -115,16 +106,18 @@ def swept(
     rounds: int,
     together: int = 1,
     copied: bool = True,
-) -> Any:
-    """Every part of a sweep, computed where it is not kept yet, put together in order.
+) -> dict[str, np.ndarray]:
+    """A sweep's arrays over all images, part by part, each computed where it is not kept yet.
+
+    A batch that does not fit into memory is halved, with a warning.
 
     Args:
-        kind: of a part and of the whole, see ``PartialResults``.
-        name: of the attack.
+        name: of the attack; with the identity it names a folder inside ``folder``.
         settings: what of them changes the result.
-        compute: gives the part of some of ``index``, asked with the network to take gradients of,
-            those rows, how many of them go through it together, and what to call with the number
-            of images whenever it has gone one of ``rounds`` steps with all of them.
+        compute: gives the arrays of some of ``index``, ``clean`` among them with one row an image.
+            It is asked with the network to take gradients of, those rows, how many of them go
+            through it together, and what to call with the number of images whenever it has gone
+            one of ``rounds`` steps with all of them.
         batch, folder, desc: see ``attack_sweep``.
         together: batches in a part.
         copied: whether gradients are taken of a ``quick_copy``.
@@ -135,58 +128,32 @@ def swept(
         raise ContractError("no image to attack: the index is empty.")
     model.to(env.pick_device(), memory_format=torch.channels_last)
     identity = identify(model, data, index, [float(eps) for eps in epsilons], settings)
-    kept = PartialResults(folder, f"{name}-{identity}", identity, len(index), kind)
-
-    @cache  # not needed where every batch is kept already
-    def through() -> nn.Module:
-        return quick_copy(model, on_device(data, index[:1])[0]) if copied else model
-
-    def part(rows: np.ndarray, batch: int, done: Callable) -> NamedTuple:
-        return compute(through(), rows, batch, done)
-
-    parts = by_batches(kept, index, batch, part, desc, rounds=rounds, together=together)
-    columns = {name: [getattr(part, name) for part in parts] for name in kind._fields}
-    axes = {name: int(name not in PER_IMAGE) for name in columns}
-    return kind(**{name: np.concatenate(some, axis=axes[name]) for name, some in columns.items()})
-
-
-def by_batches(
-    kept: PartialResults,
-    index: np.ndarray,
-    batch: int,
-    compute: Callable[[np.ndarray, int, Callable], NamedTuple],
-    desc: str,
-    *,
-    rounds: int,
-    together: int = 1,
-) -> list[Any]:
-    """Every part in order, computed where it is not kept yet.
-
-    A batch that does not fit into memory is halved, with a warning.
-
-    Args:
-        compute: gives the part of some of ``index``, with the field ``clean`` one row an image,
-            with so many images in a batch. It calls its last argument with the number of images
-            whenever it has gone one of ``rounds`` steps with all of them.
-        desc: label of the progress bar, which counts those steps; no bar without one.
-        together: batches in a part.
-    """
+    kept = PartialResults(folder / f"{name}-{identity}" if folder else None, identity, len(index))
+    through = None  # not needed where every batch is kept already
     position = 0
     with env.progress(total=rounds * len(index), desc=desc, disable=not desc) as bar:
         while position < len(index):
             if position not in kept.parts:
+                if through is None:
+                    first = on_device(data, index[:1])[0]
+                    through = quick_copy(model, first) if copied else model
                 stop = kept.stop(position, batch * together)
-                part = _fitting(compute, index[position:stop], batch, bar.update)
+                rows = index[position:stop]
+                part = _fitting(partial(compute, through), rows, batch, bar.update)
                 if part is None and batch == 1 < together:
                     together = 1  # what does not fit may be the images of the others
                 elif part is None:
                     batch = _halved(min(batch, stop - position))
                 else:
                     kept.add(position, part)
-            position += kept.sizes.get(position, 0)
+            position += len(kept.parts[position]["clean"]) if position in kept.parts else 0
             bar.n = rounds * position  # whatever a try that did not fit has counted
             bar.refresh()
-    return [kept.parts[position] for position in sorted(kept.parts)]
+    parts = [kept.parts[position] for position in sorted(kept.parts)]
+    return {
+        key: np.concatenate([part[key] for part in parts], axis=int(key not in PER_IMAGE))
+        for key in parts[0]
+    }
 
 
 def _fitting(compute: Callable, *args: Any) -> Any:

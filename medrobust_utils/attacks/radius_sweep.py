@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -81,11 +81,10 @@ def attack_sweep(
     config = AttackConfig(attack=attack, **how)
     above = int(sum(eps > 0 for eps in epsilons))
 
-    def compute(through: nn.Module, rows: np.ndarray, batch: int, done: Callable) -> _Part:
+    def compute(through: nn.Module, rows: np.ndarray, batch: int, done: Callable) -> dict:
         return _scores(model, through, data, rows, epsilons, config, batch, done)
 
     found = swept(
-        _Part,
         attack,
         model,
         data,
@@ -99,14 +98,8 @@ def attack_sweep(
         copied=config.engine == "native",
         **common,
     )
-    return SweepResult(
-        np.array(epsilons, float),
-        found.logits,
-        found.clean,
-        np.ascontiguousarray(data.targets[index]),
-        config.mode,
-        vanished=found.vanished if len(found.vanished) else None,
-    )
+    labels = np.ascontiguousarray(data.targets[index])
+    return SweepResult(np.array(epsilons, float), labels=labels, mode=config.mode, **found)
 
 
 def autoattack_sweep(*asked: Any, **how: Any) -> AutoResult:
@@ -168,16 +161,14 @@ def _autoattack(
         )
     place = {int(row): column for column, row in enumerate(index)}
 
-    def compute(through: nn.Module, rows: np.ndarray, _: int, done: Callable) -> _AutoPart:
+    def compute(through: nn.Module, rows: np.ndarray, _: int, done: Callable) -> dict:
         known = fooled[:, [place[int(row)] for row in rows]]
         images, labels = on_device(data, rows)
-        made = attack_batch(model, through, images, labels, epsilons, config, rows, known, done)
-        return _AutoPart(*made)
+        return attack_batch(model, through, images, labels, epsilons, config, rows, known, done)
 
     settings = asdict(config) | {"fooled": np.packbits(fooled).tolist()}
     settings["method"] = METHOD["autoattack"]
     found = swept(
-        _AutoPart,
         "autoattack",
         model,
         data,
@@ -190,23 +181,7 @@ def _autoattack(
     )
     mode = "to the end" if config.to_the_end else "autoattack"
     labels = np.ascontiguousarray(data.targets[index])
-    return AutoResult(
-        np.array(epsilons, float), found.logits, found.clean, labels, mode, *found[2:]
-    )
-
-
-class _Part(NamedTuple):
-    logits: np.ndarray  # (E, n, K)
-    clean: np.ndarray  # (n, K)
-    vanished: np.ndarray = np.zeros(0, bool)  # (n,) by bisection
-
-
-class _AutoPart(NamedTuple):
-    logits: np.ndarray  # (E, n, K)
-    clean: np.ndarray  # (n, K)
-    robust: np.ndarray  # (E, n)
-    won: np.ndarray  # (E, n)
-    queries: np.ndarray  # (E, n)
+    return AutoResult(np.array(epsilons, float), labels=labels, mode=mode, **found)
 
 
 def _scores(
@@ -218,7 +193,7 @@ def _scores(
     config: AttackConfig,
     batch: int,
     done: Callable[[int], object],
-) -> _Part:
+) -> dict[str, np.ndarray]:
     """The scores of one part."""
     images, labels = on_device(data, rows)
     job = Job(model, images, labels, epsilons, rows, through, batch, config)
@@ -234,9 +209,10 @@ def _scores(
     clean, logits = job.clean.cpu().numpy(), logits.cpu().numpy()
     if epsilons[0] == 0:
         logits = np.concatenate([clean[None], logits])
+    found = {"logits": logits, "clean": clean}
     if config.mode == "bisection":
-        return _Part(logits, clean, job.vanished.cpu().numpy())
-    return _Part(logits, clean)
+        found["vanished"] = job.vanished.cpu().numpy()
+    return found
 
 
 def _settings(config: AttackConfig) -> dict:

@@ -27,7 +27,7 @@ def attack_batch(
     rows: np.ndarray,
     fooled: np.ndarray,
     done: Callable[[int], object],
-) -> tuple[np.ndarray, ...]:
+) -> dict[str, np.ndarray]:
     """From the largest eps downwards: what fools an image lies in every larger ball.
 
     So an image that is robust at one eps is so at all smaller ones, and one that is fooled is so at
@@ -40,7 +40,7 @@ def attack_batch(
         done: called with n after each eps.
 
     Returns:
-        Logits (E, n, K), clean logits (n, K), robust, won and queries (E, n), see ``AutoResult``.
+        The arrays of an ``AutoResult`` of these images.
     """
     labels = admit(model, images, labels)
     clean = score(model, images)
@@ -75,4 +75,5 @@ def attack_batch(
             won[place:, lost], smallest[lost] = found.won[beaten].astype("U16"), place
             undecided[here[robust]] = False
         done(len(rows))
-    return logits, clean.cpu().numpy(), places < smallest, won, queries
+    found = dict(logits=logits, clean=clean.cpu().numpy())
+    return found | dict(robust=places < smallest, won=won, queries=queries)
