@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +17,7 @@ from torch import nn
 from ..core import env
 from ..core.contracts import check_model
 from ..core.errors import ContractError, RunError
-from ..core.storage import fingerprint, write_atomic
+from ..core.storage import fingerprint, read_arrays, write_arrays
 from ..data import ImageSet, batches
 from .fold_batchnorm import quick_copy
 from .radii import check_radii
@@ -44,51 +43,6 @@ def on_device(data: ImageSet, rows: np.ndarray) -> tuple[torch.Tensor, torch.Ten
     """The images of these rows on the device, as networks like them best, and their labels."""
     ((_, images, labels),) = batches(data, rows, len(rows))
     return images.to(env.pick_device(), memory_format=torch.channels_last), labels
-
-
-class PartialResults:
-    """Finished parts, named arrays, by first position: in memory and, with a folder, on disk."""
-
-    def __init__(self, folder: Path | None, identity: str, total: int) -> None:
-        """
-        Args:
-            folder: of this sweep alone.
-            total: how many images there are in all.
-        """
-        self.folder, self.identity, self.total = folder, identity, total
-        self.parts: dict[int, dict[str, np.ndarray]] = {}
-        if self.folder:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            for path in sorted(self.folder.glob("*.npz")):
-                self.parts[int(path.stem)] = self._read(path)
-
-    def stop(self, position: int, batch: int) -> int:
-        """Where a part that begins at ``position`` ends: before what is there already."""
-        later = [p for p in self.parts if p > position]
-        return min([position + batch, self.total, *later])
-
-    def add(self, position: int, part: dict[str, np.ndarray]) -> None:
-        self.parts[position] = part
-        if self.folder:
-            buffer = io.BytesIO()
-            np.savez(buffer, identity=self.identity, **part)
-            write_atomic(self.folder / f"{position:07d}.npz", buffer.getvalue())
-
-    def _read(self, path: Path) -> dict[str, np.ndarray]:
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                part = dict(file)
-                identity = str(part.pop("identity"))
-        except Exception as error:  # zip, zlib and numpy raise many types for a damaged file
-            raise RunError(
-                f"{path}: cannot be read ({error}). Delete it to compute it again."
-            ) from error
-        if identity != self.identity:
-            raise RunError(
-                f"{path}: was computed with other settings, images or weights. Delete it to "
-                "compute it again."
-            )
-        return part
 
 
 def swept(
@@ -128,32 +82,46 @@ def swept(
         raise ContractError("no image to attack: the index is empty.")
     model.to(env.pick_device(), memory_format=torch.channels_last)
     identity = identify(model, data, index, [float(eps) for eps in epsilons], settings)
-    kept = PartialResults(folder / f"{name}-{identity}" if folder else None, identity, len(index))
-    through = None  # not needed where every batch is kept already
-    position = 0
+    folder = folder / f"{name}-{identity}" if folder else None
+    paths = sorted(folder.glob("*.npz")) if folder else []
+    parts = {int(path.stem): _read(path, identity) for path in paths}  # by first position
+    through, position = None, 0
     with env.progress(total=rounds * len(index), desc=desc, disable=not desc) as bar:
         while position < len(index):
-            if position not in kept.parts:
-                if through is None:
+            if position not in parts:
+                if through is None:  # not needed where every part is kept already
                     first = on_device(data, index[:1])[0]
                     through = quick_copy(model, first) if copied else model
-                stop = kept.stop(position, batch * together)
+                stop = min([position + batch * together, *(p for p in parts if p > position)])
                 rows = index[position:stop]
                 part = _fitting(partial(compute, through), rows, batch, bar.update)
                 if part is None and batch == 1 < together:
                     together = 1  # what does not fit may be the images of the others
                 elif part is None:
-                    batch = _halved(min(batch, stop - position))
+                    batch = _halved(min(batch, len(rows)))
                 else:
-                    kept.add(position, part)
-            position += len(kept.parts[position]["clean"]) if position in kept.parts else 0
+                    parts[position] = part
+                    if folder:
+                        kept = part | {"identity": np.array(identity)}
+                        write_arrays(folder / f"{position:07d}.npz", kept)
+            position += len(parts[position]["clean"]) if position in parts else 0
             bar.n = rounds * position  # whatever a try that did not fit has counted
             bar.refresh()
-    parts = [kept.parts[position] for position in sorted(kept.parts)]
+    every = [parts[position] for position in sorted(parts)]
     return {
-        key: np.concatenate([part[key] for part in parts], axis=int(key not in PER_IMAGE))
-        for key in parts[0]
+        key: np.concatenate([part[key] for part in every], axis=int(key not in PER_IMAGE))
+        for key in every[0]
     }
+
+
+def _read(path: Path, identity: str) -> dict[str, np.ndarray]:
+    part = read_arrays(path)
+    if str(part.pop("identity", "")) != identity:
+        raise RunError(
+            f"{path}: was computed with other settings, images or weights. Delete it to "
+            "compute it again."
+        )
+    return part
 
 
 def _fitting(compute: Callable, *args: Any) -> Any:
