@@ -219,7 +219,7 @@ def test_clean_scores_are_of_all_test_images(evaluated, trained):
 
 
 def test_a_finished_evaluation_is_read_back(settings, trained, radii, evaluated, monkeypatch):
-    monkeypatch.setattr("medrobust_utils.attacks.radius_sweep.climb", None)
+    monkeypatch.setattr("medrobust_utils.attacks.radius_sweep.Job", None)
     again = evaluation.evaluate(trained[0], settings, radii, seed=0)
     assert np.array_equal(again.sweep.logits, evaluated[0].sweep.logits)
     with pytest.raises(TypeError):  # another seed is another sweep

@@ -466,7 +466,7 @@ def test_every_arm_is_measured_on_the_same_images_and_draws(settings, trained, m
 
 
 def test_a_finished_measurement_is_read_back(settings, trained, measured, monkeypatch):
-    monkeypatch.setattr("medrobust_utils.attacks.radius_sweep.climb", None)
+    monkeypatch.setattr("medrobust_utils.attacks.radius_sweep.Job", None)
     # a busy machine's probe may choose another precision than the training had
     monkeypatch.setattr("medrobust_utils.core.env.training_dtype", lambda device: torch.float16)
     arm, model, _, folder = trained["glcm"]

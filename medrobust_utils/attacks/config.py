@@ -11,7 +11,7 @@ from .gradient import BIM_STEP, BIM_STEPS, PGD_STEP, PGD_STEPS
 
 MODES = ("nested", "bisection", "skip_fooled", "independent")
 WARM = MODES[:2]  # begin where an earlier attack ended
-USUAL = {"nested": (4, 0.5), "bisection": (3, 1.0)}  # steps, and the first step as a share of eps
+USUAL = {"nested": (4, 0.5), "bisection": (4, 0.7)}  # steps, and the first step as a share of eps
 ENGINES = ("native", "foolbox")
 ATTACKS = ("pgd", "fgsm", "bim", "mifgsm")
 # AutoAttack's standard version, its members in order, as in the reference code.
@@ -26,10 +26,10 @@ class AttackConfig:
     Attributes:
         mode: ``nested`` or ``bisection`` (PGD only), ``skip_fooled`` or ``independent``.
         engine: ``native``, or ``foolbox`` (PGD only, neither nested nor by bisection).
-        steps: steps at each eps: 4 nested, 3 by bisection, else those of the function ``attack``
+        steps: steps at each eps: 4 nested and by bisection, else those of the function ``attack``
             names, unless given. By bisection the first attack, which has nothing to begin from,
-            takes twice as many. FGSM has one step of length eps, and refuses another.
-        rel_step: length of a step as a share of eps: 1/2 nested, 1 by bisection, else that of the
+            takes one more, and gradients gather as in MI-FGSM. FGSM has one step of length eps, and refuses another.
+        rel_step: length of a step as a share of eps: 1/2 nested, 0.7 by bisection, else that of the
             function ``attack`` names, unless given; None with ``step_size``. Nested and by
             bisection, that is the first step's and the k-th has a k-th of it; nested, each is
             twice as long at the first eps.
@@ -105,8 +105,8 @@ class AttackConfig:
         if self.mode not in WARM:
             return [length] * self.steps
         nested = self.mode == "nested"
-        longer, more = (2, 1) if first and nested else (1, 2 if first else 1)
-        return [longer * length / k for k in range(1, more * self.steps + 1)]
+        longer, more = (2, 0) if first and nested else (1, int(first and not nested))
+        return [longer * length / k for k in range(1, self.steps + more + 1)]
 
 
 @dataclass(frozen=True)

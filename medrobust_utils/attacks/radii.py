@@ -4,10 +4,9 @@ Four ways, the same report. *Independent* attacks every image afresh at every ra
 papers did. *Skip fooled* does too, but an image that is fooled stays so at every larger radius, for
 its adversarial image lies inside the larger balls as well: the worst over all radii so far, which
 cannot rise. *Nested* attacks the images that are still correct, from where the last radius left
-them. *Bisection* searches the smallest radius of each image: it attacks in the middle between the
-largest radius at which attacks failed and the smallest at which one succeeded, and takes the
-outcome for that of all radii below or above. That takes a number of short attacks that grows with
-the logarithm of the number of radii.
+them. *Bisection* searches the smallest radius of each image: it begins where the first gradient says, and goes on between the largest radius at which attacks failed and the smallest at
+which one succeeded, taking an outcome for that of all radii below or above. So an image meets a few
+short attacks, near its own radius, however many radii there are.
 """
 
 from __future__ import annotations
@@ -24,12 +23,14 @@ from torch import nn
 from ..core.contracts import ask, check_labels, check_logits
 from ..core.errors import ContractError
 from ..core.gate import admit
-from ..core.losses import correct
-from .config import AttackConfig
-from .engine import ascend, check_eps, extremes, shares
+from ..core.losses import correct, per_image
+from .config import WARM, AttackConfig
+from .engine import ascend, check_eps, extremes, gradient, shares
 from .foolbox import foolbox_steps
 from .gradient import MIFGSM_DECAY
 from .noise import gaussian
+
+EARLIER = 0.7  # share of the radius at which a linear loss would be fooled; bisection begins there
 
 
 @dataclass(frozen=True)
@@ -186,28 +187,62 @@ class Job:
     def bisect(self) -> Iterator[Attempt]:
         """Every attempt to find the smallest radius of each image, rightly judged before.
 
-        The first attack begins at random and has twice the steps, for nothing mends a wrong answer
-        at the first radius but the last attempts: those try the radius below the smallest success
-        once more, from the image that was it. All others begin at the last perturbation, scaled.
+        It begins where the first gradient says, with one step more than later, and goes on one
+        radius up or down, then two, then four, until a success and a failure enclose the answer;
+        from there by halves. Each attempt begins at the last perturbation, scaled. A failure that
+        is older than the success above it is tried again in the end, from that success.
         """
         radii = torch.tensor(self.radii, dtype=torch.float32, device=self.images.device)
         right = correct(self.clean, self.labels)
+        rows, count = right.nonzero()[:, 0], len(radii)
+        if not (len(rows) and count):
+            return
         low = torch.full_like(right, -1, dtype=torch.long)  # the largest radius that failed
-        high = torch.where(right, len(radii), 0)  # the smallest that succeeded
-        delta, within = self.noise, torch.ones_like(right, dtype=radii.dtype)
-        best, first = torch.zeros_like(delta), True
-        while len(rows := (high - low > 1).nonzero()[:, 0]):
-            place = (low + high)[rows] // 2
+        high = torch.where(right, count, 0)  # the smallest that succeeded
+        reach, last = torch.ones_like(low), torch.zeros_like(right)
+        delta, best = self.noise.clone(), torch.zeros_like(self.noise)
+        within, first = torch.ones_like(right, dtype=radii.dtype), True
+        delta[rows], place = self._guess(rows, radii)
+        while len(rows):
             attempt, fooled = self._attempt(rows, place, high[rows], delta, within, radii, first)
             yield attempt
-            first, within[rows] = False, radii[place]
+            first, within[rows], last[rows] = False, radii[place], fooled
             delta = delta.index_copy(0, rows, attempt.images - self.images[rows])
             best[rows[fooled]] = delta[rows[fooled]]
             high[rows[fooled]], low[rows[~fooled]] = place[fooled], place[~fooled]
-        rows = ((high > 0) & (high < len(radii))).nonzero()[:, 0]
+            rows = (high - low > 1).nonzero()[:, 0]
+            below, above = low[rows], high[rows]
+            place = (below + above) // 2
+            place = torch.where(below < 0, above - reach[rows], place).clamp(min=0)
+            place = torch.where(above == count, below + reach[rows], place).clamp(max=count - 1)
+            reach[rows] *= 2
+        rows = ((high > 0) & last).nonzero()[:, 0]
         if len(rows):
             within[rows] = radii[high[rows]]
             yield self._attempt(rows, high[rows] - 1, high[rows], best, within, radii, False)[0]
+
+    def _guess(self, rows: torch.Tensor, radii: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Which way to go at first (n, C, H, W), and at which radius, by position (n,).
+
+        As if the loss were log(1 + exp(-m)) of a margin m that falls evenly: a step along the
+        signs of its gradient then fools from radius m / |gradient|_1 on, and an attack of some
+        steps a little before.
+        """
+        start = (self.images[rows] + radii[0] * self.noise[rows]).clamp(0, 1)
+        labels, span = self.labels[rows], extremes(self.labels)
+        slopes, losses = [], []
+        for part in shares(torch.arange(len(rows), device=rows.device), self.batch):
+            slope, logits = gradient(
+                self.through, start[part], labels[part], span, self.config.dtype
+            )
+            slopes.append(slope)
+            losses.append(per_image(logits, labels[part]).double())
+        slope, loss = torch.cat(slopes), torch.cat(losses)
+        margin, weight = -torch.expm1(loss).log(), -torch.expm1(-loss)
+        linear = margin * weight / slope.double().abs().sum((1, 2, 3))
+        linear = linear.nan_to_num(torch.inf).float()  # no gradient tells nothing
+        place = (EARLIER * linear[:, None] > radii).sum(1).clamp(max=len(radii) - 1)
+        return torch.where(slope == 0, self.noise[rows], slope.sign()), place
 
     def _attempt(
         self,
@@ -251,6 +286,7 @@ class Job:
         def fooled(moved: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
             return ~correct(self._rate(moved, labels), labels)
 
+        halving = config.mode == "bisection"
         vanished = torch.zeros_like(rows, dtype=torch.bool)
         moved = ascend(
             self.through,
@@ -261,8 +297,8 @@ class Job:
             start=start,
             dtype=config.dtype,
             batch=self.batch,
-            fooled=fooled if config.mode in ("nested", "bisection") else None,
-            decay=MIFGSM_DECAY if config.attack == "mifgsm" else None,
+            fooled=fooled if config.mode in WARM else None,
+            decay=MIFGSM_DECAY if config.attack == "mifgsm" or halving else None,
             vanished=vanished,
         )
         self.vanished[rows] |= vanished

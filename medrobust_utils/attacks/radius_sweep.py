@@ -92,8 +92,8 @@ def attack_sweep(
         epsilons,
         _settings(config),
         compute,
-        # bisection halves what is open, and tries once more in the end
-        rounds=above.bit_length() + 1 if config.mode == "bisection" else above,
+        # bisection doubles its steps, then halves what is open, and tries once more in the end
+        rounds=2 * above.bit_length() + 1 if config.mode == "bisection" else above,
         together=TOGETHER if config.mode in WARM else 1,
         copied=config.engine == "native",
         **common,
