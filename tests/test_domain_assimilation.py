@@ -123,7 +123,7 @@ def arm_of(task, defence="none", **changes):
 def made(arm, right, *, special=None, clean=None):
     """A network right under every attack where ``right`` (E, n) says so.
 
-    ``special`` holds what differs, by (attack, step); the nested climbs are ("strong", "") and,
+    ``special`` holds what differs, by (attack, step); those by bisection are ("strong", "") and,
     at quarters of 1/255, ("fine", "").
     """
     task, special = arm.task, special or {}
@@ -399,7 +399,7 @@ def test_fgsm_meets_every_eps_afresh_and_the_others_spare_the_fallen(measured, t
     modes = {cell: sweep.mode for cell, sweep in robust.sweeps.items()}
     assert modes.pop(("fgsm", "single")) == "independent"
     assert set(modes.values()) == {"skip_fooled"} and len(modes) == 6
-    assert robust.strong.mode == "nested"
+    assert robust.strong.mode == "bisection"
     task = robust.arm.task
     images = to_float(task.data.images[task.attacked])
     labels = torch.from_numpy(task.data.targets[task.attacked])

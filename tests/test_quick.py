@@ -128,7 +128,7 @@ class Slander(nn.Module):
         return torch.cat([logits[:, :1], logits[:, 1:] + 100], 1)
 
 
-def test_a_nested_sweep_believes_only_the_network(network, skin, monkeypatch):
+def test_bisection_believes_only_the_network(network, skin, monkeypatch):
     """Who seems fooled to the copy is attacked on, until the network agrees."""
     index, epsilons = np.arange(12), [0.0, 0.03, 0.1]
     with torch.no_grad():  # all are right, some of them narrowly

@@ -150,7 +150,7 @@ def test_what_was_learnt_before_is_taken_over_but_not_a_head_of_other_classes(ch
 # --- measured on phantoms ------------------------------------------------------------------------
 
 
-def test_attacks_are_nested_and_autoattack_is_given_what_pgd_felled(attacked, settings):
+def test_attacks_are_by_bisection_and_autoattack_is_given_what_pgd_fooled(attacked, settings):
     one = attacked
     assert one.epsilons * 255 == pytest.approx([1, 4, 8])
     assert one.noise.shape == (3, 2, 16) and one.pgd.clean_right.sum() == 10

@@ -1,10 +1,10 @@
 """A gradient attack at several radii, on one batch of images.
 
-Four ways, the same report. *Independent* attacks every image afresh at every radius: what the
+Three ways, the same report. *Independent* attacks every image afresh at every radius: what the
 papers did. *Skip fooled* does too, but an image that is fooled stays so at every larger radius, for
 its adversarial image lies inside the larger balls as well: the worst over all radii so far, which
-cannot rise. *Nested* attacks the images that are still correct, from where the last radius left
-them. *Bisection* searches the smallest radius of each image: it begins where the first gradient says, and goes on between the largest radius at which attacks failed and the smallest at
+cannot rise. *Bisection* searches the smallest radius of each image: it begins where the first
+gradient says, and goes on between the largest radius at which attacks failed and the smallest at
 which one succeeded, taking an outcome for that of all radii below or above. So an image meets a few
 short attacks, near its own radius, however many radii there are.
 """
@@ -24,7 +24,7 @@ from ..core.contracts import ask, check_labels, check_logits
 from ..core.errors import ContractError
 from ..core.gate import admit
 from ..core.losses import correct, per_image
-from .config import WARM, AttackConfig
+from .config import AttackConfig
 from .engine import ascend, check_eps, extremes, gradient, shares
 from .foolbox import foolbox_steps
 from .gradient import MIFGSM_DECAY
@@ -167,30 +167,25 @@ class Job:
 
         Those keep the logits of that image too.
         """
-        moved, logits, before, mode = self.images, self.clean, 0.0, self.config.mode
+        moved, logits, every = self.images, self.clean, self.config.mode == "independent"
         for eps in self.radii:
             hit = correct(logits, self.labels)
-            rows = (hit | (mode == "independent")).nonzero()[:, 0]
+            rows = (hit | every).nonzero()[:, 0]
             if len(rows):
-                images, start = self.images[rows], None
-                if mode == "nested" and before:
-                    start = images + (moved[rows] - images) * (eps / before)
-                elif self.noise is not None:
-                    start = images + eps * self.noise[rows]
-                lengths = self.config.lengths(eps, first=not before)
-                new, scored = self._attack(rows, eps, lengths, start)
+                random = self.noise is not None
+                start = self.images[rows] + eps * self.noise[rows] if random else None
+                new, scored = self._attack(rows, eps, self.config.lengths(eps), start)
                 moved = moved.index_copy(0, rows, new)
                 logits = logits.index_copy(0, rows, scored)
-            before = eps
             yield AtRadius(eps, moved, logits)
 
     def bisect(self) -> Iterator[Attempt]:
         """Every attempt to find the smallest radius of each image, rightly judged before.
 
-        It begins where the first gradient says, with one step more than later, and goes on one
-        radius up or down, then two, then four, until a success and a failure enclose the answer;
-        from there by halves. Each attempt begins at the last perturbation, scaled. A failure that
-        is older than the success above it is tried again in the end, from that success.
+        It begins where the first gradient says, and goes on one radius up or down, then two, then
+        four, until a success and a failure enclose the answer; from there by halves. Each attempt
+        begins at the last perturbation, scaled. A failure that is older than the success above it
+        is tried again in the end, from that success.
         """
         radii = torch.tensor(self.radii, dtype=torch.float32, device=self.images.device)
         right = correct(self.clean, self.labels)
@@ -201,12 +196,12 @@ class Job:
         high = torch.where(right, count, 0)  # the smallest that succeeded
         reach, last = torch.ones_like(low), torch.zeros_like(right)
         delta, best = self.noise.clone(), torch.zeros_like(self.noise)
-        within, first = torch.ones_like(right, dtype=radii.dtype), True
+        within = torch.ones_like(right, dtype=radii.dtype)
         delta[rows], place = self._guess(rows, radii)
         while len(rows):
-            attempt, fooled = self._attempt(rows, place, high[rows], delta, within, radii, first)
+            attempt, fooled = self._attempt(rows, place, high[rows], delta, within, radii)
             yield attempt
-            first, within[rows], last[rows] = False, radii[place], fooled
+            within[rows], last[rows] = radii[place], fooled
             delta = delta.index_copy(0, rows, attempt.images - self.images[rows])
             best[rows[fooled]] = delta[rows[fooled]]
             high[rows[fooled]], low[rows[~fooled]] = place[fooled], place[~fooled]
@@ -219,7 +214,7 @@ class Job:
         rows = ((high > 0) & last).nonzero()[:, 0]
         if len(rows):
             within[rows] = radii[high[rows]]
-            yield self._attempt(rows, high[rows] - 1, high[rows], best, within, radii, False)[0]
+            yield self._attempt(rows, high[rows] - 1, high[rows], best, within, radii)[0]
 
     def _guess(self, rows: torch.Tensor, radii: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Which way to go at first (n, C, H, W), and at which radius, by position (n,).
@@ -252,7 +247,6 @@ class Job:
         delta: torch.Tensor,
         within: torch.Tensor,
         radii: torch.Tensor,
-        first: bool,
     ) -> tuple[Attempt, torch.Tensor]:
         """Attack each image of ``rows`` at the radius of its ``place``; who was fooled, bool (n,).
 
@@ -263,7 +257,7 @@ class Job:
         scale = (eps / within[rows])[:, None, None, None]
         start = self.images[rows] + delta[rows] * scale
         # a step's length may be a share of eps, or the same for all
-        lengths = torch.stack([0 * eps + step for step in self.config.lengths(eps, first)])
+        lengths = torch.stack([0 * eps + step for step in self.config.lengths(eps)])
         moved, logits = self._attack(rows, eps, lengths, start)
         fooled = ~correct(logits, self.labels[rows])
         end = torch.where(fooled, len(radii), high)
@@ -297,7 +291,7 @@ class Job:
             start=start,
             dtype=config.dtype,
             batch=self.batch,
-            fooled=fooled if config.mode in WARM else None,
+            fooled=fooled if halving else None,
             decay=MIFGSM_DECAY if config.attack == "mifgsm" or halving else None,
             vanished=vanished,
         )

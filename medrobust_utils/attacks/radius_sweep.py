@@ -15,17 +15,17 @@ from ..core.errors import ContractError
 from ..core.gate import gate
 from ..data import ImageSet
 from .autoattack.sweep import attack_batch
-from .config import WARM, AttackConfig, AutoAttackConfig
+from .config import AttackConfig, AutoAttackConfig
 from .partial_results import on_device, swept
 from .radii import Job
 from .red_flags import Flag
 from .sweep_result import AutoResult, SweepResult, lowest, overtaken
 
-# Batches of a warm sweep that are attacked together, so that a network gets full ones from the
+# Batches that are attacked together by bisection, so that a network gets full ones from the
 # images still to be fooled. A kill costs all four: less than one of 40 steps at each of 8 eps.
 TOGETHER = 4
 # counts changes, so that no part of an older sweep is read back
-METHOD = {"nested": 2, "bisection": 1, "autoattack": 3}
+METHOD = {"bisection": 1, "autoattack": 3}
 
 
 @gate()
@@ -54,14 +54,14 @@ def attack_sweep(
             survive, then at smaller ones for as long as it is fooled.
         fooled: for AutoAttack, bool (E, n): images that another attack has fooled at that eps; they
             count as fooled and are not attacked. Their logits are the clean ones.
-        batch: images that go through a network together. Nested and by bisection, four batches
-            are attacked together and filled up as images are fooled.
+        batch: images that go through a network together. By bisection four batches are
+            attacked together and filled up as images are fooled.
         folder: where finished parts are kept; a sweep that was killed goes on there. It must
             belong to one trained model. Each sweep (settings, weights, images) has a folder of
             its own inside.
         desc: label of the progress bar; no bar without one.
-        how: what ``AttackConfig`` takes: ``mode="nested"`` or ``"bisection"`` for looking and for
-            worst cases, ``mode="independent"`` for what the papers ran, with ``engine="foolbox"``
+        how: what ``AttackConfig`` takes: ``mode="bisection"`` for looking and for worst cases,
+            ``mode="independent"`` for what the papers ran, with ``engine="foolbox"``
             by the very library, ``mode="skip_fooled"`` for that without luck; steps, rel_step or
             step_size, seed, dtype. For AutoAttack, what ``AutoAttackConfig`` takes.
 
@@ -94,7 +94,7 @@ def attack_sweep(
         compute,
         # bisection doubles its steps, then halves what is open, and tries once more in the end
         rounds=2 * above.bit_length() + 1 if config.mode == "bisection" else above,
-        together=TOGETHER if config.mode in WARM else 1,
+        together=TOGETHER if config.mode == "bisection" else 1,
         copied=config.engine == "native",
         **common,
     )

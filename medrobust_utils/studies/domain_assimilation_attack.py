@@ -30,7 +30,7 @@ RUN = {"all": CELLS, "quarter": CELLS[: len(ATTACKS)], "pgd": [("pgd", "quarter"
 
 
 NO_ATTACK = {"step": "none", "eps_255": 0.0}  # tags of clean scores beside those under attack
-FINE = ("nested", "fine")  # attack and step of rows on the eps below the slides' smallest
+FINE = ("bisection", "fine")  # attack and step of rows on the eps below the slides' smallest
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,9 @@ class Robustness:
         clean: scores on every test image.
         gates: whether the network learnt enough for a verdict (``metrics.gates``).
         sweeps: (attack, step) -> its logits on the attacked images at every eps.
-        strong: the same from a nested climb, with float32 gradients (see ``measure``).
+        strong: the same by bisection, with float32 gradients (see ``measure``).
         weights: (1 + draws, n) of the attacked images; equal for all arms of a task.
-        fine: the nested climb over ``settings["attack"]["fine_255"]``, eps below the slides'
+        fine: bisection over ``settings["attack"]["fine_255"]``, eps below the slides'
             smallest, where networks that all fall there can still be told apart.
     """
 
@@ -71,7 +71,7 @@ class Robustness:
 
         ``("worst", "all")``: right under every attack that was run; only of an arm that met more
         than PGD.
-        ``("worst", "pgd")``: right under PGD by eps / 4 and the strong climb, which every arm met.
+        ``("worst", "pgd")``: right under PGD by eps / 4 and by bisection, which every arm met.
         Under the worst, an image lost at a smaller eps stays lost: what fooled it lies in every
         larger ball.
         """
@@ -140,7 +140,7 @@ def measure(
 
     The iterative attacks run as ``settings["attack"]["mode"]`` says: ``independent`` as in the
     paper, ``skip_fooled`` to spare images that a smaller eps has fooled. FGSM is independent: its
-    curve may rise. Beside the paper's attacks, nested PGD climbs from each eps to the next,
+    curve may rise. Beside the paper's attacks, PGD by bisection over the radii,
     with ``settings["attack"]["strong_steps"]`` steps: whoever survives a few cold steps only falls
     there. It follows the same loss; a network that hides its gradients needs other attacks.
 
@@ -217,7 +217,7 @@ def survive(
     """AutoAttack on some of the attacked images at a few eps.
 
     On ``settings["attack"]["autoattack"]["images"]`` of them (0: all), at its ``eps_255``. What
-    PGD by eps / 4 or the strong climb has fooled stays fooled.
+    PGD by eps / 4 or by bisection has fooled stays fooled.
 
     Args:
         seed: as for ``measure``.

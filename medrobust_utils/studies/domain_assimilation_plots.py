@@ -113,7 +113,7 @@ def _legend(figure: Figure, axes: np.ndarray) -> None:
 
 
 def below(panels: Mapping[str, pd.DataFrame]) -> Figure:
-    """Accuracy under the climb from eps far below the slides' smallest, eps on a log scale.
+    """Accuracy by bisection from eps far below the slides' smallest, eps on a log scale.
 
     Args:
         panels: title -> rows as for ``by_eps``, each eps once. The gray line is the slides'

@@ -123,7 +123,7 @@ def _not_run(arms: Iterable[Arm], paper: Mapping) -> list[str]:
         found.append(f"not run either: {', '.join(dict.fromkeys(single))}.")
     for regime, words in (
         ("quarter", "not attacked with torchattacks' steps"),
-        ("pgd", "attacked with PGD by eps / 4 and the nested climb alone"),
+        ("pgd", "attacked with PGD by eps / 4 and by bisection alone"),
     ):
         fewer = dict.fromkeys(
             f"{arm.task.role} {arm.task.split_name}" for arm in arms if arm.attacks == regime
