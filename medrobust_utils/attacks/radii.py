@@ -227,9 +227,8 @@ class Job:
         labels, span = self.labels[rows], extremes(self.labels)
         slopes, losses = [], []
         for part in shares(torch.arange(len(rows), device=rows.device), self.batch):
-            slope, logits = gradient(
-                self.through, start[part], labels[part], span, self.config.dtype
-            )
+            asked = (start[part], labels[part], span, self.config.dtype)
+            slope, logits = gradient(self.through, *asked)
             slopes.append(slope)
             losses.append(per_image(logits, labels[part]).double())
         slope, loss = torch.cat(slopes), torch.cat(losses)
@@ -277,9 +276,6 @@ class Job:
             moved = foolbox_steps(self.through, images, labels, eps, *how)
             return moved, self._rate(moved, labels)
 
-        def fooled(moved: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-            return ~correct(self._rate(moved, labels), labels)
-
         halving = config.mode == "bisection"
         vanished = torch.zeros_like(rows, dtype=torch.bool)
         moved = ascend(
@@ -291,7 +287,7 @@ class Job:
             start=start,
             dtype=config.dtype,
             batch=self.batch,
-            fooled=fooled if halving else None,
+            fooled=(lambda x, y: ~correct(self._rate(x, y), y)) if halving else None,
             decay=MIFGSM_DECAY if config.attack == "mifgsm" or halving else None,
             vanished=vanished,
         )
