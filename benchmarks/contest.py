@@ -37,7 +37,7 @@ LADDERS = {
 }
 WANTED = 200  # held-out images
 BATCH = {"cpu": {64: 16, 224: 4}, "cuda": {64: 100, 224: 100}}
-FOOLBOX, NESTED, INDEPENDENT = SIDES = ("foolbox", "nested", "independent")
+FOOLBOX, BISECTION, INDEPENDENT = SIDES = ("foolbox", "bisection", "independent")
 UNKNOWN, FELLED, STANDS = -1, 0, 1
 
 
@@ -47,8 +47,8 @@ def _sources(*patterns: str) -> list[str]:
 
 
 # Read once: what is edited while a measurement runs is not what runs.
-SOURCES = dict.fromkeys((NESTED, INDEPENDENT), _sources("attacks/**/*.py", "core/losses.py"))
-SOURCES[FOOLBOX] = _sources(*(f"attacks/{name}.py" for name in ("foolbox", "ladder", "noise")))
+SOURCES = dict.fromkeys((BISECTION, INDEPENDENT), _sources("attacks/**/*.py", "core/losses.py"))
+SOURCES[FOOLBOX] = _sources(*(f"attacks/{name}.py" for name in ("foolbox", "radii", "noise")))
 
 
 @dataclass(frozen=True)
@@ -80,12 +80,12 @@ class Contest:
     def ask(self, side: str, wanted: np.ndarray, desc: str = "") -> None:
         """Attack what is ``wanted``, bool (E, n), and not known yet; keep it batch by batch.
 
-        The nested mode climbs the whole ladder with an image or none of it.
+        Bisection takes all radii of an image or none of them.
         """
         wanted = wanted & (self.found[side] == UNKNOWN)
         silent = not (desc and wanted.any())
         with env.progress(total=int(wanted.sum()), desc=desc, disable=silent) as bar:
-            for rungs, images in _jobs(wanted, self.batch, whole=side == NESTED):
+            for rungs, images in _jobs(wanted, self.batch, whole=side == BISECTION):
                 result = attack_sweep(
                     self.attacked.model,
                     self.attacked.data,
@@ -127,7 +127,7 @@ def plans(steps: int) -> dict[str, dict]:
     cold = dict(mode="independent", steps=steps)
     return {
         FOOLBOX: cold | dict(engine="foolbox"),
-        NESTED: dict(mode="nested", dtype=dtype),
+        BISECTION: dict(mode="bisection", dtype=dtype),
         INDEPENDENT: cold | dict(dtype=dtype),
     }
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from . import contest
-from .contest import FELLED, FOOLBOX, INDEPENDENT, LADDERS, NESTED, STANDS, STEPS, UNKNOWN
+from .contest import BISECTION, FELLED, FOOLBOX, INDEPENDENT, LADDERS, STANDS, STEPS, UNKNOWN
 from .networks import Victim, victim
 
 SLACK = 0.01  # share of the images by which an attack may leave more standing than Foolbox
@@ -105,7 +105,7 @@ class Strength:
 def measure(attacked: Victim, epsilons: Sequence[float], steps: int) -> Strength:
     """Compare the images that have been attacked before, and the first few in any case.
 
-    Once Foolbox has met more, the nested mode, which takes minutes, meets all. What it leaves and
+    Once Foolbox has met more, bisection, which takes minutes, meets all. What it leaves and
     Foolbox has not met, Foolbox meets now if that is as little: a borderline image may fall with
     one number of threads and stand with another.
     """
@@ -115,8 +115,8 @@ def measure(attacked: Victim, epsilons: Sequence[float], steps: int) -> Strength
     job.ask(FOOLBOX, few)
     job.ask(INDEPENDENT, few)
     more = (job.found[FOOLBOX][:, job.batch :] == STANDS).any()
-    job.ask(NESTED, np.ones_like(few) if more else few)
-    left = (job.found[NESTED] == STANDS) & (job.found[FOOLBOX] == UNKNOWN)
+    job.ask(BISECTION, np.ones_like(few) if more else few)
+    left = (job.found[BISECTION] == STANDS) & (job.found[FOOLBOX] == UNKNOWN)
     if left.sum() <= few.sum():
         job.ask(FOOLBOX, left)
     return Strength(job.clean, job.found)
@@ -125,13 +125,13 @@ def measure(attacked: Victim, epsilons: Sequence[float], steps: int) -> Strength
 def extend(attacked: Victim, epsilons: Sequence[float], steps: int) -> None:
     """Attack until both modes can be judged on all held-out images, and keep what is found."""
     job = contest.known(attacked, epsilons, steps)
-    job.ask(NESTED, np.ones_like(job.found[NESTED], bool), f"nested, {attacked.title}")
-    _ask_foolbox(job, NESTED)
+    job.ask(BISECTION, np.ones_like(job.found[BISECTION], bool), f"bisection, {attacked.title}")
+    _ask_foolbox(job, BISECTION)
     _show_ladder(job)
     wanted = job.found[FOOLBOX] != STANDS
     job.ask(INDEPENDENT, wanted, f"independent where Foolbox may fell, {attacked.title}")
     _ask_foolbox(job, INDEPENDENT)
-    for mode in (NESTED, INDEPENDENT):
+    for mode in (BISECTION, INDEPENDENT):
         _settle(job, mode)
 
 
@@ -164,7 +164,7 @@ def _show_ladder(job: contest.Contest) -> None:
             some = np.zeros_like(job.found[FOOLBOX], bool)
             some[rung, : count + job.batch] = True
             job.ask(FOOLBOX, some)
-    if Strength(job.clean, job.found).inside(NESTED) < ENOUGH:
+    if Strength(job.clean, job.found).inside(BISECTION) < ENOUGH:
         everything = np.ones_like(job.found[FOOLBOX], bool)
         job.ask(FOOLBOX, everything, f"Foolbox, {job.attacked.title}")
 

@@ -2,7 +2,7 @@
 
 A peer attacks every image afresh at every eps, 40 steps each, and how long it takes depends on no
 eps; so a round times it, and the kit's independent mode with the same steps, at one eps, and the
-sweep is eight times that. The nested mode is timed over the whole ladder, with all that a sweep
+sweep is eight times that. Bisection is timed over all radii, with all that a sweep
 does once: hashing, copying, reading. All attack held-out images that are right before the attack,
 for whose others nobody has to pay, in batches of the same size. How strong the attacks are stands
 beside how long they take (see ``strength``).
@@ -17,20 +17,20 @@ import numpy as np
 import torch
 from torch import nn
 
-from medrobust_utils.attacks import attack_sweep, climb
+from medrobust_utils.attacks import at_radii, attack_sweep
 from medrobust_utils.attacks.fold_batchnorm import quick_copy
 from medrobust_utils.attacks.partial_results import on_device
 from medrobust_utils.core import env
 from medrobust_utils.data import to_float
 
 from . import by_device, contest, peers, strength
-from .contest import INDEPENDENT, LADDERS, NESTED, STEPS
+from .contest import BISECTION, INDEPENDENT, LADDERS, STEPS
 from .networks import Victim, plain, victim
 from .timing import Comparison, judge, take_turns
 
 ROUNDS = 3  # each at another eps
-TIMES = {64: 8, 224: 3}  # as many images are attacked nested, which is over sooner
-AT_LEAST = {  # times as fast as a peer: nested and independent, on a CPU and on a GPU
+TIMES = {64: 8, 224: 3}  # as many images are attacked by bisection, which is over sooner
+AT_LEAST = {  # times as fast as a peer: bisection and independent, on a CPU and on a GPU
     "cpu": {"resnet": (15, 2), "swin": (15, 2.5)},
     "cuda": {"resnet": (30, 2), "swin": (30, 2.5)},
 }
@@ -54,24 +54,24 @@ def _timed(
     copy = quick_copy(attacked.model, on_device(attacked.data, few[:1])[0])
     sides = {
         INDEPENDENT: _independent(attacked, copy, few, epsilons[2:-2]),
-        NESTED: lambda: attack_sweep(
+        BISECTION: lambda: attack_sweep(
             attacked.model,
             attacked.data,
             many,
             epsilons,
             batch=batch,
-            **contest.plans(STEPS)[NESTED],
+            **contest.plans(STEPS)[BISECTION],
         ),
         **{peer: _peer(peer, attacked, few, epsilons[2:-2]) for peer in peers.PGD},
     }
     found = take_turns(list(sides.values()), ROUNDS, warm=False)
     seconds = {  # for one image and the whole ladder
-        side: [s / len(many) if side == NESTED else s * len(epsilons) / len(few) for s in rounds]
+        side: [s / len(many) if side == BISECTION else s * len(epsilons) / len(few) for s in rounds]
         for side, rounds in zip(sides, found, strict=True)
     }
-    dtype = str(contest.plans(STEPS)[NESTED]["dtype"])[6:]
+    dtype = str(contest.plans(STEPS)[BISECTION]["dtype"])[6:]
     common = {"eps": len(epsilons), "steps": STEPS, "batch": batch, "gradients": dtype}
-    timed = {NESTED: len(many), INDEPENDENT: len(few)}
+    timed = {BISECTION: len(many), INDEPENDENT: len(few)}
     for mode, goal in zip(timed, by_device(AT_LEAST)[name], strict=True):
         for peer in peers.PGD:
             yield judge(
@@ -96,7 +96,7 @@ def _independent(
     turns = cycle(ladder)
 
     def attack() -> float:
-        (rung,) = climb(
+        (rung,) = at_radii(
             attacked.model, images, labels, [next(turns)], rows=rows, through=copy, **how
         )
         return rung.logits.sum().item()

@@ -95,10 +95,10 @@ def _on_images(*asked: Any) -> Iterator[tuple[str, float, torch.Tensor]]:
     yield "mifgsm", EPS, attacks.mifgsm(*ask, steps=6)
     drawn = torch.Generator().manual_seed(3)
     yield "pgd", EPS, attacks.pgd(*ask, steps=8, step_size=EPS / 4, generator=drawn)
-    for mode in ("nested", "skip_fooled", "independent"):
+    for mode in ("bisection", "skip_fooled", "independent"):
         how = dict(mode=mode, steps=4, rel_step=0.25, seed=5)
         for radius, step in zip(
-            ("half", "whole"), attacks.climb(*asked, RADII, **how), strict=True
+            ("half", "whole"), attacks.at_radii(*asked, RADII, **how), strict=True
         ):
             yield f"{mode}, {radius}", EPS, step.images
     how = dict(steps=10, queries=80)

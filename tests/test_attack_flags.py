@@ -68,7 +68,7 @@ class Constant(nn.Module):
 def test_a_model_that_looks_at_nothing_survives_everything(images):
     found = flags_of(Constant().eval(), images)
     assert "accuracy does not reach 0 at a huge eps" in raised(found)
-    assert "64 of 64 images stand at eps 0.5" in str(found[NAMES[2]])
+    assert "64 of 64 images are robust at eps 0.5" in str(found[NAMES[2]])
 
 
 class Waves(nn.Module):
@@ -102,7 +102,7 @@ def test_too_few_steps_are_noticed():
     images = torch.full((8, 3, 8, 8), 0.41)
     found = flags_of(Far().eval(), images, eps=0.1, labels=torch.zeros(8).long(), steps=2)
     assert raised(found) == {"more steps help much", "iterative weaker than single-step"}
-    assert "8 stand after 2 steps, 0 after 8" in found[NAMES[0]].measured
+    assert "8 are robust after 2 steps, 0 after 8" in found[NAMES[0]].measured
     assert not raised(flags_of(Far().eval(), images, eps=0.1, labels=torch.zeros(8).long()))
 
 

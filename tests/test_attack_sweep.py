@@ -1,4 +1,4 @@
-"""Sweeps: the three ways agree, lost is lost, a kill costs a part, memory costs a warning."""
+"""Sweeps: the ways agree, fooled is fooled, a kill costs a part, memory costs a warning."""
 
 import copy
 from dataclasses import replace
@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from medrobust_utils import attacks, models
-from medrobust_utils.attacks import ladder
 from medrobust_utils.attacks import partial_results as module
-from medrobust_utils.attacks.engine import ball
+from medrobust_utils.attacks import radii
+from medrobust_utils.attacks.engine import ascend, ball
 from medrobust_utils.core import env
 from medrobust_utils.core.errors import ContractError, RunError
 from medrobust_utils.core.losses import per_image
@@ -46,7 +46,7 @@ INDEX = np.arange(30, 140)
 
 
 @pytest.fixture(scope="module")
-def nested(trained, skin):
+def bisection(trained, skin):
     return attacks.attack_sweep(trained, skin, INDEX, EPSILONS, seed=3)
 
 
@@ -62,36 +62,36 @@ def same(a, b, atol=1e-4):
     )
 
 
-def test_nested_is_never_more_robust_than_independent(nested, independent):
+def test_bisection_is_never_more_robust_than_independent(bisection, independent):
     # five images in a hundred leave room for luck; the net falls from 0.8 to 0 on the way
     assert independent.accuracy()[0] > 0.7 and independent.accuracy()[-1] == 0
     assert (independent.accuracy() > 0.1).sum() > 3
-    assert (nested.accuracy() <= independent.accuracy() + 0.01).all()
-    np.testing.assert_allclose(nested.clean, independent.clean, rtol=1e-5, atol=1e-5)
+    assert (bisection.accuracy() <= independent.accuracy() + 0.01).all()
+    np.testing.assert_allclose(bisection.clean, independent.clean, rtol=1e-5, atol=1e-5)
 
 
-def test_two_ways_agree_where_steps_do_not_matter(nested, independent):
+def test_two_ways_agree_where_steps_do_not_matter(bisection, independent):
     small = EPSILONS < 1 / 255
-    assert np.abs(nested.accuracy() - independent.accuracy())[small].max() < 0.02
+    assert np.abs(bisection.accuracy() - independent.accuracy())[small].max() < 0.02
 
 
-def test_an_eps_of_zero_is_the_clean_result(nested, independent):
-    for result in (nested, independent):
+def test_an_eps_of_zero_is_the_clean_result(bisection, independent):
+    for result in (bisection, independent):
         assert np.array_equal(result.logits[0], result.clean)
         assert result.success()[0] == 0
         assert result.accuracy()[0] == pytest.approx(1 - result.clean_wrong / len(INDEX))
 
 
 def test_an_eps_of_one_leaves_nothing(trained, skin):
-    for mode in ("nested", "skip_fooled", "independent"):
+    for mode in ("bisection", "skip_fooled", "independent"):
         result = attacks.attack_sweep(trained, skin, INDEX[:20], [1.0], mode=mode)
         assert result.accuracy() == 0 and np.isfinite(result.logits).all()
 
 
-def test_scores_agree_with_the_metrics(nested, skin):
+def test_scores_agree_with_the_metrics(bisection, skin):
     weights = metrics.group_weights(skin.groups[INDEX], draws=2)
-    for logits, accuracy in zip(nested.logits, nested.accuracy(), strict=True):
-        scores = metrics.score(logits, nested.labels, weights)
+    for logits, accuracy in zip(bisection.logits, bisection.accuracy(), strict=True):
+        scores = metrics.score(logits, bisection.labels, weights)
         assert scores["top1"].value == pytest.approx(accuracy)
         assert scores["val_accuracy"].value == pytest.approx(accuracy)
 
@@ -110,10 +110,10 @@ def test_what_was_wrong_before_is_counted_apart():
     assert hopeless.clean_wrong == 4 and np.isnan(hopeless.success()).all()
 
 
-@pytest.mark.parametrize("mode", ["nested", "skip_fooled"])
-def test_a_lost_image_keeps_what_felled_it(mode, trained, skin):
+@pytest.mark.parametrize("mode", ["bisection", "skip_fooled"])
+def test_a_fooled_image_keeps_what_fooled_it(mode, trained, skin):
     images, labels = to_float(skin.images[:24]), torch.from_numpy(skin.targets[:24])
-    rungs = list(attacks.climb(trained, images, labels, EPSILONS, mode=mode, steps=5))
+    rungs = list(attacks.at_radii(trained, images, labels, EPSILONS, mode=mode, steps=5))
     assert [rung.eps for rung in rungs] == EPSILONS.tolist()
     assert torch.equal(rungs[0].images, images)
     for before, after in zip(rungs, rungs[1:], strict=False):
@@ -126,7 +126,7 @@ def test_a_lost_image_keeps_what_felled_it(mode, trained, skin):
             assert torch.allclose(trained(after.images), after.logits, atol=1e-5)
 
 
-@pytest.mark.parametrize("mode", ["nested", "skip_fooled", "independent"])
+@pytest.mark.parametrize("mode", ["bisection", "skip_fooled", "independent"])
 def test_neither_batch_nor_order_matters(mode, trained, skin):
     epsilons, part = EPSILONS[2:5], INDEX[40:65]
     whole = attacks.attack_sweep(trained, skin, part, epsilons, mode=mode, seed=1, steps=6)
@@ -138,19 +138,6 @@ def test_neither_batch_nor_order_matters(mode, trained, skin):
     assert np.allclose(mixed.logits, whole.logits[:, order], atol=1e-4)
     other = attacks.attack_sweep(trained, skin, part, epsilons, mode=mode, seed=2, steps=6)
     assert not np.allclose(other.logits, whole.logits, atol=1e-4)
-
-
-def test_nested_steps_shrink_and_the_first_eps_gets_twice_as_long_ones(trained, skin, monkeypatch):
-    asked = []
-    real = ladder.ascend
-    monkeypatch.setattr(
-        ladder, "ascend", lambda *args, **how: asked.append((args[3], how)) or real(*args, **how)
-    )
-    images, labels = to_float(skin.images[:12]), torch.from_numpy(skin.targets[:12])
-    list(attacks.climb(trained, images, labels, [0.001, 0.002]))
-    assert [eps for eps, _ in asked] == [0.001, 0.002]
-    assert asked[0][1]["lengths"] == pytest.approx([0.001 / k for k in (1, 2, 3, 4)])
-    assert asked[1][1]["lengths"] == pytest.approx([0.001 / k for k in (1, 2, 3, 4)])
 
 
 ALIKE = [
@@ -171,12 +158,14 @@ def test_a_ladder_runs_the_attack_it_names(attack, how, mode, trained, skin):
     """With its defaults, and with torchattacks' step of 2/255, larger than the smallest ball."""
     images, labels = to_float(skin.images[:12]), torch.from_numpy(skin.targets[:12])
     epsilons = [1 / 255, 4 / 255]
-    rungs = list(attacks.climb(trained, images, labels, epsilons, attack=attack, mode=mode, **how))
+    rungs = list(
+        attacks.at_radii(trained, images, labels, epsilons, attack=attack, mode=mode, **how)
+    )
     for rung, before in zip(rungs, [trained(images), rungs[0].logits], strict=True):
         given = dict(how)
         if attack == "pgd":  # a step of 0 leaves PGD where it starts
             rest = dict(steps=1, rel_step=0.0, mode="independent")
-            (begin,) = attacks.climb(trained, images, labels, [rung.eps], **rest)
+            (begin,) = attacks.at_radii(trained, images, labels, [rung.eps], **rest)
             given["start"] = begin.images
             assert not torch.equal(begin.images, images)
         expected = getattr(attacks, attack)(trained, images, labels, rung.eps, **given)
@@ -202,7 +191,7 @@ def test_a_larger_single_step_may_overshoot_and_standing_forgets_no_success():
     images, labels = torch.full((2, 1, 4, 4), 0.5), torch.tensor([0, 1])
     right = {}
     for mode in ("independent", "skip_fooled"):
-        rungs = attacks.climb(
+        rungs = attacks.at_radii(
             Wave().eval(), images, labels, [0.01, 0.1, 0.3], attack="fgsm", mode=mode
         )
         right[mode] = [(rung.logits.argmax(1) == labels).tolist() for rung in rungs]
@@ -211,13 +200,13 @@ def test_a_larger_single_step_may_overshoot_and_standing_forgets_no_success():
     assert right["skip_fooled"] == [[True, False], [False, False], [False, False]]
 
 
-def test_the_sweep_attacks_what_climb_shows(trained, skin, nested):
+def test_the_sweep_attacks_what_at_radii_shows(trained, skin, bisection):
     part = slice(30, 36)
     rows = INDEX[part]
     images, labels = to_float(skin.images[rows]), torch.from_numpy(skin.targets[rows])
-    rungs = attacks.climb(trained, images, labels, EPSILONS, rows=rows, seed=3)
+    rungs = attacks.at_radii(trained, images, labels, EPSILONS, rows=rows, seed=3)
     shown = np.stack([rung.logits.numpy() for rung in rungs])
-    assert np.allclose(shown, nested.logits[:, part], atol=1e-4)
+    assert np.allclose(shown, bisection.logits[:, part], atol=1e-4)
 
 
 def test_success_is_scored_in_float32_when_gradients_are_not(trained, skin):
@@ -234,7 +223,7 @@ def test_success_is_scored_in_float32_when_gradients_are_not(trained, skin):
     assert result.logits.dtype == np.float32
 
 
-@pytest.mark.parametrize("mode", ["nested", "skip_fooled", "independent"])
+@pytest.mark.parametrize("mode", ["bisection", "skip_fooled", "independent"])
 def test_a_single_logit_and_several_labels_are_swept(mode, skin, chest):
     single, several = net(1), net(len(chest.classes))
     with torch.no_grad():  # labels the nets themselves would give, so that all are right before
@@ -292,7 +281,7 @@ class Sizes(nn.Module):
         return self.model(images)
 
 
-def test_nested_batches_are_filled_up_as_images_fall(trained, skin, tmp_path):
+def test_batches_are_filled_up_as_images_are_fooled(trained, skin, tmp_path):
     whole, alone = Sizes(trained).eval(), Sizes(trained).eval()
     rows, epsilons = INDEX[:32], np.linspace(0.5, 6, 12) / 255
     together = attacks.attack_sweep(whole, skin, rows, epsilons, batch=8, folder=tmp_path)
@@ -310,16 +299,84 @@ def test_nested_batches_are_filled_up_as_images_fall(trained, skin, tmp_path):
     assert sum(whole.up) == sum(alone.up) and len(whole.up) < 0.8 * len(alone.up)
 
 
-def test_who_falls_under_a_nested_attack_gets_no_further_step(trained, skin):
+def climbed(model, images, labels, epsilons):
+    """Smallest eps that fools each image, each eps attacked from where the last one ended."""
+    moved, before, smallest = images, 0, torch.full((len(images),), 2 * epsilons[-1])
+    open_ = model(images).argmax(1) == labels
+    smallest[~open_] = epsilons[0]
+    for eps in epsilons.tolist():
+        first = torch.rand(images.shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
+        start = images + (eps / before * (moved - images) if before else eps * first)
+        lengths = [(1 if before else 2) * eps / 2 / k for k in (1, 2, 3, 4)]
+        new = ascend(
+            model,
+            images[open_],
+            labels[open_],
+            eps,
+            lengths=lengths,
+            start=start[open_],
+            fooled=lambda moved, labels: torch.ones_like(labels, dtype=torch.bool),
+        )
+        moved = moved.clone()
+        moved[open_] = new
+        lost = open_ & (model(moved).argmax(1) != labels)
+        smallest[lost], open_, before = eps, open_ & ~lost, eps
+    return smallest
+
+
+def test_bisection_asks_for_fewer_gradients_than_a_climb_and_is_no_weaker(trained, skin):
+    climbing, halving = Sizes(trained).eval(), Sizes(trained).eval()
+    epsilons = np.geomspace(0.25, 16, 8) / 255
+    images, labels = to_float(skin.images[INDEX]), torch.from_numpy(skin.targets[INDEX])
+    with torch.no_grad():
+        expected = climbed(climbing, images, labels, epsilons).log2().mean().item()
+    result = attacks.attack_sweep(halving, skin, INDEX, epsilons)
+    assert sum(halving.up) <= 0.8 * sum(climbing.up)
+    smallest = np.clip(result.min_adversarial_radius(), epsilons[0], 2 * epsilons[-1])
+    assert np.log2(smallest).mean() <= expected + 0.01
+    assert (np.diff(result.accuracy()) <= 0).all() and np.ptp(result.accuracy()) > 0.5
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 8])
+def test_bisection_attacks_each_image_at_few_radii_only(count, trained, skin, monkeypatch):
+    """Every image at most once in a round, with steps that shrink."""
+    asked = []
+    real = radii.ascend
+    monkeypatch.setattr(
+        radii, "ascend", lambda *args, **how: asked.append((args[3], how)) or real(*args, **how)
+    )
+    images, labels = to_float(skin.images[:24]), torch.from_numpy(skin.targets[:24])
+    epsilons = (np.geomspace(0.2, 8, count) / 255).tolist()
+    found = list(attacks.at_radii(trained, images, labels, epsilons))
+    assert [one.eps for one in found] == epsilons
+    assert len(asked) <= 2 * count.bit_length() + 1
+    right = int((trained(images).argmax(1) == labels).sum())
+    assert asked[0][0].shape == (right,) and len(asked[0][0].unique()) <= count
+    shares = torch.tensor([0.7 / k for k in range(1, 6)])
+    for eps, how in asked:
+        assert torch.allclose(how["lengths"], torch.outer(shares, eps))
+
+
+def test_bisection_counts_the_images_whose_gradient_vanished(trained, skin):
+    class Loud(nn.Module):
+        def forward(self, images):
+            return 1e4 * trained(images)
+
+    how = dict(index=INDEX[:40], epsilons=EPSILONS[2:])
+    assert not attacks.attack_sweep(trained, skin, **how).vanished.any()
+    assert attacks.attack_sweep(Loud().eval(), skin, **how).vanished.sum() > 10
+    assert attacks.attack_sweep(trained, skin, **how, mode="independent").vanished is None
+
+
+def test_an_image_gets_no_further_step_once_it_is_fooled(trained, skin):
     spy = Sizes(trained).eval()
-    result = attacks.attack_sweep(spy, skin, INDEX, EPSILONS[2:])
-    hit = np.vstack([result.clean_right, result.right[:-1]]).sum(1)  # attacked at each eps
-    all_steps = 4 * hit.sum()
-    fooled = (hit[0] - result.right[-1].sum()).item()
-    assert fooled > 50 and sum(spy.up) < all_steps - fooled
+    result = attacks.attack_sweep(spy, skin, INDEX, EPSILONS[-1:])
+    assert result.accuracy() == 0
+    fooled = result.clean_right.sum()
+    assert fooled > 50 and sum(spy.up) < 3 * fooled  # of six steps
 
 
-def test_a_nested_sweep_that_does_not_fit_gets_smaller_batches_too(trained, skin, tmp_path):
+def test_bisection_that_does_not_fit_gets_smaller_batches_too(trained, skin, tmp_path):
     how = dict(index=INDEX[:30], epsilons=EPSILONS[2:4], batch=8)
     with pytest.warns(UserWarning, match="8 images do not fit into memory: going on with 4"):
         small = Small(trained, 5, torch.OutOfMemoryError("no")).eval()
@@ -329,9 +386,7 @@ def test_a_nested_sweep_that_does_not_fit_gets_smaller_batches_too(trained, skin
     assert kept == [0, 16]
 
 
-def test_a_nested_sweep_goes_on_at_the_part_where_it_was_stopped(
-    trained, skin, tmp_path, monkeypatch
-):
+def test_bisection_goes_on_at_the_part_where_it_was_stopped(trained, skin, tmp_path, monkeypatch):
     how = dict(index=INDEX[:40], epsilons=EPSILONS[2:4], folder=tmp_path)
     real, done = module._fitting, []
 
@@ -359,7 +414,7 @@ def test_another_sweep_is_not_taken_for_this_one(trained, skin, tmp_path):
         dict(epsilons=[0.02]),
         dict(seed=1),
         dict(mode="independent"),
-        dict(steps=3),
+        dict(steps=4),
         dict(dtype=torch.bfloat16),
         dict(rel_step=0.3),
         dict(step_size=0.003),
@@ -435,7 +490,7 @@ def test_not_even_one_image_fits(trained, skin):
         (dict(epsilons=[]), "at least one"),
         (dict(epsilons=[0.2, 0.1]), "must rise"),
         (dict(epsilons=[1, 8]), "8/255, not 8"),
-        (dict(mode="nest"), "nested, skip_fooled, independent"),
+        (dict(mode="nest"), "bisection, skip_fooled, independent"),
         (dict(attack="cw"), "pgd, fgsm, bim, mifgsm"),
         (dict(attack="bim"), "mode='skip_fooled'"),
         (dict(engine="foolbox"), "attacks afresh at every eps"),

@@ -197,13 +197,13 @@ def test_accuracies_are_those_of_the_logits_and_wrong_images_are_counted_apart(e
         assert np.array_equal(sweep.labels, one.arm.task.data.targets[one.index])
         before = sweep.clean.argmax(1) == sweep.labels
         assert scores["none", "accuracy_attacked"].value == pytest.approx(before.mean())
-        accuracies = [each.value for each in scores["nested", "accuracy_attacked"]]
+        accuracies = [each.value for each in scores["bisection", "accuracy_attacked"]]
         right = sweep.logits.argmax(2) == sweep.labels
         assert accuracies == pytest.approx(list(right.mean(1)))
         if before.any():
-            kept = [each.value for each in scores["nested", "retained_accuracy"]]
+            kept = [each.value for each in scores["bisection", "retained_accuracy"]]
             assert kept == pytest.approx(list(right[:, before].mean(1)))
-        # an AUC after a nested attack would be an upper bound
+        # an AUC after bisection would be an upper bound
         assert "auc_macro_attacked" not in scores.index.get_level_values("metric")
 
 
@@ -218,7 +218,7 @@ def test_clean_scores_are_of_all_test_images(evaluated, trained):
 
 
 def test_a_finished_evaluation_is_read_back(settings, trained, radii, evaluated, monkeypatch):
-    monkeypatch.setattr("medrobust_utils.attacks.radius_sweep.climb", None)
+    monkeypatch.setattr("medrobust_utils.attacks.radius_sweep.Job", None)
     again = evaluation.evaluate(trained[0], settings, radii, seed=0)
     assert np.array_equal(again.sweep.logits, evaluated[0].sweep.logits)
     with pytest.raises(TypeError):  # another seed is another sweep
@@ -226,7 +226,7 @@ def test_a_finished_evaluation_is_read_back(settings, trained, radii, evaluated,
 
 
 def test_an_unknown_attack_is_refused(settings, trained, radii):
-    with pytest.raises(ProtocolError, match="ATTACK='cw'.*nested, independent, foolbox"):
+    with pytest.raises(ProtocolError, match="ATTACK='cw'.*bisection, independent, foolbox"):
         evaluation.evaluate(trained[0], settings, radii, seed=0, attack="cw")
 
 
@@ -241,7 +241,7 @@ def test_foolbox_attacks_in_float32_also_where_ours_is_fast(settings, trained, m
     assert np.array_equal(ours.sweep.right, theirs.sweep.right)
 
 
-def test_modes_differ_is_independent_minus_nested(settings, trained, evaluated, radii):
+def test_modes_differ_is_independent_minus_bisection(settings, trained, evaluated, radii):
     found = evaluation.modes_differ(trained[0], evaluated[0], settings, seed=0)
     assert list(found["radius_255"]) == [0.02 * 255]
     how = dict(seed=0, images=4, attack="independent")
@@ -262,7 +262,7 @@ def test_through_the_filter_the_network_is_attacked_on_the_images_before_it(
     with torch.no_grad():
         assert torch.allclose(variant.model(raw), model(enhance(raw)), atol=1e-5)
     found = evaluation.evaluate(variant, settings, radii, seed=0, images=5)
-    assert set(found.scores().query("attack == 'nested'")["n"]) == {5}
+    assert set(found.scores().query("attack == 'bisection'")["n"]) == {5}
     again = evaluation.evaluate(trained[3], settings, radii, seed=0)  # its own logits are kept
     assert again.arm.tags["filter"] == "contrast"
 
@@ -386,7 +386,7 @@ def test_another_attack_than_the_profiles_is_an_override(run):
     run.add("x", 1.0)
     for parameters, wanted in (
         ({"ATTACK": ""}, ""),
-        ({"ATTACK": "nested"}, "ATTACK=nested"),
+        ({"ATTACK": "bisection"}, "ATTACK=bisection"),
         ({"SET": "seeds=1", "ATTACK": "foolbox"}, "seeds=1 ATTACK=foolbox"),
     ):
         run.record["parameters"] = parameters
@@ -507,7 +507,7 @@ def test_deviations_say_what_was_changed(settings, arms):
         "90 phantoms, not real images",
         "training.epochs.skin: 1 (paper: 300)",
         "training.share.skin: 1.0 (paper: 0.1)",
-        "attack.mode: nested (paper: independent)",
+        "attack.mode: bisection (paper: independent)",
         "attack.fast: True (paper: False)",
         "validation_images: 32 (paper: 0)",
         "12 of 18 test images attacked",

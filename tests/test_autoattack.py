@@ -51,15 +51,15 @@ def test_ten_classes_agree_with_pyautoattack_image_by_image():
 
 
 @pytest.mark.parametrize("classes", [2, 3, 4, 7])
-def test_few_classes_are_never_above_a_long_nested_climb(classes):
+def test_few_classes_are_never_above_a_long_bisection(classes):
     model, (images, labels) = network(classes), attacked(classes)
     epsilons = [0.12, 0.16]
-    rungs = list(attacks.climb(model, images, labels, epsilons, steps=100))
+    rungs = list(attacks.at_radii(model, images, labels, epsilons, steps=100))
     for eps, rung in zip(epsilons, rungs, strict=True):
         result = attacks.autoattack(model, images, labels, eps, queries=100)
-        climbed = rung.logits.argmax(1) == labels
-        assert 0 < climbed.sum() < len(images)
-        assert result.robust.sum() <= climbed.sum()
+        halved = rung.logits.argmax(1) == labels
+        assert 0 < halved.sum() < len(images)
+        assert result.robust.sum() <= halved.sum()
         inside(result, images, eps)
         consistent(result, model, labels)
 
@@ -92,10 +92,10 @@ class Loud(nn.Module):
 )
 def test_hidden_gradients_are_broken(masked, classes, by):
     model, (images, labels) = masked(network(classes)).eval(), attacked(classes)
-    (rung,) = attacks.climb(model, images, labels, [0.16], steps=100)
-    climbed = int((rung.logits.argmax(1) == labels).sum())
+    (rung,) = attacks.at_radii(model, images, labels, [0.16], steps=100)
+    halved = int((rung.logits.argmax(1) == labels).sum())
     result = attacks.autoattack(model, images, labels, 0.16, steps=30, queries=400)
-    assert climbed - int(result.robust.sum()) >= 20  # PGD calls them robust
+    assert halved - int(result.robust.sum()) >= 20  # PGD calls them robust
     assert (result.won == by).sum() >= 20
     inside(result, images, 0.16)
     consistent(result, model, labels)
@@ -108,10 +108,10 @@ def test_other_heads(head):
     result = attacks.autoattack(model, images, targets, EPS, **QUICK)
     inside(result, images, EPS)
     consistent(result, model, targets)
-    (rung,) = attacks.climb(model, images, targets, [EPS], steps=100)
-    climbed = Goal().robust(rung.logits, targets)
-    assert 0 < climbed.sum() < len(images)
-    assert result.robust.sum() <= climbed.sum()
+    (rung,) = attacks.at_radii(model, images, targets, [EPS], steps=100)
+    halved = Goal().robust(rung.logits, targets)
+    assert 0 < halved.sum() < len(images)
+    assert result.robust.sum() <= halved.sum()
 
 
 def test_one_finding_is_what_has_to_flip():
@@ -269,21 +269,61 @@ def same(one, other):
     )
 
 
-def test_a_sweep_spares_who_has_fallen_and_goes_on_after_a_kill(tmp_path, monkeypatch):
+def rising(model, data, index, epsilons, **how):
+    """Robust (E, n) and queries in the plain order: from the smallest eps upwards."""
+    images = torch.from_numpy(data.images[index]).permute(0, 3, 1, 2).float() / 255
+    labels = torch.from_numpy(data.targets[index])
+    left, robust, queries = index, [], 0
+    for eps in epsilons:
+        here = np.flatnonzero(np.isin(index, left))
+        found = attacks.autoattack(model, images[here], labels[here], eps, rows=left, **how)
+        left, queries = left[found.robust.numpy()], queries + int(found.queries.sum())
+        robust.append(np.isin(index, left))
+    return np.stack(robust), queries
+
+
+def test_several_radii_give_the_same_robust_sets_for_fewer_queries():
+    model, data, index = network(10), Memory(), np.arange(0, 60)
+    result = attacks.autoattack_sweep(model, data, index, EPSILONS, **QUICK)
+    robust, queries = rising(model, data, index, EPSILONS, **QUICK)
+    assert 0.9 > result.accuracy()[0] > result.accuracy()[1] > result.accuracy()[2]
+    assert (result.right != robust).sum() <= 1  # of 180; another eps has other luck
+    assert result.queries.sum() < 0.8 * queries
+    failed = (result.queries > 0) & result.right
+    assert (failed.sum(0) <= 1).all()  # one costly failure for each image at most
+
+
+def test_an_earlier_attack_tells_where_to_begin():
+    model, data, index = network(10), Memory(), np.arange(0, 60)
+    pgd = attacks.attack_sweep(model, data, index, EPSILONS)
+    result = attacks.attack_sweep(
+        model, data, index, EPSILONS, attack="autoattack", fooled=~pgd.right, **QUICK
+    )
+    unspoilt = attacks.autoattack_sweep(model, data, index, EPSILONS, **QUICK)
+    assert (result.right <= pgd.right).all()
+    assert (result.right & ~unspoilt.right).sum() <= 1
+    believed = pgd.right.sum(0) - 1  # the largest eps at which each is still right
+    asked = result.queries > 0
+    for column, place in enumerate(believed):
+        assert not asked[place + 1 :, column].any()
+        assert place < 0 or asked[place, column]
+    assert result.queries.sum() < unspoilt.queries.sum()
+
+
+def test_a_sweep_keeps_who_fooled_an_image_and_goes_on_after_a_kill(tmp_path, monkeypatch):
     model, data, index = network(10), Memory(), np.arange(0, 60)
     whole = attacks.autoattack_sweep(model, data, index, EPSILONS, batch=20, **QUICK)
     assert (np.diff(whole.right.astype(int), axis=0) <= 0).all()
-    assert 0.9 > whole.accuracy()[0] > whole.accuracy()[-1]
     fooled = ~whole.right[0]
-    assert (whole.queries[1:, fooled] == 0).all()
-    assert (whole.won[1, fooled] == whole.won[0, fooled]).all()
+    assert fooled.any() and (whole.won[1:, fooled] == whole.won[0, fooled]).all()
+    assert np.array_equal(whole.logits[1:, fooled], whole.logits[:1, fooled].repeat(2, 0))
     for won, shares in zip(whole.won, whole.shares(), strict=True):
         assert sum(shares.values()) == pytest.approx(1)
         assert shares.get("robust", 0) == pytest.approx((won == "").mean())
 
-    from medrobust_utils.attacks.autoattack import sweep
+    from medrobust_utils.attacks import radius_sweep
 
-    real, done = sweep._climb, []
+    real, done = radius_sweep.attack_batch, []
 
     def killed(*args):
         if len(done) == 2:
@@ -291,7 +331,7 @@ def test_a_sweep_spares_who_has_fallen_and_goes_on_after_a_kill(tmp_path, monkey
         done.append(1)
         return real(*args)
 
-    monkeypatch.setattr(sweep, "_climb", killed)
+    monkeypatch.setattr(radius_sweep, "attack_batch", killed)
     how = dict(folder=tmp_path, batch=20, **QUICK)
     with pytest.raises(KeyboardInterrupt):
         attacks.autoattack_sweep(model, data, index, EPSILONS, **how)
@@ -302,7 +342,7 @@ def test_a_sweep_spares_who_has_fallen_and_goes_on_after_a_kill(tmp_path, monkey
     assert len(done) == 2 and len(list(tmp_path.iterdir())) == 2
 
 
-def test_what_another_attack_has_felled_is_not_attacked():
+def test_what_another_attack_has_fooled_is_not_attacked():
     model, data, index = network(10), Memory(), np.arange(20, 40)
     fooled = np.zeros((2, 20), bool)
     fooled[0, :3] = fooled[1, :8] = True
@@ -322,7 +362,7 @@ def test_a_point_that_has_fallen_is_kept_at_a_check_that_goes_back_to_the_best()
     falls = 22  # the first check of a hundred steps
 
     class Scripted:
-        def climb(self, at, rows, loss):
+        def uphill(self, at, rows, loss):
             calls.append(at.clone())
             step = len(calls) - 1
             high = torch.tensor([9.0 if step == 3 else 1.0])
@@ -342,7 +382,7 @@ def test_a_point_that_has_fallen_is_kept_at_a_check_that_goes_back_to_the_best()
 
 def test_how_far_scores_can_be_pushed_is_asked_of_one_margin_at_one_eps():
     data, index = Memory(), np.arange(4)
-    with pytest.raises(ContractError, match="9 ways to fall"):
+    with pytest.raises(ContractError, match="9 ways to be fooled"):
         attacks.autoattack_sweep(network(10), data, index, [0.1], to_the_end=True, **QUICK)
     with pytest.raises(ContractError, match="takes one eps"):
         attacks.autoattack_sweep(network(10), data, index, EPSILONS, to_the_end=True, **QUICK)
@@ -384,3 +424,67 @@ def test_random_search_that_wins_raises_a_flag():
         result = attacks.autoattack_sweep(model, data, index, [0.16], steps=20, queries=300)
         (flag,) = result.flags()
         assert flag.raised is raised, str(flag)
+
+
+# --- networks that hide their gradients ---
+
+
+class Saturated(nn.Module):
+    """Steep sigmoids before the network: 0 or 1 in float32, and no slope."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, images):
+        return self.model(torch.sigmoid(3e4 * (images - 0.4725)))
+
+
+@pytest.mark.parametrize("masked", [Quantised, Loud, Saturated])
+def test_a_network_without_gradients_raises_a_flag_and_gets_the_lowest_curve(masked):
+    model, data, index = masked(network(10)).eval(), Memory(), np.arange(30)
+    settings = dict(steps=20, queries=200)
+    found, flags = attacks.robust_curve(model, data, index, EPSILONS, autoattack=settings)
+    raised = {flag.name for flag in flags if flag.raised}
+    assert "gradients vanish under bisection" in raised, str(flags)
+    assert "another attack fools what bisection calls robust" in raised, str(flags)
+    assert found.mode == "lowest"
+    alone = [
+        attacks.attack_sweep(model, data, index, EPSILONS, mode=mode)
+        for mode in ("bisection", "independent")
+    ]
+    for other in alone:
+        assert (found.right <= other.right).all()
+    assert found.accuracy()[1] < alone[0].accuracy()[1] - 0.1
+
+
+def test_a_plain_network_raises_none_and_keeps_its_curve():
+    found, flags = attacks.robust_curve(network(10), Memory(), np.arange(60), EPSILONS)
+    assert found.mode == "bisection" and not any(flag.raised for flag in flags)
+
+
+def test_the_lowest_of_several_is_the_worst_for_each_image():
+    model, data, index = network(10), Memory(), np.arange(60)
+    weak = attacks.attack_sweep(model, data, index, EPSILONS, attack="fgsm", mode="independent")
+    strong = attacks.attack_sweep(model, data, index, EPSILONS)
+    auto = attacks.autoattack_sweep(model, data, index, EPSILONS, fooled=~strong.right, **QUICK)
+    worst = attacks.lowest(weak, strong, auto)
+    expected = np.logical_and.accumulate(weak.right & strong.right & auto.right)
+    assert np.array_equal(worst.right, expected)
+    assert not attacks.overtaken(strong, [weak, auto]).raised
+    with pytest.raises(ContractError, match="the earlier attack too"):
+        attacks.lowest(weak, auto)
+    other = attacks.attack_sweep(model, data, index[:9], EPSILONS)
+    with pytest.raises(ContractError, match="same images and radii"):
+        attacks.lowest(strong, other)
+
+
+def test_an_auc_under_attack_is_refused_unless_every_image_was_attacked_to_the_end():
+    model, data, index = network(10), Memory(), np.arange(12)
+    how = dict(steps=2)
+    for mode in ("bisection", "skip_fooled"):
+        result = attacks.attack_sweep(model, data, index, EPSILONS[:1], mode=mode, **how)
+        with pytest.raises(ContractError, match="mode='independent'"):
+            _ = result.ranked
+    result = attacks.attack_sweep(model, data, index, EPSILONS[:1], mode="independent", **how)
+    assert result.ranked is result.logits

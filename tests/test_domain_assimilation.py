@@ -96,8 +96,8 @@ def arm_of(task, defence="none", attacks="all", **changes):
 def made(arm, right, *, special=None, clean=None):
     """A network right under every attack where ``right`` (E, n) says so, from 1/255 upwards.
 
-    ``special`` holds what differs, by (attack, step); the nested climb is None, and the one at
-    quarters of 1/255 is FINE.
+    ``special`` holds what differs, by (attack, step); bisection is None, and that at quarters of
+    1/255 is FINE.
     """
     task, special = arm.task, {study.FINE: np.ones((2, 40), bool)} | (special or {})
     labels, clean = task.data.targets, np.ones(40, bool) if clean is None else clean
@@ -113,7 +113,9 @@ def made(arm, right, *, special=None, clean=None):
     scores = {name: scores[name] for name in evaluation.CLEAN}
     gates = {"beats_prior": True, "competent": True, "beats_majority": True}
     sweeps = {cell: sweep(cell) for cell in (*study.RUN[arm.attacks], study.FINE)}
-    return study.Robustness(arm, scores, gates, task.attacked, sweep(None), [0], "nested", sweeps)
+    return study.Robustness(
+        arm, scores, gates, task.attacked, sweep(None), [0], "bisection", sweeps
+    )
 
 
 def pair(**how):
@@ -340,7 +342,7 @@ def test_the_worst_is_no_worse_than_what_fooled_an_image():
     found = made(arm_of(made_task()), right, special=special)
     expected = np.ones((3, 40), bool)
     expected[2, 39] = False
-    assert np.array_equal(found.cells[study.CLIMB], expected)
+    assert np.array_equal(found.cells[study.STRONG], expected)
     expected[:, 0] = False  # stays lost
     assert np.array_equal(found.cells[study.WORST], expected)
 
@@ -348,9 +350,9 @@ def test_the_worst_is_no_worse_than_what_fooled_an_image():
 def test_fgsm_meets_every_eps_afresh_and_the_others_spare_what_is_fooled(measured, trained):
     found, model = measured["none"], trained["none"].model
     modes = {cell: sweep.mode for cell, sweep in found.sweeps.items()}
-    assert modes.pop(study.FGSM) == "independent" and modes.pop(study.FINE) == "nested"
+    assert modes.pop(study.FGSM) == "independent" and modes.pop(study.FINE) == "bisection"
     assert set(modes.values()) == {"skip_fooled"} and len(modes) == 6
-    assert found.sweep.mode == "nested"
+    assert found.sweep.mode == "bisection"
     task = found.arm.task
     images = to_float(task.data.images[task.attacked])
     labels = torch.from_numpy(task.data.targets[task.attacked])
@@ -399,7 +401,7 @@ def test_every_arm_is_measured_on_the_same_images_and_draws(measured):
 
 
 def test_a_finished_measurement_is_read_back(settings, trained, measured, monkeypatch):
-    monkeypatch.setattr("medrobust_utils.attacks.radius_sweep.climb", None)
+    monkeypatch.setattr("medrobust_utils.attacks.radius_sweep.Job", None)
     # a busy machine's probe may choose another precision than the training had
     monkeypatch.setattr("medrobust_utils.core.env.training_dtype", lambda device: torch.float16)
     assert trained["glcm"].model.trained_in in (torch.float32, torch.bfloat16)

@@ -18,7 +18,7 @@ arms:
 seeds: 1
 validation_images: 0
 training: {epochs: 1, batch: 16, lr: 0.01, flips: none, warmup_epochs: 0.0, clip: 0.0}
-attack: {mode: nested, images: 6, steps: 2, fast: false}
+attack: {mode: bisection, images: 6, steps: 2, fast: false}
 """
 
 

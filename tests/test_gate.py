@@ -272,7 +272,7 @@ ENTRIES = {
     "mifgsm": lambda m, x, y: attacks.mifgsm(m, x, y, EPS, **FEW),
     "pgd": lambda m, x, y: attacks.pgd(m, x, y, EPS, **FEW),
     "foolbox_pgd": lambda m, x, y: attacks.foolbox_pgd(m, x, y, EPS, **FEW),
-    "climb": lambda m, x, y: list(attacks.climb(m, x, y, [EPS / 2, EPS], steps=1)),
+    "at_radii": lambda m, x, y: list(attacks.at_radii(m, x, y, [EPS / 2, EPS], steps=1)),
     "autoattack": lambda m, x, y: attacks.autoattack(m, x, y, EPS, steps=1, queries=2, targets=1),
     "attack_sweep": swept(attacks.attack_sweep, steps=1),
     "autoattack_sweep": swept(attacks.autoattack_sweep, steps=1, queries=2, targets=1),
@@ -398,7 +398,7 @@ def seeded(entry, *args):
 
 @pytest.mark.parametrize("kind", ["uint8", "uint16", "uint32", "uint64", "int16", "array", "list"])
 @pytest.mark.parametrize(
-    "entry", ["fgsm", "foolbox_pgd", "climb", "autoattack", "rise", "sensitivity", "red_flags"]
+    "entry", ["fgsm", "foolbox_pgd", "at_radii", "autoattack", "rise", "sensitivity", "red_flags"]
 )
 def test_labels_of_any_integer_type_are_the_same_labels(entry, kind):
     model, images = made("plain"), pictures("plain")
@@ -431,7 +431,7 @@ def test_label_maps_of_16_bits_are_label_maps():
         (torch.zeros(N, 2, dtype=torch.long), "labels have shape"),
     ],
 )
-@pytest.mark.parametrize("entry", ["fgsm", "foolbox_pgd", "climb", "autoattack", "rise"])
+@pytest.mark.parametrize("entry", ["fgsm", "foolbox_pgd", "at_radii", "autoattack", "rise"])
 def test_labels_that_fit_nothing_are_refused_with_what_fits(entry, labels, words):
     words = f"{words}|native engine" if entry == "foolbox_pgd" else words
     with pytest.raises(ContractError, match=words):
@@ -455,7 +455,7 @@ def test_working_in_place_changes_no_result(name):
         "without copies": Net(),
     }
     images, labels = pictures("plain"), torch.arange(N) % K
-    for entry in ("fgsm", "climb", "foolbox_pgd", "attack_sweep", "predict"):
+    for entry in ("fgsm", "at_radii", "foolbox_pgd", "attack_sweep", "predict"):
         wanted = seeded(ENTRIES[entry], twins[name].eval(), images, labels)
         found = seeded(ENTRIES[entry], made(name), images, labels)
         if entry == "attack_sweep":  # batch norm may be folded in one and not in the other
@@ -494,16 +494,16 @@ def test_numbers_that_are_only_small_are_no_chance():
         attacks.mifgsm(model, images, labels, EPS, **FEW)
 
 
-@pytest.mark.parametrize("call", ["climb", "foolbox", "sweep", "layered", "training"])
+@pytest.mark.parametrize("call", ["at_radii", "foolbox", "sweep", "layered", "training"])
 def test_a_network_is_asked_once_a_call_whether_it_answers_alike(call, monkeypatch):
     asked, real = [], gate.ask
     monkeypatch.setattr(gate, "ask", lambda *args: asked.append(1) or real(*args))
     images, labels = pictures("plain"), torch.arange(N) % K
-    if call in ("climb", "foolbox"):
+    if call in ("at_radii", "foolbox"):
         how = dict(steps=1) | (
             dict(engine="foolbox", mode="skip_fooled") if call == "foolbox" else {}
         )
-        list(attacks.climb(made("plain"), images, labels, [EPS / 4, EPS / 2, EPS], **how))
+        list(attacks.at_radii(made("plain"), images, labels, [EPS / 4, EPS / 2, EPS], **how))
     elif call == "sweep":
         how = dict(batch=2, steps=1, mode="independent")
         data = data_of(images, labels)

@@ -1,4 +1,4 @@
-"""What is asked of an attack: how a ladder is climbed, and how hard AutoAttack tries."""
+"""What is asked of an attack: how it goes through the radii, and how hard AutoAttack tries."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import torch
 from ..core.errors import ContractError
 from .gradient import BIM_STEP, BIM_STEPS, PGD_STEP, PGD_STEPS
 
-MODES = ("nested", "skip_fooled", "independent")
+MODES = ("bisection", "skip_fooled", "independent")
+BISECTION = (5, 0.7)  # steps, and the first as a share of eps
 ENGINES = ("native", "foolbox")
 ATTACKS = ("pgd", "fgsm", "bim", "mifgsm")
 # AutoAttack's standard version, its members in order, as in the reference code.
@@ -19,17 +20,17 @@ ROBUST, WRONG = "", "wrong before"  # in the record, beside the names of the mem
 
 @dataclass(frozen=True)
 class AttackConfig:
-    """How a ladder is climbed.
+    """How a gradient attack goes through the radii.
 
     Attributes:
-        mode: ``nested`` (PGD only), ``skip_fooled`` or ``independent``.
-        engine: ``native``, or ``foolbox`` (PGD only, and not nested).
-        steps: steps at each eps: 4 nested, else those of the function ``attack`` names, unless
-            given. FGSM has one step of length eps, and refuses another.
-        rel_step: length of a step as a share of eps: 1/2 nested, else that of the function
-            ``attack`` names, unless given; None with ``step_size``. Nested, that is the first
-            step's and the k-th has a k-th of it; at the first eps, which has nothing to begin
-            from, each is twice as long.
+        mode: ``bisection`` (PGD only), ``skip_fooled`` or ``independent``.
+        engine: ``native``, or ``foolbox`` (PGD only, and not by bisection).
+        steps: steps at each eps: 5 by bisection, where gradients gather as in MI-FGSM, else those
+            of the function ``attack`` names, unless given. FGSM has one step of length eps, and
+            refuses another.
+        rel_step: length of a step as a share of eps: 0.7 by bisection, else that of the function
+            ``attack`` names, unless given; None with ``step_size``. By bisection that is the first
+            step's, and the k-th has a k-th of it.
         seed: of PGD's random starts, one an image (see ``gaussian``), the same at every eps. The
             other attacks start at the image.
         dtype: bfloat16 computes gradients in mixed precision; scores are float32 always.
@@ -38,7 +39,7 @@ class AttackConfig:
             may be larger than the ball, as 2/255 is at eps 1/255: it ends at the ball's border.
     """
 
-    mode: str = "nested"
+    mode: str = "bisection"
     engine: str = "native"
     steps: int | None = None
     rel_step: float | None = None
@@ -52,12 +53,13 @@ class AttackConfig:
             if getattr(self, name) not in known:
                 value = f"{name}={getattr(self, name)!r}"
                 raise ContractError(f"{value}: choose one of {', '.join(known)}.")
-        if self.attack != "pgd" and self.mode == "nested":
+        warm = self.mode == "bisection"
+        if self.attack != "pgd" and warm:
             raise ContractError(
-                f"{self.attack} starts at the image and cannot climb nested. Choose "
-                "mode='skip_fooled', or 'independent' for what the papers did."
+                f"{self.attack} starts at the image, not where another attack ended as bisection "
+                "asks. Choose mode='skip_fooled', or 'independent' for what the papers did."
             )
-        if self.engine == "foolbox" and (self.attack != "pgd" or self.mode == "nested"):
+        if self.engine == "foolbox" and (self.attack != "pgd" or warm):
             raise ContractError(
                 f"engine='foolbox' sweeps pgd only, and attacks afresh at every eps. "
                 f"{self.mode} {self.attack}: use 'native'."
@@ -76,7 +78,7 @@ class AttackConfig:
     def _fill(self) -> None:
         """Give ``steps`` and the length of a step their usual values, where none were given."""
         usual = {
-            "pgd": (4, 0.5) if self.mode == "nested" else (PGD_STEPS, PGD_STEP),
+            "pgd": BISECTION if self.mode == "bisection" else (PGD_STEPS, PGD_STEP),
             "fgsm": (1, 1.0),
             "bim": (BIM_STEPS, BIM_STEP),
             "mifgsm": (BIM_STEPS, 1 / max(1, BIM_STEPS if self.steps is None else self.steps)),
@@ -96,12 +98,12 @@ class AttackConfig:
                 f"step_size={self.step_size} lies outside [0, 1]. Two gray levels are 2/255, not 2."
             )
 
-    def lengths(self, eps: float, first: bool) -> list[float]:
-        """Of the steps at ``eps``, which may be the ``first`` of the ladder."""
+    def lengths(self, eps: float | torch.Tensor) -> list[float | torch.Tensor]:
+        """Of the steps at ``eps``, which may be each image's own."""
         length = self.rel_step * eps if self.step_size is None else self.step_size
-        if self.mode != "nested":
+        if self.mode != "bisection":
             return [length] * self.steps
-        return [(2 if first else 1) * length / k for k in range(1, self.steps + 1)]
+        return [length / k for k in range(1, self.steps + 1)]
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from ..core.errors import ContractError
 from ..core.losses import IGNORED, correct, per_image
 
 TINY = torch.finfo(torch.float32).tiny
+NEARLY_ALL = 0.99  # share of the pixels; some hidden gradients show in the few others
 Fooled = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
@@ -35,15 +36,16 @@ def ascend(
     model: nn.Module,
     images: torch.Tensor,
     labels: torch.Tensor,
-    eps: float,
+    eps: float | torch.Tensor,
     *,
-    lengths: Sequence[float],
+    lengths: Sequence[float] | torch.Tensor,
     start: torch.Tensor | None = None,
     decay: float | None = None,
     loss: Loss | None = None,
     dtype: torch.dtype = torch.float32,
     batch: int | None = None,
     fooled: Fooled | None = None,
+    vanished: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Climb the loss from ``start`` by signed steps and return the last point.
 
@@ -54,8 +56,8 @@ def ascend(
             alone.
         images: float32 (N, C, H, W) in [0, 1], on the model's device.
         labels: what ``losses.per_image`` takes for the model's head.
-        eps: radius of the ball around each image, in [0, 1].
-        lengths: of the steps in turn, in the units of ``eps``.
+        eps: radius of the ball around each image, in [0, 1]: one for all, or (N,).
+        lengths: of the steps in turn, in the units of ``eps``: (S,), or (S, N) of each image.
         start: where to begin, projected into the ball first; the images without one.
         decay: share of the gathered gradient that each step keeps, every gradient scaled to
             mean magnitude 1 first (Dong et al. 2018, algorithm 1); None follows the last
@@ -66,6 +68,8 @@ def ascend(
         fooled: says of images (n, C, H, W) and their labels which are judged wrong, bool (n,). It
             is asked about those that ``model``, maybe a copy or in mixed precision, has wrong;
             they stay where they are. Without it all go to the end.
+        vanished: bool (N,), set here to True for each image that still had to move when its
+            gradient was zero in all pixels but one in a hundred.
 
     Returns:
         Images in [0, 1] with ``(result - images).abs() <= eps`` in float32, exactly.
@@ -73,7 +77,7 @@ def ascend(
     Raises:
         ContractError: for arguments, logits or gradients that break the contract.
     """
-    _check(eps, lengths, dtype)
+    lengths = _checked(eps, lengths, dtype, images)
     if not len(images):
         return images.clone()
     span = extremes(labels)
@@ -101,10 +105,12 @@ def ascend(
             climbing, uphill = climbing[robust], uphill[robust]
             if not len(climbing):
                 break
+        if vanished is not None:
+            vanished[climbing] |= (uphill.abs() < TINY).float().mean((1, 2, 3)) > NEARLY_ALL
         if decay is not None:
             mean = uphill.abs().mean((1, 2, 3), keepdim=True).clamp_min(TINY)
             uphill = gathered[climbing] = decay * gathered[climbing] + uphill / mean
-        further = moved[climbing] + length * uphill.sign()
+        further = moved[climbing] + length[climbing] * uphill.sign()
         moved[climbing] = further.clamp(low[climbing], high[climbing])
     check_logits(first, labels.ndim == 2)
     check_finite(finite)
@@ -141,13 +147,17 @@ def gradient(
     return uphill, logits.detach()
 
 
-def ball(images: torch.Tensor, eps: float) -> tuple[torch.Tensor, torch.Tensor]:
+def ball(images: torch.Tensor, eps: float | torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Lowest and highest images allowed: within ``eps``, within [0, 1], exact in float32.
+
+    ``eps`` may be each image's own, (N,).
 
     ``images + eps`` is rounded, to nearest, and may land up to half a unit in the last place
     too far out, which at a small eps is a percent of it. Where it does, the bound is the next
     number inwards.
     """
+    if isinstance(eps, torch.Tensor):
+        eps = eps[:, None, None, None]
     low, high = images - eps, images + eps
     low = torch.where(images - low > eps, torch.nextafter(low, images), low)
     high = torch.where(high - images > eps, torch.nextafter(high, images), high)
@@ -185,14 +195,25 @@ def check_eps(eps: float) -> None:
         raise ContractError(f"eps={eps} lies outside [0, 1]. Eight gray levels are 8/255, not 8.")
 
 
-def _check(eps: float, lengths: Sequence[float], dtype: torch.dtype) -> None:
-    check_eps(eps)
-    if not len(lengths) or not all(length >= 0 for length in lengths):
+def _checked(
+    eps: float | torch.Tensor,
+    lengths: Sequence[float] | torch.Tensor,
+    dtype: torch.dtype,
+    images: torch.Tensor,
+) -> torch.Tensor:
+    """The lengths of the steps as (S, N, 1, 1, 1)."""
+    if not isinstance(eps, torch.Tensor):  # others were checked as numbers, before they were sent
+        check_eps(eps)
+    steps = torch.as_tensor(lengths, dtype=torch.float32, device=images.device)
+    if not len(steps) or not (steps >= 0).all():
         raise ContractError(
-            f"steps of length {sorted(set(lengths))}: take 1 step or more, forward."
+            f"steps of length {sorted(set(steps.flatten().tolist()))}: take 1 step or more, "
+            "forward."
         )
     if dtype not in (torch.float32, torch.bfloat16):
         raise ContractError(
             f"dtype={dtype}: choose torch.float32 or torch.bfloat16. Small gradients vanish in "
             "float16, and float32 is what images are given in."
         )
+    wide = steps if steps.ndim == 2 else steps[:, None]
+    return wide.expand(-1, len(images))[..., None, None, None]

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
 from ..core import env
-from ..core.errors import RunError
-from ..core.storage import fingerprint, write_atomic
+from ..core.contracts import check_model
+from ..core.errors import ContractError, RunError
+from ..core.storage import fingerprint, read_arrays, write_arrays
 from ..data import ImageSet, batches
+from .fold_batchnorm import quick_copy
+from .radii import check_radii
+
+PER_IMAGE = ("clean", "vanished")  # arrays of a part whose first axis is the image, not the eps
+Compute = Callable[[nn.Module, np.ndarray, int, Callable[[int], object]], dict[str, np.ndarray]]
 
 
 def identify(
@@ -39,97 +45,83 @@ def on_device(data: ImageSet, rows: np.ndarray) -> tuple[torch.Tensor, torch.Ten
     return images.to(env.pick_device(), memory_format=torch.channels_last), labels
 
 
-class PartialResults:
-    """Finished parts by first position, in memory and, with a folder, on disk."""
-
-    def __init__(
-        self, folder: Path | None, name: str, identity: str, total: int, kind: type[NamedTuple]
-    ) -> None:
-        """
-        Args:
-            folder: of one trained model; what is kept gets a folder of its own inside, ``name``.
-            total: how many images there are in all.
-            kind: of a part: a named tuple of arrays, of which ``clean`` has one row an image.
-        """
-        self.identity, self.total, self.kind = identity, total, kind
-        self.parts: dict[int, Any] = {}
-        self.sizes: dict[int, int] = {}
-        self.folder = folder / name if folder else None
-        if self.folder:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            for path in sorted(self.folder.glob("*.npz")):
-                self._put(int(path.stem), self._read(path))
-
-    def stop(self, position: int, batch: int) -> int:
-        """Where a part that begins at ``position`` ends: before what is there already."""
-        later = [p for p in self.parts if p > position]
-        return min([position + batch, self.total, *later])
-
-    def add(self, position: int, part: NamedTuple) -> None:
-        self._put(position, part)
-        if self.folder:
-            buffer = io.BytesIO()
-            np.savez(buffer, identity=self.identity, **part._asdict())
-            write_atomic(self.folder / f"{position:07d}.npz", buffer.getvalue())
-
-    def _put(self, position: int, part: Any) -> None:
-        self.parts[position] = part
-        self.sizes[position] = len(part.clean)
-
-    def _read(self, path: Path) -> Any:
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                identity = str(file["identity"])
-                part = self.kind(*(file[name] for name in self.kind._fields))
-        except Exception as error:  # zip, zlib and numpy raise many types for a damaged file
-            raise RunError(
-                f"{path}: cannot be read ({error}). Delete it to compute it again."
-            ) from error
-        if identity != self.identity:
-            raise RunError(
-                f"{path}: was computed with other settings, images or weights. Delete it to "
-                "compute it again."
-            )
-        return part
-
-
-def by_batches(
-    kept: PartialResults,
+def swept(
+    name: str,
+    model: nn.Module,
+    data: ImageSet,
     index: np.ndarray,
-    batch: int,
-    compute: Callable[[np.ndarray, int, Callable], NamedTuple],
-    desc: str,
+    epsilons: Sequence[float],
+    settings: Mapping,
+    compute: Compute,
     *,
-    rungs: int,
+    batch: int,
+    folder: Path | None,
+    desc: str,
+    rounds: int,
     together: int = 1,
-) -> list[Any]:
-    """Every part in order, computed where it is not kept yet.
+    copied: bool = True,
+) -> dict[str, np.ndarray]:
+    """A sweep's arrays over all images, part by part, each computed where it is not kept yet.
 
     A batch that does not fit into memory is halved, with a warning.
 
     Args:
-        compute: gives the part of some of ``index``, with the field ``clean`` one row an image,
-            with so many images in a batch. It calls its last argument with the number of images
-            whenever it has gone one of ``rungs`` steps with all of them.
-        desc: label of the progress bar, which counts those steps; no bar without one.
+        name: of the attack; with the identity it names a folder inside ``folder``.
+        settings: what of them changes the result.
+        compute: gives the arrays of some of ``index``, ``clean`` among them with one row an image.
+            It is asked with the network to take gradients of, those rows, how many of them go
+            through it together, and what to call with the number of images whenever it has gone
+            one of ``rounds`` steps with all of them.
+        batch, folder, desc: see ``attack_sweep``.
         together: batches in a part.
+        copied: whether gradients are taken of a ``quick_copy``.
     """
-    position = 0
-    with env.progress(total=rungs * len(index), desc=desc, disable=not desc) as bar:
+    check_radii(epsilons)
+    check_model(model)
+    if not len(index):
+        raise ContractError("no image to attack: the index is empty.")
+    model.to(env.pick_device(), memory_format=torch.channels_last)
+    identity = identify(model, data, index, [float(eps) for eps in epsilons], settings)
+    folder = folder / f"{name}-{identity}" if folder else None
+    paths = sorted(folder.glob("*.npz")) if folder else []
+    parts = {int(path.stem): _read(path, identity) for path in paths}  # by first position
+    through, position = None, 0
+    with env.progress(total=rounds * len(index), desc=desc, disable=not desc) as bar:
         while position < len(index):
-            if position not in kept.parts:
-                stop = kept.stop(position, batch * together)
-                part = _fitting(compute, index[position:stop], batch, bar.update)
+            if position not in parts:
+                if through is None:  # not needed where every part is kept already
+                    first = on_device(data, index[:1])[0]
+                    through = quick_copy(model, first) if copied else model
+                stop = min([position + batch * together, *(p for p in parts if p > position)])
+                rows = index[position:stop]
+                part = _fitting(partial(compute, through), rows, batch, bar.update)
                 if part is None and batch == 1 < together:
                     together = 1  # what does not fit may be the images of the others
                 elif part is None:
-                    batch = _halved(min(batch, stop - position))
+                    batch = _halved(min(batch, len(rows)))
                 else:
-                    kept.add(position, part)
-            position += kept.sizes.get(position, 0)
-            bar.n = rungs * position  # whatever a try that did not fit has counted
+                    parts[position] = part
+                    if folder:
+                        kept = part | {"identity": np.array(identity)}
+                        write_arrays(folder / f"{position:07d}.npz", kept)
+            position += len(parts[position]["clean"]) if position in parts else 0
+            bar.n = rounds * position  # whatever a try that did not fit has counted
             bar.refresh()
-    return [kept.parts[position] for position in sorted(kept.parts)]
+    every = [parts[position] for position in sorted(parts)]
+    return {
+        key: np.concatenate([part[key] for part in every], axis=int(key not in PER_IMAGE))
+        for key in every[0]
+    }
+
+
+def _read(path: Path, identity: str) -> dict[str, np.ndarray]:
+    part = read_arrays(path)
+    if str(part.pop("identity", "")) != identity:
+        raise RunError(
+            f"{path}: was computed with other settings, images or weights. Delete it to "
+            "compute it again."
+        )
+    return part
 
 
 def _fitting(compute: Callable, *args: Any) -> Any:

@@ -1,93 +1,31 @@
-"""Accuracy at every eps: the ladder over a data set, part by part, kept as it comes."""
+"""Accuracy at every eps: an attack over a data set, part by part, kept as it comes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from functools import cache
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from ..core import env
-from ..core.contracts import check_model
 from ..core.errors import ContractError
 from ..core.gate import gate
-from ..core.losses import correct
 from ..data import ImageSet
-from .config import AttackConfig
-from .fold_batchnorm import quick_copy
-from .ladder import check_ladder, climb
-from .partial_results import PartialResults, by_batches, identify, on_device
+from .autoattack.sweep import attack_batch
+from .config import AttackConfig, AutoAttackConfig
+from .partial_results import on_device, swept
+from .radii import Job
+from .red_flags import Flag
+from .sweep_result import AutoResult, SweepResult, lowest, overtaken
 
-# Batches of a nested sweep that climb together, so that a network gets full ones from those still
-# standing. A kill costs all four: with the usual steps, less than one batch of 40 at each of 8 eps.
+# Batches that are attacked together by bisection, so that a network gets full ones from the
+# images still to be fooled. A kill costs all four: less than one of 40 steps at each of 8 eps.
 TOGETHER = 4
-METHOD = 2  # counts changes of the nested climb, so that no part of an older one is read back
-
-
-@dataclass(frozen=True)
-class SweepResult:
-    """Scores of N images under attack at E sizes.
-
-    Attributes:
-        epsilons: (E,), rising.
-        logits: float32 (E, N, K) of the attacked images. Accuracy and balanced accuracy may be
-            computed from them in every mode. AUC may not from a nested or standing sweep, which
-            leaves an image alone once it is judged wrong, a nested one at the very first point
-            that is: its AUC is an upper bound, and a loose one.
-        clean: float32 (N, K), before the attack.
-        labels: of the images, as the data set has them.
-        mode: ``nested``, ``skip_fooled`` or ``independent``.
-    """
-
-    epsilons: np.ndarray
-    logits: np.ndarray
-    clean: np.ndarray
-    labels: np.ndarray
-    mode: str
-
-    @property
-    def right(self) -> np.ndarray:
-        """Bool (E, N): judged right under attack."""
-        return np.stack([_right(logits, self.labels) for logits in self.logits])
-
-    @property
-    def clean_right(self) -> np.ndarray:
-        """Bool (N,): judged right before the attack."""
-        return _right(self.clean, self.labels)
-
-    @property
-    def clean_wrong(self) -> int:
-        """Images that were wrong before the attack: no success of it."""
-        return int((~self.clean_right).sum())
-
-    def accuracy(self) -> np.ndarray:
-        """Share (E,) of all images judged right under attack."""
-        return self.right.mean(1)
-
-    def success(self) -> np.ndarray:
-        """Share (E,) of the images right before that the attack fooled; NaN if there are none."""
-        before = self.clean_right
-        if not before.any():
-            return np.full(len(self.epsilons), np.nan)
-        return (~self.right[:, before]).mean(1)
-
-    def min_adversarial_radius(self) -> np.ndarray:
-        """Smallest eps (N,) at which each image was judged wrong.
-
-        0 for an image wrong before the attack, infinity for one that never fell.
-        """
-        fooled = ~self.right
-        first = np.where(fooled.any(0), self.epsilons[fooled.argmax(0)], np.inf)
-        return np.where(self.clean_right, first, 0.0)
-
-
-def _right(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    return correct(torch.from_numpy(logits), torch.from_numpy(labels)).numpy()
+# counts changes, so that no part of an older sweep is read back
+METHOD = {"bisection": 1, "autoattack": 3}
 
 
 @gate()
@@ -97,6 +35,8 @@ def attack_sweep(
     index: np.ndarray,
     epsilons: Sequence[float],
     *,
+    attack: str = "pgd",
+    fooled: np.ndarray | None = None,
     batch: int = 32,
     folder: Path | None = None,
     desc: str = "",
@@ -109,62 +49,139 @@ def attack_sweep(
 
     Args:
         epsilons: rising, in [0, 1]; eps = 0 gives the clean scores.
-        batch: images that go through a network together. Nested, four batches climb together
-            and are filled up as images fall.
+        attack: ``pgd``, ``fgsm``, ``bim``, ``mifgsm`` or ``autoattack``. AutoAttack meets an image
+            only where monotony leaves its answer open: first at the largest eps it is believed to
+            survive, then at smaller ones for as long as it is fooled.
+        fooled: for AutoAttack, bool (E, n): images that another attack has fooled at that eps; they
+            count as fooled and are not attacked. Their logits are the clean ones.
+        batch: images that go through a network together. By bisection four batches are
+            attacked together and filled up as images are fooled.
         folder: where finished parts are kept; a sweep that was killed goes on there. It must
             belong to one trained model. Each sweep (settings, weights, images) has a folder of
             its own inside.
         desc: label of the progress bar; no bar without one.
-        how: what ``Plan`` takes: ``mode="nested"`` for looking and for worst cases,
-            ``mode="independent"`` for what the papers ran, with ``engine="foolbox"`` by the
-            very library, ``mode="skip_fooled"`` for that without luck; attack, steps, rel_step or
-            step_size, seed, dtype.
+        how: what ``AttackConfig`` takes: ``mode="bisection"`` for looking and for worst cases,
+            ``mode="independent"`` for what the papers ran, with ``engine="foolbox"``
+            by the very library, ``mode="skip_fooled"`` for that without luck; steps, rel_step or
+            step_size, seed, dtype. For AutoAttack, what ``AutoAttackConfig`` takes.
+
+    Returns:
+        For AutoAttack an ``AutoResult``.
 
     Raises:
         ContractError: for a breach of the contract, or an empty index.
         RunError: for a kept part that is damaged or of another sweep, or if not even one
             image fits into memory.
     """
-    plan = AttackConfig(**how)
-    check_ladder(epsilons)
-    check_model(model)
-    if not len(index):
-        raise ContractError("no image to attack: the index is empty.")
-    epsilons = [float(eps) for eps in epsilons]
-    model.to(env.pick_device(), memory_format=torch.channels_last)
-    identity = identify(model, data, index, epsilons, _settings(plan))
-    kept = PartialResults(folder, f"{plan.attack}-{identity}", identity, len(index), _Part)
+    common = dict(batch=batch, folder=folder, desc=desc)
+    if attack == "autoattack":
+        return _autoattack(model, data, index, epsilons, fooled, AutoAttackConfig(**how), common)
+    if fooled is not None:
+        raise ContractError("fooled is for attack='autoattack'; others find that out themselves.")
+    config = AttackConfig(attack=attack, **how)
+    above = int(sum(eps > 0 for eps in epsilons))
 
-    @cache  # not needed where every batch is kept already
-    def through() -> nn.Module:
-        native = plan.engine == "native"
-        return quick_copy(model, on_device(data, index[:1])[0]) if native else model
+    def compute(through: nn.Module, rows: np.ndarray, batch: int, done: Callable) -> dict:
+        return _scores(model, through, data, rows, epsilons, config, batch, done)
 
-    def compute(rows: np.ndarray, batch: int, done: Callable) -> _Part:
-        return _scores(model, through(), data, rows, epsilons, plan, batch, done)
-
-    nested = plan.mode == "nested"
-    parts = by_batches(
-        kept,
+    found = swept(
+        attack,
+        model,
+        data,
         index,
-        batch,
+        epsilons,
+        _settings(config),
         compute,
-        desc,
-        rungs=len(_rungs(epsilons)),
-        together=TOGETHER if nested else 1,
+        # bisection doubles its steps, then halves what is open, and tries once more in the end
+        rounds=2 * above.bit_length() + 1 if config.mode == "bisection" else above,
+        together=TOGETHER if config.mode == "bisection" else 1,
+        copied=config.engine == "native",
+        **common,
     )
-    return SweepResult(
-        np.array(epsilons),
-        np.concatenate([part.logits for part in parts], axis=1),
-        np.concatenate([part.clean for part in parts]),
-        np.ascontiguousarray(data.targets[index]),
-        plan.mode,
-    )
+    labels = np.ascontiguousarray(data.targets[index])
+    return SweepResult(np.array(epsilons, float), labels=labels, mode=config.mode, **found)
 
 
-class _Part(NamedTuple):
-    logits: np.ndarray  # (E, n, K)
-    clean: np.ndarray  # (n, K)
+def autoattack_sweep(*asked: Any, **how: Any) -> AutoResult:
+    """``attack_sweep`` with ``attack="autoattack"``."""
+    return attack_sweep(*asked, attack="autoattack", **how)
+
+
+def robust_curve(
+    model: nn.Module,
+    data: ImageSet,
+    index: np.ndarray,
+    epsilons: Sequence[float],
+    *,
+    autoattack: Mapping | None = None,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    **common: Any,
+) -> tuple[SweepResult, list[Flag]]:
+    """A curve by bisection, or the lowest of several where a red flag says not to believe it.
+
+    Those are bisection's, independent PGD's and AutoAttack's.
+
+    Args:
+        autoattack: what ``AutoAttackConfig`` takes; the published settings unless given.
+        common: batch, folder and desc, see ``attack_sweep``.
+
+    Returns:
+        The result, of mode ``bisection`` or ``lowest``, and the flags, raised or not.
+    """
+    asked, how = (model, data, index, epsilons), dict(seed=seed, dtype=dtype, **common)
+    found = attack_sweep(*asked, mode="bisection", **how)
+    flags = found.flags()
+    if not any(flag.raised for flag in flags):
+        return found, flags
+    cold = attack_sweep(*asked, mode="independent", **how)
+    fooled = ~lowest(found, cold).right
+    auto = autoattack_sweep(*asked, fooled=fooled, **how, **(autoattack or {}))
+    others = [cold, auto]
+    return lowest(found, *others), [*flags, overtaken(found, others), *auto.flags()]
+
+
+def _autoattack(
+    model: nn.Module,
+    data: ImageSet,
+    index: np.ndarray,
+    epsilons: Sequence[float],
+    fooled: np.ndarray | None,
+    config: AutoAttackConfig,
+    common: Mapping,
+) -> AutoResult:
+    if config.to_the_end and len(epsilons) > 1:
+        raise ContractError(f"to_the_end takes one eps, not {len(epsilons)}: run it for each.")
+    shape = (len(epsilons), len(index))
+    fooled = np.zeros(shape, bool) if fooled is None else fooled
+    if fooled.shape != shape:
+        raise ContractError(
+            f"fooled has shape {fooled.shape}; expected {shape}: one row for each eps, one column "
+            "for each image."
+        )
+    place = {int(row): column for column, row in enumerate(index)}
+
+    def compute(through: nn.Module, rows: np.ndarray, _: int, done: Callable) -> dict:
+        known = fooled[:, [place[int(row)] for row in rows]]
+        images, labels = on_device(data, rows)
+        return attack_batch(model, through, images, labels, epsilons, config, rows, known, done)
+
+    settings = asdict(config) | {"fooled": np.packbits(fooled).tolist()}
+    settings["method"] = METHOD["autoattack"]
+    found = swept(
+        "autoattack",
+        model,
+        data,
+        index,
+        epsilons,
+        settings,
+        compute,
+        rounds=len(epsilons),
+        **common,
+    )
+    mode = "to the end" if config.to_the_end else "autoattack"
+    labels = np.ascontiguousarray(data.targets[index])
+    return AutoResult(np.array(epsilons, float), labels=labels, mode=mode, **found)
 
 
 def _scores(
@@ -172,34 +189,40 @@ def _scores(
     through: nn.Module,
     data: ImageSet,
     rows: np.ndarray,
-    epsilons: list[float],
-    plan: AttackConfig,
+    epsilons: Sequence[float],
+    config: AttackConfig,
     batch: int,
     done: Callable[[int], object],
-) -> _Part:
+) -> dict[str, np.ndarray]:
     """The scores of one part."""
     images, labels = on_device(data, rows)
-    how = dict(rows=rows, through=through, batch=batch) | vars(plan)
-    logits = []
-    for rung in climb(model, images, labels, _rungs(epsilons), **how):
-        logits.append(rung.logits.cpu().numpy())
-        done(len(rows))
-    return _Part(np.stack(logits[-len(epsilons) :]), logits[0])
+    job = Job(model, images, labels, epsilons, rows, through, batch, config)
+    logits = job.clean.expand(len(job.radii), *job.clean.shape).clone()
+    if config.mode == "bisection":
+        for attempt in job.bisect():
+            attempt.put(logits, attempt.logits)
+            done(len(rows))
+    else:
+        for place, found in enumerate(job.in_turn()):
+            logits[place] = found.logits
+            done(len(rows))
+    clean, logits = job.clean.cpu().numpy(), logits.cpu().numpy()
+    if epsilons[0] == 0:
+        logits = np.concatenate([clean[None], logits])
+    found = {"logits": logits, "clean": clean}
+    if config.mode == "bisection":
+        found["vanished"] = job.vanished.cpu().numpy()
+    return found
 
 
-def _rungs(epsilons: list[float]) -> list[float]:
-    """The clean images first."""
-    return [0.0, *(eps for eps in epsilons if eps)]
-
-
-def _settings(plan: AttackConfig) -> dict:
-    """What of the plan changes the result."""
-    settings = asdict(plan)
+def _settings(config: AttackConfig) -> dict:
+    """What of the configuration changes the result."""
+    settings = asdict(config)
     # sweeps were kept before these two existed, and are still found where nobody sets them
-    if plan.attack == "pgd":
+    if config.attack == "pgd":
         del settings["attack"]
-    if plan.step_size is None:
+    if config.step_size is None:
         del settings["step_size"]
-    if plan.mode == "nested":
-        settings["method"] = METHOD
+    if config.mode in METHOD:
+        settings["method"] = METHOD[config.mode]
     return settings

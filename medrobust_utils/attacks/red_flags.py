@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -17,7 +18,7 @@ from ..core.gate import admit, gate
 from ..core.losses import correct
 from .engine import TINY, extremes, gradient
 from .gradient import fgsm, pgd
-from .ladder import score
+from .radii import score
 
 MOST = 64  # images looked at
 BATCH = 16
@@ -57,7 +58,7 @@ def red_flags(
     Args:
         images: float32 (N, C, H, W) in [0, 1], on the model's device.
         labels: what ``losses.per_image`` takes for the model's head.
-        eps: above 0, within [0, 1]; one that leaves part of the images standing tells most.
+        eps: above 0, within [0, 1]; one at which part of the images is robust tells most.
         seed: of the random starts and of the noise.
 
     Raises:
@@ -65,108 +66,71 @@ def red_flags(
     """
     labels = admit(model, images, labels)
     images, labels = images[:MOST], labels[:MOST]
-    right = _right(model, images, labels) if len(images) else torch.zeros(0, dtype=torch.bool)
-    images, labels = images[right], labels[right]
-    if not len(images):
-        return [Flag("nothing to attack", True, f"0 of {len(right)} images right before")]
+    before = _right(model, images, labels)
+    images, labels, n = images[before], labels[before], int(before.sum())
+    if not n:
+        return [Flag("nothing to attack", True, f"0 of {len(before)} images right before")]
     draw = torch.Generator().manual_seed(seed)
-    how = dict(generator=draw, dtype=dtype)
-    moved = _batched(pgd, model, images, labels, eps, steps=steps, step_size=eps / 4, **how)
+
+    def attacked(attack: Callable, radius: float, **how: Any) -> torch.Tensor:
+        parts = zip(images.split(BATCH), labels.split(BATCH), strict=True)
+        return torch.cat([attack(model, x, y, radius, dtype=dtype, **how) for x, y in parts])
+
+    moved = attacked(pgd, eps, steps=steps, step_size=eps / 4, generator=draw)
     up = _right(model, moved, labels)
-    return [
-        _more_steps(model, images, labels, eps, moved, up, steps, dtype),
-        _noise(model, images, labels, eps, up, draw),
-        _huge(model, images, labels, 2 * steps, how),
-        _zero(model, images, labels),
-        _single(model, images, labels, eps, up, dtype),
-    ]
-
-
-def _batched(attack: Callable, model: nn.Module, *args: object, **how: object) -> torch.Tensor:
-    images, labels, eps = args
-    parts = zip(images.split(BATCH), labels.split(BATCH), strict=True)
-    return torch.cat([attack(model, x, y, eps, **how) for x, y in parts])
-
-
-def _right(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    logits = torch.cat([score(model, part) for part in images.split(BATCH)])
-    check_logits(logits, labels.ndim == 2)
-    return correct(logits, labels)
-
-
-def _more_steps(
-    model: nn.Module,
-    images: torch.Tensor,
-    labels: torch.Tensor,
-    eps: float,
-    moved: torch.Tensor,
-    up: torch.Tensor,
-    steps: int,
-    dtype: torch.dtype,
-) -> Flag:
-    """Three times as many steps again, from where those still standing were left."""
-    lost = 0
-    if up.any():
-        starts = zip(images[up].split(BATCH), moved[up].split(BATCH), strict=True)
-        how = dict(steps=3 * steps, step_size=eps / 4, dtype=dtype)
-        parts = zip(starts, labels[up].split(BATCH), strict=True)
-        longer = [pgd(model, x, y, eps, start=start, **how) for (x, start), y in parts]
-        lost = int((~_right(model, torch.cat(longer), labels[up])).sum())
-    measured = f"of {len(images)} images {_standing(up)} stand after {steps} steps"
-    measured += f", {_standing(up) - lost} after {4 * steps}"
-    return Flag("more steps help much", lost > max(1, MUCH * len(images)), measured)
-
-
-def _noise(
-    model: nn.Module,
-    images: torch.Tensor,
-    labels: torch.Tensor,
-    eps: float,
-    up: torch.Tensor,
-    draw: torch.Generator,
-) -> Flag:
-    """Noise of plus or minus eps in each pixel, the largest there is."""
+    robust = int(up.sum())
+    how = dict(steps=3 * steps, step_size=eps / 4, dtype=dtype)  # on from where they were left
+    rest = zip(*(x[up].split(BATCH) for x in (images, labels, moved)), strict=True)
+    longer = [pgd(model, x, y, eps, start=start, **how) for x, y, start in rest if len(x)]
+    lost = int((~_right(model, torch.cat(longer), labels[up])).sum()) if longer else 0
     under = torch.ones_like(up)
-    for _ in range(DRAWS):
+    for _ in range(DRAWS):  # plus or minus eps in each pixel, the largest noise there is
         coin = torch.randint(0, 2, images.shape, generator=draw).to(images) * 2 - 1
         under &= _right(model, (images + eps * coin).clamp(0, 1), labels)
     missed = int((up & ~under).sum())
-    measured = f"{DRAWS} draws leave {_standing(under)} of {len(images)} images standing, PGD "
-    measured += f"{_standing(up)}; noise fools {missed} that PGD does not"
-    return Flag("random noise beats PGD", missed > 0, measured)
-
-
-def _huge(
-    model: nn.Module, images: torch.Tensor, labels: torch.Tensor, steps: int, how: dict
-) -> Flag:
-    call = dict(steps=steps, step_size=HUGE / 4, **how)
-    left = _standing(_right(model, _batched(pgd, model, images, labels, HUGE, **call), labels))
-    measured = f"{left} of {len(images)} images stand at eps {HUGE:g}"
-    return Flag("accuracy does not reach 0 at a huge eps", left > 0, measured)
-
-
-def _zero(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> Flag:
-    """Gradients below the smallest normal float32 count as zero: devices may flush them."""
+    huge = attacked(pgd, HUGE, steps=2 * steps, step_size=HUGE / 4, generator=draw)
+    left = int(_right(model, huge, labels).sum())
     parts = zip(images.split(BATCH), labels.split(BATCH), strict=True)
-    slopes = torch.cat([gradient(model, x, y, extremes(y))[0] for x, y in parts]).abs()
-    none = int((slopes.amax((1, 2, 3)) < TINY).sum())
-    pixels = (slopes < TINY).float().mean().item()
-    measured = f"{none} of {len(images)} images have no gradient at all; {pixels:.0%} of all pixels"
-    return Flag("zero gradients", none > 0, measured)
+    # below the smallest normal float32 counts as zero: devices may flush such numbers
+    zero = torch.cat([gradient(model, x, y, extremes(y))[0].abs() < TINY for x, y in parts])
+    none = int(zero.flatten(1).all(1).sum())
+    once = int(_right(model, attacked(fgsm, eps), labels).sum())
+    return [
+        Flag(
+            "more steps help much",
+            lost > max(1, MUCH * n),
+            f"of {n} images {robust} are robust after {steps} steps, {robust - lost} after "
+            f"{4 * steps}",
+        ),
+        Flag(
+            "random noise beats PGD",
+            missed > 0,
+            f"{DRAWS} draws leave {int(under.sum())} of {n} images right, PGD {robust}; noise "
+            f"fools {missed} that PGD does not",
+        ),
+        Flag(
+            "accuracy does not reach 0 at a huge eps",
+            left > 0,
+            f"{left} of {n} images are robust at eps {HUGE:g}",
+        ),
+        Flag(
+            "zero gradients",
+            none > 0,
+            f"{none} of {n} images have no gradient at all; {zero.float().mean():.0%} of all "
+            "pixels",
+        ),
+        Flag(
+            "iterative weaker than single-step",
+            robust > once,
+            f"of {n} images FGSM leaves {once}, PGD {robust}",
+        ),
+    ]
 
 
-def _single(
-    model: nn.Module,
-    images: torch.Tensor,
-    labels: torch.Tensor,
-    eps: float,
-    up: torch.Tensor,
-    dtype: torch.dtype,
-) -> Flag:
-    once = _right(model, _batched(fgsm, model, images, labels, eps, dtype=dtype), labels)
-    measured = f"of {len(images)} images FGSM leaves {_standing(once)}, PGD {_standing(up)}"
-    return Flag("iterative weaker than single-step", _standing(up) > _standing(once), measured)
-
-
-def _standing(up: torch.Tensor) -> int:
-    return int(up.sum())
+def _right(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Which images are judged right, bool (N,)."""
+    if not len(images):
+        return torch.zeros(0, dtype=torch.bool, device=images.device)
+    logits = score(model, images, BATCH)
+    check_logits(logits, labels.ndim == 2)
+    return correct(logits, labels)

@@ -19,7 +19,7 @@ from torch import nn
 
 from ..attacks import bim
 from ..attacks.engine import check_eps, extremes, gradient
-from ..attacks.ladder import score
+from ..attacks.radii import score
 from ..core.contracts import check_finite, check_labels, check_logits
 from ..core.errors import ContractError
 from ..core.gate import admit, gate

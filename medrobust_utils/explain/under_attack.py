@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ..attacks import climb
+from ..attacks import at_radii
 from ..core import env
 from ..core.contracts import ask
 from ..core.losses import correct
@@ -154,7 +154,7 @@ def explain(
         device = env.pick_device()
         here = images.to(device), labels.to(device)
         how = dict(rows=index, steps=STEPS, rel_step=REL_STEP, seed=seed, dtype=dtype)
-        rungs = climb(model.to(device), *here, radii, mode="independent", **how)
+        rungs = at_radii(model.to(device), *here, radii, mode="independent", **how)
         return _explain(model, *here, masks, env.progress(rungs, total=len(radii), desc=desc))
 
     def with_change() -> dict[str, np.ndarray]:

@@ -48,13 +48,13 @@ LOGGED = 32  # images on which the gradients of the two terms are compared after
 
 # The slides give no step sizes. `quarter` steps by eps / 4; `torchattacks` has that library's
 # defaults, steps of 2/255 whatever eps, which at 1/255 overshoot the ball. FGSM's only step is eps.
-# Beside the slides' attacks, nested PGD climbs from each eps to the next: images that survive a
-# few cold steps are fooled there. `fine` are eps below the slides' smallest.
-FGSM, PGD, FINE = ("fgsm", "single"), ("pgd", "quarter"), ("nested", "fine")
+# Beside the slides' attacks, PGD by bisection over the eps: images that survive a few cold steps
+# are fooled there. `fine` are eps below the slides' smallest.
+FGSM, PGD, FINE = ("fgsm", "single"), ("pgd", "quarter"), ("bisection", "fine")
 QUARTER = [FGSM, ("bim", "quarter"), ("mifgsm", "quarter"), PGD]
 LIBRARY = [(attack, "torchattacks") for attack in ("bim", "mifgsm", "pgd")]
 RUN = {"all": QUARTER + LIBRARY, "quarter": QUARTER, "pgd": [PGD]}
-WORST, CLIMB = ("worst", "all"), ("worst", "pgd")
+WORST, STRONG = ("worst", "all"), ("worst", "pgd")
 
 
 @dataclass(frozen=True)
@@ -212,29 +212,29 @@ def _pull(model: AssimilatedModel, task: Task, aim: Assimilation) -> dict[str, f
 
 @dataclass(frozen=True)
 class Robustness(Evaluation):
-    """What one network scored; its ``sweep`` is the nested climb.
+    """What one network scored; its ``sweep`` is by bisection.
 
     Attributes:
-        sweeps: (attack, step) -> its logits under each of RUN, and under the climb at FINE eps.
+        sweeps: (attack, step) -> its logits under each of RUN, and by bisection at FINE eps.
     """
 
     sweeps: Mapping[tuple[str, str], SweepResult]
 
     @cached_property
     def right(self) -> np.ndarray:
-        """Bool (E, n): judged right under PGD by eps / 4 and the climb, which every arm met."""
+        """Bool (E, n): judged right under PGD by eps / 4 and by bisection, which every arm met."""
         return self.sweep.right & self.sweeps[PGD].right
 
     @cached_property
     def cells(self) -> dict[tuple[str, str], np.ndarray]:
         """(attack, step) -> bool (E, n): judged right.
 
-        WORST is under every attack that was run, only of an arm that met more than PGD; CLIMB is
+        WORST is under every attack that was run, only of an arm that met more than PGD; STRONG is
         ``right``. There an image lost at a smaller eps stays lost: what fooled it lies in every
         larger ball.
         """
         found = {cell: sweep.right for cell, sweep in self.sweeps.items()}
-        worst = {CLIMB: self.right}
+        worst = {STRONG: self.right}
         if self.arm.attacks != "pgd":
             met = [found[cell] for cell in RUN[self.arm.attacks]]
             worst[WORST] = np.logical_and.reduce([self.right, *met])
@@ -267,7 +267,7 @@ def measure(trained: Trained, settings: Mapping, *, seed: int) -> Robustness:
 
     The iterative attacks run as ``settings["attack"]["mode"]`` says: ``independent`` as in the
     paper, ``skip_fooled`` to spare images that a smaller eps has fooled. FGSM is independent: its
-    curve may rise. The nested climb follows the same loss with float32 gradients; a network that
+    curve may rise. PGD by bisection follows the same loss with float32 gradients; a network that
     hides them needs other attacks.
 
     Args:
@@ -289,7 +289,7 @@ def measure(trained: Trained, settings: Mapping, *, seed: int) -> Robustness:
         if "step_255" in plan:
             plan["step_size"] = plan.pop("step_255") / 255
         sweeps[attack, step] = sweep(f"{attack}, {step}", attack=attack, dtype=dtype, **plan)
-    climb = sweep("strong", steps=how["strong_steps"])
+    halved = sweep("strong", steps=how["strong_steps"])
     sweeps[FINE] = sweep("fine", how["fine_255"], steps=how["strong_steps"], dtype=dtype)
     model.cpu()  # make room for the next
-    return Robustness(arm, scores, gates, task.attacked, climb, draw, "nested", sweeps)
+    return Robustness(arm, scores, gates, task.attacked, halved, draw, "bisection", sweeps)

@@ -126,7 +126,7 @@ def gains(scores: pd.DataFrame) -> pd.DataFrame:
     few = scores[scores["metric"].eq("accuracy") | (scores["metric"].eq(ATTACKED) & ~clean)]
     gained = tables.over_seeds(pairs(few, "accuracy_gain")).drop(columns="seeds")
     clean = gained["attack"].eq("none")
-    slides = gained[~clean & gained["attack"].ne("nested")]
+    slides = gained[~clean & gained["attack"].ne("bisection")]
     mean = tables.along(slides, "eps_255", "mean_gain", metrics.mean)
     return pd.concat([gained[clean].drop(columns="alive"), gained[~clean], mean])
 

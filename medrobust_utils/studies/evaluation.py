@@ -23,7 +23,7 @@ from .experiment import CLEAN, Arm, Task, Trained
 from .tables import GATES, compare, known_mean
 
 ATTACKS = {
-    "nested": {"mode": "nested"},
+    "bisection": {"mode": "bisection"},
     "independent": {"mode": "independent"},
     "foolbox": {"mode": "independent", "engine": "foolbox"},
 }
@@ -39,7 +39,7 @@ class Evaluation:
         index: (n,) of the attacked images in the task's data.
         sweep: their logits at every radius.
         draw: seed of the bootstrap, the same for all arms of a task.
-        attack: ``nested``, ``independent`` or ``foolbox``.
+        attack: ``bisection``, ``independent`` or ``foolbox``.
     """
 
     arm: Arm
@@ -184,7 +184,7 @@ def evaluate(
         images: how many of the task's attacked images; 0 for all of them.
         seed: of the bootstrap and the random starts; the same for all arms, so that they are
             compared on the same draws.
-        attack: ``nested``, ``independent`` or ``foolbox``; the profile's own if empty.
+        attack: ``bisection``, ``independent`` or ``foolbox``; the profile's own if empty.
 
     Raises:
         ProtocolError: for another attack.
@@ -237,23 +237,25 @@ def flags(trained: Trained, found: Evaluation, settings: Mapping, *, seed: int) 
 def modes_differ(
     trained: Trained, found: Evaluation, settings: Mapping, *, seed: int
 ) -> pd.DataFrame:
-    """How much higher accuracy under independent than under nested PGD is, at some radii.
+    """How much higher accuracy under independent PGD than by bisection is, at some radii.
 
     On ``attack["check"]["images"]`` of the images and near ``attack["check"]["radii"]``. The
-    evaluation is one side; the other attack is run beside it. Below zero, a nested sweep would
+    evaluation is one side; the other attack is run beside it. Below zero, bisection would
     praise a network that the paper's own attack breaks.
     """
     check, radii = settings["attack"]["check"], found.sweep.epsilons
     near = radii[[np.abs(radii - radius).argmin() for radius in check["radii"]]]
-    nested = found.attack == "nested"
-    # a nested sweep depends on all its radii, an independent one does not
-    radii, attack = (np.unique(near), "independent") if nested else (radii, "nested")
+    halved = found.attack == "bisection"
+    # bisection depends on all its radii, an independent sweep does not
+    radii, attack = (np.unique(near), "independent") if halved else (radii, "bisection")
     images = min(check["images"], len(found.index))
     other = evaluate(trained, settings, radii, seed=seed, attack=attack, images=images)
     both = pd.concat([found.on(other.index).scores(), other.scores()])
-    both = both.replace({"attack": {found.attack: "independent"}} if not nested else {})
+    both = both.replace({"attack": {found.attack: "independent"}} if not halved else {})
     both = both[both["metric"].eq("accuracy_attacked") & both["radius_255"].isin(near * 255)]
-    gap = compare(both, "attack", "independent", "nested", "accuracy_independent_minus_nested")
+    gap = compare(
+        both, "attack", "independent", "bisection", "accuracy_independent_minus_bisection"
+    )
     return gap.drop(columns=[*GATES, "attack"], errors="ignore")
 
 

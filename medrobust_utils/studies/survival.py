@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 
 from ..attacks import AutoAttackConfig, AutoResult, autoattack_sweep
-from ..attacks.autoattack.sweep import EARLIER
 from ..attacks.config import MEMBERS, WRONG
+from ..attacks.sweep_result import EARLIER
 from ..reporting.results import Run
 from ..scoring.metrics import Estimate
 from .common import budget, in_gray_levels, some

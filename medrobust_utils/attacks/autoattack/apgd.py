@@ -6,7 +6,7 @@ An image that is fooled is dropped at once. No image sees another, so nothing el
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from types import SimpleNamespace
 
 import torch
 
@@ -20,33 +20,8 @@ RHO = 0.75  # share of the steps that must go up, section 4.1
 FIRST, CLOSER, CLOSEST = 0.22, 0.03, 0.06
 
 
-@dataclass
-class _Climb:
-    """What is known of each image that still stands; the first axis is the image."""
-
-    rows: torch.Tensor
-    low: torch.Tensor
-    high: torch.Tensor
-    at: torch.Tensor
-    before: torch.Tensor
-    slope: torch.Tensor
-    loss: torch.Tensor
-    best: torch.Tensor
-    best_slope: torch.Tensor
-    best_loss: torch.Tensor
-    length: torch.Tensor
-    rises: torch.Tensor
-    checked_loss: torch.Tensor
-    shortened: torch.Tensor
-
-    def keep(self, stay: torch.Tensor) -> None:
-        """Drop the images that do not stay."""
-        for field in fields(self):
-            setattr(self, field.name, getattr(self, field.name)[stay])
-
-
 def apgd(
-    probe: QueryCounter,
+    counter: QueryCounter,
     images: torch.Tensor,
     rows: torch.Tensor,
     eps: float,
@@ -56,11 +31,11 @@ def apgd(
     start: torch.Tensor,
     to_the_end: bool = False,
 ) -> torch.Tensor:
-    """Attack images until they fall, and return the last or the best point of each.
+    """Attack images until they are fooled, and return the last or the best point of each.
 
     Args:
         images: float32 (n, C, H, W) in [0, 1].
-        rows: their numbers in ``probe`` (n,).
+        rows: their numbers in ``counter`` (n,).
         loss_of: gives the loss to climb for some of the n images, by their positions.
         steps: at most so many; one gradient more is computed, at the start.
         start: where to begin, projected into the ball.
@@ -76,33 +51,24 @@ def apgd(
     low, high = ball(images, eps)
     at = start.clamp(low, high)
     place = torch.arange(len(images), device=images.device)
-    loss, slope, up = probe.climb(at, rows, loss_of(place))
-    state = _Climb(
-        place,
-        low,
-        high,
-        at,
-        at,
-        slope,
-        loss,
-        at,
-        slope,
-        loss,
-        torch.full_like(loss, 2 * eps),
-        torch.zeros_like(loss),
-        loss,
-        torch.ones_like(loss, dtype=torch.bool),
+    loss, slope, up = counter.uphill(at, rows, loss_of(place))
+    # what is known of each image that is still robust; the first axis is the image
+    state = SimpleNamespace(
+        rows=place, low=low, high=high, at=at, before=at, slope=slope, loss=loss
     )
+    state.best, state.best_slope, state.best_loss, state.checked_loss = at, slope, loss, loss
+    state.length, state.rises = torch.full_like(loss, 2 * eps), torch.zeros_like(loss)
+    state.shortened = torch.ones_like(loss, dtype=torch.bool)
     gap = max(int(FIRST * steps), 1)
     since = 0
     for step in range(steps + 1):
         if step:
             _move(state, first=step == 1)
-            up = _look(state, probe, rows, loss_of)
+            up = _look(state, counter, rows, loss_of)
             since += 1
         if not to_the_end and not up.all():  # before a check may send it back to its best point
             result[state.rows[~up]] = state.at[~up]
-            state.keep(up)
+            vars(state).update({name: known[up] for name, known in vars(state).items()})
         if not len(state.rows):
             return result
         if since == gap:
@@ -112,7 +78,7 @@ def apgd(
     return result
 
 
-def _move(state: _Climb, *, first: bool) -> None:
+def _move(state: SimpleNamespace, *, first: bool) -> None:
     """One step along the sign of the gradient, and a share of the last move."""
     step = state.length[:, None, None, None] * state.slope.sign()
     plain = (state.at + step).clamp(state.low, state.high)
@@ -122,10 +88,10 @@ def _move(state: _Climb, *, first: bool) -> None:
 
 
 def _look(
-    state: _Climb, probe: QueryCounter, rows: torch.Tensor, loss_of: Callable
+    state: SimpleNamespace, counter: QueryCounter, rows: torch.Tensor, loss_of: Callable
 ) -> torch.Tensor:
-    """Loss and gradient at the new points; who still stands."""
-    loss, state.slope, up = probe.climb(state.at, rows[state.rows], loss_of(state.rows))
+    """Loss and gradient at the new points; which images are still robust."""
+    loss, state.slope, up = counter.uphill(state.at, rows[state.rows], loss_of(state.rows))
     state.rises = state.rises + (loss > state.loss)
     state.loss = loss
     better = loss > state.best_loss
@@ -136,7 +102,7 @@ def _look(
     return up
 
 
-def _shorten(state: _Climb, gap: int) -> None:
+def _shorten(state: SimpleNamespace, gap: int) -> None:
     """Halve the steps where they overshoot or bring nothing, and go back to the best point.
 
     Conditions 1 and 2 of section 4.1: too few steps went up, or the best loss stands still

@@ -1,4 +1,4 @@
-"""AutoAttack (Croce and Hein 2020) for every head: a cascade over the images still standing.
+"""AutoAttack (Croce and Hein 2020) for every head: a cascade over the images still robust.
 
 Auto-PGD on the cross-entropy, targeted Auto-PGD, targeted FAB and Square, one after the other;
 whoever is fooled is left alone. The libraries stop with an error below five classes, because
@@ -9,7 +9,6 @@ takes its place (see ``Goal``).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,8 +22,8 @@ from ...core.errors import ContractError
 from ...core.gate import admit, gate
 from ..config import ROBUST, WRONG, AutoAttackConfig
 from ..engine import check_eps, extremes
-from ..ladder import score
 from ..noise import gaussian
+from ..radii import score
 from .apgd import apgd
 from .fab import fab
 from .margins import Goal, Loss
@@ -37,11 +36,11 @@ class Attacked:
     """What AutoAttack made of N images.
 
     Attributes:
-        images: float32 (N, C, H, W), in the ball exactly; an image that stands, or was wrong
+        images: float32 (N, C, H, W), in the ball exactly; an image that is robust, or was wrong
             before, is returned as it was (unless ``to_the_end``).
         logits: float32 (N, K) of those.
-        stands: bool (N,).
-        won: object (N,): the member that fooled it, ``WRONG`` or ``STANDING``.
+        robust: bool (N,).
+        won: object (N,): the member that fooled it, ``WRONG`` or ``ROBUST``.
         queries: int64 (N,): how often the model was asked about each image.
     """
 
@@ -102,13 +101,12 @@ def follow(
     check_labels(labels[:1], first, extremes(labels))
     goal.check(labels, first)
     numbers = np.arange(len(images)) if rows is None else np.asarray(rows)
-    probe = QueryCounter(model, labels, goal, dtype=plan.dtype, through=through)
-    job = _Job(plan, probe, images, labels, eps, numbers, goal)
+    job = _Job(plan, QueryCounter(model, labels, goal, plan.dtype, through), images, eps, numbers)
     with env.progress(plan.members, desc=desc, disable=not desc) as bar:
         for number, member in enumerate(bar):
             bar.set_postfix(attack=member, robust=int(job.up.sum()), refresh=False)
             job.run(member, number)
-    return Attacked(job.moved, job.logits, job.up, job.won, job.probe.queries)
+    return Attacked(job.moved, job.logits, job.up, job.won, job.counter.queries)
 
 
 class _Job:
@@ -117,25 +115,23 @@ class _Job:
     def __init__(
         self,
         plan: AutoAttackConfig,
-        probe: QueryCounter,
+        counter: QueryCounter,
         images: torch.Tensor,
-        labels: torch.Tensor,
         eps: float,
         numbers: np.ndarray,
-        goal: Goal,
     ) -> None:
-        self.plan, self.images, self.labels, self.eps = plan, images, labels, eps
-        self.numbers, self.goal, self.probe = numbers, goal, probe
+        self.plan, self.counter, self.goal = plan, counter, counter.goal
+        self.images, self.eps, self.numbers = images, eps, numbers
         everyone = torch.arange(len(images), device=images.device)
         self.moved = images.clone()
-        self.logits, self.up = self.probe.robust(images, everyone)
-        check_logits(self.logits, labels.ndim == 2)
+        self.logits, self.up = counter.robust(images, everyone)
+        check_logits(self.logits, counter.labels.ndim == 2)
         self.won = np.where(self.up.cpu().numpy(), ROBUST, WRONG).astype(object)
-        margins = goal.margins(self.logits, labels)
+        margins = self.goal.margins(self.logits, counter.labels)
         if plan.to_the_end and margins.shape[1] > 1:
             raise ContractError(
                 f"to_the_end asks how far one margin can be pushed, and there are "
-                f"{margins.shape[1]} ways to fall. Name one finding, or leave it out."
+                f"{margins.shape[1]} ways to be fooled. Name one finding, or leave it out."
             )
         self.margin = margins.amin(1)
         self.ways = margins.argsort(1)[:, : plan.targets]  # the closest first
@@ -143,71 +139,42 @@ class _Job:
     def run(self, member: str, number: int) -> None:
         """One member, over the images that it may still fool the network on."""
         # a number for each draw, so that members begin apart
-        for attack in self._attacks(member, self.plan.seed * 1000 + number * 100):
+        seed = self.plan.seed * 1000 + number * 100
+        # apgd-t and fab-t go once for each way to be fooled
+        for way in range(self.ways.shape[1] if member.endswith("-t") else 1):
             rows = torch.arange(len(self.images), device=self.images.device)
             rows = rows if self.plan.to_the_end else rows[self.up]
             if not len(rows):
                 return
-            self._take(member, rows, attack(rows))
+            self._take(member, rows, self._attack(member, rows, way, seed + way))
 
-    def _attacks(self, member: str, seed: int) -> Iterator[Callable]:
-        """The attacks of one member: one, or one for each way to fall."""
+    def _attack(self, member: str, rows: torch.Tensor, way: int, seed: int) -> torch.Tensor:
+        """The images of ``rows``, attacked."""
+        plan, numbers = self.plan, self.numbers[rows.cpu().numpy()]
+        asked = (self.counter, self.images[rows], rows, self.eps)
+        how = dict(to_the_end=plan.to_the_end)
         if member == "square":
-            yield lambda rows: square(
-                self.probe,
-                self.images[rows],
-                rows,
-                self.eps,
-                queries=self.plan.queries,
-                numbers=self.numbers[rows.cpu().numpy()],
-                seed=seed,
-                to_the_end=self.plan.to_the_end,
-            )
-        elif member == "apgd-ce":
-            yield lambda rows: self._apgd(rows, lambda place: self.goal.cross_entropy, seed)
-        elif member == "apgd-t":
-            for k in range(self.ways.shape[1]):
-                yield lambda rows, k=k: self._apgd(rows, self._towards(rows, k), seed + k)
-        else:
-            for k in range(self.ways.shape[1]):
-                yield lambda rows, k=k: fab(
-                    self.probe,
-                    self.images[rows],
-                    rows,
-                    self.eps,
-                    self.ways[rows, k],
-                    steps=self.plan.steps,
-                )
+            return square(*asked, queries=plan.queries, numbers=numbers, seed=seed, **how)
+        ways = self.ways[rows, way]
+        if member == "fab-t":
+            return fab(*asked, ways, steps=plan.steps)
 
-    def _towards(self, rows: torch.Tensor, k: int) -> Callable[[torch.Tensor], Loss]:
-        return lambda place: self.goal.towards(self.ways[rows[place], k])
+        def loss_of(place: torch.Tensor) -> Loss:
+            aimed = member == "apgd-t"
+            return self.goal.towards(ways[place]) if aimed else self.goal.cross_entropy
 
-    def _apgd(self, rows: torch.Tensor, loss_of: Callable, seed: int) -> torch.Tensor:
-        noise = self._noise(rows, seed)
+        # the error function takes normal noise to uniform noise in [-1, 1], each image its own
+        normal = gaussian(self.images.shape[1:], numbers, seed)
+        noise = torch.erf(normal / math.sqrt(2)).to(self.images.device)
         noise = noise / noise.abs().amax((1, 2, 3), keepdim=True)
-        return apgd(
-            self.probe,
-            self.images[rows],
-            rows,
-            self.eps,
-            loss_of,
-            steps=self.plan.steps,
-            start=self.images[rows] + self.eps * noise,
-            to_the_end=self.plan.to_the_end,
-        )
-
-    def _noise(self, rows: torch.Tensor, seed: int) -> torch.Tensor:
-        """Uniform in [-1, 1], each image its own."""
-        normal = gaussian(self.images.shape[1:], self.numbers[rows.cpu().numpy()], seed)
-        return torch.erf(normal / math.sqrt(2)).to(self.images.device)
+        start = self.images[rows] + self.eps * noise
+        return apgd(*asked, loss_of, steps=plan.steps, start=start, **how)
 
     def _take(self, member: str, rows: torch.Tensor, moved: torch.Tensor) -> None:
         """Believe an attack only what float32 confirms."""
-        logits, up = self.probe.robust(moved, rows)
-        margin = self.goal.margins(logits, self.labels[rows]).amin(1)
-        better = ~up
-        if self.plan.to_the_end:
-            better = margin < self.margin[rows]
+        logits, up = self.counter.robust(moved, rows)
+        margin = self.goal.margins(logits, self.counter.labels[rows]).amin(1)
+        better = margin < self.margin[rows] if self.plan.to_the_end else ~up
         fooled = rows[~up & self.up[rows]]
         self.won[fooled.cpu().numpy()] = member
         self.up[fooled] = False

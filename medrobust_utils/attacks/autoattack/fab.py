@@ -20,7 +20,7 @@ NEWTON = 20  # steps to the nearest point of a plane; more than the border of a 
 
 
 def fab(
-    probe: QueryCounter,
+    counter: QueryCounter,
     images: torch.Tensor,
     rows: torch.Tensor,
     eps: float,
@@ -32,7 +32,7 @@ def fab(
 
     Args:
         images: float32 (n, C, H, W) in [0, 1].
-        rows: their numbers in ``probe`` (n,).
+        rows: their numbers in ``counter`` (n,).
         way: how to change each image's answer (n,), a column of ``Goal.margins``.
 
     Returns:
@@ -47,9 +47,9 @@ def fab(
         if not len(live):
             break
         origin = images[live]
-        margin, slope, _ = probe.climb(at, rows[live], partial(_margin, probe, way[live]))
+        margin, slope, _ = counter.uphill(at, rows[live], partial(_margin, counter, way[live]))
         at = _step(at, origin, margin, slope)
-        up = probe.robust(at, rows[live])[1]
+        up = counter.robust(at, rows[live])[1]
         inside = ((at >= low[live]) & (at <= high[live])).flatten(1).all(1)
         done = ~up & inside
         result[live[done]] = at[done]
@@ -60,10 +60,10 @@ def fab(
 
 
 def _margin(
-    probe: QueryCounter, way: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor
+    counter: QueryCounter, way: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor
 ) -> torch.Tensor:
     """How far each image is from its border (n,)."""
-    return probe.goal.margins(logits, labels).gather(1, way[:, None])[:, 0]
+    return counter.goal.margins(logits, labels).gather(1, way[:, None])[:, 0]
 
 
 def _step(

@@ -9,7 +9,7 @@ from torch import nn
 
 from ...core.contracts import check_finite
 from ..engine import extremes, gradient
-from ..ladder import score
+from ..radii import score
 from .margins import Goal
 
 
@@ -26,7 +26,6 @@ class QueryCounter:
         model: nn.Module,
         labels: torch.Tensor,
         goal: Goal,
-        *,
         dtype: torch.dtype = torch.float32,
         through: nn.Module | None = None,
     ) -> None:
@@ -48,7 +47,7 @@ class QueryCounter:
         logits = score(self.model, images)
         return logits, self.goal.robust(logits, self.labels[rows])
 
-    def climb(
+    def uphill(
         self, images: torch.Tensor, rows: torch.Tensor, loss: Callable
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The loss (n,), its gradient by the pixels, and whether each image stands.

@@ -18,7 +18,7 @@ HALVED_AT = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 
 
 def square(
-    probe: QueryCounter,
+    counter: QueryCounter,
     images: torch.Tensor,
     rows: torch.Tensor,
     eps: float,
@@ -32,7 +32,7 @@ def square(
 
     Args:
         images: float32 (n, C, H, W) in [0, 1].
-        rows: their numbers in ``probe`` (n,).
+        rows: their numbers in ``counter`` (n,).
         numbers: what tells the images apart (n,): an image gets the same squares whatever the
             batch it comes in.
         to_the_end: go on with images that are fooled.
@@ -43,7 +43,7 @@ def square(
     low, high = ball(images, eps)
     draws = _Draws(images, queries, numbers, seed)
     best = (images + eps * draws.stripes).clamp(low, high)
-    margin = _margin(probe, best, rows)
+    margin = _margin(counter, best, rows)
     for query in range(1, queries):
         live = torch.arange(len(images), device=images.device)
         if not to_the_end:
@@ -52,7 +52,7 @@ def square(
             break
         move = draws.squares(query, live, side_of(query, queries, images.shape[2:]))
         tried = (best[live] + 2 * eps * move).clamp(low[live], high[live])
-        found = _margin(probe, tried, rows[live])
+        found = _margin(counter, tried, rows[live])
         better = found < margin[live]
         best[live[better]] = tried[better]
         margin[live[better]] = found[better]
@@ -67,10 +67,10 @@ def side_of(query: int, queries: int, shape: tuple[int, int]) -> int:
     return max(1, min(side, min(shape) - 1))
 
 
-def _margin(probe: QueryCounter, images: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+def _margin(counter: QueryCounter, images: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     """The least margin (n,), above 0 exactly for those that stand."""
-    logits, up = probe.robust(images, rows)
-    margin = probe.goal.margins(logits, probe.labels[rows]).amin(1)
+    logits, up = counter.robust(images, rows)
+    margin = counter.goal.margins(logits, counter.labels[rows]).amin(1)
     tiny = torch.finfo(margin.dtype).tiny
     return torch.where(up, margin.clamp_min(tiny), margin.clamp_max(0))
 

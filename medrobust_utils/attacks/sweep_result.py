@@ -1,0 +1,190 @@
+"""What an attack at several radii left of a network's answers, and signs not to believe it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from ..core.errors import ContractError
+from ..core.losses import correct
+from .config import ROBUST, WRONG
+from .red_flags import MUCH, Flag
+
+EARLIER = "earlier attack"  # in ``won``: what was fooled before AutoAttack was asked
+RANDOM_SEARCH = "random search beats gradients"  # the name of AutoAttack's red flag
+VANISHED = "gradients vanish under bisection"
+OVERTAKEN = "another attack fools what bisection calls robust"
+MISSED = 0.1  # share of the images by which a stronger attack may be ahead of bisection
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """Scores of N images under attack at E sizes.
+
+    Attributes:
+        epsilons: (E,), rising.
+        logits: float32 (E, N, K) of the attacked images. Accuracy and balanced accuracy may be
+            computed from them in every mode; for AUC see ``ranked``.
+        clean: float32 (N, K), before the attack.
+        labels: of the images, as the data set has them.
+        mode: as in ``AttackConfig``; ``autoattack``, or ``to the end``; ``lowest`` of several.
+        vanished: bool (N,): by bisection, images for which an attack met a gradient of zero in
+            nearly all pixels; None otherwise.
+    """
+
+    epsilons: np.ndarray
+    logits: np.ndarray
+    clean: np.ndarray
+    labels: np.ndarray
+    mode: str
+    vanished: np.ndarray | None = field(default=None, kw_only=True)
+
+    @property
+    def right(self) -> np.ndarray:
+        """Bool (E, N): judged right under attack."""
+        return np.stack([_right(logits, self.labels) for logits in self.logits])
+
+    @property
+    def clean_right(self) -> np.ndarray:
+        """Bool (N,): judged right before the attack."""
+        return _right(self.clean, self.labels)
+
+    @property
+    def clean_wrong(self) -> int:
+        """Images that were wrong before the attack: no success of it."""
+        return int((~self.clean_right).sum())
+
+    @property
+    def ranked(self) -> np.ndarray:
+        """The logits (E, N, K), for AUC under attack and whatever else compares images.
+
+        Raises:
+            ContractError: if the attack left an image alone once it was judged wrong. Such logits
+                say nothing of how low a score can be pushed: their AUC is far too high.
+        """
+        if self.mode not in ("independent", "to the end"):
+            raise ContractError(
+                f"a sweep in mode {self.mode!r} leaves an image alone once it is misclassified, so "
+                "that its AUC under attack would be too high. Run it with mode='independent'."
+            )
+        return self.logits
+
+    def accuracy(self) -> np.ndarray:
+        """Share (E,) of all images judged right under attack."""
+        return self.right.mean(1)
+
+    def success(self) -> np.ndarray:
+        """Share (E,) of the images right before that the attack fooled; NaN if there are none."""
+        before = self.clean_right
+        if not before.any():
+            return np.full(len(self.epsilons), np.nan)
+        return (~self.right[:, before]).mean(1)
+
+    def min_adversarial_radius(self) -> np.ndarray:
+        """Smallest eps (N,) at which each image was judged wrong.
+
+        0 for an image wrong before the attack, infinity for one that was never fooled.
+        """
+        fooled = ~self.right
+        first = np.where(fooled.any(0), self.epsilons[fooled.argmax(0)], np.inf)
+        return np.where(self.clean_right, first, 0.0)
+
+    def flags(self) -> list[Flag]:
+        """By bisection: sign that its assumption fails, an attack that had nothing to follow.
+
+        Where the gradient vanishes, an attack fails at a large radius that would succeed at a small
+        one, and bisection never looks there.
+        """
+        if self.vanished is None:
+            return []
+        right, lost = int(self.clean_right.sum()), int(self.vanished.sum())
+        measured = f"the gradient of {lost} of {right} images was zero in nearly all pixels"
+        return [Flag(VANISHED, lost > max(1, MUCH * right), measured)]
+
+
+@dataclass(frozen=True)
+class AutoResult(SweepResult):
+    """Scores of N images under AutoAttack at E sizes.
+
+    Attributes:
+        robust: bool (E, N): by the goal of the plan, which may be one finding of several.
+        won: str (E, N): the member that fooled the image, ``wrong before``, ``earlier attack``, or
+            nothing where it is robust. What is fooled at a smaller eps has that entry.
+        queries: int64 (E, N): how often the model was asked about the image at this eps.
+    """
+
+    robust: np.ndarray
+    won: np.ndarray
+    queries: np.ndarray
+
+    @property
+    def right(self) -> np.ndarray:
+        """Bool (E, N): not fooled."""
+        return self.robust
+
+    def shares(self) -> list[dict[str, float]]:
+        """For each eps the share of all images that each member fooled, and ``robust``."""
+        found = []
+        for won in self.won:
+            names, counts = np.unique(won, return_counts=True)
+            part = dict(zip(names.tolist(), (counts / won.size).tolist(), strict=True))
+            found.append({name or "robust": share for name, share in part.items()})
+        return found
+
+    def flags(self) -> list[Flag]:
+        """Signs that gradients were hidden, from who won: Square asks for none.
+
+        Each image counts once, and only if AutoAttack was the one to find an adversarial example.
+        """
+        last = self.won[-1]
+        fooled = int((~np.isin(last, [ROBUST, WRONG, EARLIER])).sum())
+        blind = int((last == "square").sum())
+        measured = f"{blind} of the {fooled} images that AutoAttack fooled fell to random search"
+        return [Flag(RANDOM_SEARCH, blind > max(1, MUCH * fooled), measured)]
+
+
+def lowest(*results: SweepResult) -> SweepResult:
+    """The worst of several attacks on the same images at the same radii, image by image.
+
+    An image counts as right at a radius only where no attack fooled it there or at a smaller one;
+    else it has the logits of the first success. So no curve lies below this one.
+
+    Raises:
+        ContractError: for results of other images or radii, or one whose logits do not show what
+            it counts as fooled: of a single finding, or of an earlier attack that is not given.
+    """
+    first = results[0]
+    for other in results[1:]:
+        same = ("epsilons", "labels", "clean_right")
+        if not all(np.array_equal(getattr(first, name), getattr(other, name)) for name in same):
+            raise ContractError("attacks can be put together on the same images and radii only.")
+    logits = first.logits.copy()
+    for place in range(len(logits)):
+        if place:
+            before = ~_right(logits[place - 1], first.labels)
+            logits[place, before] = logits[place - 1, before]
+        for result in results:
+            still = _right(logits[place], first.labels)
+            logits[place, still] = result.logits[place, still]
+    worst = SweepResult(first.epsilons, logits, first.clean, first.labels, "lowest")
+    if (worst.right & ~np.logical_and.reduce([result.right for result in results])).any():
+        raise ContractError(
+            "an image counts as fooled whose logits are right. Give the result of the earlier "
+            "attack too, and no attack on a single finding."
+        )
+    return worst
+
+
+def overtaken(bisection: SweepResult, others: Sequence[SweepResult]) -> Flag:
+    """Whether attacks fool many images, at some radius, that bisection calls robust there."""
+    lost = (bisection.right & ~lowest(bisection, *others).right).sum(1)
+    right, at = int(bisection.clean_right.sum()), int(lost.argmax())
+    measured = f"other attacks fool {lost[at]} of {right} images at eps {bisection.epsilons[at]:g}"
+    return Flag(OVERTAKEN, lost[at] > max(1, MISSED * right), measured + " that bisection does not")
+
+
+def _right(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    return correct(torch.from_numpy(logits), torch.from_numpy(labels)).numpy()
