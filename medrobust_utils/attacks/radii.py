@@ -163,14 +163,11 @@ class Job:
             self.noise = noise.to(images.device)
 
     def in_turn(self) -> Iterator[AtRadius]:
-        """One radius after the other. Unless all are attacked, the fooled keep what fooled them.
-
-        Those keep the logits of that image too.
-        """
-        moved, logits, every = self.images, self.clean, self.config.mode == "independent"
+        """One radius after the other. Unless all are attacked, the fooled keep that image."""
+        moved, logits = self.images, self.clean
         for eps in self.radii:
-            hit = correct(logits, self.labels)
-            rows = (hit | every).nonzero()[:, 0]
+            every = self.config.mode == "independent"
+            rows = (correct(logits, self.labels) | every).nonzero()[:, 0]
             if len(rows):
                 random = self.noise is not None
                 start = self.images[rows] + eps * self.noise[rows] if random else None
@@ -182,8 +179,8 @@ class Job:
     def bisect(self) -> Iterator[Attempt]:
         """Every attempt to find the smallest radius of each image, rightly judged before.
 
-        It begins where the first gradient says, and goes on one radius up or down, then two, then
-        four, until a success and a failure enclose the answer; from there by halves. Each attempt
+        It begins where the first gradient says, and goes on one radius up, or down one, two, four,
+        until a success and a failure enclose the answer; from there by halves. Each attempt
         begins at the last perturbation, scaled. A failure that is older than the success above it
         is tried again in the end, from that success.
         """
@@ -209,7 +206,7 @@ class Job:
             below, above = low[rows], high[rows]
             place = (below + above) // 2
             place = torch.where(below < 0, above - reach[rows], place).clamp(min=0)
-            place = torch.where(above == count, below + reach[rows], place).clamp(max=count - 1)
+            place = torch.where((above == count) & (reach[rows] == 1), below + 1, place)
             reach[rows] *= 2
         rows = ((high > 0) & last).nonzero()[:, 0]
         if len(rows):
@@ -234,8 +231,10 @@ class Job:
         slope, loss = torch.cat(slopes), torch.cat(losses)
         margin, weight = -torch.expm1(loss).log(), -torch.expm1(-loss)
         linear = margin * weight / slope.double().abs().sum((1, 2, 3))
-        linear = linear.nan_to_num(torch.inf).float()  # no gradient tells nothing
-        place = (EARLIER * linear[:, None] > radii).sum(1).clamp(max=len(radii) - 1)
+        linear = linear.nan_to_num(
+            torch.inf
+        ).float()  # no gradient tells nothing; a success is cheap
+        place = (EARLIER * linear[:, None] > radii).sum(1).clamp(len(radii) // 4, len(radii) - 1)
         return torch.where(slope == 0, self.noise[rows], slope.sign()), place
 
     def _attempt(
