@@ -39,11 +39,11 @@ reproduce: $(STAMP)  ## run every notebook on embedded data and write results/re
 explore: $(STAMP)  ## open the Grad-CAM explorer in the browser; Ctrl-C ends it
 	@$(BIN)/python -m medrobust_utils explore
 
-# One process a core, each with one thread; tests/conftest.py says which tests stay together.
+# One process a core, each with one thread; the tests of a file stay together.
 WORKERS ?= 2
 TORCH_THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 test: $(STAMP)  ## run the whole test suite, every notebook in smoke included (WORKERS=2)
-	$(TORCH_THREADS) $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
+	$(TORCH_THREADS) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test-browser: $(STAMP)  ## try the explorer in Chromium or Chrome; fails where there is none
 	$(BIN)/python -m pytest tests/test_browser.py

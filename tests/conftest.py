@@ -18,16 +18,6 @@ torch.set_num_threads(1)  # small tensors: threads only get in each other's way
 
 UNSEEN = pytest.StashKey[int]()  # how many tests want a browser that is not there
 LONG = ("test_notebooks_smoke.py", "test_browser.py")  # begun first, so that none is waited for
-ALONE = ("test_notebooks_smoke.py", "test_golden_data.py")  # their tests share nothing
-
-
-def pytest_itemcollected(item):
-    """Keep the tests of a file in one process, with the networks that its fixtures train.
-
-    pytest-xdist reads the groups before `pytest_collection_modifyitems` is called here.
-    """
-    if item.path.name not in ALONE:
-        item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
 def pytest_collection_modifyitems(config, items):
