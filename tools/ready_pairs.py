@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from pathlib import Path
 
@@ -13,9 +12,9 @@ from medrobust_utils.reporting import protocol
 PAPERS = ("3_domain_assimilation", "4_unet_adversarial_training")
 
 
-def main(folder: Path = ready.FOLDER) -> None:
-    """Train both pairs on phantoms, seed 0, and write their weights into ``folder``."""
-    folder.mkdir(exist_ok=True)
+def main() -> None:
+    """Train both pairs on phantoms, seed 0, and keep their weights in the package."""
+    ready.FOLDER.mkdir(exist_ok=True)
     for paper in PAPERS:
         study = STUDIES[paper]
         settings = protocol.load(paper).settings("smoke", study.longer)
@@ -23,10 +22,9 @@ def main(folder: Path = ready.FOLDER) -> None:
             if getattr(arm, study.kind) in study.pair:
                 with tempfile.TemporaryDirectory() as checkpoints:
                     model, _ = study.train(arm, settings, Path(checkpoints), 0)
-                path = folder / ready.place(study, arm).name
-                ready.keep(study, arm, settings, 0, model, path)
+                path = ready.keep(study, arm, settings, 0, model)
                 print(f"{path}: {path.stat().st_size // 1000} kB")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

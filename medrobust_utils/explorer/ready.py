@@ -40,13 +40,13 @@ def network(study: Study, arm: Arm, settings: Settings, seed: int) -> MedicalMod
     return model.to(env.pick_device(), memory_format=torch.channels_last).eval()
 
 
-def keep(
-    study: Study, arm: Arm, settings: Settings, seed: int, model: MedicalModel, path: Path
-) -> None:
-    """Write the weights of a trained network in half precision."""
+def keep(study: Study, arm: Arm, settings: Settings, seed: int, model: MedicalModel) -> Path:
+    """Write the weights of a trained network in half precision; returns the file."""
     state = {
         name: (part.half() if part.is_floating_point() else part).cpu().contiguous()
         for name, part in model.state_dict().items()
     }
     about = {"trained": fingerprint(dict(settings), seed)}
+    path = place(study, arm)
     safetensors.torch.save_file(state, path, about)
+    return path
