@@ -10,7 +10,6 @@ from medrobust_utils.studies import attentive_cnn as study
 from medrobust_utils.studies.evaluation import CLEAN, Evaluation
 
 NAMES = {"skin": "ham10000", "fundus": "retinopathy", "chest": "nih"}
-GATES = {"beats_prior": True, "competent": True, "beats_majority": True}
 
 
 def task(role, split="honest", filter="none", n=40):
@@ -38,7 +37,7 @@ def network(task, right, *, model="resnet", attention="none", seed=0, clean=None
     scores = metrics.score(logits[0], labels, metrics.group_weights(task.data.groups, [0]))
     arm = study.Arm(task, seed, model, attention, "imagenet")
     scores = {name: scores[name] for name in CLEAN}
-    return Evaluation(arm, scores, GATES, task.attacked, sweep, [0], "independent")
+    return Evaluation(arm, scores, task.attacked, sweep, [0], "independent")
 
 
 def pair():

@@ -13,7 +13,6 @@ from medrobust_utils.core.errors import DataError, ProtocolError
 from medrobust_utils.data import to_float
 from medrobust_utils.data.contrast import enhance
 from medrobust_utils.explain import under_attack
-from medrobust_utils.plots.results import curves, intervals
 from medrobust_utils.reporting import protocol, results
 from medrobust_utils.studies import attentive_cnn as study
 from medrobust_utils.studies import evaluation, experiment, tables
@@ -150,25 +149,6 @@ def test_a_trained_arm_is_read_back_and_another_recipe_trains_anew(settings, tra
             study.train(arm, other, folder.parent)
 
 
-def test_without_weights_an_arm_is_what_it_is_not_what_was_asked(settings, trained, run):
-    arm, _, _, folder = trained[0]  # no hub answers in the tests
-    asked = replace(arm, start="imagenet")
-    really = study.train(asked, settings, folder.parent)
-    assert really.arm.tags["start"] == "scratch" and really.folder == folder
-    experiment.note(run, really, settings["training"])
-    about = run.record["models"][really.arm.key]
-    assert about["start"] == "scratch" and about["epochs"] == 1 and about["attention"] == "none"
-    assert "no ImageNet weights" in run.record["warnings"][0]
-
-
-def test_the_learning_curve_speaks_of_the_images_that_choose_the_epoch(trained):
-    arm, model, history, _ = trained[0]
-    with torch.no_grad():
-        logits = model(to_float(arm.task.data.images[arm.task.chosen]))
-    right = (logits.argmax(1).numpy() == arm.task.data.targets[arm.task.chosen]).mean()
-    assert history[-1]["val_top1"] == pytest.approx(right, abs=1e-4)
-
-
 # --- radii ---------------------------------------------------------------------------------------
 
 
@@ -223,11 +203,6 @@ def test_a_finished_evaluation_is_read_back(settings, trained, radii, evaluated,
     assert np.array_equal(again.sweep.logits, evaluated[0].sweep.logits)
     with pytest.raises(TypeError):  # another seed is another sweep
         evaluation.evaluate(trained[0], settings, radii, seed=1)
-
-
-def test_an_unknown_attack_is_refused(settings, trained, radii):
-    with pytest.raises(ProtocolError, match="ATTACK='cw'.*bisection, independent, foolbox"):
-        evaluation.evaluate(trained[0], settings, radii, seed=0, attack="cw")
 
 
 def test_foolbox_attacks_in_float32_also_where_ours_is_fast(settings, trained, monkeypatch):
@@ -310,19 +285,10 @@ FOUR = pd.DataFrame(
 FOUR["radius_255"] = FOUR["radius"] * 255
 
 
-def gained(run, plain, ours):
-    """The record with the rows on the gains of one network over another."""
-    run.record["rows"].clear()
-    run.dataset(ours.arm.task.raw)
-    ours = replace(ours, arm=replace(ours.arm, attention="released"))
-    gains = study.gains(pd.concat([plain.scores(), ours.scores()]))
-    tables.record(run, study.gain_rows(gains, FOUR, [0.02, 0.04]))
-    return gains
-
-
 def test_a_gain_is_the_difference_image_by_image(run):
     plain, ours = made.pair()
-    gained(run, plain, ours)
+    run.dataset(ours.arm.task.raw)
+    tables.record(run, study.gains(pd.concat([plain.scores(), ours.scores()]), FOUR))
     for (scale, eps), expected in {
         ("signed", 0.02): 2 / 40,
         ("signed", 0.04): 4 / 40,
@@ -331,55 +297,11 @@ def test_a_gain_is_the_difference_image_by_image(run):
     }.items():
         gain = only(run, "accuracy_gain", scale=scale, eps=eps)
         assert gain["value"] == pytest.approx(expected) and gain["attention"] == "released"
-        assert only(run, "accuracy_gap", scale=scale, eps=eps)["value"] == gain["value"]
     # 2 of 40 images differ: paired, the interval is far narrower than that of either accuracy
     gain = only(run, "accuracy_gain", scale="signed", eps=0.02)
     accuracy = plain.scores().query("metric == 'accuracy_attacked'")["estimate"].iloc[1]
     assert gain["high"] - gain["low"] < 0.5 * (accuracy.high - accuracy.low)
-    over = only(run, "excess_over_twenty", scale="0-1", eps=0.08)
-    assert over["value"] == pytest.approx((4 - 20 * 1) / 40)
-    assert only(run, "mean_gain", scale="signed")["value"] == pytest.approx(3 / 40)
-    assert only(run, "largest_gap", scale="signed")["value"] == pytest.approx(4 / 40)
-    assert not find(run, "mean_gain", scale="0-1")  # one of two radii is not all of them
-    saved = only(run, "later_loss_saved")  # from 0.02 to 0.04: 10 of the plain, 8 of the other
-    assert saved["scale"] == "signed" and saved["value"] == pytest.approx((10 - 8) / 40)
-    assert only(run, "gain_beyond", scale="signed")["value"] == pytest.approx((9 + 3) / 80)
-    assert not find(run, "gain_beyond", scale="0-1")  # no larger radius was attacked
-
-
-def test_typical_and_extreme_are_where_the_plain_network_says(run):
-    gained(run, *made.pair())
-    assert only(run, "gain_typical")["value"] == pytest.approx(4 / 40)  # 20 of 40: half is left
-    assert only(run, "gain_typical_relative")["value"] == pytest.approx(4 / 20)
-    assert only(run, "gain_extreme")["value"] == pytest.approx(9 / 40)  # the first with 1 of 40
-    assert only(run, "gain_extreme_relative")["value"] == pytest.approx(9.0)  # 10 to 1 is 900 %
-
-
-def test_extremes_that_never_come_have_no_rows_and_zero_has_no_ratio(run):
-    task = made.task("skin")
-    strong, lost = (made.network(task, falling(4, [fall] * 40)) for fall in (9, 0))
-    gained(run, strong, strong)
-    assert {(row["value"], row["low"], row["high"]) for row in find(run, "accuracy_gain")} == {
-        (0, 0, 0)  # equal networks gain nothing, surely
-    }
-    assert find(run, "gain_typical") and not find(run, "gain_extreme")
-    gained(run, lost, lost)
-    assert find(run, "gain_extreme") and not find(run, "gain_extreme_relative")
-
-
-def test_a_study_without_pairs_has_no_gains(run):
-    plain, _ = made.pair()
-    gains = study.gains(plain.scores())
-    tables.record(run, study.gain_rows(gains, FOUR, [0.02, 0.04]))
-    assert not run.record["rows"] and not study.decisive(gains, FOUR)
-
-
-def test_one_task_keeps_more_of_its_right_answers_than_another():
-    weak = made.network(made.task("skin"), falling(4, [1] * 40))  # 1, 0, 0, 0 of what was right
-    strong = made.network(made.task("fundus"), falling(4, [3] * 40))  # 1, 1, 1, 0
-    (row,) = study.between_tasks(pd.concat([weak.scores(), strong.scores()])).to_dict("records")
-    assert row["estimate"].value == pytest.approx(0.75 - 0.25) and row["pair"] == "fundus-skin"
-    assert row["dataset"] == "retinopathy+ham10000"
+    assert not len(study.gains(plain.scores(), FOUR)), "nothing to compare with"
 
 
 def test_another_attack_than_the_profiles_is_an_override(run):
@@ -435,9 +357,6 @@ def test_maps_for_a_figure_know_which_of_them_are_none(explained):
 MAPPED = ["map_correlation", "map_correlation_own_class", "mask_share", "ring_over_centre"]
 
 
-CLEAN_ONLY = ("mask_share", "single_region", "map_entropy")
-
-
 def made_maps(names, positions, n=4):
     """Explanations of four images, of which two are fooled at every radius."""
     draw = np.random.default_rng(0)
@@ -461,16 +380,12 @@ def test_rows_on_maps_mark_the_radius_that_fools_half(run):
     robust, seen = made.pair()[0], made_maps(MAPPED, 4)
     seen.before[3] = np.nan
     run.dataset(robust.arm.task.raw)
-    cells = FOUR.assign(eps=[0.00125, 0.01, 0.01])
-    tables.record(run, study.map_rows(robust, seen, cells))
+    tables.record(run, study.map_rows(robust, seen))
     half = only(run, "ring_over_centre", half_fooled=True)
     assert half["radius_255"] == 2  # 20 of 40 are right at the second
     assert half["value"] == pytest.approx(seen.after[3, 1].mean())
     assert not find(run, "ring_over_centre", attack="none")  # no change, no ring
     assert only(run, "mask_share", attack="none")["scale"] == "none"
-    fall = only(run, "ring_fall")  # under the one reading that has both radii
-    assert fall["scale"] == "signed"
-    assert fall["value"] == pytest.approx((seen.after[3, 0] - seen.after[3, 1]).mean())
     for number, name in enumerate(MAPPED[:2]):
         change = seen.after[number, 1]
         for outcome, value in (("successful", change[:2]), ("failed", change[2:])):
@@ -481,21 +396,13 @@ def test_rows_on_maps_mark_the_radius_that_fools_half(run):
 def test_maps_of_two_networks_are_compared_on_the_same_images(run):
     plain, ours = made.pair()
     run.dataset(ours.arm.task.raw)
-    seen = made_maps({"map_entropy", "sparse_shape"}, 4)
-    other = replace(
-        seen,
-        clean=np.concatenate([1 - seen.clean[:3], seen.clean[3:]]),
-        classes=np.array([0, 0, 0, 1]),
-        before=seen.before - 0.1,
-        after=seen.after - 0.2,
-    )
+    seen = made_maps({"map_entropy"}, 4)
+    turned = np.concatenate([1 - seen.clean[:3], seen.clean[3:]])
+    other = replace(seen, clean=turned, classes=np.array([0, 0, 0, 1]))
     tables.record(run, study.map_pair_rows(plain, ours, (seen, other)))
     row = only(run, "map_correlation_between_models")  # the last explains another class
     assert row["value"] == pytest.approx(-1, abs=1e-3) and row["n"] == 3
     assert row["attention"] == "released" and row["scale"] == "none"
-    assert only(run, "map_entropy_gain")["value"] == pytest.approx(-0.1)
-    shape = only(run, "sparse_shape_gain")
-    assert shape["value"] == pytest.approx(-0.2) and shape["radius_255"] == 2
 
 
 # --- the record of a whole run -------------------------------------------------------------------
@@ -516,99 +423,3 @@ def test_deviations_say_what_was_changed(settings, arms):
     ):
         assert word in found, word
     assert "training.lr" not in found and "inception" not in found
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """The record of a run of the profile ``paper`` by hand-made networks on hand-made images."""
-    folder = tmp_path_factory.mktemp("whole")
-    run = results.Run.start("02_attentive_cnn_pgd", PAPER.name, "paper", {}, folder)
-    attack = PAPER.settings("paper")["attack"]
-    cells = study.readings(attack)
-    radii = sorted(cells["radius"].unique())
-    names, parts = {*MAPPED, "ring_over_outside", "outside_over_centre"}, []
-    names |= {"sparse_shape", "dark_less_bright", "single_region", "map_entropy"}
-    constant = {"model": "majority", **study.NO_ATTACK}
-    for spec in PAPER.settings("paper")["arms"]:
-        task, members = made.task(spec["role"], spec["split"], spec["filter"]), []
-        tables.record(run, experiment.describe_task(run, task, constant))
-        for later, attention in enumerate(spec["attention"]):
-            fall = [later + i * len(radii) // 39 for i in range(39)] + [99]
-            how = {"model": spec["model"], "attention": attention, "radii": radii}
-            members.append(made.network(task, falling(len(radii), fall), **how))
-            seen = made_maps(names, len(radii))
-            seen.after[[name in CLEAN_ONLY for name in seen.names]] = np.nan
-            if spec["model"] == "resnet":
-                tables.record(run, study.map_rows(members[-1], seen, cells))
-                if attention != "none":
-                    both = members[0], members[-1]
-                    tables.record(run, study.map_pair_rows(*both, (seen, seen)))
-        parts += [one.scores() for one in members]
-    scores = pd.concat(parts)
-    clean = tables.tagged(tables.over_seeds(scores), {"attack": "none"}, study.NO_ATTACK)
-    tables.record(run, clean)
-    tables.record(run, study.by_reading(scores, cells))
-    tables.record(run, study.gain_rows(study.gains(scores), cells, attack["eps"]))
-    tables.record(run, study.between_tasks(scores))
-    few = scores[scores["metric"].isin(["balanced_accuracy", "auc_macro"])]
-    lost = tables.compare(few, "filter", "none", "contrast", "{}_lost_by_filter")
-    tables.record(run, tables.over_seeds(lost).drop(columns="filter"))
-    for part, classes in (("block", None), ("network", 2), ("network", 7)):
-        run.add("parameter_share", 0.01, part=part, model="resnet", classes=classes)
-    run.save()
-    return results.read(run.out)
-
-
-def test_no_claim_is_spoken_to_by_rows_that_mean_different_things(whole):
-    """One network, one form, one task: else the newest row would decide."""
-    single = ("attention", "model", "filter", "split", "role", "radius_255")
-    for claim in PAPER.claims:
-        speaking = [
-            row
-            for row in whole["rows"]
-            if row["metric"] == claim.metric and claim.select.items() <= row.items()
-        ]
-        assert speaking, claim.id
-        for tag in single:
-            assert len({row.get(tag) for row in speaking}) == 1, (claim.id, tag)
-
-
-# --- figures -------------------------------------------------------------------------------------
-
-
-def test_curves_are_the_rows(whole):
-    frame = pd.DataFrame(whole["rows"]).query("metric == 'accuracy_attacked' and role == 'skin'")
-    frame = frame.fillna({"radius_255": 0})
-    frame = frame.assign(form=frame["attention"].map(study.NAMES), panel=frame["split"])
-    levels = pd.DataFrame([{"panel": "honest", "label": "majority line", "value": 0.7}])
-    how = {"xlabel": "radius", "ylabel": "accuracy", "doublings": True, "levels": levels}
-    figure = curves(frame, "radius_255", panel="panel", line="form", fill="model", **how)
-    honest, datta = figure.axes
-    lines = {line.get_label(): line for line in honest.lines}
-    tags = {"model": "resnet", "attention": "none", "split": "honest"}
-    expected = tables.chosen(frame, tags).sort_values("radius_255")
-    drawn = lines["no attention, resnet"]
-    assert list(drawn.get_xdata()[1:]) == list(expected["radius_255"][1:])
-    assert list(drawn.get_ydata()) == list(expected["value"])
-    assert honest.get_xticklabels()[0].get_text() == "0"  # before the attack
-    assert list(lines["majority line"].get_ydata()) == [0.7, 0.7]
-    assert "majority line" not in {line.get_label() for line in datta.lines}
-    assert drawn.get_fillstyle() != lines["no attention, inception"].get_fillstyle()
-
-
-def test_what_is_reported_elsewhere_stands_beside_the_intervals(whole):
-    rows = pd.DataFrame(whole["rows"]).query("metric == 'accuracy' and eps == 0 and role == 'skin'")
-    rows = rows[rows["attention"].notna()]
-    marks = pd.DataFrame([{"split": "honest", "attention": "none", "value": 0.905}])
-    how = {"xlabel": "accuracy", "panel": "split", "by": "model", "marks": marks, "zero": True}
-    figure = intervals(rows, "attention", **how)
-    crosses = [
-        [line.get_xdata()[0] for line in axis.lines if line.get_marker() == "X"]
-        for axis in figure.axes
-    ]
-    assert crosses == [[0.905], []]
-    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == [
-        "none",
-        "released",
-        "intended",
-    ]

@@ -34,45 +34,29 @@ def test_rows_that_differ_in_one_column_alone_are_compared_image_by_image():
         size=[1.0, np.nan, 1.0, np.nan],
         seed=0,
         value=[0.3, 0.2, 0.5, 0.6],
-        competent=[True, True, True, False],
     )
     gains = tables.compare(scores, "net", "b", "a")
     assert values(gains) == pytest.approx([0.2, 0.4]) and set(gains["net"]) == {"b"}
     assert list(gains["metric"]) == ["accuracy_gain"] * 2
-    assert list(gains["competent"]) == [True, False]  # both have to be
     # shared draws cancel: the difference is known far better than either side
     assert gains["estimate"][0].high - gains["estimate"][0].low < 1e-9
     assert not len(tables.compare(scores, "net", "c", "a"))
 
 
 def test_seeds_are_averaged_and_their_spread_widens_the_interval():
-    scores = rows(net="a", seed=[0, 1], value=[0.4, 0.6], competent=[True, False])
+    scores = rows(net="a", seed=[0, 1], value=[0.4, 0.6])
     (row,) = tables.over_seeds(scores).to_dict("records")
     assert row["estimate"].value == pytest.approx(0.5) and row["seeds"] == 2
     assert row["estimate"].low < 0.42 and row["estimate"].high > 0.58
-    assert row["competent"] is False or not row["competent"]
     assert row["estimate"].by_seed == {0: 0.4, 1: 0.6}, "what a verdict is judged by"
     exact = rows(net="a", seed=[0, 1], value=[0, 0]).assign(estimate=[1, 2])
     assert tables.over_seeds(exact)["estimate"].tolist() == [1.5]
 
 
-def test_a_pair_is_alive_while_one_of_two_has_something_left():
-    scores = rows(net=["a", "b"] * 2, seed=0, eps=[1, 1, 2, 2], value=[0.04, 0.06, 0.04, 0.05])
-    table = tables.over_seeds(tables.compare(scores, "net", "b", "a"))
-    assert list(table["alive"]) == [True, False]
-
-
 def test_a_whole_axis_becomes_one_row():
     scores = rows(net=["a", "a", "b"], eps=[1, 2, 1], value=[0.2, 0.4, 0.9])
-    largest = tables.along(scores, "eps", "largest", tables.largest)
-    assert dict(zip(largest["net"], values(largest), strict=True)) == {"a": 0.4, "b": 0.9}
-
-
-def test_ratios_and_excesses_know_zero():
-    nothing, some = Estimate(0.0, np.zeros(3)), Estimate(0.5, np.array([0.4, 0.5, 0.6]))
-    assert np.isnan(tables.ratio(some, nothing).value)
-    assert tables.excess(20)(some, nothing).value == 0.5
-    assert tables.ratio(some, some).value == 1
+    least = tables.along(scores, "eps", "least", tables.smallest)
+    assert dict(zip(least["net"], values(least), strict=True)) == {"a": 0.2, "b": 0.9}
 
 
 def test_a_mean_leaves_out_what_is_not_known():
@@ -86,11 +70,11 @@ def test_a_mean_leaves_out_what_is_not_known():
 
 def test_a_tag_that_a_row_lacks_is_not_recorded(tmp_path):
     run = results.Run.start("02_x", "2_attentive_cnn", "paper", {}, tmp_path)
-    table = rows(net=["a", "b"], n=[4.0, np.nan], alive=[1.0, np.nan], value=[0.25, 0.75])
+    table = rows(net=["a", "b"], n=[4.0, np.nan], half_fooled=[1.0, np.nan], value=[0.25, 0.75])
     tables.record(run, tables.tagged(table, {"net": "b"}, {"scale": "none", "eps": 0.0}))
     first, second = run.record["rows"]
-    assert first["n"] == 4 and first["alive"] is True and "scale" not in first
-    assert second["n"] is None and "alive" not in second and second["eps"] == 0.0
+    assert first["n"] == 4 and first["half_fooled"] is True and "scale" not in first
+    assert second["n"] is None and "half_fooled" not in second and second["eps"] == 0.0
     assert first["low"] < 0.25 < first["high"]
     shown = tables.side_by_side(run, "accuracy", ["metric"], "net")
     assert shown.loc["accuracy", "a"].startswith("0.25 [")
@@ -127,7 +111,7 @@ def test_a_run_can_be_one_arm_and_one_seed(model, expected):
 
 def test_an_arm_that_no_profile_has_is_refused_by_name():
     with pytest.raises(ProtocolError, match="MODEL='resnet-released-9'"):
-        list(experiment.grid(SETTINGS, OWN, seed=3, model="resnet-released-9"))
+        experiment.grid(SETTINGS, OWN, seed=3, model="resnet-released-9")
 
 
 def test_deviations_are_the_settings_that_differ(arm_of):

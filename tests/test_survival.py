@@ -11,43 +11,17 @@ import test_attentive_cnn as attentive
 import test_domain_assimilation as assimilation
 from found import falling, find, only
 
-from medrobust_utils.attacks import AutoResult
+from medrobust_utils.attacks import AutoAttackConfig, AutoResult
 from medrobust_utils.reporting import results
-from medrobust_utils.scoring.metrics import Estimate
 from medrobust_utils.studies import attentive_cnn as first_study
 from medrobust_utils.studies import domain_assimilation as second_study
-from medrobust_utils.studies import domain_assimilation_compare as compare
-from medrobust_utils.studies import evaluation, survival, tables
+from medrobust_utils.studies import evaluation, reach, survival, tables
 from medrobust_utils.studies.common import some
-
-
-def estimate(value, low, high):
-    return Estimate(value, np.array([low] * 500 + [high] * 500))
-
-
-@pytest.mark.parametrize(
-    ("value", "low", "high", "expected"),
-    [
-        (0.2, 0.1, 0.3, "survives"),
-        (0.1, 0.0, 0.2, "unclear"),
-        (0.1, -0.1, 0.3, "unclear"),
-        (0.0, -0.1, 0.1, "unclear"),  # few images: nothing was undone
-        (0.1, -0.1, 0.0, "lost"),
-        (0.0, 0.0, 0.0, "lost"),
-        (-0.1, -0.3, 0.1, "unclear"),
-        (-0.2, -0.3, -0.1, "lost"),
-    ],
-)
-def test_a_gain_survives_only_with_its_whole_interval(value, low, high, expected):
-    assert survival.outcome(estimate(value, low, high), "") == expected
-    short = {"survives": "survives a shortened one"}.get(expected, expected)
-    assert survival.outcome(estimate(value, low, high), "20 of 100 steps") == short
-
 
 # --- hand-made networks --------------------------------------------------------------------------
 
 
-def left(network, epsilons, before, robust, shortened=""):
+def left(network, epsilons, before, robust, **how):
     """A network of which AutoAttack left ``robust`` (R, n) of ``before``."""
     index = network.arm.task.attacked
     labels = network.arm.task.data.targets[index]
@@ -55,7 +29,7 @@ def left(network, epsilons, before, robust, shortened=""):
     none = np.zeros((len(epsilons), len(labels), 2), np.float32)
     queries = np.where(before, 10, 0)
     result = AutoResult(np.array(epsilons), none, none[0], labels, "robust", robust, won, queries)
-    return survival.Survival(network, index, before, result, shortened)
+    return survival.Survival(network, index, before, result, AutoAttackConfig(**how))
 
 
 def test_what_was_fooled_once_stays_so_also_between_the_radii():
@@ -72,83 +46,52 @@ def count(robust, n=40):
     return (np.arange(n) < robust)[None]
 
 
-OUTCOMES = [(30, "survives"), (12, "unclear"), (10, "lost"), (5, "lost")]  # of the plain one: 10
-
-
 @pytest.fixture
 def started(tmp_path):
     return results.Run.start("02_attentive_cnn_pgd", attentive.PAPER.name, "paper", {}, tmp_path)
 
 
-KEYS = [*first_study.TWINS, "attention"]
+KEYS = [*first_study.TWINS, "attention", "against"]
 
 
-def with_gains(run, pair):
-    """The record with PGD's gains of a pair."""
-    plain, ours = pair
+def test_a_gain_carries_what_autoattack_left_of_it_on_the_same_images(started):
+    run, (plain, ours) = started, made.pair()
     run.dataset(ours.arm.task.raw)
-    gains = first_study.gains(pd.concat([plain.scores(), ours.scores()]))
-    tables.record(run, first_study.gain_rows(gains, attentive.FOUR, [0.02, 0.04]))
-
-
-def after_autoattack(run, pair):
-    """The record with the gains that AutoAttack left, and PGD's rows marked."""
-    scores, short = pd.concat([one.scores() for one in pair]), pair[0].shortened
-    twins = tables.against(scores, "attention", "none", "{}")
-    gains = survival.gained(twins.drop(columns="against"), short)
+    gains = first_study.gains(pd.concat([plain.scores(), ours.scores()]), attentive.FOUR)
     tables.record(run, gains)
-    survival.mark_gains(run, gains, first_study.GAINS, KEYS, "radius_255")
-    twenty = tables.excess(first_study.TIMES)
-    over = survival.gained(tables.against(scores, "attention", "none", "{}", twenty), short)
-    survival.mark_gains(run, over, ["excess_over_twenty"], KEYS, "radius_255")
-
-
-@pytest.mark.parametrize(("robust", "expected"), OUTCOMES)
-def test_attention_is_marked_where_it_was_attacked_again(started, robust, expected):
-    run, (plain, ours) = started, made.pair()
-    with_gains(run, (plain, ours))
-    assert not any("autoattack" in row for row in run.record["rows"])  # nothing is said unasked
+    reached = reach.rows((plain, ours), first_study.SEVENTH, first_study.EARLY)
+    gained = reach.gains(reached, "attention", [("released", "none")])
+    tables.record(run, tables.over_seeds(gained))
     eps = [2 / 255]
-    pair = [left(plain, eps, count(20), count(10)), left(ours, eps, count(40), count(robust))]
-    after_autoattack(run, pair)
-    assert only(run, "gain_typical")["autoattack"] == expected  # at 2, where half is left
-    assert only(run, "accuracy_gain", scale="signed", eps=0.04)["autoattack"] == expected
-    row = only(run, "autoattack_gain")
-    assert row["autoattack"] == expected and row["value"] == pytest.approx((robust - 10) / 40)
-    before = only(run, "gain_before_autoattack")
-    assert before["value"] == pytest.approx(20 / 40) and "autoattack" not in before
-    for elsewhere in (
-        only(run, "accuracy_gain", scale="signed", eps=0.02),
-        only(run, "gain_extreme"),
-        only(run, "accuracy_gain", eps=0.0),
-        only(run, "mean_gain", scale="signed"),
-    ):
-        assert "autoattack" not in elsewhere
+    pair = left(plain, eps, count(20), count(10)), left(ours, eps, count(40), count(30))
+    scores = pd.concat([one.scores() for one in pair])
+    twins = tables.compare(scores, "attention", "released", "none", "{}").assign(against="none")
+    found = survival.gained(twins)
+    tables.record(run, found)
+    names = ["accuracy_gain", *first_study.DOUBLINGS]
+    survival.decide(run, found, names, KEYS, pair[0].how)
+    assert only(run, "gain_before_autoattack")["value"] == pytest.approx(20 / 40)
+    assert only(run, "autoattack_gain")["value"] == pytest.approx(20 / 40)
+    here = only(run, "accuracy_gain", scale="signed", eps=0.04)  # at two gray levels, as asked
+    for row in (here, only(run, "log2_radius_gain")):
+        assert row["autoattack_sweep"] == pytest.approx(0.5)
+        assert row["autoattack_low"] < 0.5 < row["autoattack_high"]
+        assert (row["autoattack_steps"], row["autoattack_images"]) == (100, 40)
+    elsewhere = only(run, "accuracy_gain", scale="signed", eps=0.02)
+    assert "autoattack_low" not in elsewhere, "another radius was not attacked again"
 
 
-def test_twenty_times_as_accurate_is_asked_for_twenty_times(started):
-    run, (plain, ours) = started, made.pair()
-    with_gains(run, (plain, ours))
-    eps = [4 / 255]
-    pair = [left(plain, eps, count(6), count(6)), left(ours, eps, count(40), count(30))]
-    after_autoattack(run, pair)
-    assert only(run, "accuracy_gain", scale="0-1")["autoattack"] == "survives"
-    assert only(run, "excess_over_twenty", scale="0-1")["autoattack"] == "lost"  # 5 times
-
-
-def test_a_shortened_attack_may_undo_a_gain_and_cannot_prove_it(started):
-    run, (plain, ours) = started, made.pair()
-    with_gains(run, (plain, ours))
-    eps, short = [2 / 255], "20 of 100 steps"
-    pair = [
-        left(plain, eps, count(20), count(10), short),
-        left(ours, eps, count(40), count(30), short),
+def test_no_network_chooses_the_radius_that_autoattack_meets_it_at():
+    task = made.task("skin")
+    nets = [
+        made.network(task, falling(4, [fall] * 40), seed=seed, attention=form)
+        for seed, fall in ((0, 1), (1, 3))
+        for form in ("none", "released")
     ]
-    after_autoattack(run, pair)
-    assert only(run, "gain_typical")["autoattack"] == "survives a shortened one"
-    assert "autoattack" not in only(run, "gain_typical_relative")  # a ratio is not spoken to
-    pair[0].note(run)
-    assert run.record["deviations"][0].endswith("; 20 of 100 steps")
+    found = first_study.half_radii(nets)
+    key = first_study.twins(nets[0].arm)
+    assert found[(*key, 0)] * 255 == pytest.approx(4)  # that of the other seed: falls at the last
+    assert found[(*key, 1)] * 255 == pytest.approx(2)
 
 
 def test_a_sign_of_hidden_gradients_stands_beside_the_outcome(started):
@@ -188,55 +131,6 @@ def test_rows_of_a_network_say_who_felled_what(started):
         }
     )
     assert "40 of 40 attacked images, at 5.1, 10.2 gray levels" in run.record["deviations"][0]
-
-
-def test_radii_are_the_typical_the_extreme_and_those_where_attention_surely_leads():
-    plain, ours = made.pair()
-    cells = attentive.FOUR.assign(eps=[0.00125, 0.0025, 0.005])  # at 1, 2 and 4 gray levels
-
-    def chosen(*networks, cells=cells):
-        scores = pd.concat([one.scores() for one in networks])
-        (radii,) = first_study.decisive(first_study.gains(scores), cells).values()
-        return radii
-
-    assert chosen(plain, ours) == [2, 3]  # at 1 and 4, 2 and 3 of 40: not sure
-    every = cells.assign(radius_255=[1.0, 4.0, 4.0])
-    sure = made.network(ours.arm.task, falling(4, [9] * 40), attention="released")
-    assert chosen(plain, sure, cells=every) == [1, 2, 3, 4]
-    assert chosen(plain, sure, cells=every.assign(eps=0.02)) == [2, 3]  # nothing is claimed there
-    long = made.task("skin")
-    plain = made.network(long, falling(8, [3] * 38 + [0] * 2))
-    sure = made.network(long, falling(8, [7] * 40), attention="released")
-    many = pd.DataFrame({"eps": 0.005, "radius_255": [5.0, 6.0, 7.0, 8.0]})
-    assert chosen(plain, sure, cells=many) == [3, 4, 5, 6]  # four at most
-
-
-@pytest.mark.parametrize(("robust", "expected"), OUTCOMES)
-def test_a_gain_of_paper_3_is_marked_at_its_eps_and_by_the_pair_that_was_attacked(
-    tmp_path, robust, expected
-):
-    run = results.Run.start("03_x", assimilation.PAPER.name, "paper", {}, tmp_path)
-    plain, ours = assimilation.pair()
-    other = replace(ours, arm=assimilation.arm_of(ours.arm.task, "modules"))
-    run.dataset(ours.arm.task.raw)
-    tables.record(run, compare.gains(pd.concat([p.scores() for p in (plain, ours, other)])))
-    eps, before = [1 / 255, 4 / 255], np.repeat(count(40), 2, 0)
-    kept = np.repeat(count(10), 2, 0), np.concatenate([count(30), count(robust)])
-    both = [left(one, eps, before, last) for one, last in zip((plain, ours), kept, strict=True)]
-    gained = compare.after_autoattack(pd.concat([one.scores("eps_255") for one in both]), "")
-    tables.record(run, gained)
-    keys = [*ours.arm.tags, "against"]
-    under = gained[gained["metric"].eq("autoattack_gain")]
-    survival.mark_gains(run, under, ["accuracy_gain"], keys, "eps_255")
-    cell = {"attack": "pgd", "step": "quarter", "defence": "glcm", "against": "none"}
-    assert only(run, "accuracy_gain", eps_255=1.0, **cell)["autoattack"] == "survives"
-    assert only(run, "accuracy_gain", eps_255=4.0, **cell)["autoattack"] == expected
-    assert "autoattack" not in only(run, "accuracy_gain", eps_255=2.0, **cell)
-    marked = [row for row in find(run, "accuracy_gain") if "autoattack" in row]
-    assert {(row["defence"], row["against"]) for row in marked} == {("glcm", "none")}
-    mean = only(run, "autoattack_mean_gain", defence="glcm")
-    assert mean["value"] == pytest.approx((20 + robust - 10) / 80)
-    assert mean["autoattack"] == "survives"
 
 
 # --- a few phantoms ------------------------------------------------------------------------------

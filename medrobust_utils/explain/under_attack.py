@@ -94,33 +94,21 @@ class Explained:
 
 
 def between(
-    first: Explained,
-    second: Explained,
-    mean: Callable[[np.ndarray], object],
-    half: int | None,
-    radius: float | None,
+    first: Explained, second: Explained, mean: Callable[[np.ndarray], object]
 ) -> pd.DataFrame:
-    """Tidy rows on two networks: how alike their clean maps are, and the second's less the first's.
+    """Tidy rows on how alike the clean maps of two networks are, where both predict one class.
 
-    Maps are compared where both predict the same class: maps for two classes answer two questions.
-
-    Args:
-        half, radius: position, and size in gray levels, of the radius at which the shapes of
-            perturbations are compared; None where there is none.
+    Maps for two classes answer two questions.
     """
     clean = [one.clean.astype(float) for one in (first, second)]
     agree = np.where(first.classes == second.classes, 1, np.nan)
     alike = {"correlation": measures.correlation, "top_overlap": measures.top_overlap}
-    values = {f"map_{name}_between_models": how(*clean) * agree for name, how in alike.items()}
-    lines = [(name, mean(one), int(np.isfinite(one).sum())) for name, one in values.items()]
-    gain = second.measure("map_entropy") - first.measure("map_entropy")
-    lines = [
-        ("none", np.nan, *one) for one in [*lines, ("map_entropy_gain", mean(gain), len(gain))]
-    ]
-    if half is not None and "sparse_shape" in first.names:
-        gain = second.measure("sparse_shape", half) - first.measure("sparse_shape", half)
-        lines.append(("independent", radius, "sparse_shape_gain", mean(gain), len(gain)))
-    return pd.DataFrame(lines, columns=["attack", "radius_255", "metric", "estimate", "n"])
+    lines = []
+    for name, how in alike.items():
+        values = how(*clean) * agree
+        about = {"metric": f"map_{name}_between_models", "n": int(np.isfinite(values).sum())}
+        lines.append(about | {"estimate": mean(values), "attack": "none"})
+    return pd.DataFrame(lines)
 
 
 def explain(

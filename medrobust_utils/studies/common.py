@@ -15,40 +15,11 @@ from ..attacks import Flag, red_flags
 from ..core import env
 from ..core.errors import DataError, ProtocolError, RunError
 from ..core.storage import fingerprint, write_atomic
-from ..data import ImageSet, ThreeWay, own, to_float
+from ..data import ImageSet, own, to_float
 from ..models import MedicalModel
 from ..scoring import metrics
 from ..scoring.metrics import Estimate
 from ..scoring.predict import predict
-
-
-def select(
-    groups: Sequence[Mapping], *, seed: int, role: str, model: str, key: str
-) -> list[Mapping]:
-    """The groups of a profile's arms that DATASET and MODEL pick; empty picks all.
-
-    Args:
-        key: under which a group names its network.
-
-    Raises:
-        ProtocolError: for a name that the profile does not have, two that no group has together,
-            or a negative seed.
-    """
-    for name, value, known in (
-        ("DATASET", role, {group["role"] for group in groups}),
-        ("MODEL", model, {group[key] for group in groups}),
-    ):
-        if value and value not in known:
-            raise ProtocolError(f"{name}={value!r}: this profile has {', '.join(sorted(known))}.")
-    if seed < 0:
-        raise ProtocolError(f"SEED={seed}: choose 0 or more.")
-    chosen = [g for g in groups if role in ("", g["role"]) and model in ("", g[key])]
-    if not chosen:
-        raise ProtocolError(
-            f"no network of this profile has both DATASET={role!r} and MODEL={model!r}. "
-            "Leave one of them empty."
-        )
-    return chosen
 
 
 def cast(settings: Mapping, role: str, part: str) -> tuple[Mapping, str]:
@@ -142,17 +113,11 @@ def precision(settings: Mapping, model: nn.Module) -> torch.dtype:
 
 
 def clean_scores(
-    data: ImageSet, split: ThreeWay, logits: np.ndarray, draw: Sequence[int]
-) -> tuple[dict[str, Estimate], dict[str, bool]]:
-    """Scores of clean logits on all test images, and the gates they pass."""
-    weights, targets = (
-        metrics.group_weights(data.groups[split.test], draw),
-        data.targets[split.test],
-    )
-    clean = metrics.score(logits, targets, weights, ignore=unscored(data))
-    prior = metrics.prior_logits(data.targets[split.train], len(targets), len(data.classes))
-    constant = metrics.score(prior, targets, weights, ignore=unscored(data))
-    return clean, metrics.gates(clean, constant)
+    data: ImageSet, index: np.ndarray, logits: np.ndarray, draw: Sequence[int]
+) -> dict[str, Estimate]:
+    """Scores of clean logits on the images of ``index``."""
+    weights = metrics.group_weights(data.groups[index], draw)
+    return metrics.score(logits, data.targets[index], weights, ignore=unscored(data))
 
 
 def cached_flags(
@@ -193,7 +158,7 @@ def parameters(model: MedicalModel) -> int:
 
 def budget(how: Mapping) -> dict[str, int]:
     """How hard AutoAttack tries by a profile (see ``attacks.AutoAttackConfig``)."""
-    return {name: how[name] for name in ("steps", "targets", "queries")}
+    return {name: how[name] for name in ("steps", "targets", "queries") if name in how}
 
 
 def in_gray_levels(eps: float) -> float:

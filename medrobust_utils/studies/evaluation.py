@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 
 import numpy as np
 import pandas as pd
 import torch
 
-from ..attacks import SweepResult, attack_sweep
+from ..attacks import Flag, SweepResult, attack_sweep, robust_curve
 from ..core.errors import ProtocolError
 from ..data import to_float
 from ..explain import under_attack
@@ -18,9 +18,9 @@ from ..explain.under_attack import Explained
 from ..scoring import metrics
 from ..scoring.metrics import Estimate
 from ..scoring.predict import kept
-from .common import cached_flags, clean_scores, precision, some
+from .common import budget, cached_flags, clean_scores, precision, some
 from .experiment import CLEAN, Arm, Task, Trained
-from .tables import GATES, compare, known_mean
+from .tables import compare, known_mean
 
 ATTACKS = {
     "bisection": {"mode": "bisection"},
@@ -35,20 +35,21 @@ class Evaluation:
 
     Attributes:
         clean: scores on every test image.
-        gates: whether the network learnt enough for a verdict (``metrics.gates``).
         index: (n,) of the attacked images in the task's data.
         sweep: their logits at every radius.
         draw: seed of the bootstrap, the same for all arms of a task.
         attack: ``bisection``, ``independent`` or ``foolbox``.
+        flags: what bisection itself showed of hidden gradients; where one is raised the sweep is
+            the lowest of several attacks (see ``attacks.robust_curve``).
     """
 
     arm: Arm
     clean: dict[str, Estimate]
-    gates: dict[str, bool]
     index: np.ndarray
     sweep: SweepResult
     draw: list[int]
     attack: str
+    flags: list[Flag] = field(default_factory=list)
 
     @cached_property
     def weights(self) -> np.ndarray:
@@ -58,7 +59,7 @@ class Evaluation:
     @property
     def tags(self) -> dict[str, object]:
         """What its rows in a table of single seeds carry."""
-        return self.arm.tags | self.gates | {"seed": self.arm.seed}
+        return self.arm.tags | {"seed": self.arm.seed}
 
     def mean(self, index: np.ndarray) -> Callable[[np.ndarray], Estimate]:
         """What averages one number an image of ``index``, with an interval; NaN is left out."""
@@ -80,11 +81,6 @@ class Evaluation:
         part = replace(sweep, logits=logits, clean=clean, labels=labels)
         return replace(self, index=self.index[here], sweep=part)
 
-    @property
-    def right(self) -> np.ndarray:
-        """Bool (E, n): judged right at each radius under everything that was met there."""
-        return self.sweep.right
-
     def robust(self, radii: Sequence[float]) -> np.ndarray:
         """Bool (R, n): right before the attack and at every radius of the sweep up to each one.
 
@@ -93,7 +89,7 @@ class Evaluation:
         Args:
             radii: (R,), of the sweep or between its radii.
         """
-        ever = np.logical_and.accumulate([self.sweep.clean_right, *self.right])
+        ever = np.logical_and.accumulate([self.sweep.clean_right, *self.sweep.right])
         last = np.searchsorted(self.sweep.epsilons, np.array(radii) * (1 + 1e-9), side="right")
         return ever[last]
 
@@ -153,10 +149,8 @@ class Evaluation:
         return pd.DataFrame(filled, columns=columns).assign(**self.tags)
 
 
-def clean(trained: Trained, draw: Sequence[int]) -> tuple[dict[str, Estimate], dict[str, bool]]:
-    """Scores on all clean test images, and the gates they pass (``metrics.gates``).
-
-    The logits are kept in the network's folder.
+def clean(trained: Trained, draw: Sequence[int]) -> dict[str, Estimate]:
+    """Scores on all clean test images; the logits are kept in the network's folder.
 
     Args:
         draw: seed of the bootstrap.
@@ -164,8 +158,8 @@ def clean(trained: Trained, draw: Sequence[int]) -> tuple[dict[str, Estimate], d
     task = trained.arm.task
     path = trained.folder / f"logits-{task.key}.npz"
     logits = kept(path, trained.model, task.data, task.split.test, desc=trained.arm.key)
-    scores, gates = clean_scores(task.data, task.split, logits, draw)
-    return {name: scores[name] for name in CLEAN}, gates
+    scores = clean_scores(task.data, task.split.test, logits, draw)
+    return {name: scores[name] for name in CLEAN}
 
 
 def evaluate(
@@ -194,27 +188,23 @@ def evaluate(
     if attack not in ATTACKS:
         raise ProtocolError(f"ATTACK={attack!r}: choose one of {', '.join(ATTACKS)}.")
     index, draw = some(task.attacked, images, seed), [seed, *task.draw]
-    scores, gates = clean(trained, draw)
-    sweep = attack_sweep(
-        model,
-        task.data,
-        index,
-        list(radii),
-        folder=trained.folder,
-        desc=f"{attack} PGD",
-        seed=seed,
-        # Foolbox knows no mixed precision.
-        dtype=torch.float32 if attack == "foolbox" else precision(settings, model),
-        # A profile's steps belong to its own attack; another takes the engine's usual number.
-        steps=how["steps"] if attack == how["mode"] else None,
-        **ATTACKS[attack],
-    )
+    scores, raised = clean(trained, draw), []
+    asked = (model, task.data, index, list(radii))
+    plan = {"folder": trained.folder, "desc": f"{attack} PGD", "seed": seed}
+    # Foolbox knows no mixed precision.
+    plan["dtype"] = torch.float32 if attack == "foolbox" else precision(settings, model)
+    # A profile's steps belong to its own attack; another takes the engine's usual number.
+    plan["steps"] = how["steps"] if attack == how["mode"] else None
+    if attack == "bisection":
+        sweep, raised = robust_curve(*asked, autoattack=budget(how.get("autoattack", {})), **plan)
+    else:
+        sweep = attack_sweep(*asked, **ATTACKS[attack], **plan)
     model.cpu()  # make room for the next
-    return Evaluation(trained.arm, scores, gates, index, sweep, draw, attack)
+    return Evaluation(trained.arm, scores, index, sweep, draw, attack, raised)
 
 
 def flags(trained: Trained, found: Evaluation, settings: Mapping, *, seed: int) -> pd.DataFrame:
-    """Red flags where half of what was right is fooled, or at the largest radius: a row each.
+    """Red flags of the sweep, and where half of what was right is fooled: a row each.
 
     The estimate is 1 where a flag is raised, ``measured`` says why.
     """
@@ -230,7 +220,10 @@ def flags(trained: Trained, found: Evaluation, settings: Mapping, *, seed: int) 
         dtype=precision(settings, trained.model),
     )
     trained.model.cpu()
-    rows = [{"estimate": float(f.raised), "flag": f.name, "measured": f.measured} for f in seen]
+    rows = [
+        {"estimate": float(f.raised), "flag": f.name, "measured": f.measured}
+        for f in [*found.flags, *seen]
+    ]
     return pd.DataFrame(rows).assign(metric="red_flag", radius_255=radius * 255, **found.tags)
 
 
@@ -253,10 +246,8 @@ def modes_differ(
     both = pd.concat([found.on(other.index).scores(), other.scores()])
     both = both.replace({"attack": {found.attack: "independent"}} if not halved else {})
     both = both[both["metric"].eq("accuracy_attacked") & both["radius_255"].isin(near * 255)]
-    gap = compare(
-        both, "attack", "independent", "bisection", "accuracy_independent_minus_bisection"
-    )
-    return gap.drop(columns=[*GATES, "attack"], errors="ignore")
+    name = "accuracy_independent_minus_bisection"
+    return compare(both, "attack", "independent", "bisection", name).drop(columns="attack")
 
 
 def explain(

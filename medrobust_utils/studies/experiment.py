@@ -7,7 +7,7 @@ back. What was measured becomes one tidy table (see ``tables``).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from itertools import product
 from pathlib import Path
@@ -25,7 +25,7 @@ from ..reporting.results import Run
 from ..scoring import metrics
 from ..training import cards, recipes
 from ..training.fit import fit
-from .common import curve_scores, parameters, select, some
+from .common import curve_scores, parameters, some
 
 CLEAN = {"top1": "accuracy", "balanced_accuracy": "balanced_accuracy", "auc_macro": "auc_macro"}
 
@@ -120,7 +120,7 @@ class Trained(NamedTuple):
 
 def grid(
     settings: Mapping, own: Sequence[str], *, seed: int, role: str = "", model: str = ""
-) -> Iterator[tuple[dict, int]]:
+) -> list[tuple[dict, int]]:
     """Every arm that a profile names, with its training seed; a list multiplies out.
 
     An arm may have ``seeds`` of its own.
@@ -134,18 +134,26 @@ def grid(
     Raises:
         ProtocolError: for a name that the profile does not have, or a negative seed.
     """
+    if seed < 0:
+        raise ProtocolError(f"SEED={seed}: choose 0 or more.")
     first, *words = model.split("-")
-    arms, found = [], False
+    specs = []
     for spec in settings["arms"]:
         choices = [value if isinstance(value, list) else [value] for value in spec.values()]
-        arms += [dict(zip(spec, values, strict=True)) for values in product(*choices)]
-    for arm in select(arms, seed=seed, role=role, model=first, key=own[0]):
-        for number in range(seed, seed + arm.get("seeds", settings["seeds"])):
-            if set(words) <= {str(number), *(str(arm[name]) for name in own)}:
-                found = True
-                yield arm, number
+        specs += [dict(zip(spec, values, strict=True)) for values in product(*choices)]
+    for asked, value, key in (("DATASET", role, "role"), ("MODEL", first, own[0])):
+        if value:
+            pick(dict.fromkeys(sorted({str(spec[key]) for spec in specs})), asked, value)
+    found = [
+        (spec, number)
+        for spec in specs
+        if role in ("", spec["role"]) and first in ("", str(spec[own[0]]))
+        for number in range(seed, seed + spec.get("seeds", settings["seeds"]))
+        if set(words) <= {str(number), *(str(spec[name]) for name in own)}
+    ]
     if not found:
-        raise ProtocolError(f"MODEL={model!r}: no arm of this profile is all of {words}.")
+        raise ProtocolError(f"no network of this profile is DATASET={role!r} and MODEL={model!r}.")
+    return found
 
 
 def train(

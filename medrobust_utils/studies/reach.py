@@ -51,4 +51,4 @@ def gains(reached: pd.DataFrame, column: str, pairs: Iterable[Sequence[str]]) ->
     """What one network gains over another, image by image, for pairs of values of ``column``."""
     held = reached[reached["metric"].ne("doublings_spared")]
     gained = [tables.compare(held, column, *pair).assign(against=pair[1]) for pair in pairs]
-    return pd.concat(gained).drop(columns=["ours", "theirs"])
+    return pd.concat(gained)

@@ -1,8 +1,8 @@
-"""Does a defence survive AutoAttack?
+"""What AutoAttack leaves of a gain under attack, and what that means for a verdict.
 
-A gain in accuracy under PGD may be a weakness of PGD. So both networks of a pair are attacked once
-more, by the four attacks of AutoAttack, on the same images and at the sizes that claims are judged
-at; what PGD has fooled there stays fooled.
+A gain in accuracy under PGD may be a weakness of PGD. So the networks of a pair are attacked once
+more, by the four attacks of AutoAttack, on the same images at the radii that decide; what PGD has
+fooled there stays fooled.
 """
 
 from __future__ import annotations
@@ -17,42 +17,44 @@ from ..attacks import AutoAttackConfig, AutoResult, autoattack_sweep
 from ..attacks.config import MEMBERS, WRONG
 from ..attacks.sweep_result import EARLIER
 from ..reporting.results import Run
-from ..scoring.metrics import Estimate
 from .common import budget, in_gray_levels, some
 from .evaluation import Evaluation
 from .experiment import Trained
 from .tables import over_seeds
 
-# Values of the tag ``autoattack``. A shortened attack may undo a gain and cannot prove it.
-SURVIVES, SHORTENED, LOST, UNCLEAR = "survives", "survives a shortened one", "lost", "unclear"
 GAINS = {"accuracy_pgd": "gain_before_autoattack", "accuracy_autoattack": "autoattack_gain"}
 FOOLED_BY = (WRONG, EARLIER, *MEMBERS)  # who may have fooled an image, in order
 
 
 @dataclass(frozen=True)
 class Survival:
-    """What AutoAttack left of one network, of R sizes and n images.
+    """What AutoAttack left of one network, of R radii and n images.
 
     Attributes:
         found: what earlier attacks left of it.
         index: (n,) of the images in the task's data.
-        before: bool (R, n): right under the earlier attacks, at this size and every smaller one.
-        shortened: what was less than the published settings (see ``AutoAttackConfig.shortened``).
+        before: bool (R, n): right under the earlier attacks, at this radius and every smaller one.
+        how: the settings of AutoAttack.
     """
 
     found: Evaluation
     index: np.ndarray
     before: np.ndarray
     result: AutoResult
-    shortened: str
+    how: AutoAttackConfig
+
+    @property
+    def shortened(self) -> str:
+        """What was less than the published settings."""
+        return self.how.shortened(max(self.result.clean.shape[1] - 1, 1))
 
     def scores(self, size: str = "radius_255") -> pd.DataFrame:
         """Tidy rows: what was right before and after, and the share that each attack fooled.
 
-        An image counts as fooled by one attack also where that was at a smaller size.
+        An image counts as fooled by one attack also where that was at a smaller radius.
 
         Args:
-            size: the tag that tells the sizes, in gray levels of 255.
+            size: the tag that tells the radii, in gray levels of 255.
         """
         mean, rows, members = self.found.mean(self.index), [], []
         for k, eps in enumerate(self.result.epsilons):
@@ -68,7 +70,7 @@ class Survival:
         """Write into the record what was attacked, and signs of hidden gradients."""
         arm, n = self.found.arm, len(self.index)
         sizes = [in_gray_levels(eps) for eps in self.result.epsilons]
-        tags = {**arm.tags, **self.found.gates, "n": n, "attack": "autoattack", size: sizes[-1]}
+        tags = {**arm.tags, "n": n, "attack": "autoattack", size: sizes[-1]}
         for flag in self.result.flags():
             if flag.raised:
                 run.add("red_flag", 1.0, flag=flag.name, measured=flag.measured, **tags)
@@ -95,61 +97,45 @@ def survive(
     task, plan = found.arm.task, budget(how)
     index = some(task.attacked, how["images"], seed)
     before = found.robust(radii)[:, np.isin(found.index, index)]
-    result = autoattack_sweep(
-        trained.model,
-        task.data,
-        index,
-        radii,
-        fooled=~before,
-        folder=trained.folder,
-        desc="AutoAttack",
-        seed=seed,
-        **plan,
-    )
+    asked = (trained.model, task.data, index, radii)
+    where = {"folder": trained.folder, "desc": "AutoAttack", "seed": seed}
+    result = autoattack_sweep(*asked, fooled=~before, **where, **plan)
     trained.model.cpu()  # make room for the next
-    shortened = AutoAttackConfig(**plan).shortened(max(result.clean.shape[1] - 1, 1))
-    return Survival(found, index, before, result, shortened)
+    return Survival(found, index, before, result, AutoAttackConfig(**plan))
 
 
-def gained(pairs: pd.DataFrame, shortened: str) -> pd.DataFrame:
+def gained(pairs: pd.DataFrame) -> pd.DataFrame:
     """What networks gain before and under AutoAttack, over the seeds.
-
-    The gains under it have their outcome as the tag ``autoattack``.
 
     Args:
         pairs: scores of ``Survival`` held against each other (see ``tables.against``), the
             metric's name as it was.
     """
-    pairs = pairs[pairs["metric"].isin(GAINS)].drop(columns="member")
-    table = over_seeds(pairs).drop(columns=["seeds", "alive"])
-    says = [outcome(one, shortened) for one in table["estimate"]]
-    under = table["metric"].eq("accuracy_autoattack")
-    return table.assign(metric=table["metric"].map(GAINS), autoattack=pd.Series(says).where(under))
+    table = over_seeds(pairs[pairs["metric"].isin(GAINS)].drop(columns="member"))
+    return table.assign(metric=table["metric"].map(GAINS)).drop(columns="seeds")
 
 
-def outcome(gain: Estimate, shortened: str) -> str:
-    """Whether a gain survives, by its interval: above 0, not above it anywhere, or else.
-
-    Returns:
-        One of ``SURVIVES`` (``SHORTENED`` if the attack was), ``LOST`` and ``UNCLEAR``.
-    """
-    if gain.low > 0:
-        return SHORTENED if shortened else SURVIVES
-    return LOST if gain.high <= 0 else UNCLEAR
-
-
-def mark_gains(
-    run: Run, gains: pd.DataFrame, names: Sequence[str], keys: Sequence[str], size: str = ""
+def decide(
+    run: Run,
+    gains: pd.DataFrame,
+    names: Sequence[str],
+    keys: Sequence[str],
+    how: AutoAttackConfig,
+    size: str = "radius_255",
 ) -> None:
-    """Tag rows of the record with what AutoAttack made of the same gain, at the same radius.
+    """Write beside gains of the record what ``ledger.after_autoattack`` asks for.
 
     Args:
         gains: see ``gained``.
-        names: metrics of the rows to be marked, which agree with a gain in all of ``keys``.
-        size: the tag that tells sizes, where it has to agree too.
+        names: metrics of the rows meant, which agree with a gain in all of ``keys``, and, where
+            both have one, in the radius (the tag ``size``).
     """
-    for gain in gains[gains["autoattack"].notna()].to_dict("records"):
+    for _, pair in gains.groupby([*keys, *{size} & {*gains}], sort=False):
+        before, under = (pair[pair["metric"].eq(name)].iloc[0] for name in GAINS.values())
+        told = {"low": under["estimate"].low, "high": under["estimate"].high}
+        told |= {"sweep": before["estimate"].value, "steps": how.steps, "images": int(under["n"])}
         for row in run.record["rows"]:
-            here = row["metric"] in names and all(row.get(key) == gain[key] for key in keys)
-            if here and (not size or np.isclose(row.get(size, -1), gain[size], atol=1e-6)):
-                row["autoattack"] = gain["autoattack"]
+            here = row["metric"] in names and all(row.get(key) == under[key] for key in keys)
+            met = under.get(size, row.get(size, 0.0))
+            if here and np.isclose(row.get(size, met), met, atol=1e-6):
+                row |= {f"autoattack_{name}": value for name, value in told.items()}

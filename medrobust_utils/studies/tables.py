@@ -1,8 +1,7 @@
 """Results as one tidy table: a row an arm, seed, attack, radius and metric.
 
 The column ``estimate`` holds `metrics.Estimate` objects: a value and its bootstrap replicates. All
-rows of a task share their draws, so the difference of two rows is a paired difference. The columns
-of ``metrics.gates`` say whether every network behind a row has learnt enough for a verdict.
+rows of a task share their draws, so the difference of two rows is a paired difference.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -20,13 +18,8 @@ from ..reporting.results import Run
 from ..scoring import metrics
 from ..scoring.metrics import Estimate, pooled
 
-NOTHING_LEFT = 0.05  # if neither of two networks has more than this right, a gain says nothing
-GATES = ("beats_prior", "competent", "beats_majority", "beats_constant")
 # What a table with gaps would turn into floats.
-KINDS = {"n": int, "seeds": int, "images": int, "alive": bool, "half_fooled": bool}
-
-
-MEASURED = {"ours": "mean", "theirs": "mean"} | dict.fromkeys(GATES, "all")
+KINDS = {"n": int, "seeds": int, "images": int, "half_fooled": bool}
 
 
 def chosen(rows: pd.DataFrame, tags: Mapping[str, object]) -> pd.DataFrame:
@@ -52,21 +45,15 @@ def paired(
         apart: columns that may differ; those of ``ours`` stay.
 
     Returns:
-        The rows of ``ours`` with the new estimates, and both values as ``ours`` and ``theirs``.
+        The rows of ``ours`` with the new estimates.
     """
-    free = {"estimate", *GATES, *apart}
-    keys = [column for column in ours if column not in free and column in theirs]
+    keys = [name for name in ours if name not in {"estimate", *apart} and name in theirs]
     both = ours.merge(theirs, on=keys, suffixes=("", "_old"))
-    gates = {gate: both[gate] & both[f"{gate}_old"] for gate in GATES if f"{gate}_old" in both}
-    pairs = list(zip(both["estimate"], both["estimate_old"], strict=True))
+    pairs = zip(both["estimate"], both["estimate_old"], strict=True)
+    estimates = [how(new, old) for new, old in pairs]
+    names = [name.format(metric) for metric in both["metric"]]
     old = [column for column in both if column.endswith("_old")]
-    return both.drop(columns=old).assign(
-        metric=[name.format(metric) for metric in both["metric"]],
-        ours=[a.value for a, _ in pairs],
-        theirs=[b.value for _, b in pairs],
-        estimate=[how(a, b) for a, b in pairs],
-        **gates,
-    )
+    return both.drop(columns=old).assign(metric=names, estimate=estimates)
 
 
 def compare(
@@ -101,58 +88,21 @@ def against(
 
 
 def over_seeds(scores: pd.DataFrame) -> pd.DataFrame:
-    """Mean over the training seeds, how many there were, and (of pairs) whether one is ``alive``.
-
-    Alive: the better of two networks has more than NOTHING_LEFT right.
-    """
-    how = {name: MEASURED[name] for name in scores if name in MEASURED}
-    keys = [name for name in scores if name not in {"seed", "estimate", *how}]
+    """Mean over the training seeds, and how many there were."""
+    keys = [name for name in scores if name not in {"seed", "estimate"}]
     groups = scores.groupby(keys, sort=False, dropna=False)
     mean = [pooled([*part["estimate"]], [*part["seed"]]) for _, part in groups]
-    table = groups.size().rename("seeds").to_frame().assign(estimate=mean)
-    table = (table.join(groups.agg(how)) if how else table).reset_index()
-    if "ours" in table:
-        table["alive"] = table[["ours", "theirs"]].max(axis=1) > NOTHING_LEFT
-    return table
+    return groups.size().rename("seeds").to_frame().assign(estimate=mean).reset_index()
 
 
 def along(
     table: pd.DataFrame, axis: str, name: str, how: Callable[[list[Estimate]], Estimate]
 ) -> pd.DataFrame:
-    """One row for a whole axis: ``along(gains, "eps", "mean_gain", metrics.mean)``.
-
-    It is alive if any of its rows is.
-    """
-    gone = {axis, "metric", "alive", "ours", "theirs", "estimate"}
-    groups = table.groupby([name for name in table if name not in gone], sort=False, dropna=False)
-    whole = groups["estimate"].agg(lambda estimates: how(list(estimates))).to_frame()
-    if "alive" in table:
-        whole["alive"] = groups["alive"].any()
+    """One row for a whole axis: ``along(gains, "eps", "mean_gain", metrics.mean)``."""
+    keys = [column for column in table if column not in {axis, "metric", "estimate"}]
+    groups = table.groupby(keys, sort=False, dropna=False)["estimate"]
+    whole = groups.agg(lambda estimates: how(list(estimates)))
     return whole.reset_index().assign(metric=name)
-
-
-def ratio(over: Estimate, under: Estimate) -> Estimate:
-    """``over / under``; not a number where the denominator is zero."""
-
-    def divided(two: np.ndarray) -> np.ndarray:
-        return np.divide(*two, out=np.full(two.shape[1], np.nan), where=two[1] != 0)
-
-    return metrics.combined(divided, over, under)
-
-
-def excess(times: float) -> Callable[[Estimate, Estimate], Estimate]:
-    """``over - times * under``: above 0 where the ratio is larger, also where ``under`` is 0."""
-    return partial(metrics.combined, lambda two: two[0] - times * two[1])
-
-
-def absolute(estimate: Estimate) -> Estimate:
-    """|estimate|, replicate by replicate."""
-    return metrics.combined(lambda one: np.abs(one[0]), estimate)
-
-
-def largest(estimates: Sequence[Estimate]) -> Estimate:
-    """The largest absolute value, replicate by replicate."""
-    return metrics.combined(lambda rows: np.abs(rows).max(0), *estimates)
 
 
 def smallest(estimates: Sequence[Estimate]) -> Estimate:
@@ -217,7 +167,7 @@ def means(table: pd.DataFrame) -> pd.DataFrame:
         found.append(one.mean() if inside else one)
         known.append(np.isfinite(one.values).sum() if inside else n)
     table = table.assign(estimate=found, n=known)[np.not_equal(known, 0)]
-    keys = [name for name in table if name not in {*MEASURED, "estimate", "seed", "n"}]
+    keys = [name for name in table if name not in {"estimate", "seed", "n"}]
     return table.assign(n=table.groupby(keys, dropna=False)["n"].transform("min"))
 
 
@@ -226,9 +176,8 @@ def record(run: Run, table: pd.DataFrame) -> None:
 
     What several seeds back carries what a verdict may rest on (see ``reporting.evidence``).
     """
-    aside = {"estimate", "ours", "theirs", "seed"}
     for row in table.to_dict("records"):
-        tags = {k: v for k, v in row.items() if k not in aside and not _missing(v)}
+        tags = {k: v for k, v in row.items() if k not in {"estimate", "seed"} and not _missing(v)}
         tags |= {name: kind(tags[name]) for name, kind in KINDS.items() if name in tags}
         one = row["estimate"]
         ends = (one.low, one.high) if isinstance(one, Estimate) else ()
