@@ -216,6 +216,33 @@ def test_foolbox_attacks_in_float32_also_where_ours_is_fast(settings, trained, m
     assert np.array_equal(ours.sweep.right, theirs.sweep.right)
 
 
+class Coarse(torch.nn.Module):
+    """A network that hides its gradients: it rounds what it is given."""
+
+    trained_in = torch.float32
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, images):
+        return self.model((images * 16).round() / 16)
+
+
+def test_a_network_that_hides_its_gradients_gets_the_lowest_of_three_curves(
+    settings, trained, tmp_path
+):
+    hidden = trained[3]._replace(model=Coarse(trained[3].model).eval(), folder=tmp_path)
+    light = {"steps": 2, "targets": 1, "queries": 5}
+    slow = tiny(attack=settings["attack"] | {"fast": False, "autoattack": light})
+    found = evaluation.evaluate(hidden, slow, [0.001, 0.02], seed=0)
+    assert any(flag.raised for flag in found.flags) and found.sweep.mode == "lowest"
+    cold = evaluation.evaluate(hidden, slow, [0.001, 0.02], seed=0, attack="independent")
+    assert not (found.sweep.right & ~cold.sweep.right).any(), "a braver curve would be shown"
+    rows = evaluation.flags(hidden, found, slow, seed=0)
+    assert len(rows) > len(found.flags) and rows["estimate"].max() == 1
+
+
 def test_modes_differ_is_independent_minus_bisection(settings, trained, evaluated, radii):
     found = evaluation.modes_differ(trained[0], evaluated[0], settings, seed=0)
     assert list(found["radius_255"]) == [0.02 * 255]

@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import binomtest
 
 from medrobust_utils.reporting.ledger import judged
-from medrobust_utils.scoring import inference
+from medrobust_utils.scoring import inference, metrics
 
 DRAWS = 10_000
 
@@ -107,14 +107,14 @@ def test_the_variance_of_clusters_is_the_bootstraps():
     groups = np.repeat(np.arange(40), random.integers(1, 8, 40))
     values = random.normal(0, 1, len(groups)) + random.normal(0, 1, 40)[groups]
     found, count = inference.cluster_variance(values, groups)
-    weights = inference.stratified_weights(groups, np.zeros(len(groups), int), draws=4000)[1:]
+    weights = metrics.group_weights(groups, draws=4000, classes=np.zeros(len(groups), int))[1:]
     assert count == 40
     assert found == pytest.approx((weights @ values / weights.sum(1)).var(), rel=0.15)
 
 
 def test_no_class_vanishes_from_a_draw():
     classes = np.array([0] * 50 + [1] * 3 + [2])
-    weights = inference.stratified_weights(np.arange(54), classes, draws=500)
+    weights = metrics.group_weights(np.arange(54), draws=500, classes=classes)
     for label in range(3):
         assert (weights[:, classes == label].sum(1) > 0).all()
     assert (weights[0] == 1).all() and weights[1:, :50].std() > 0

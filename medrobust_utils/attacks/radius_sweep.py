@@ -113,6 +113,7 @@ def robust_curve(
     index: np.ndarray,
     epsilons: Sequence[float],
     *,
+    steps: int | None = None,
     autoattack: Mapping | None = None,
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
@@ -123,6 +124,7 @@ def robust_curve(
     Those are bisection's, independent PGD's and AutoAttack's.
 
     Args:
+        steps: of bisection.
         autoattack: what ``AutoAttackConfig`` takes; the published settings unless given.
         common: batch, folder and desc, see ``attack_sweep``.
 
@@ -130,12 +132,13 @@ def robust_curve(
         The result, of mode ``bisection`` or ``lowest``, and the flags, raised or not.
     """
     asked, how = (model, data, index, epsilons), dict(seed=seed, dtype=dtype, **common)
-    found = attack_sweep(*asked, mode="bisection", **how)
+    found = attack_sweep(*asked, mode="bisection", steps=steps, **how)
     flags = found.flags()
     if not any(flag.raised for flag in flags):
         return found, flags
     cold = attack_sweep(*asked, mode="independent", **how)
     fooled = ~lowest(found, cold).right
+    how |= {"dtype": torch.float32}  # nothing is to survive by rounding
     auto = autoattack_sweep(*asked, fooled=fooled, **how, **(autoattack or {}))
     others = [cold, auto]
     return lowest(found, *others), [*flags, overtaken(found, others), *auto.flags()]

@@ -162,25 +162,3 @@ def detectable(
     noise = random.normal(0, np.sqrt(parts.sum()), draws)
     half = _half(seen[0], seeds, seen[1], clusters, LEVEL)
     return float(np.quantile(half - noise, power))
-
-
-def stratified_weights(
-    groups: np.ndarray, classes: np.ndarray, seed: int = 0, draws: int = 1000
-) -> np.ndarray:
-    """Weights (1 + draws, N) for `metrics`: groups drawn within strata, so no class vanishes.
-
-    A row of ones, then how often each image's group was drawn. A group belongs to the stratum of
-    its rarest class; a score over a fixed set of classes then has no draw without one of them.
-    """
-    _, which = np.unique(groups, return_inverse=True)
-    _, kind, sizes = np.unique(classes, return_inverse=True, return_counts=True)
-    stratum = np.full(which.max() + 1, -1)
-    for label in np.argsort(-sizes, kind="stable"):  # rarer classes overwrite common ones
-        stratum[which[kind == label]] = label
-    random = np.random.default_rng(seed)
-    drawn = np.zeros((draws, len(stratum)))
-    for label in np.unique(stratum):
-        members = np.flatnonzero(stratum == label)
-        even = np.full(len(members), 1 / len(members))
-        drawn[:, members] = random.multinomial(len(members), even, size=draws)
-    return np.concatenate([np.ones((1, len(which))), drawn[:, which]])

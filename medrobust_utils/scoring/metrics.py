@@ -23,12 +23,30 @@ MIN_POSITIVES = 5  # a finding with fewer positives (or negatives) has no AUC wo
 
 
 def group_weights(
-    groups: np.ndarray, seed: int | Sequence[int] = 0, draws: int = DRAWS
+    groups: np.ndarray,
+    seed: int | Sequence[int] = 0,
+    draws: int = DRAWS,
+    *,
+    classes: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Weights (1 + draws, N): a row of ones, then how often each image's group was drawn."""
+    """Weights (1 + draws, N): a row of ones, then how often each image's group was drawn.
+
+    Args:
+        groups: (N,) the patient, lesion or tile of each image.
+        classes: (N,) of the images. Groups are then drawn within strata, that of the rarest class
+            they hold, so that no draw lacks a class.
+    """
     _, which = np.unique(groups, return_inverse=True)
-    count = int(which.max()) + 1
-    drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=draws)
+    stratum = np.zeros(which.max() + 1, int)
+    if classes is not None:
+        _, kind, sizes = np.unique(classes, return_inverse=True, return_counts=True)
+        for label in np.argsort(-sizes, kind="stable"):  # rarer classes overwrite common ones
+            stratum[which[kind == label]] = label
+    random, drawn = np.random.default_rng(seed), np.zeros((draws, len(stratum)))
+    for label in np.unique(stratum):
+        members = np.flatnonzero(stratum == label)
+        even = np.full(len(members), 1 / len(members))
+        drawn[:, members] = random.multinomial(len(members), even, size=draws)
     return np.concatenate([np.ones((1, len(groups))), drawn[:, which]])
 
 
@@ -194,25 +212,3 @@ def prior_logits(train_targets: np.ndarray, n: int, classes: int) -> np.ndarray:
     frequency = (one_hot(train_targets, classes).sum(0) + 1) / (len(train_targets) + classes)
     row = np.log(frequency) if train_targets.ndim == 1 else np.log(frequency / (1 - frequency))
     return np.tile(row.astype(np.float32), (n, 1))
-
-
-def gates(scores: dict[str, Estimate], prior: dict[str, Estimate]) -> dict[str, bool]:
-    """Whether a model has learnt enough for a verdict on its robustness.
-
-    Args:
-        scores: the model's clean scores.
-        prior: those of ``prior_logits`` on the same images and draws.
-
-    Returns:
-        ``competent``: the interval of macro AUC lies above 0.5, or that of balanced accuracy
-        above what the label frequencies reach. ``beats_prior``: that of balanced accuracy does,
-        which a network that always gives one answer fails. ``beats_majority``: the interval of
-        top-1 lies above the majority line. Differences are paired.
-    """
-    balanced = scores["balanced_accuracy"] - prior["balanced_accuracy"]
-    top1 = scores["top1"] - prior["top1"]
-    return {
-        "beats_prior": bool(balanced.low > 0),
-        "competent": bool(scores["auc_macro"].low > 0.5 or balanced.low > 0),
-        "beats_majority": bool(top1.low > 0),
-    }

@@ -112,12 +112,22 @@ def precision(settings: Mapping, model: nn.Module) -> torch.dtype:
     return getattr(model, "trained_in", None) or env.training_dtype(env.pick_device())
 
 
+def weights(data: ImageSet, index: np.ndarray, draw: int | Sequence[int] = 0) -> np.ndarray:
+    """Bootstrap weights (1 + draws, n) of some images, drawn by whole groups.
+
+    Within strata where an image has one class.
+    """
+    targets = data.targets[index]
+    classes = targets if targets.ndim == 1 else None
+    return metrics.group_weights(data.groups[index], draw, classes=classes)
+
+
 def clean_scores(
     data: ImageSet, index: np.ndarray, logits: np.ndarray, draw: Sequence[int]
 ) -> dict[str, Estimate]:
     """Scores of clean logits on the images of ``index``."""
-    weights = metrics.group_weights(data.groups[index], draw)
-    return metrics.score(logits, data.targets[index], weights, ignore=unscored(data))
+    drawn = weights(data, index, draw)
+    return metrics.score(logits, data.targets[index], drawn, ignore=unscored(data))
 
 
 def cached_flags(

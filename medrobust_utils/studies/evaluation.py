@@ -18,7 +18,7 @@ from ..explain.under_attack import Explained
 from ..scoring import metrics
 from ..scoring.metrics import Estimate
 from ..scoring.predict import kept
-from .common import budget, cached_flags, clean_scores, precision, some
+from .common import budget, cached_flags, clean_scores, precision, some, weights
 from .experiment import CLEAN, Arm, Task, Trained
 from .tables import compare, known_mean
 
@@ -54,7 +54,7 @@ class Evaluation:
     @cached_property
     def weights(self) -> np.ndarray:
         """(1 + draws, n) of the attacked images; equal for all arms of a task."""
-        return metrics.group_weights(self.arm.task.data.groups[self.index], self.draw)
+        return weights(self.arm.task.data, self.index, self.draw)
 
     @property
     def tags(self) -> dict[str, object]:
@@ -63,8 +63,7 @@ class Evaluation:
 
     def mean(self, index: np.ndarray) -> Callable[[np.ndarray], Estimate]:
         """What averages one number an image of ``index``, with an interval; NaN is left out."""
-        weights = metrics.group_weights(self.arm.task.data.groups[index], self.draw)
-        return partial(known_mean, weights=weights)
+        return partial(known_mean, weights=weights(self.arm.task.data, index, self.draw))
 
     @cached_property
     def retained(self) -> list[Estimate]:
@@ -81,6 +80,11 @@ class Evaluation:
         part = replace(sweep, logits=logits, clean=clean, labels=labels)
         return replace(self, index=self.index[here], sweep=part)
 
+    @property
+    def right(self) -> np.ndarray:
+        """Bool (E, n): judged right at each radius under everything that was met there."""
+        return self.sweep.right
+
     def robust(self, radii: Sequence[float]) -> np.ndarray:
         """Bool (R, n): right before the attack and at every radius of the sweep up to each one.
 
@@ -89,7 +93,7 @@ class Evaluation:
         Args:
             radii: (R,), of the sweep or between its radii.
         """
-        ever = np.logical_and.accumulate([self.sweep.clean_right, *self.sweep.right])
+        ever = np.logical_and.accumulate([self.sweep.clean_right, *self.right])
         last = np.searchsorted(self.sweep.epsilons, np.array(radii) * (1 + 1e-9), side="right")
         return ever[last]
 

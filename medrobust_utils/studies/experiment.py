@@ -25,7 +25,7 @@ from ..reporting.results import Run
 from ..scoring import metrics
 from ..training import cards, recipes
 from ..training.fit import fit
-from .common import curve_scores, parameters, some
+from .common import curve_scores, parameters, some, weights
 
 CLEAN = {"top1": "accuracy", "balanced_accuracy": "balanced_accuracy", "auc_macro": "auc_macro"}
 
@@ -78,7 +78,7 @@ def pick(known: Mapping[str, object], what: str, name: str) -> object:
         ProtocolError: for another name.
     """
     if name not in known:
-        raise ProtocolError(f"{what} {name!r}: choose among {', '.join(known)}.")
+        raise ProtocolError(f"{what}={name!r}: choose among {', '.join(known)}.")
     return known[name]
 
 
@@ -244,7 +244,7 @@ def describe_task(run: Run, task: Task, constant: Mapping[str, object]) -> pd.Da
     data, test = task.data, task.split.test
     run.dataset(task.raw)
     prior = metrics.prior_logits(data.targets[task.split.train], len(test), len(data.classes))
-    scores = metrics.score(prior, data.targets[test], metrics.group_weights(data.groups[test]))
+    scores = metrics.score(prior, data.targets[test], weights(data, test))
     tags = {"n": len(test), "attack": "none", **constant}
     rows = [{"metric": name, "estimate": scores[key], **tags} for key, name in CLEAN.items()]
     leaked = leaks(data, task.split)
