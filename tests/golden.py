@@ -71,8 +71,9 @@ def digest(record: dict) -> dict:
     rows = defaultdict(lambda: defaultdict(list))
     for row in record["rows"]:
         numbers = [row["n"], *(_rounded(row[name]) for name in ("value", "low", "high"))]
-        # by_seed: the value again, for each training seed
+        # by_seed: the value again, for each training seed; autoattack_*: another row's numbers
         tags = row.keys() - {"metric", "n", "value", "low", "high", "by_seed"}
+        tags = {name for name in tags if not name.startswith("autoattack_")}
         if "second" not in row["metric"]:
             told = " ".join(f"{name}={row[name]}" for name in sorted(tags))
             rows[told][row["metric"]].append(numbers)

@@ -156,15 +156,20 @@ def half_radii(evaluated: Iterable[Evaluation]) -> dict[tuple, float]:
     """Where AutoAttack meets a network: twins (see TWINS) and seed -> a radius in [0, 1].
 
     That at which the plain network of the seed before keeps half of its right answers (for the
-    first seed the last one's): no network chooses the radius that it is judged at.
+    first seed the last one's): no network chooses the radius that it is judged at. A plain network
+    without an attentive twin is not asked again.
     """
     plain: dict[tuple, list[Evaluation]] = {}
+    paired = set()
     for one in evaluated:
         if one.arm.attention == "none":
             plain.setdefault(twins(one.arm), []).append(one)
+        else:
+            paired.add(twins(one.arm))
     return {
         (*key, ours.arm.seed): before.half_radius
         for key, family in plain.items()
+        if key in paired
         for before, ours in zip([family[-1], *family], family, strict=False)
     }
 
