@@ -4,7 +4,6 @@ import copy
 
 import pytest
 
-from medrobust_utils import data
 from medrobust_utils.core.errors import ProtocolError
 from medrobust_utils.data import catalogue
 from medrobust_utils.reporting import protocol
@@ -18,15 +17,13 @@ tables:
     where: Table 1
     text: "{row}: {column}"
     select: {role: nih}
-    requires: {complete: true}
-    command: run it
     doubts: [from the table]
     columns:
       Acc: {id: acc, metric: top1, tolerance: 0.02, doubts: [from the column]}
       AUC: {id: auc, metric: auc_micro, tolerance: 0.01}
     rows:
       Swin: {id: swin, select: {model: swin}, values: [0.5, 0.9], doubts: [from the row]}
-      ResNet: {id: resnet, select: {model: resnet}, requires: {competent: true}, values: [0.4, ~]}
+      ResNet: {id: resnet, select: {model: resnet}, values: [0.4, ~]}
 claims:
   - each: {role: [nih, isic], noise: [0.1, 0.4]}
     id: falls-{role}-{noise}
@@ -35,7 +32,6 @@ claims:
     metric: drop
     select: {role: "{role}", noise: "{noise}"}
     expect: {above: 0}
-    command: run {role}
 anchors:
   skin: [{metric: auc_macro, split: honest, at_least: 0.93}]
 headlines:
@@ -55,21 +51,10 @@ def test_a_table_becomes_one_claim_per_cell_without_its_dashes():
     claims = {claim.id: claim for claim in small().claims if claim.where == "Table 1"}
     assert list(claims) == ["t1-swin-acc", "t1-swin-auc", "t1-resnet-acc"]
     cell = claims["t1-swin-acc"]
-    assert (cell.text, cell.metric, cell.command) == ("Swin: Acc", "top1", "run it")
+    assert (cell.text, cell.metric) == ("Swin: Acc", "top1")
     assert cell.select == {"role": "nih", "model": "swin"}
     assert cell.expect == {"value": 0.5, "tolerance": 0.02}
     assert cell.doubts == ("from the table", "from the row", "from the column")
-    assert cell.requires == {"complete": True} and not cell.robust
-    assert claims["t1-resnet-acc"].requires == {"complete": True, "competent": True}
-
-
-def test_what_a_data_set_lacks_reaches_its_claims_beside_what_they_say():
-    text = "requires: {dataset: isic}\n    expect"
-    lacking = SMALL.replace("expect", text, 1) + "lacking: {isic: a reader}\n"
-    claims = {c.id: c for c in protocol.from_text("small", lacking).claims}
-    assert claims["falls-nih-0.1"].needs == "a reader" and claims["t1-swin-acc"].needs == ""
-    more = protocol.from_text("small", lacking.replace(text, f"needs: more\n    {text}"))
-    assert {c.needs for c in more.claims if c.where == "Text"} == {"more and a reader"}
 
 
 def test_each_gives_one_claim_per_combination_and_keeps_types():
@@ -88,36 +73,34 @@ def test_each_gives_one_claim_per_combination_and_keeps_types():
 MISTAKES = """
 paper: > papr: > 2: papr: unknown key - did you mean 'paper'?
 , citation: Someone > > 2: paper.citation: the key is missing
-where: Text > were: Text > 23: claims[0].were: unknown key - did you mean 'where'?
-    metric: drop > > 20: claims[0].metric: the key is missing
-{above: 0} > {above: 0, below: 1} > 26: claims[0].expect: must be exactly one of value with
-{above: 0} > {value: 0} > 26: claims[0].expect: must be exactly one of value with tolerance, above
-{above: 0} > {above: nought} > 26: claims[0].expect.above: must be a number, not 'nought'
-{above: 0} > {above: .nan} > 26: claims[0].expect.above: must be a number, not nan
-{above: 0} > {value: 1, tolerance: -1} > 26: claims[0].expect.tolerance: must be greater than or
-falls-{role}-{noise} > falls-{role} > 20: claims[0]: the claim id 'falls-nih' is used twice
-falls-{role}-{noise} > falls-{model} > 20: claims[0]: cannot fill the braces of 'falls-{model}'
-{role: [nih, isic] > {role: nih > 20: claims[0].each.role: must be a list, not 'nih'
-role: "{role}" > role: [nih] > 25: claims[0].select.role: must be a single value
-metric: drop > metric: drop;    robust: surely > 25: claims[0].robust: must be true or false
-command: run it > robust: true > 11: tables[0].robust: unknown key
-, tolerance: 0.01 > > 15: tables[0].columns.AUC.tolerance: the key is missing
+where: Text > were: Text > 21: claims[0].were: unknown key - did you mean 'where'?
+    metric: drop > > 18: claims[0].metric: the key is missing
+{above: 0} > {above: 0, below: 1} > 24: claims[0].expect: must be exactly one of value with
+{above: 0} > {value: 0} > 24: claims[0].expect: must be exactly one of value with tolerance, above
+{above: 0} > {above: nought} > 24: claims[0].expect.above: must be a number, not 'nought'
+{above: 0} > {above: .nan} > 24: claims[0].expect.above: must be a number, not nan
+{above: 0} > {value: 1, tolerance: -1} > 24: claims[0].expect.tolerance: must be greater than or
+falls-{role}-{noise} > falls-{role} > 18: claims[0]: the claim id 'falls-nih' is used twice
+falls-{role}-{noise} > falls-{model} > 18: claims[0]: cannot fill the braces of 'falls-{model}'
+{role: [nih, isic] > {role: nih > 18: claims[0].each.role: must be a list, not 'nih'
+role: "{role}" > role: [nih] > 23: claims[0].select.role: must be a single value
+, tolerance: 0.01 > > 13: tables[0].columns.AUC.tolerance: the key is missing
 id: t1 > id: 1 > 6: tables[0].id: must be text, not 1
-values: [0.4, ~] > values: [0.4] > 18: tables[0].rows.ResNet.values: must be a list of 2, one
-[from the row] > a string > 17: tables[0].rows.Swin.doubts: must be a list, not 'a string'
+values: [0.4, ~] > values: [0.4] > 16: tables[0].rows.ResNet.values: must be a list of 2, one
+[from the row] > a string > 15: tables[0].rows.Swin.doubts: must be a list, not 'a string'
 smoke: { > smoke: 3 # > 4: profiles.smoke: must be a mapping of names to values, not 3
-anchors: > notes: 3;anchors: > 28: notes: must be a list, not 3
-at_least: 0.93 > least: 0.93 > 29: anchors.skin[0].at_least: the key is missing
-id: gain-under-attack > id: Gain > 31: headlines[0].id: must match pattern
-claim: gain > claim: loss > 31: headlines[0].claim: must be 'gain', 'no_loss' or 'equality', not
-worth: 0.05 > worth: -1 > 32: headlines[0].worth: must be greater than or equal to 0, not -1
-worth: 0.05, > > 31: headlines[0].worth: the key is missing, which the kind contrast needs
-seeds: 3 > seeds: 1 > 33: headlines[0].needs.seeds: must be at least 3 for contrast, not 1
-anchor: skin > anchor: skim > 33: headlines[0].needs.anchor: there is no anchor 'skim' - did you
-metric: accuracy_gain, > > 34: headlines[0].primary: must name a metric
-n, role: [nih, isic] > n, role: {a: 1} > 34: headlines[0].primary.role: must be a single
-2026-11-30 > soon > 33: headlines[0].dated: Invalid isoformat string: 'soon'
-dated: > amendments: [{reason: x}], dated: > 33: headlines[0].amendments[0].date: the key is
+anchors: > notes: 3;anchors: > 25: notes: must be a list, not 3
+at_least: 0.93 > least: 0.93 > 26: anchors.skin[0].at_least: the key is missing
+id: gain-under-attack > id: Gain > 28: headlines[0].id: must match pattern
+claim: gain > claim: loss > 28: headlines[0].claim: must be 'gain', 'no_loss' or 'equality', not
+worth: 0.05 > worth: -1 > 29: headlines[0].worth: must be greater than or equal to 0, not -1
+worth: 0.05, > > 28: headlines[0].worth: the key is missing, which the kind contrast needs
+seeds: 3 > seeds: 1 > 30: headlines[0].needs.seeds: must be at least 3 for contrast, not 1
+anchor: skin > anchor: skim > 30: headlines[0].needs.anchor: there is no anchor 'skim' - did you
+metric: accuracy_gain, > > 31: headlines[0].primary: must name a metric
+n, role: [nih, isic] > n, role: {a: 1} > 31: headlines[0].primary.role: must be a single
+2026-11-30 > soon > 30: headlines[0].dated: Invalid isoformat string: 'soon'
+dated: > amendments: [{reason: x}], dated: > 30: headlines[0].amendments[0].date: the key is
 """
 
 
@@ -233,27 +216,10 @@ def test_unknown_profiles_and_papers_get_a_suggestion():
 
 # the papers of the package
 
-ABOUT_GAINS = """accuracy accuracy_gain accuracy_lost excess_over_twenty gain_beyond gain_extreme
-gain_extreme_relative gain_typical gain_typical_relative retained_difference
-later_loss_saved mean_gain"""
-
-
 def test_every_paper_has_its_claims_and_a_smoke_profile():
     papers = {name: protocol.load(name) for name in protocol.list_papers()}
     assert sum(len(paper.claims) for paper in papers.values()) == 566
     assert all(name == paper.name and "smoke" in paper.profiles for name, paper in papers.items())
-
-
-@pytest.mark.parametrize("paper", ["2_attentive_cnn", "3_domain_assimilation"])
-def test_claims_of_robustness_speak_of_attacks_and_no_others_do(paper):
-    claims = protocol.load(paper).claims
-    for claim in (claim for claim in claims if claim.robust):
-        assert claim.metric in ABOUT_GAINS.split(), claim.id
-        assert 0.0 not in (claim.select.get("eps"), claim.select.get("eps_255")), claim.id
-        assert claim.select.get("attack") != "none", claim.id
-    under = [c for c in claims if c.select.get("attack", "none") != "none"]
-    assert all(c.robust for c in under if c.metric in ("accuracy_gain", "mean_gain"))
-    assert any(c.robust for c in claims) and not all(c.robust for c in claims)
 
 
 def test_paper_1_has_every_cell_of_its_four_tables():
@@ -263,17 +229,6 @@ def test_paper_1_has_every_cell_of_its_four_tables():
     for figure, (count, total) in wanted.items():
         values = [claim.value for claim in claims if claim.where == f"Figure {figure}"]
         assert len(values) == count and sum(values) == pytest.approx(total)
-
-
-def test_paper_1_asks_for_the_real_data_names_a_command_and_says_what_is_lacking():
-    for claim in protocol.load("1_swin_noise").claims:
-        assert claim.command.startswith("python -m medrobust_utils run 01_swin_noise"), claim.id
-        if claim.where.startswith("Figure"):
-            real = {"dataset": claim.select["role"], "complete": True, "synthetic": False}
-            assert real.items() <= claim.requires.items(), claim.id
-            assert ("competent" in claim.requires) == (claim.select["noise"] > 0), claim.id
-        unread = set(claim.requires.get("dataset", "nih").split("+")) - set(data.READERS)
-        assert bool(claim.needs) >= bool(unread) >= ("reader" in claim.needs), claim.id
 
 
 def test_reported_gives_the_curve_of_the_paper_once_per_point():

@@ -37,31 +37,23 @@ class _Limits(TypedDict, total=False):
 class _Part(Strict):
     id: str
     select: dict[str, Tag] = {}
-    requires: dict[str, Tag] = {}
     doubts: Texts = ()
 
 
 class _Statement(_Part):
     text: str
     where: str
-    command: str
-    needs: str = ""
 
 
 class Claim(_Statement):
-    """One checkable number or statement of a paper.
+    """A number or statement that a paper reports, for curves and evidence.
 
-    A result row speaks to the claim when it has the claim's ``metric`` and every tag of
-    ``select``; it may settle the claim only when it also has every tag of ``requires``.
-    ``expect`` is ``{value, tolerance}``, ``{above}`` or ``{below}``. ``command`` is the run that
-    would settle the claim; ``needs`` says what the kit still lacks for that, empty when nothing.
-    ``robust`` claims say that something is robust, or makes robust, and count as reproduced only
-    if they survive AutoAttack (see ``verdicts``).
+    A result row speaks to it when it has its ``metric`` and every tag of ``select``. ``expect`` is
+    ``{value, tolerance}``, ``{above}`` or ``{below}``. Verdicts are given on headlines alone.
     """
 
     metric: str
     expect: Annotated[_Limits, BeforeValidator(_form)]
-    robust: bool = False
 
     @property
     def value(self) -> float | None:
@@ -87,17 +79,16 @@ class _Table(_Statement):
     def claims(self) -> list[Claim]:
         """One claim per cell, row by row."""
         found = []
-        shared = {"where": self.where, "command": self.command, "needs": self.needs}
         for title, row in self.rows.items():
             if len(row.values) != len(self.columns):
                 words = f"must be a list of {len(self.columns)}, one value for each column"
                 raise fault(words, row.values, "rows", title, "values")
             for (head, column), value in zip(self.columns.items(), row.values, strict=True):
-                claim = shared | {
+                claim = {
+                    "where": self.where,
                     "id": f"{self.id}-{row.id}-{column.id}",
                     "text": _fill(self.text, {"row": title, "column": head}),
                     "select": self.select | row.select,
-                    "requires": self.requires | row.requires,
                     "doubts": self.doubts + row.doubts + column.doubts,
                     "metric": column.metric,
                     "expect": {"value": value, "tolerance": column.tolerance},
@@ -141,7 +132,7 @@ class _About(Strict):
 
 
 class Protocol(Strict):
-    """One paper. ``notes`` say what stays untested, ``lacking`` what a data set still needs.
+    """One paper. ``notes`` say what stays untested.
 
     ``plan`` is the command that measures what the headlines ask for, and its hours.
     """
@@ -151,7 +142,6 @@ class Protocol(Strict):
     profiles: dict[str, dict[str, Any]]
     tables: list[Annotated[_Table, AfterValidator(_Table.claims)]] = []
     claims: list[Annotated[Any, PlainValidator(_claims)]] = []
-    lacking: dict[str, str] = {}
     notes: Texts = ()
     plan: str = ""
     anchors: dict[str, list[Anchor]] = {}
@@ -159,16 +149,14 @@ class Protocol(Strict):
 
     @model_validator(mode="after")
     def _together(self) -> "Protocol":
-        """Refuse ids and anchors that do not fit; gather all claims, with what their data lack."""
+        """Refuse ids and anchors that do not fit; gather all claims."""
         found: dict[str, Claim] = {}
         for part in ("tables", "claims"):
             for i, group in enumerate(getattr(self, part)):
                 for claim in group:
                     if claim.id in found:
                         raise fault(f"the claim id {claim.id!r} is used twice", None, part, i)
-                    lacking = self.lacking.get(claim.requires.get("dataset"))
-                    needs = " and ".join(filter(None, (claim.needs, lacking)))
-                    found[claim.id] = claim.model_copy(update={"needs": needs})
+                    found[claim.id] = claim
         for i, headline in enumerate(self.headlines):
             if headline.id in [earlier.id for earlier in self.headlines[:i]]:
                 raise fault(f"the headline id {headline.id!r} is used twice", None, "headlines", i)
