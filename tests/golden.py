@@ -63,6 +63,9 @@ def kind() -> str:
     return f"{vendor}-torch{torch.__version__.partition('+')[0]}"
 
 
+SUPPORT = ("by_seed", "seed_ids", "cluster_variance", "clusters", "discordant", "outcomes")
+
+
 def digest(record: dict) -> dict:
     """What is kept of a run's record: figures, and by tags and metric n, value, low and high.
 
@@ -71,8 +74,8 @@ def digest(record: dict) -> dict:
     rows = defaultdict(lambda: defaultdict(list))
     for row in record["rows"]:
         numbers = [row["n"], *(_rounded(row[name]) for name in ("value", "low", "high"))]
-        # by_seed: the value again, for each training seed; autoattack_*: another row's numbers
-        tags = row.keys() - {"metric", "n", "value", "low", "high", "by_seed"}
+        # what a verdict rests on: the value again by training seed, and another row's numbers
+        tags = row.keys() - {"metric", "n", "value", "low", "high", *SUPPORT}
         tags = {name for name in tags if not name.startswith("autoattack_")}
         if "second" not in row["metric"]:
             told = " ".join(f"{name}={row[name]}" for name in sorted(tags))

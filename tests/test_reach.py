@@ -62,6 +62,28 @@ def test_a_gain_over_three_seeds_carries_all_that_its_verdict_needs(tmp_path):
     assert "outcomes" not in spared and len(spared["by_seed"]) == 3
 
 
+def test_seeds_of_several_runs_are_one_result(tmp_path):
+    """A cluster gives each seed a run of its own: without this none of them could decide."""
+    even = np.arange(40) % 3
+    rows = []
+    for seed, later in enumerate((1, 1, 2)):
+        skin = made.task("skin")
+        nets = [
+            made.network(skin, falling(4, even + more), attention=form, seed=seed, radii=RADII)
+            for form, more in (("none", 0), ("released", later))
+        ]
+        run = results.Run.start("02_x", "2_attentive_cnn", "reference", {}, tmp_path / str(seed))
+        run.dataset(skin.data)
+        reached = reach.rows(nets, study.SEVENTH, study.EARLY)
+        tables.record(run, tables.over_seeds(reach.gains(reached, "attention", PAIRS)))
+        row = only(run, "log2_radius_gain")
+        assert row["seed_ids"] == [seed] and row["outcomes"], "one seed is told by its number"
+        rows.append(row)
+    joined = evidence.measured(rows[0], rows[1:], planned=5)
+    assert joined["seed_ids"] == [0, 1, 2]
+    assert evidence.ends(joined)[0] == pytest.approx(np.mean([row["value"] for row in rows]))
+
+
 def test_seeds_that_disagree_widen_the_interval_beyond_the_images(tmp_path):
     even = np.arange(40) % 3
     run, _ = recorded(tmp_path, ([even] * 3, [even, even + 1, even + 3]))

@@ -102,6 +102,7 @@ OWN = ("model", "attention")
         ("vgg", [("none", 3), ("none", 4)]),
         ("resnet-released", [("released", 3), ("released", 4)]),
         ("resnet-released-4", [("released", 4)]),
+        ("any-4", [("none", 4), ("released", 4), ("none", 4)]),
     ],
 )
 def test_a_run_can_be_one_arm_and_one_seed(model, expected):

@@ -176,6 +176,12 @@ class Protocol(Strict):
         """How to cite the paper."""
         return self.paper.citation
 
+    @property
+    def measured(self) -> set[str]:
+        """The metrics that its headlines are judged by."""
+        named = [headline.primary["metric"] for headline in self.headlines]
+        return {metric for one in named for metric in (one if isinstance(one, list) else [one])}
+
     def fingerprints(self) -> dict[str, str]:
         """The hash of every headline, which a run stores (see `Headline.fingerprint`)."""
         return {one.id: one.fingerprint(self.anchors) for one in self.headlines}

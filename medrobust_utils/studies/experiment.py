@@ -129,14 +129,15 @@ def grid(
         own: what tells an arm from others on its task, its network first.
         role: picks the arms of one role by name; empty picks all.
         model: picks by words between hyphens, the network first, then values of ``own`` or a
-            training seed: ``resnet``, or ``resnet-released-2`` for one arm with one seed.
+            training seed: ``resnet``, ``resnet-released-2`` for one arm with one seed, or
+            ``any-2`` for every arm with that seed.
 
     Raises:
         ProtocolError: for a name that the profile does not have, or a negative seed.
     """
     if seed < 0:
         raise ProtocolError(f"SEED={seed}: choose 0 or more.")
-    first, *words = model.split("-")
+    first, *words = model.removeprefix("any").split("-")
     specs = []
     for spec in settings["arms"]:
         choices = [value if isinstance(value, list) else [value] for value in spec.values()]

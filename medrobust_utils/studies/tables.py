@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from ..reporting import claims
+from ..reporting import claims, protocol
 from ..reporting.results import Run
 from ..scoring import metrics
 from ..scoring.metrics import Estimate, pooled
@@ -174,14 +174,16 @@ def means(table: pd.DataFrame) -> pd.DataFrame:
 def record(run: Run, table: pd.DataFrame) -> None:
     """Write a table's rows into the record of a run; a tag that a row lacks is NaN in the table.
 
-    What several seeds back carries what a verdict may rest on (see ``reporting.evidence``).
+    What several seeds back, or a headline asks for, carries what a verdict may rest on: the seeds
+    of several runs are pooled (see ``reporting.evidence``).
     """
+    asked = protocol.load(run.record["paper"]).measured if run.record["headlines"] else set()
     for row in table.to_dict("records"):
         tags = {k: v for k, v in row.items() if k not in {"estimate", "seed"} and not _missing(v)}
         tags |= {name: kind(tags[name]) for name, kind in KINDS.items() if name in tags}
         one = row["estimate"]
         ends = (one.low, one.high) if isinstance(one, Estimate) else ()
-        if ends and len(one.by_seed) > 1:
+        if ends and (len(one.by_seed) > 1 or (one.by_seed and row["metric"] in asked)):
             tags |= _support(run, one, row["metric"], tags)
         run.add(tags.pop("metric"), one.value if ends else one, *ends, **tags)
 
