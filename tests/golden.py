@@ -41,14 +41,14 @@ LEAST = 1e-6  # tolerance of a metric whose numbers are all next to nothing: rou
 SHOWN = 12  # differences, in a message
 
 
-def run(path: Path, out: Path) -> runner.Outcome:
+def run(path: Path, out: Path, given: list[tuple[str, str]] = ()) -> runner.Outcome:
     """Run one notebook in smoke as users do, with caches of its own below ``out``."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in ENVIRONMENT.items():
             patch.setenv(name, value)
         patch.setenv("MEDROBUST_HOME", str(out / "home"))
         patch.delenv("MEDROBUST_WEIGHTS", raising=False)
-        (outcome,) = runner.run_batch(planning.plan([path], "smoke", [], out))
+        (outcome,) = runner.run_batch(planning.plan([path], "smoke", given, out))
     return outcome
 
 

@@ -1,11 +1,14 @@
 """Every notebook runs in the smoke profile, headlessly, through the runner; its numbers hold."""
 
+import os
 import warnings
 
 import golden
 import nbformat
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from medrobust_utils.reporting import results
 
@@ -36,6 +39,38 @@ def test_the_notebook_runs_in_smoke(path, tmp_path):
         _is_a_picture(book)
     if path in golden.PAPERS:
         _holds(record, path)
+
+
+OWN_NETWORK = """
+import torch
+
+def build():
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Conv2d(3, 8, 5, 4), torch.nn.ReLU(),
+                               torch.nn.AdaptiveAvgPool2d(4), torch.nn.Flatten(),
+                               torch.nn.Linear(128, 7))
+"""
+
+
+def test_a_network_of_ones_own_goes_through_notebook_06_with_its_weights(tmp_path, monkeypatch):
+    (tmp_path / "own_network.py").write_text(OWN_NETWORK)
+    weights = {
+        "0.weight": torch.randn(8, 3, 5, 5) / 5,
+        "0.bias": torch.zeros(8),
+        "4.weight": torch.randn(7, 128) / 9,
+        "4.bias": torch.zeros(7),
+    }
+    save_file(weights, tmp_path / "own.safetensors")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    given = [("NETWORK", "own_network:build"), ("WEIGHTS", str(tmp_path / "own.safetensors"))]
+    given += [("PHANTOMS", "60"), ("IMAGES", "8")]
+    (path,) = (path for path in golden.NOTEBOOKS if path.stem == "06_your_model")
+    outcome = golden.run(path, tmp_path / "out", given)
+    assert outcome.status == "done", outcome.error
+    rows = results.read(outcome.run.folder)["rows"]
+    curve = [row for row in rows if row["metric"] == "accuracy_attacked"]
+    assert len(curve) == 32 and {row["n"] for row in curve} == {8}
+    assert {"accuracy_autoattack", "log2_radius_gain", "red_flag"} <= {r["metric"] for r in rows}
 
 
 def _is_a_picture(book):
