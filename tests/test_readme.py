@@ -3,19 +3,37 @@
 import re
 from pathlib import Path
 
+import pytest
+import torch
+
 from medrobust_utils.reporting import planning, results
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
+STORIES = [path.read_text() for path in sorted((ROOT / "docs" / "results").glob("*.md"))]
+PAGES = [ROOT / "README.md", *ROOT.glob("docs/**/*.md"), ROOT / "CONTRIBUTING.md", ROOT / "DATA.md"]
 
 
-def test_links_and_figures_exist_and_are_small():
-    links = re.findall(r"\]\((?!https?://|#)([^)]+)\)", README)
-    assert links
-    for link in links:
-        assert (ROOT / link.partition("#")[0]).exists(), link
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_links_lead_somewhere(page):
+    for link in re.findall(r"\]\((?!https?://|#)([^)\s]+)\)", page.read_text()):
+        assert (page.parent / link.partition("#")[0]).exists(), link
+
+
+def test_the_first_page_is_read_in_minutes_and_figures_are_small():
+    assert len(README.splitlines()) <= 200
     figures = list((ROOT / "results" / "reference").rglob("*.png"))
     assert figures and all(figure.stat().st_size < 200_000 for figure in figures)
+
+
+def test_the_lines_on_a_network_of_ones_own_run_as_they_stand(capsys):
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 3)).eval()
+    images = torch.rand(6, 3, 8, 8)
+    exec(code, {"net": net, "images": images, "labels": net(images).argmax(1)})
+    shares = [int(share) for share in re.findall(r"(\d+)% still right", capsys.readouterr().out)]
+    assert len(shares) == 32 and shares == sorted(shares, reverse=True) and shares[-1] < shares[0]
 
 
 def test_every_notebook_is_named():
@@ -54,7 +72,8 @@ def test_every_score_in_a_table_is_one_of_the_reference_runs():
         for row in rows
         if None not in (row["value"], row["low"])
     }
-    cells = [line.strip("| ").split(" | ") for line in README.splitlines() if line.startswith("|")]
+    lines = [line for story in STORIES for line in story.splitlines()]
+    cells = [line.strip("| ").split(" | ") for line in lines if line.startswith("|")]
     shown = {
         cell
         for line in cells

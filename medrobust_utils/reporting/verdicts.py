@@ -19,6 +19,7 @@ from .claims import about, board, count_line, false_verdicts, markdown, number, 
 from .evidence import ends
 
 RECORD, PAGE, README = "verdicts.json", "docs/evidence.md", "README.md"
+SHOWN = 3  # headlines of a paper in the README
 _BEGIN, _END = "<!-- claims:begin -->", "<!-- claims:end -->"
 
 
@@ -36,17 +37,17 @@ def page(runs: Sequence[dict[str, Any]]) -> str:
 
 
 def readme_block(runs: Sequence[dict[str, Any]]) -> str:
-    """The short board: what has a number, and in a line each what has not and why."""
-    parts, found = [], board(runs)
-    for name, verdicts in found.items():
-        parts.append(f"**{protocol.load(name).title}** (`{name}`). {count_line(verdicts)}.")
-        parts.append(markdown([v for v in verdicts if v.value is not None]))
-        for word in ("not run", "not testable here"):
-            ids = [v.headline.id for v in verdicts if v.word == word]
-            if ids:
-                parts.append(f"{word.capitalize()}: {', '.join(ids)}.")
+    """What came out, on one screen: the first headlines of each paper that have a number."""
+    found = board(runs)
     every = [v for verdicts in found.values() for v in verdicts]
-    return "\n\n".join([f"{false_verdicts(every)}.".capitalize(), *parts])
+    told = f"**{false_verdicts(every)}**.".replace("**no", "**No")
+    page = f"All {len(every)}, with their evidence and what would settle them: [{PAGE}]({PAGE})."
+    parts = [f"{told} {page}"]
+    for name, verdicts in found.items():
+        parts.append(f"**{protocol.load(name).title}**. {count_line(verdicts)}.")
+        one_each = {v.value: v for v in reversed(verdicts) if v.value is not None}
+        parts.append(markdown([v for v in verdicts if one_each.get(v.value) is v][:SHOWN]))
+    return "\n\n".join(parts)
 
 
 def record(runs: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
