@@ -3,10 +3,12 @@
 import re
 import subprocess
 import sys
+import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
@@ -49,6 +51,22 @@ def test_the_lock_is_exact_and_holds_no_address():
     assert str(locked["torch"].specifier) != "==2.13.0", "pip may pair it with a CPU-only build"
 
 
+def test_conda_and_pip_install_what_the_requirements_say():
+    """Someone with conda gets other versions than everybody else when these drift apart."""
+    conda = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert conda[-1] == {"pip": ["-r requirements.txt", "-e ."]}
+    (python,) = (one for one in conda if str(one).startswith("python "))
+    assert python.removeprefix("python ").startswith(project["requires-python"])
+    assert "dependencies" in project["dynamic"], "pyproject lists its own"
+
+
+def test_no_release_is_built_while_no_repository_is_named():
+    done = subprocess.run(["make", "-n", "release"], cwd=ROOT, capture_output=True, text=True)
+    assert 'grep -q "github.com/-owner-/"' in done.stdout
+    assert "-owner-" in (ROOT / "tests" / "colab" / "cell.ipy").read_text()
+
+
 def test_the_colab_rig_allows_additions_and_nothing_else():
     before = {"numpy": "2.1.3", "torch": "2.11.0"}
     rig.compare(before, {**before, "medrobust": "0.1.0", "papermill": "2.7.0"})
@@ -67,7 +85,7 @@ def test_the_repository_is_renamed_everywhere_at_once(tmp_path):
     changed = set_url(f"{url}.git", tmp_path)
     assert {p.name for p in changed} >= {"pyproject.toml", "cell.ipy", "00_start_here.ipynb"}
     for path in filter(Path.is_file, tmp_path.rglob("*")):
-        assert "OWNER/medrobust" not in path.read_text(), path
+        assert "-owner-/medrobust" not in path.read_text(), path
     notebook = (tmp_path / "notebooks" / "00_start_here.ipynb").read_text()
     assert f'REPOSITORY = \\"{url}\\"' in notebook
     assert "/github/some-one/robust.kit/blob/main/notebooks/00_start_here.ipynb" in notebook

@@ -2,7 +2,7 @@
 
 import copy
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from ..core.errors import ProtocolError
@@ -81,3 +81,23 @@ def _override(values: dict[str, Any], word: str) -> None:
             f"not {type(new).__name__}"
         )
     values[last] = new
+
+
+def differing(ours: Mapping, paper: Mapping, aside: Collection[str] = ()) -> list[str]:
+    """A sentence for each setting that differs from the paper's profile, by its dotted name.
+
+    Args:
+        aside: parts of names that are left out.
+    """
+    one, other = _leaves(ours), _leaves(paper)
+    names = [name for name in {**one, **other} if not set(name.split(".")) & set(aside)]
+    values = {name: (one.get(name, "not set"), other.get(name, "not set")) for name in names}
+    return [f"{name}: {a} (paper: {b})." for name, (a, b) in values.items() if a != b]
+
+
+def _leaves(settings: Mapping, above: str = "") -> dict[str, Any]:
+    leaves: dict[str, Any] = {}
+    for name, value in settings.items():
+        inside = isinstance(value, Mapping)
+        leaves |= _leaves(value, f"{above}{name}.") if inside else {f"{above}{name}": value}
+    return leaves

@@ -22,6 +22,7 @@ from ..data import ImageSet, ThreeWay
 from ..data.splits import leaks
 from ..models import MedicalModel
 from ..reporting.results import Run
+from ..reporting.settings import differing
 from ..scoring import metrics
 from ..training import cards, recipes
 from ..training.fit import fit
@@ -279,24 +280,9 @@ def deviations(
             attacked = f"{len(task.attacked)} of {len(task.split.test)}"
             found.append(f"{task.key}: {attacked} test images attacked.")
     run = {value for arm in arms for value in arm.tags.values()}
-    names = {*settings["datasets"], *settings.get("models", ())}
-    names |= {value for spec in paper["arms"] for value in spec.values() if isinstance(value, str)}
-    ours, theirs = _leaves(settings), _leaves(paper)
-    for name in [*ours, *(name for name in theirs if name not in ours)]:
-        part = set(name.split("."))
-        if part & {"arms", "datasets", "phantoms", "seeds"} or part & (names - run):
-            continue
-        if ours.get(name) != theirs.get(name):
-            values = (one.get(name, "not set") for one in (ours, theirs))
-            found.append("{}: {} (paper: {}).".format(name, *values))
+    named = {*settings["datasets"], *settings.get("models", ())}
+    named |= {value for spec in paper["arms"] for value in spec.values() if isinstance(value, str)}
+    aside = {"arms", "datasets", "phantoms", "seeds"} | (named - run)
+    found += differing(settings, paper, aside)
     missing = {spec["role"] for spec in paper["arms"]} - {arm.task.role for arm in arms}
     return found + [f"{role}: not run." for role in sorted(missing)]
-
-
-def _leaves(settings: Mapping, above: str = "") -> dict[str, object]:
-    """Settings by dotted names."""
-    leaves = {}
-    for name, value in settings.items():
-        inside = isinstance(value, Mapping)
-        leaves |= _leaves(value, f"{above}{name}.") if inside else {f"{above}{name}": value}
-    return leaves
