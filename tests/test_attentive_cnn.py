@@ -357,7 +357,7 @@ def test_explained_images_are_attacked_ones_and_their_changes_stay_in_the_ball(
         assert 0 < np.abs(seen.change).max() <= radii[seen.shown] + 1e-6
         assert (seen.right == ~seen.fooled[0]).mean() > 0.5  # the smallest radius fools few
     names = [set(seen.names) for seen in explained]
-    assert "ring_over_centre" in names[0] and "sparse_shape" in names[2]  # lesions, eyes
+    assert "ring_over_centre" in names[0] and "outside_over_centre" in names[2]  # lesions, eyes
 
 
 def test_explanations_are_read_back(settings, trained, evaluated, explained, monkeypatch):
@@ -382,6 +382,7 @@ def test_maps_for_a_figure_know_which_of_them_are_none(explained):
 
 
 MAPPED = ["map_correlation", "map_correlation_own_class", "mask_share", "ring_over_centre"]
+OTHERS = ["map_correlation_other_image", "ring_over_centre_other_outline"]
 
 
 def made_maps(names, positions, n=4):
@@ -396,6 +397,7 @@ def made_maps(names, positions, n=4):
         clean=field,
         attacked=np.stack([field] * positions),
         change=np.zeros((n, 1, 16, 16), np.float32),
+        strength=np.ones((n, 16, 16), np.float16),
         shown=np.array(0),
         names=np.array(sorted(names)),
         before=draw.random((len(names), n)),
@@ -403,18 +405,28 @@ def made_maps(names, positions, n=4):
     )
 
 
-def test_rows_on_maps_mark_the_radius_that_fools_half(run):
-    robust, seen = made.pair()[0], made_maps(MAPPED, 4)
-    seen.before[3] = np.nan
+def test_rows_on_maps_are_of_the_radius_that_fools_half_with_what_chance_would_show(run):
+    robust, seen = made.pair()[0], made_maps([*MAPPED, *OTHERS], 4)
+    names = list(seen.names)
+    seen.before[names.index("ring_over_centre")] = np.nan
     run.dataset(robust.arm.task.raw)
-    tables.record(run, study.map_rows(robust, seen))
-    half = only(run, "ring_over_centre", half_fooled=True)
-    assert half["radius_255"] == 2  # 20 of 40 are right at the second
-    assert half["value"] == pytest.approx(seen.after[3, 1].mean())
+    tables.record(run, study.map_rows(robust, seen).drop(columns="seed"))
+    ring, _ = find(run, "ring_over_centre", half_fooled=True)  # and its baseline
+    after = seen.after[names.index("ring_over_centre"), 1]
+    assert ring["radius_255"] == 2  # 20 of 40 are right at the second
+    assert ring["value"] == pytest.approx(after[:2].mean()) and ring["n"] == 2  # those it fooled
     assert not find(run, "ring_over_centre", attack="none")  # no change, no ring
+    other = only(run, "ring_over_centre", baseline="outline of another image")
+    elsewhere = seen.after[names.index("ring_over_centre_other_outline"), 1]
+    assert other["value"] == pytest.approx(elsewhere[:2].mean())
+    unrelated = only(run, "map_correlation", baseline="map of another image")
+    assert unrelated["value"] == pytest.approx(
+        seen.before[names.index("map_correlation_other_image")].mean()
+    )
     assert only(run, "mask_share", attack="none")["scale"] == "none"
-    for number, name in enumerate(MAPPED[:2]):
-        change = seen.after[number, 1]
+    assert len(find(run, "map_correlation_by_radius")) == 4
+    for name in MAPPED[:2]:
+        change = seen.after[names.index(name), 1]
         for outcome, value in (("successful", change[:2]), ("failed", change[2:])):
             row = only(run, f"{name}_{outcome}")
             assert row["value"] == pytest.approx(value.mean()) and row["n"] == 2
@@ -426,10 +438,22 @@ def test_maps_of_two_networks_are_compared_on_the_same_images(run):
     seen = made_maps({"map_entropy"}, 4)
     turned = np.concatenate([1 - seen.clean[:3], seen.clean[3:]])
     other = replace(seen, clean=turned, classes=np.array([0, 0, 0, 1]))
-    tables.record(run, study.map_pair_rows(plain, ours, (seen, other)))
+    tables.record(run, study.map_pair_rows(seen, ours, other).drop(columns="seed"))
     row = only(run, "map_correlation_between_models")  # the last explains another class
     assert row["value"] == pytest.approx(-1, abs=1e-3) and row["n"] == 3
     assert row["attention"] == "released" and row["scale"] == "none"
+    mismatch, _ = find(run, "map_top_mismatch", against="none")
+    assert mismatch["value"] == 1, "brightest here, darkest there"
+    assert only(run, "map_top_mismatch", baseline="two images")["n"] == 4
+
+
+def test_another_seed_shows_what_a_network_has_by_chance():
+    one, _ = made.pair()
+    seen = made_maps(MAPPED, 4)
+    same = study.map_rows(one, seen, [seen])
+    same = same[same["baseline"].eq("another seed")].set_index("metric")["estimate"]
+    assert same["map_correlation"].value == pytest.approx(1, abs=1e-3)
+    assert same["map_top_mismatch"].value == 0
 
 
 # --- the record of a whole run -------------------------------------------------------------------

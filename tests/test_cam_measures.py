@@ -6,9 +6,9 @@ import pytest
 from medrobust_utils.explain import measures
 
 SIZE = 40
-PAIRS = (measures.correlation, measures.similarity, measures.top_overlap)
-HITS = (measures.energy_inside, measures.pointing, measures.mask_overlap)
-FOCUS = (measures.entropy, measures.regions, measures.area)
+PAIRS = (measures.correlation, measures.top_overlap)
+HITS = (measures.energy_inside,)
+FOCUS = (measures.entropy, measures.area)
 
 
 def spot(y, x, width=4.0):
@@ -36,12 +36,8 @@ def test_unrelated_maps_score_what_the_docstrings_say():
     first, second = np.random.default_rng(0).random((2, 20, SIZE, SIZE))
     assert measures.correlation(first, second).mean() == pytest.approx(0, abs=0.02)
     assert measures.top_overlap(first, second).mean() == pytest.approx(1 / 9, abs=0.01)
-
-
-def test_correlation_ignores_contrast_and_ssim_does_not():
-    one = spot(20, 20)[None]
-    assert measures.correlation(one, one / 4) == pytest.approx(1)
-    assert measures.similarity(one, one / 4) < 0.95
+    tenths = measures.top_overlap(first, second, share=0.1)
+    assert tenths.mean() == pytest.approx(1 / 19, abs=0.01)
 
 
 def test_pixels_that_are_zero_in_both_maps_do_not_overlap():
@@ -58,9 +54,6 @@ def test_a_map_equal_to_the_mask_hits_and_its_opposite_misses(measure):
 def test_a_partial_hit_is_counted():
     maps, mask = box(5, 5)[None].astype(float), box(10, 5)[None]
     assert measures.energy_inside(maps, mask) == 0.5
-    assert measures.mask_overlap(maps, mask) == pytest.approx(1 / 3)
-    assert measures.pointing(maps, mask) == 0.5  # all pixels are equally bright
-    assert measures.pointing(spot(7, 7)[None], mask) == 0
     flat = np.ones((1, SIZE, SIZE))
     assert measures.energy_inside(flat, mask) == mask.mean()
 
@@ -74,13 +67,6 @@ def test_entropy_runs_from_one_pixel_to_a_flat_map():
     found = measures.entropy(maps)
     assert found[0] == 0 and found[3] == pytest.approx(1)
     assert (np.diff(found) > 0.05).all()
-
-
-def test_regions_above_half_of_the_maximum_are_counted():
-    two = np.maximum(spot(8, 8), 0.8 * spot(30, 30))
-    weak = np.maximum(spot(8, 8), 0.4 * spot(30, 30))
-    touching = np.maximum(box(0, 0), box(10, 10))
-    assert measures.regions(np.stack([spot(8, 8), two, weak, touching])).tolist() == [1, 2, 1, 1]
 
 
 def test_area_is_the_share_that_reaches_half_of_the_maximum():

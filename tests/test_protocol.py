@@ -216,6 +216,7 @@ def test_unknown_profiles_and_papers_get_a_suggestion():
 
 # the papers of the package
 
+
 def test_every_paper_has_its_claims_and_a_smoke_profile():
     papers = {name: protocol.load(name) for name in protocol.list_papers()}
     assert sum(len(paper.claims) for paper in papers.values()) == 566

@@ -3,8 +3,8 @@
 All take maps float (N, H, W) in [0, 1], as ``cams.grad_cam`` returns them. A map that is invalid
 (NaN), or for which a measure has no meaning, gives NaN: leave it out of the mean and say so.
 
-Maps come at the size of the images, but enlarging a coarse grid smooths it: compare entropy and
-regions only between networks whose own grids are equal.
+Maps come at the size of the images, but enlarging a coarse grid smooths it: compare entropy only
+between networks whose own grids are equal.
 """
 
 from __future__ import annotations
@@ -12,14 +12,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from scipy.ndimage import label
-from skimage.metrics import structural_similarity
 
 from ..core.errors import ContractError
 
 TOP_SHARE = 0.2
-CORNERS_TOUCH = np.ones((3, 3))
-TIE = 1e-6  # enlarged maps repeat their largest value up to rounding
+TIE = 1e-6  # enlarged maps exceed 1 by rounding
 
 
 def correlation(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -37,35 +34,15 @@ def correlation(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return _measure(of, _checked(first), _checked(second))
 
 
-def similarity(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Structural similarity SSIM (N,) of two maps (Wang et al. 2004): 1 if they are equal.
+def top_overlap(first: np.ndarray, second: np.ndarray, share: float = TOP_SHARE) -> np.ndarray:
+    """Intersection over union (N,) of the brightest fifth (or other ``share``) of two maps.
 
-    Unlike ``correlation`` it compares neighbourhood by neighbourhood, and notices a map that
-    kept its shape but lost its contrast.
-
-    Raises:
-        ContractError: below 11 x 11 pixels, the window of the measure.
-    """
-    if min(np.shape(first)[1:], default=0) < 11:
-        raise ContractError(f"maps of shape {np.shape(first)} are too small for SSIM: 11 pixels.")
-
-    def of(a: np.ndarray, b: np.ndarray) -> float:
-        return structural_similarity(
-            a, b, data_range=1, gaussian_weights=True, use_sample_covariance=False
-        )
-
-    return _measure(of, _checked(first), _checked(second))
-
-
-def top_overlap(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Intersection over union (N,) of the brightest fifth of two maps.
-
-    "In most cases, the regions of highest activation did not match across models." Two fifths
-    that are laid at random overlap by 0.11.
+    "In most cases, the regions of highest activation did not match across models." Two shares s
+    that are laid at random overlap by s / (2 - s): fifths by 0.11, tenths by 0.05.
     """
 
     def of(a: np.ndarray, b: np.ndarray) -> float:
-        return _overlap(*(_brightest(m, round(TOP_SHARE * m.size)) for m in (a, b)))
+        return _overlap(*(_brightest(m, round(share * m.size)) for m in (a, b)))
 
     return _measure(of, _checked(first), _checked(second))
 
@@ -82,31 +59,6 @@ def energy_inside(maps: np.ndarray, masks: np.ndarray) -> np.ndarray:
     return _measure(of, _checked(maps), np.asarray(masks).astype(bool))
 
 
-def pointing(maps: np.ndarray, masks: np.ndarray) -> np.ndarray:
-    """The pointing game (Zhang et al. 2018), without tolerance: is the brightest place in the mask?
-
-    Returns (N,) of 1 and 0, or the share in the mask where several pixels are equally bright. A
-    random place scores the mask's share of the image.
-    """
-
-    def of(m: np.ndarray, inside: np.ndarray) -> float:
-        return inside[m >= m.max() - TIE].mean()
-
-    return _measure(of, _checked(maps), np.asarray(masks).astype(bool))
-
-
-def mask_overlap(maps: np.ndarray, masks: np.ndarray) -> np.ndarray:
-    """Intersection over union (N,) of the mask and a map's brightest region of the same area.
-
-    Where the mask covers a share s of the image, a random region reaches s / (2 - s).
-    """
-
-    def of(m: np.ndarray, inside: np.ndarray) -> float:
-        return _overlap(_brightest(m, int(inside.sum())), inside)
-
-    return _measure(of, _checked(maps), np.asarray(masks).astype(bool))
-
-
 def entropy(maps: np.ndarray) -> np.ndarray:
     """Shannon entropy (N,) of a map taken as a distribution: 0 for one pixel, 1 for a flat map.
 
@@ -117,18 +69,6 @@ def entropy(maps: np.ndarray) -> np.ndarray:
     def of(m: np.ndarray) -> float:
         share = m[m > 0] / m.sum()
         return abs(share @ np.log(share)) / np.log(m.size)
-
-    return _measure(of, _checked(maps))
-
-
-def regions(maps: np.ndarray) -> np.ndarray:
-    """Number (N,) of connected regions above half of a map's largest value.
-
-    "... typically having a single region of significance."
-    """
-
-    def of(m: np.ndarray) -> float:
-        return label(m > m.max() / 2, CORNERS_TOUCH)[1]
 
     return _measure(of, _checked(maps))
 

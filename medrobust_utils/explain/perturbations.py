@@ -21,7 +21,6 @@ from ..core.errors import ContractError
 
 RIM = 0.2  # half the width of the rim, as a share of the radius of a disc of the mask's area
 SPOT = 0.02  # standard deviation of the low pass as a share of the image: half a cotton-wool spot
-DARK = 3.0  # standard deviations below what independent pixels would average out to
 DIM = 0.15  # of the brightest percentile: darker than a retina, brighter than compressed black
 
 
@@ -42,23 +41,6 @@ class Density(NamedTuple):
     def ellipse(self) -> np.ndarray:
         """Outside over centre (N,): above 1 for the "sparsely perturbed ellipse" of an eye."""
         return _ratio(self.outside, self.centre)
-
-
-class Splotches(NamedTuple):
-    """Dark patches in a perturbation, all (N,).
-
-    ``count`` dark patches inside the mask, the share of the mask that dark places cover
-    (``inside``),
-    the share that equally bright ones cover (``bright``: equal for a perturbation that has no
-    preference), the share of dark places in the rest of the image (``outside``), and the mean
-    area of a patch inside as a share of the image (``size``, NaN without a patch).
-    """
-
-    count: np.ndarray
-    inside: np.ndarray
-    bright: np.ndarray
-    outside: np.ndarray
-    size: np.ndarray
 
 
 def likeness(
@@ -115,60 +97,6 @@ def density(perturbations: np.ndarray | torch.Tensor, masks: np.ndarray) -> Dens
         for zone, where in enumerate((depth > reach, abs(depth) <= reach, depth < -reach)):
             rows[zone, row] = values[where].mean() if where.any() else np.nan
     return Density(*rows)
-
-
-def sparse_shape(perturbations: np.ndarray | torch.Tensor, masks: np.ndarray) -> np.ndarray:
-    """How far the least perturbed region has the shape of the mask: intersection over union (N,).
-
-    "The shape of this ellipse occasionally diverged from the true shape of the eye." The region
-    has the mask's area, after a low pass. Laid at random it would reach s / (2 - s), where s is
-    the mask's share of the image. NaN for an empty mask, or without a perturbation.
-    """
-    strength, masks = _pairs(perturbations, masks)
-    result = np.full(len(masks), np.nan)
-    for row, (values, mask) in enumerate(zip(strength, masks, strict=True)):
-        if mask.any() and values.any():
-            smooth = gaussian_filter(values, _sigma(values))
-            least = np.argsort(smooth, axis=None, kind="stable")[: mask.sum()]
-            common = mask.ravel()[least].sum()
-            result[row] = common / (2 * mask.sum() - common)
-    return result
-
-
-def splotches(perturbations: np.ndarray | torch.Tensor, masks: np.ndarray) -> Splotches:
-    """Dark patches of about the size of a lesion, inside the mask against outside.
-
-    "In the attacks tailored to the fundoscopic image models, perturbations introduced dark
-    splotchy patterns to the eye area." The perturbation, averaged over channels, is smoothed with
-    a Gaussian of 2 % of the image's side; dark is what lies three standard deviations below zero,
-    as they would be if its pixels were independent. Gradients are smoother than that, so the
-    zero point is the share outside and other networks' counts, not zero.
-    """
-    _, masks = _pairs(perturbations, masks)
-    rows = np.full((5, len(masks)), np.nan)
-    for row, (change, mask) in enumerate(zip(_array(perturbations), masks, strict=True)):
-        if not mask.any() or not change.any():
-            continue
-        gray = change.mean(0)
-        sigma = _sigma(gray)
-        # A Gaussian filter divides the deviation of independent pixels by 2 sqrt(pi) sigma.
-        expected = np.sqrt(np.square(gray).mean()) / (2 * np.sqrt(np.pi) * sigma)
-        # Each side alone: what is black around an eye can only brighten, and would spill over.
-        inside, outside = (
-            gaussian_filter(np.where(side, gray, 0), sigma) for side in (mask, ~mask)
-        )
-        dark, bright = inside < -DARK * expected, inside > DARK * expected
-        patches, _ = label(dark & mask)
-        areas = np.bincount(patches.ravel())[1:]
-        areas = areas[areas >= np.pi * sigma**2]  # smaller ones are the tips of noise
-        rows[:, row] = (
-            len(areas),
-            dark[mask].mean(),
-            bright[mask].mean(),
-            (outside < -DARK * expected)[~mask].mean() if not mask.all() else np.nan,
-            areas.mean() / mask.size if len(areas) else np.nan,
-        )
-    return Splotches(*rows)
 
 
 def eye_masks(images: np.ndarray | torch.Tensor) -> np.ndarray:

@@ -19,7 +19,15 @@ from ..models import MedicalModel
 from . import measures, perturbations
 from .cams import Maps, grad_cam
 
-VERSION = 3  # of the measures: raise it when one of them changes, and cached ones are made anew
+VERSION = 4  # of the measures: raise it when one of them changes, and cached ones are made anew
+CURVES = ("map_correlation", "map_correlation_own_class", "map_energy_inside")  # told by radius
+ZONES = (
+    "ring_over_centre",
+    "ring_over_outside",
+    "outside_over_centre",
+)  # told of the images that the attack fooled
+OTHER_IMAGE, OTHER_OUTLINE = "map_correlation_other_image", "ring_over_centre_other_outline"
+TENTH = 0.1  # of highest activation: what is compared across models
 STEPS, REL_STEP = 10, 0.25  # of the attack whose perturbations are looked at: afresh at each radius
 
 
@@ -33,7 +41,8 @@ class Explained:
         right: bool (n,), before the attack; ``fooled`` bool (E, n), under it.
         clean: float16 (n, H, W), the maps before the attack; NaN where invalid.
         attacked: float16 (E, n, H, W), for the class predicted before the attack.
-        change: float32 (n, C, H, W), the perturbation at the position ``shown``.
+        change: float32 (n, C, H, W), the perturbation at the position ``shown``, and ``strength``
+            float16 (n, H, W), how much of what it might have been it is; zeros without masks.
         names: of the measures; ``before`` (M, n) and ``after`` (M, E, n) hold them, NaN where one
             does not exist.
     """
@@ -45,6 +54,7 @@ class Explained:
     clean: np.ndarray
     attacked: np.ndarray
     change: np.ndarray
+    strength: np.ndarray
     shown: np.ndarray
     names: np.ndarray
     before: np.ndarray
@@ -66,31 +76,49 @@ class Explained:
     def rows(
         self, mean: Callable[[np.ndarray], object], radii: Sequence[float], half: int | None
     ) -> pd.DataFrame:
-        """Tidy rows, one a measure before the attack, and one a measure and radius under it.
+        """Tidy rows: measures before the attack, some at every radius, all at one of them.
 
-        Where an attack succeeds and where it fails, maps are compared at the radius ``half``.
+        That is the radius ``half``, or the largest; ZONES are of the images that are fooled there.
+        Rows with the tag ``baseline`` are what unrelated images would show.
 
         Args:
             mean: makes an estimate of one number an image (n,), NaN left out.
             radii: (E,), in gray levels of 255.
             half: position of the radius that fools half of what was right, if any does.
         """
+        place = len(radii) - 1 if half is None else half
+        fooled = self.right & self.fooled[place]
+        at = {"attack": "independent", "radius_255": radii[place], "half_fooled": half is not None}
         lines = []
-        for name, before, after in zip(self.names, self.before, self.after, strict=True):
-            lines.append({"metric": name, "estimate": mean(before), "attack": "none"})
-            for k, (radius, values) in enumerate(zip(radii, after, strict=True)):
-                cell = {"attack": "independent", "radius_255": radius, "half_fooled": k == half}
-                lines.append({"metric": name, "estimate": mean(values), **cell})
-        lines = [
-            one | {"n": len(self.index)} for one in lines if np.isfinite(one["estimate"].value)
-        ]
-        for name in ("map_correlation", "map_correlation_own_class") if half is not None else ():
-            for outcome, which in {"successful": 1, "failed": 0}.items():
-                chosen = self.right & (self.fooled[half] == which)
-                values = np.where(chosen, self.measure(name, half), np.nan)
-                n = int(np.isfinite(values).sum())
-                lines.append({"metric": f"{name}_{outcome}", "estimate": mean(values), "n": n})
-        return pd.DataFrame(lines)
+        for name in self.names:
+            lines.append((name, self.measure(name), {"attack": "none"}))
+            for k, radius in enumerate(radii) if name in CURVES else ():
+                here = {"attack": "independent", "radius_255": radius}
+                lines.append((f"{name}_by_radius", self.measure(name, k), here))
+            values = self.measure(name, place)
+            if name in (*ZONES, OTHER_OUTLINE):
+                values = np.where(fooled, values, np.nan)
+            if name == OTHER_OUTLINE:
+                other = {"baseline": "outline of another image"}
+                lines.append(("ring_over_centre", values, at | other))
+            else:
+                lines.append((name, values, at))
+        if OTHER_IMAGE in self.names:
+            other = {"baseline": "map of another image"}
+            lines.append(("map_correlation", self.measure(OTHER_IMAGE), at | other))
+        for name in CURVES[:2] if half is not None and CURVES[0] in self.names else ():
+            for outcome, which in {"successful": fooled, "failed": self.right & ~fooled}.items():
+                values = np.where(which, self.measure(name, half), np.nan)
+                lines.append((f"{name}_{outcome}", values, {}))
+        return _told(lines, mean)
+
+
+def _told(lines: Sequence[tuple], mean: Callable) -> pd.DataFrame:
+    """Rows of metric, one number an image, and tags; a row without any number is left out."""
+    known = [(name, values, int(np.isfinite(values).sum()), tags) for name, values, tags in lines]
+    return pd.DataFrame(
+        [{"metric": m, "estimate": mean(v), "n": n} | tags for m, v, n, tags in known if n]
+    )
 
 
 def between(
@@ -98,17 +126,44 @@ def between(
 ) -> pd.DataFrame:
     """Tidy rows on how alike the clean maps of two networks are, where both predict one class.
 
-    Maps for two classes answer two questions.
+    Maps for two classes answer two questions. The baseline: maps of two images by the second.
     """
-    clean = [one.clean.astype(float) for one in (first, second)]
+    ours, theirs = second.clean.astype(float), first.clean.astype(float)
     agree = np.where(first.classes == second.classes, 1, np.nan)
-    alike = {"correlation": measures.correlation, "top_overlap": measures.top_overlap}
-    lines = []
-    for name, how in alike.items():
-        values = how(*clean) * agree
-        about = {"metric": f"map_{name}_between_models", "n": int(np.isfinite(values).sum())}
-        lines.append(about | {"estimate": mean(values), "attack": "none"})
-    return pd.DataFrame(lines)
+    other = np.roll(ours, 1, axis=0)
+    lines = [
+        ("map_correlation_between_models", measures.correlation(ours, theirs) * agree, {}),
+        ("map_top_overlap_between_models", measures.top_overlap(ours, theirs) * agree, {}),
+        ("map_top_mismatch", _mismatch(ours, theirs) * agree, {}),
+        ("map_top_mismatch", _mismatch(ours, other), {"baseline": "two images"}),
+    ]
+    return _told(lines, mean).assign(attack="none")
+
+
+def across_seeds(
+    one: Explained, other: Explained, masks: np.ndarray | None, mean: Callable
+) -> pd.DataFrame:
+    """Baselines from a network that differs in its training seed alone.
+
+    Its maps of the same images, and its perturbation of another image under each outline.
+
+    Args:
+        masks: as ``explain`` took them.
+    """
+    seed = {"baseline": "another seed"}
+    ours, theirs = one.clean.astype(float), other.clean.astype(float)
+    lines = [
+        ("map_correlation", measures.correlation(ours, theirs), seed),
+        ("map_top_mismatch", _mismatch(ours, theirs), seed),
+    ]
+    if masks is not None:
+        moved = np.roll(other.strength.astype(float), 1, axis=0)[:, None]
+        lines.append(("ring_over_centre", perturbations.density(moved, masks).ring, seed))
+    return _told(lines, mean)
+
+
+def _mismatch(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    return 1 - measures.top_overlap(first, second, share=TENTH)
 
 
 def explain(
@@ -147,8 +202,12 @@ def explain(
 
     def with_change() -> dict[str, np.ndarray]:
         found = compute()
-        changes = found.pop("changes")
-        return found | {"index": index, "shown": np.array(shown), "change": changes[shown]}
+        change = found.pop("changes")[shown]
+        strength = np.zeros((len(index), *change.shape[2:]), np.float16)
+        if masks is not None:
+            strength = perturbations.relative(change, images.cpu().numpy(), radii[shown])[:, 0]
+        kept = {"index": index, "shown": np.array(shown), "change": change}
+        return found | kept | {"strength": strength.astype(np.float16)}
 
     return Explained(**cached_arrays(folder / f"explained-{fingerprint(*what)}.npz", with_change))
 
@@ -180,7 +239,7 @@ def _explain(
         attacked.append(maps)
     before = _of_maps(clean, masks) | {
         # maps of two different images: what a correlation of unrelated maps looks like
-        "map_correlation_other_image": measures.correlation(clean, np.roll(clean, 1, axis=0))
+        OTHER_IMAGE: measures.correlation(clean, np.roll(clean, 1, axis=0))
     }
     names = sorted(set(before) | set(after[0]))
     nothing = np.full(len(images), np.nan)
@@ -198,11 +257,9 @@ def _explain(
 
 
 def _of_maps(maps: np.ndarray, masks: np.ndarray | None) -> dict[str, np.ndarray]:
-    count = measures.regions(maps)
     seen = {
         "map_entropy": measures.entropy(maps),
         "map_valid": np.isfinite(maps).all((1, 2)).astype(float),
-        "single_region": np.where(np.isfinite(count), count == 1, np.nan),
     }
     if masks is not None:
         share = masks.mean((1, 2))
@@ -219,11 +276,10 @@ def _of_change(
     if masks is None:
         return {}
     strength = perturbations.relative(change, images, eps)
-    zones, spots = perturbations.density(strength, masks), perturbations.splotches(change, masks)
+    zones = perturbations.density(strength, masks)
     return {
         "ring_over_centre": zones.ring,
         "ring_over_outside": zones.ring / zones.ellipse,
         "outside_over_centre": zones.ellipse,
-        "sparse_shape": perturbations.sparse_shape(strength, masks),
-        "dark_less_bright": spots.inside - spots.bright,
+        OTHER_OUTLINE: perturbations.density(strength, np.roll(masks, 1, axis=0)).ring,
     }

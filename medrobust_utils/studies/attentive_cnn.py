@@ -17,7 +17,7 @@ from ..data import load, split_like_datta, split_three_ways, to_float
 from ..data.contrast import ContrastFilter
 from ..data.views import binary, enhanced
 from ..explain.perturbations import eye_masks
-from ..explain.under_attack import Explained, between
+from ..explain.under_attack import Explained, across_seeds, between
 from ..models import MedicalModel, build_attentive, soft_attention
 from . import experiment, tables
 from .common import asked_for, cast, question
@@ -197,15 +197,25 @@ def masks(task: Task, index: np.ndarray) -> np.ndarray | None:
     return None if task.data.masks is None else np.asarray(task.data.masks[index]) > 0
 
 
-def map_rows(found: Evaluation, seen: Explained) -> pd.DataFrame:
-    """Rows on the perturbations and maps of one network at every radius."""
-    table = seen.rows(found.mean(seen.index), found.sweep.epsilons * 255, found.half)
-    return tables.tagged(table.assign(**found.arm.tags), {"attack": "none"}, NO_ATTACK)
+def map_rows(found: Evaluation, seen: Explained, others: Iterable[Explained] = ()) -> pd.DataFrame:
+    """Rows on the perturbations and maps of one network, with baselines from other seeds.
+
+    Args:
+        others: of networks that differ in their training seed alone.
+    """
+    mean, outlines = found.mean(seen.index), masks(found.arm.task, seen.index)
+    rows = [seen.rows(mean, found.sweep.epsilons * 255, found.half)]
+    rows += [across_seeds(seen, other, outlines, mean) for other in others]
+    return _tagged(pd.concat(rows, ignore_index=True), found)
 
 
 def map_pair_rows(
-    plain: Evaluation, attentive: Evaluation, seen: tuple[Explained, Explained]
+    plain: Explained, attentive: Evaluation, seen: Explained, against: str = "none"
 ) -> pd.DataFrame:
     """How alike the clean maps of two networks are."""
-    table = between(*seen, attentive.mean(seen[0].index)).assign(**attentive.arm.tags)
-    return table.assign(**NO_ATTACK)
+    table = between(plain, seen, attentive.mean(seen.index))
+    return _tagged(table.assign(against=against), attentive)
+
+
+def _tagged(table: pd.DataFrame, found: Evaluation) -> pd.DataFrame:
+    return tables.tagged(table.assign(**found.tags), {"attack": "none"}, NO_ATTACK)
