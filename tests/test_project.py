@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 import tomllib
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,6 +20,8 @@ sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "tests" / "colab")]
 
 import rig  # noqa: E402
 from set_url import FILES, set_url  # noqa: E402
+
+from medrobust_utils.reporting import planning  # noqa: E402
 
 
 def requirements(name):
@@ -59,6 +62,22 @@ def test_conda_and_pip_install_what_the_requirements_say():
     (python,) = (one for one in conda if str(one).startswith("python "))
     assert python.removeprefix("python ").startswith(project["requires-python"])
     assert "dependencies" in project["dynamic"], "pyproject lists its own"
+
+
+def test_the_notebooks_travel_with_the_package(tmp_path):
+    """Who installed by pip, as Colab does, runs `python -m medrobust_utils run 01` all the same."""
+    for name in ("pyproject.toml", "README.md", "LICENSE", "requirements.txt"):
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+    (tmp_path / "medrobust_utils").mkdir()
+    (tmp_path / "medrobust_utils" / "__init__.py").touch()
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "notebooks" / "01_x.ipynb").write_text("{}")
+    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-w"]
+    subprocess.run([*command, tmp_path / "dist", tmp_path], check=True, capture_output=True)
+    (wheel,) = (tmp_path / "dist").glob("*.whl")
+    inside = ".data/data/share/medrobust/notebooks/01_x.ipynb"
+    assert any(name.endswith(inside) for name in zipfile.ZipFile(wheel).namelist())
+    assert str(planning.INSTALLED).startswith(sys.prefix)
 
 
 def test_no_release_is_built_while_no_repository_is_named():

@@ -8,6 +8,7 @@ import ast
 import itertools
 import os
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -24,6 +25,7 @@ from ..core.schema import suggest
 from ..core.storage import fingerprint
 from . import protocol, results
 
+INSTALLED = Path(sys.prefix) / "share" / "medrobust" / "notebooks"
 PLACES = ("OUT", "CHECKPOINTS")  # parameters that say where, not what
 TYPES = {"str": str, "int": int, "float": FiniteFloat, "bool": bool}
 TYPES = {name: TypeAdapter(kind) for name, kind in TYPES.items()}
@@ -51,10 +53,13 @@ class Run:
 def find_notebooks(wanted: Sequence[str], folder: Path | None = None) -> list[Path]:
     """The notebook files meant by paths, names (``01_swin_noise``) or name beginnings (``01``).
 
-    Nothing wanted means all of ``folder`` (the project's `notebooks/`), except names that begin
-    with an underscore. ProtocolError if a name fits none or several, or there is none at all.
+    Nothing wanted means all of ``folder`` (the project's `notebooks/`, or those that were installed
+    with the package), except names that begin with an underscore. ProtocolError if a name fits
+    none or several, or there is none at all.
     """
-    folder = folder or results.project_root() / "notebooks"
+    if folder is None:
+        folder = results.project_root() / "notebooks"
+        folder = folder if folder.is_dir() else INSTALLED
     known = {p.stem: p for p in sorted(folder.glob("*.ipynb")) if not p.name.startswith("_")}
     if not known and not wanted:
         raise ProtocolError(f"There are no notebooks in {folder}.")
