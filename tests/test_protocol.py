@@ -219,7 +219,8 @@ def test_unknown_profiles_and_papers_get_a_suggestion():
 
 def test_every_paper_has_its_claims_and_a_smoke_profile():
     papers = {name: protocol.load(name) for name in protocol.list_papers()}
-    assert sum(len(paper.claims) for paper in papers.values()) == 566
+    four = [papers[name] for name in papers if name[0] in "1234"]
+    assert sum(len(paper.claims) for paper in four) == 566, "a reported number got lost"
     assert all(name == paper.name and "smoke" in paper.profiles for name, paper in papers.items())
 
 

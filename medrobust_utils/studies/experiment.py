@@ -141,6 +141,8 @@ def grid(
     first, *words = model.removeprefix("any").split("-")
     specs = []
     for spec in settings["arms"]:
+        if lacking := [name for name in ("role", *own) if name not in spec]:
+            raise ProtocolError(f"the arm {spec} of this profile lacks {', '.join(lacking)}.")
         choices = [value if isinstance(value, list) else [value] for value in spec.values()]
         specs += [dict(zip(spec, values, strict=True)) for values in product(*choices)]
     for asked, value, key in (("DATASET", role, "role"), ("MODEL", first, own[0])):
@@ -154,7 +156,11 @@ def grid(
         if set(words) <= {str(number), *(str(spec[name]) for name in own)}
     ]
     if not found:
-        raise ProtocolError(f"no network of this profile is DATASET={role!r} and MODEL={model!r}.")
+        known = dict.fromkeys("-".join([str(spec[name]) for name in own]) for spec in specs)
+        raise ProtocolError(
+            f"no network of this profile is DATASET={role!r} and MODEL={model!r}. There are "
+            f"{', '.join(known)}, each followed by - and a training seed if you like."
+        )
     return found
 
 
