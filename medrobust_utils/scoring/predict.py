@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..attacks.noise import gaussian, noise_std, noisy_logits
+from ..attacks.noise import gaussian, noise_std, noisy_logits, signs
 from ..core import env
 from ..core.contracts import ask, check_images, check_logits, check_model
 from ..core.errors import ContractError, RunError
@@ -77,7 +77,8 @@ def noise_sweep(
 
     Args:
         levels: the paper's noise levels, in normalised units (0 stands for the clean images).
-        seeds: how many noise seeds for each reading of a level (see ``noise_std``).
+        seeds: how many noise seeds for each reading of a level (see ``noise_std``); ``signs`` is
+            plus or minus the level, of images in [0, 1], in each pixel, clipped.
         first_seed: the first of them.
     """
     wanted = [("none", 0.0, 0)]
@@ -93,16 +94,20 @@ def noise_sweep(
         reading, level, seed = key
         forward = None
         if reading != "none":
-            forward = _noisy(model, noise_std(level, reading), seed, data)
+            forward = _noisy(model, level, reading, seed, data)
         name = f"logits-{reading}-{level:g}-{seed}-{fingerprint(index.tolist())}.npz"
         results[key] = kept(folder / name, model, data, index, batch=batch, forward=forward)
     return results
 
 
-def _noisy(model: MedicalModel, std: float, seed: int, data: ImageSet) -> Callable:
+def _noisy(model: MedicalModel, level: float, reading: str, seed: int, data: ImageSet) -> Callable:
     shape = (3, *data.images.shape[1:3])  # the paper's loader turns gray into three channels
+    std = None if reading == "signs" else noise_std(level, reading)
 
     def forward(images: torch.Tensor, rows: np.ndarray) -> torch.Tensor:
+        if std is None:
+            noise = level * signs(images.shape[1:], rows, seed).to(images)
+            return ask(model, (images + noise).clamp(0, 1))
         return noisy_logits(model, images, gaussian(shape, rows, seed).to(images.device), std)
 
     return forward

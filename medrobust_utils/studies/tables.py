@@ -139,13 +139,17 @@ def tagged(table: pd.DataFrame, where: Mapping[str, object], tags: Mapping) -> p
 
 @dataclass(frozen=True)
 class PerImage:
-    """One number an image (n,), NaN where it is not known, and the weights that average it."""
+    """One number an image (n,), NaN where it is not known, and the weights that average it.
+
+    ``groups`` are the patient, lesion or tile of each image, where they are known.
+    """
 
     values: np.ndarray
     weights: np.ndarray
+    groups: np.ndarray | None = None
 
     def __sub__(self, other: PerImage) -> PerImage:
-        return PerImage(self.values - other.values, self.weights)
+        return replace(self, values=self.values - other.values)
 
     @property
     def value(self) -> float:
@@ -153,7 +157,7 @@ class PerImage:
 
     def mean(self) -> Estimate:
         """Mean with an interval."""
-        return known_mean(self.values, self.weights)
+        return replace(known_mean(self.values, self.weights), groups=self.groups)
 
 
 def means(table: pd.DataFrame) -> pd.DataFrame:
