@@ -23,7 +23,7 @@ from medrobust_utils.models import MedicalModel, digest
 from medrobust_utils.reporting import protocol
 from medrobust_utils.scoring import metrics
 from medrobust_utils.scoring.predict import predict
-from medrobust_utils.studies import swin_subset
+from medrobust_utils.studies import swin_noise
 from medrobust_utils.studies.experiment import Trained
 from medrobust_utils.training.fit import fit
 
@@ -56,10 +56,11 @@ def victim(name: str, size: int) -> Victim:
         DataError: without ``MEDROBUST_DATA`` or the images of HAM10000 in it.
     """
     settings = protocol.load(PAPER).settings(PROFILE)
+    settings = {**settings, **settings["thousand"]}
     checkpoints = env.home() / "checkpoints"
-    planned = list(swin_subset.arms(settings, seed=SEED, role="isic", model=name))
+    planned = list(swin_noise.arms(settings, seed=SEED, role="isic", model=name))
     # the last is from ImageNet where the profile has that
-    trained = swin_subset.train(planned[-1], settings, checkpoints)
+    trained = swin_noise.train(planned[-1], settings, checkpoints)
     task, folder = trained.arm.task, trained.folder
     if size != task.size:
         task, folder = _grown(trained, settings, size, checkpoints)
@@ -74,7 +75,7 @@ def plain(model: nn.Module) -> nn.Module:
 
 def _grown(
     trained: Trained, settings: Mapping, size: int, checkpoints: Path
-) -> tuple[swin_subset.Task, Path]:
+) -> tuple[swin_noise.Task, Path]:
     """Fine-tune a network in place on larger images; those, and where the result is kept.
 
     Raises:
@@ -83,15 +84,14 @@ def _grown(
     model, small = trained.model, trained.arm.task
     if hasattr(model.backbone, "set_input_size"):  # windows and position tables grow with the image
         model.backbone.set_input_size((size, size), window_size=7)
-    how = settings["thousand"] | {"size": size}
-    task = next(swin_subset.arms({**settings, "thousand": how}, seed=SEED, role="isic")).task
+    task = next(swin_noise.arms({**settings, "size": size}, seed=SEED, role="isic")).task
     learnt = {small.data.ids[row] for row in small.split.train}
     if small.before:
         learnt |= {small.before.data.ids[row] for row in small.before.split.train}
     if seen := learnt & {task.data.ids[row] for row in task.attacked}:
         raise ContractError(f"{len(seen)} of the attacked images were trained on at another size.")
     folder = checkpoints / f"bench-{trained.arm.model}-{size}-{digest(model)}"
-    recipe = dict(settings["training"]) | {"epochs": EPOCHS, "lr": how["lr"]["fit"]}
+    recipe = dict(settings["training"]) | {"epochs": EPOCHS, "lr": settings["lr"]["fit"]}
     recipe["flips"] = settings["flips"]["isic"]
     fit(
         model,

@@ -10,13 +10,7 @@ from medrobust_utils.attacks.noise import signs
 from medrobust_utils.core import env
 from medrobust_utils.core.errors import ContractError, RunError
 from medrobust_utils.data import to_float
-from medrobust_utils.models.complexity import (
-    counted_global,
-    counted_window,
-    equation_1,
-    equation_2,
-    growth_exponent,
-)
+from medrobust_utils.models.complexity import attention_costs, growth_exponent
 from medrobust_utils.scoring import predict
 
 IMAGES = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -160,12 +154,15 @@ def test_float32_is_not_shortened_while_scoring():
 
 
 def test_attention_costs_what_the_equations_say():
-    sides = [14, 28, 56, 112]
-    for side in sides:
-        assert counted_global(side, 96) == equation_1(side, 96)
-        assert counted_window(side, 96, 7) == equation_2(side, 96, 7)
-    patches = [side**2 for side in sides]
-    assert growth_exponent([counted_window(s, 96, 7) for s in sides], patches) == pytest.approx(1)
-    assert growth_exponent([counted_global(s, 96) for s in sides], patches) > 1.9
+    costs = attention_costs([14, 28, 56, 112], channels=96, window=7)
+    assert (costs["counted"] == costs["formula"]).all()
+    by_hand = costs.set_index(["kind", "patches"])["formula"]
+    assert by_hand["global", 196] == 4 * 196 * 96**2 + 2 * 196**2 * 96
+    assert by_hand["window", 196] == 4 * 196 * 96**2 + 2 * 49 * 196 * 96
+    growth = {
+        kind: growth_exponent([*part["counted"]], [*part["patches"]])
+        for kind, part in costs.groupby("kind")
+    }
+    assert growth["window"] == pytest.approx(1) and growth["global"] > 1.9
     with pytest.raises(ContractError, match="do not tile"):
-        counted_window(15, 96, 7)
+        attention_costs([15], channels=96, window=7)

@@ -11,6 +11,7 @@ all are square, and energy is added over the channels, on the CPU in float64, wh
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,11 +20,13 @@ from torch import nn
 from ..attacks.autoattack.margins import Goal
 from ..attacks.engine import extremes, gradient
 from ..attacks.noise import gaussian
+from ..core import env
 from ..core.contracts import ask, check_finite, check_labels, check_logits
 from ..core.errors import ContractError
 from ..core.gate import admit, gate
 from ..core.losses import correct
-from ..data import ImageSet
+from ..core.storage import cached_arrays, fingerprint
+from ..data import ImageSet, to_float
 from ..scoring.predict import predict
 
 
@@ -85,18 +88,12 @@ def density(fields: torch.Tensor, bands: int) -> np.ndarray:
 def centroid(fields: torch.Tensor) -> np.ndarray:
     """Mean frequency of each field, weighted by energy: float64 (N,) in cycles per pixel.
 
-    Compare with ``white_centroid``. NaN and errors as in ``spectrum``.
+    Of white noise 0.38 in large images. NaN and errors as in ``spectrum``.
     """
     radius = _radius(_side(fields.shape, 4))
     found = [(power.sum(), (power * radius).sum()) for power in _powers(fields)]
     total, weighted = np.array(found).reshape(-1, 2).T
     return weighted / np.where(total > 0, total, np.nan)
-
-
-def white_centroid(side: int) -> float:
-    """What white noise's ``centroid`` is on average: 0.38 cycles per pixel in large images."""
-    _side((side, side), 2)
-    return float(_radius(side).sum() / (side**2 - 1))
 
 
 def band_noise(
@@ -205,6 +202,45 @@ def under_band_noise(
         return correct(logits, targets)
 
     return torch.stack([judged(band) for band in range(bands)]).numpy()
+
+
+def heard(
+    model: nn.Module,
+    untrained: nn.Module,
+    data: ImageSet,
+    index: np.ndarray,
+    folder: Path,
+    *,
+    bands: int,
+    rms: float,
+    seed: int,
+) -> list[tuple[str, np.ndarray, dict[str, float]]]:
+    """At which frequencies a network listens: metric, one number an image (n,), tags.
+
+    ``centroid`` is that of its ``sensitivity``, ``centroid_learnt`` less that of the untrained
+    network. A tag ``band`` tells the middle of a band. Kept in ``folder``, which belongs to the
+    network; see ``under_band_noise`` for the rest.
+    """
+    device, images = env.pick_device(), to_float(data.images[index])
+    labels = torch.from_numpy(data.targets[index])
+
+    def compute() -> dict[str, np.ndarray]:
+        both = [
+            sensitivity(net.to(device), images.to(device), labels) for net in (model, untrained)
+        ]
+        noise = under_band_noise(model, data, index, bands=bands, rms=rms, seed=seed)
+        shares = density(both[0], bands).T
+        found = {"centroid": centroid(both[0]), "untrained": centroid(both[1])}
+        return found | {"sensitivity_density": shares, "accuracy_band_noise": noise}
+
+    name = fingerprint(index.tolist(), bands, rms, seed)
+    found = cached_arrays(folder / f"frequencies-{name}-learnt.npz", compute)
+    rows = [("centroid", found["centroid"], {})]
+    rows.append(("centroid_learnt", found["centroid"] - found["untrained"], {}))
+    for metric in ("sensitivity_density", "accuracy_band_noise"):
+        middles = zip(centres(bands), found[metric], strict=True)
+        rows += [(metric, values, {"band": float(middle)}) for middle, values in middles]
+    return rows
 
 
 def _squared(side: int) -> torch.Tensor:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Iterable, Sequence
 
+import pandas as pd
 import torch
 from timm.models.swin_transformer import WindowAttention
 from timm.models.vision_transformer import Attention
@@ -18,43 +20,38 @@ from torch.utils.flop_counter import FlopCounterMode
 from ..core.errors import ContractError
 
 
-def equation_1(side: int, channels: int) -> int:
-    """Multiply-adds of global attention over side x side patches: 4hwC^2 + 2(hw)^2 C."""
-    patches = side * side
-    return 4 * patches * channels**2 + 2 * patches**2 * channels
+def attention_costs(
+    sides: Iterable[int], channels: int, window: int, heads: int = 3
+) -> pd.DataFrame:
+    """Multiply-adds of global and windowed attention for growing images, counted and by formula.
 
+    Counted are timm's ViT and Swin attention over h x w patches, in windows of M x M of them. The
+    formulas with C channels are equation (1), 4hwC^2 + 2(hw)^2 C, and (2), 4hwC^2 + 2 M^2 hw C.
 
-def equation_2(side: int, channels: int, window: int) -> int:
-    """Multiply-adds of attention in windows of M x M patches: 4hwC^2 + 2 M^2 hw C."""
-    patches = side * side
-    return 4 * patches * channels**2 + 2 * window**2 * patches * channels
+    Args:
+        sides: h = w, in patches.
 
-
-def counted_global(side: int, channels: int, heads: int = 3) -> int:
-    """Counted multiply-adds of timm's ViT attention over side x side patches."""
-    attention = Attention(channels, heads, qkv_bias=True)
-    return _count(attention, 1, side * side, channels)
-
-
-def counted_window(side: int, channels: int, window: int, heads: int = 3) -> int:
-    """Counted multiply-adds of timm's Swin attention over the windows of side x side patches.
+    Returns:
+        Columns kind, equation (1 or 2), patches, counted, formula.
 
     Raises:
-        ContractError: if the windows do not tile the image.
+        ContractError: if the windows do not tile an image.
     """
-    if side % window:
-        raise ContractError(f"windows of {window} patches do not tile {side}; choose a multiple.")
-    attention = WindowAttention(channels, heads, window_size=window)
-    windows = (side // window) ** 2
-    return _count(attention, windows, window**2, channels)
+    rows = []
+    for side in sides:
+        if side % window:
+            raise ContractError(f"windows of {window} patches do not tile {side}; take a multiple.")
+        whole = Attention(channels, heads, qkv_bias=True)
+        part, inside = WindowAttention(channels, heads, window_size=window), window**2
+        for kind, module, seen in (("global", whole, side**2), ("window", part, inside)):
+            module.fused_attn = False  # the fused kernel hides its two products from the counter
+            counted = operations(module, side**2 // seen, seen, channels)
+            formula = 4 * side**2 * channels**2 + 2 * seen * side**2 * channels
+            rows.append((kind, 1 if kind == "global" else 2, side**2, counted, formula))
+    return pd.DataFrame(rows, columns=["kind", "equation", "patches", "counted", "formula"])
 
 
-def _count(attention: nn.Module, *tokens: int) -> int:
-    attention.fused_attn = False  # the fused kernel hides its two products from the counter
-    return operations(attention, *tokens)
-
-
-def growth_exponent(costs: list[int], patches: list[int]) -> float:
+def growth_exponent(costs: Sequence[int], patches: Sequence[int]) -> float:
     """Power p of cost ~ patches^p over the last step of a growing series."""
     return math.log(costs[-1] / costs[-2]) / math.log(patches[-1] / patches[-2])
 

@@ -1,10 +1,14 @@
-"""Paper 1: Swin-T against ResNet-50, clean and under Gaussian noise."""
+"""Paper 1: Swin-T against ResNet-50, clean, under Gaussian noise and under AutoAttack.
+
+The paper adds noise to its validation images. It planned AutoAttack on a thousand images, 800 to
+fit and 200 to attack, and never ran it. Here a network begins from ImageNet's weights, or from
+random ones and first learns other images; then the 800 fine-tune it, and the 200 meet attacks.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache, partial, reduce
 from itertools import pairwise
 from operator import sub
@@ -12,43 +16,65 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy.stats import spearmanr
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from ..core import env
-from ..data import ImageSet, Split, ThreeWay, load, split_by_group, to_float
-from ..data.readers import official_split
+from ..data import ImageSet, ThreeWay, load, split_by_group
 from ..data.views import copy_per_label
-from ..models import MedicalModel, build, complexity
+from ..explain import spectrum
+from ..models import MedicalModel, build
 from ..scoring import metrics
-from ..scoring.metrics import Estimate
 from ..scoring.predict import kept, noise_sweep
-from . import experiment, tables
-from .common import asked_for, cast, clean_scores, some, unscored, whole_images
-from .experiment import Task, Trained, pick
+from . import common, evaluation, experiment, tables
+from .experiment import Trained
+from .survival import Survival, survive
 
 PAPER = "1_swin_noise"
 ROLES = ("nih", "isic")  # the paper's two data sets; each is played by a set of the profile
-NIH_SPLITS = ("patient", "official")
-NO_NOISE = {"reading": "none", "noise": 0.0}
-DROPS = {"top1": "top1_drop", "auc_micro": "auc_drop", "auc_macro": "auc_macro_drop"}
-FALLING = ("top1", "top5", "auc_micro")  # what the paper saw degrade
-COMPARED = (  # what is held against each other: column, its two values, metrics
-    ("model", "swin", "resnet", ("top1", "auc_macro")),
-    ("model", "resnet", "swin", ("loss", *DROPS.values())),
-    ("start", "imagenet", "scratch", ("top1",)),
-    ("role", "isic", "nih", ("top1", "top5", "top1_drop")),
-    ("role", "nih", "isic", ("auc_drop",)),
+THOUSAND, REST = "thousand", "rest"  # ``before`` is the rest: images that are not among it
+NO_NOISE, NO_ATTACK = {"reading": "none", "noise": 0.0}, {"attack": "none", "eps_255": 0.0}
+UNDER_NOISE = ("top1", "top5", "auc_micro", "auc_macro")
+FALLING = UNDER_NOISE[:3]  # what the paper saw degrade
+DROPS = {"auc_micro": "auc_drop", "auc_macro": "auc_macro_drop"}  # to a level of the noise
+ATTACKED, NOISE_GAP = "accuracy_attacked", "accuracy_noise_minus_adversarial"
+# What is compared: metric, column, its two values, name of the difference, where.
+COMPARED = (
+    ("top1", "model", "swin", "resnet", "top1_swin_minus_resnet", NO_NOISE),
+    ("auc_macro", "model", "swin", "resnet", "auc_swin_minus_resnet", NO_NOISE),
+    ("loss", "model", "resnet", "swin", "loss_resnet_minus_swin", NO_NOISE),
+    ("auc_macro_drop", "model", "resnet", "swin", "auc_macro_drop_resnet_minus_swin", {}),
+    ("top1", "start", "imagenet", "scratch", "top1_imagenet_minus_scratch", NO_NOISE),
+    ("auc_drop", "role", "nih", "isic", "auc_drop_nih_minus_isic", {}),
+    (ATTACKED, "attack", "noise", "autoattack", NOISE_GAP, {}),
+    ("retained", "model", "swin", "resnet", "retained_swin_minus_resnet", {}),
+    ("log2_radius", "model", "swin", "resnet", "log2_radius_gain", {}),
+    ("centroid", "model", "resnet", "swin", "lowpass_swin_minus_resnet", {}),
+    ("centroid_learnt", "model", "resnet", "swin", "lowpass_gain_by_learning", {}),
 )
-CLEAN_AUC = {"auc_macro_swin_minus_resnet": "auc_swin_minus_resnet"}  # as the headline calls it
+ASIDE = {metric for metric, *_, where in COMPARED if not where} - {ATTACKED}  # compared only
+
+
+@dataclass(frozen=True)
+class Task(experiment.Task):
+    """A data set; of the thousand, ``before`` is what random weights learn first, if anything."""
+
+    before: Task | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
 class Arm(experiment.Arm):
-    """One network, with one training seed, on one data set under one labelling."""
+    """One network, with one training seed, on one data set under one labelling.
+
+    On the thousand, ``before`` names the data set that it learnt before the 800, or ``nothing``.
+    """
 
     model: str
     start: str
+    before: str = ""
+
+    @property
+    def own(self) -> dict[str, str]:
+        return {name: value for name, value in super().own.items() if value}
 
     @property
     def title(self) -> str:
@@ -57,48 +83,52 @@ class Arm(experiment.Arm):
 
 
 def arms(settings: Mapping, *, seed: int, role: str = "", model: str = "") -> Iterator[Arm]:
-    """Every arm of the profile, task by task; ``role`` and ``model`` pick some (see ``grid``).
+    """Every arm of the noise study, or, of settings with those of ``thousand`` in place of its own,
+    of the attacked images; ``role`` and ``model`` pick some (see ``grid``).
 
     Data with one label an image have no arms on copies. Raises ProtocolError as ``grid`` does.
     """
-    settings, role = cast(settings, role, ROLES[0])
-    pick(dict.fromkeys(NIH_SPLITS), "nih_split", settings["nih_split"])
-    opened = cache(partial(_opened, settings, seed=seed))
+    settings, role = common.cast(settings, role, ROLES[0])
+    how = {"size": settings["size"], "phantoms": settings["phantoms"], "seed": seed}
+    opened = cache(lambda name: common.whole_images(load(name, **how)))
     task = cache(partial(_task, settings, opened, seed=seed))  # arms of one task share it
     picked = {"seed": seed, "role": role, "model": model}
     for spec, number in experiment.grid(settings, ("model", "start"), **picked):
-        if here := task(spec["role"], spec["labels"]):
-            yield Arm(here, number, spec["model"], spec["start"])
-
-
-def _opened(settings: Mapping, role: str, *, seed: int) -> tuple[ImageSet, Split]:
-    how = {"size": settings["size"], "phantoms": settings["phantoms"], "seed": seed}
-    data = whole_images(load(settings["datasets"][role], **how))
-    if settings["nih_split"] == "official" and data.name == "nih":
-        return data, official_split(data, env.data_root())
-    return data, split_by_group(data, seed=seed)
+        labels = spec.get("labels", THOUSAND)
+        before = "nothing" if labels == THOUSAND else ""
+        if here := task(spec["role"], labels):
+            yield Arm(here, number, spec["model"], spec["start"], before)
 
 
 def _task(settings: Mapping, opened, role: str, labels: str, *, seed: int) -> Task | None:
-    raw, split = opened(role)
+    raw = opened(settings["datasets"][role])
+    split = split_by_group(raw, seed=seed)
     if labels == "copies" and not raw.multi_label:
         return None
     data, (train, val) = copy_per_label(raw, split) if labels == "copies" else (raw, split)
     protocol = "multi_label" if data.multi_label else "single_label"
-    tags = {"role": role, "dataset": data.name, "protocol": protocol, "sound": labels == "sound"}
-    noisy = some(val, settings["noise_images"], seed)
-    return Task(
-        f"{data.name}-{protocol}",
-        tags,
-        data,
-        raw,
-        ThreeWay(train, noisy, val),
-        chosen=noisy,
-        attacked=noisy,
-        draw=(ROLES.index(role),),  # keeps the draws of two data sets independent
-        seed=seed,
-        asked=asked_for(settings, role),
-    )
+    tags = {"role": role, "dataset": data.name, "protocol": protocol, "sound": labels != "copies"}
+    about = {"seed": seed, "asked": common.asked_for(settings, role), "draw": (ROLES.index(role),)}
+    if labels != THOUSAND:
+        noisy = common.some(val, settings["noise_images"], seed)
+        ways = ThreeWay(train, noisy, val)
+        return Task(f"{data.name}-{protocol}", tags, data, raw, ways, noisy, noisy, **about)
+
+    def task(key: str, data: ImageSet, train: np.ndarray, held: np.ndarray, **before: Task) -> Task:
+        held = common.some(held, settings["attacked"], seed)
+        ways = ThreeWay(train, held, held)
+        return Task(key, tags | {THOUSAND: True}, data, data, ways, held, held, **about, **before)
+
+    fitted, key = common.some(train, settings["fit"], seed), f"{data.name}-{settings['size']}"
+    first, held = train[~np.isin(data.groups[train], data.groups[fitted])], fitted
+    other = REST if about["asked"] else settings["before"][role]
+    if other not in ("", REST):
+        raw = opened(other)
+        first, held = split_by_group(raw, seed=seed)
+    elif not other or len(first) < settings["fit"]:  # of a thousand images hardly any is left
+        return task(f"{key}-thousand", data, fitted, val)
+    before = task(f"before-{key}-thousand", raw, first, held)
+    return task(f"{key}-thousand", data, fitted, val, before=before)
 
 
 def build_arm(arm: Arm, settings: Mapping) -> MedicalModel:
@@ -109,126 +139,95 @@ def build_arm(arm: Arm, settings: Mapping) -> MedicalModel:
 
 
 def train(arm: Arm, settings: Mapping, checkpoints: Path) -> Trained:
-    """Train an arm, or read back what was trained (see ``experiment.train``)."""
-    model, recipe = build_arm(arm, settings), settings["training"]
-    recipe = recipe | {
-        "epochs": recipe["epochs"][arm.task.role],
-        "lr": recipe["lr"][model.start],
-        "flips": settings["flips"][arm.task.role],
-    }
-    identity = (settings["models"][arm.model], recipe, arm.task.size)
-    return experiment.train(
-        arm, model, recipe, settings, checkpoints, paper=PAPER, identity=identity
-    )
+    """Train an arm, or read back what was trained (see ``experiment.train``).
+
+    Of the thousand, ``start`` and ``before`` of the result say what was really run.
+    """
+    recipe, model, before = settings["training"], build_arm(arm, settings), arm.task.before
+
+    def fit(arm: Arm, model: MedicalModel, epochs: int, lr: float, *known: str) -> Trained:
+        own = {"epochs": epochs, "lr": lr, "flips": settings["flips"][arm.task.role]}
+        # the explorer plans the arms of the noise study alone, so the other cards name another one
+        about = {"paper": f"{PAPER}, thousand" if known else PAPER}
+        about["identity"] = settings["models"][arm.model], recipe | own, arm.task.size, *known
+        return experiment.train(arm, model, recipe | own, settings, checkpoints, **about)
+
+    if not arm.before:
+        return fit(arm, model, recipe["epochs"][arm.task.role], recipe["lr"][model.start])
+    known, epochs = "", settings["epochs"]
+    if model.start == "scratch" and before:
+        first = replace(arm, task=before, start="scratch")
+        untrained, lr = build_arm(first, settings), recipe["lr"]["scratch"]
+        learnt = fit(first, untrained, epochs["before"], lr, "")
+        mine, theirs = model.state_dict(), learnt.model.state_dict()
+        # the head only where it names the same number of classes
+        theirs = {key: value for key, value in theirs.items() if value.shape == mine[key].shape}
+        model.load_state_dict(mine | theirs)
+        known, arm = learnt.folder.name, replace(arm, before=before.data.name)
+    return fit(arm, model, epochs["fit"], settings["lr"]["fit"], known)
+
+
+def majority(task: Task, draw: Sequence[int] = (0,)) -> dict[str, metrics.Estimate]:
+    """What the label frequencies alone score on the validation images."""
+    data, (train, _, val) = task.data, task.split
+    prior = metrics.prior_logits(data.targets[train], len(val), len(data.classes))
+    return common.clean_scores(data, val, prior, draw)
 
 
 def facts(task: Task) -> pd.DataFrame:
-    """Tidy rows on a data set: sizes, pixels, and what the label frequencies alone score."""
-    data, val, counts = task.data, task.split.test, task.data.class_counts().values()
-    prior = metrics.prior_logits(data.targets[task.split.train], len(val), len(data.classes))
-    weights = metrics.group_weights(data.groups[val])
-    scores = metrics.score(prior, data.targets[val], weights, ignore=unscored(data))
+    """Tidy rows: what label frequencies alone score, least and greatest normalised pixel."""
+    val, images = task.split.test, task.data.images
     constant = {"n": len(val), "model": "majority", "start": "none", **NO_NOISE}
-    rows = [{"metric": name, "estimate": score, **constant} for name, score in scores.items()]
-    low, high = pixel_range(task)
-    exact = {
-        "n_classes": len(data.classes),
-        # the publisher's listing, not copies
-        "n_images": data.census.get("images_listed", data.census.get("images", len(data))),
-        "class_size_max": max(counts),
-        "class_size_min": min(counts),
-        "pixel_min_normalised": low,
-        "pixel_max_normalised": high,
-    }
-    rows += [{"metric": name, "estimate": value} for name, value in exact.items()]
+    rows = [{"metric": name, "estimate": one, **constant} for name, one in majority(task).items()]
+    for name, end in {"pixel_min": np.min, "pixel_max": np.max}.items():
+        ends = np.array([end(images[image], (0, 1)) for image in val]) / 255
+        normal = (ends - IMAGENET_DEFAULT_MEAN) / IMAGENET_DEFAULT_STD  # gray: in three channels
+        rows.append({"metric": f"{name}_normalised", "estimate": float(end(normal))})
     return pd.DataFrame(rows).assign(**{k: v for k, v in task.tags.items() if k != "sound"})
-
-
-def pixel_range(task: Task) -> tuple[float, float]:
-    """Least and greatest pixel of the validation images after ImageNet's normalisation."""
-    ends = []
-    for rows in np.array_split(task.split.test, math.ceil(len(task.split.test) / 256)):
-        images = to_float(task.data.images[rows])
-        ends += [images.amin((0, 2, 3)).numpy(), images.amax((0, 2, 3)).numpy()]
-    normal = (np.broadcast_to(ends, (len(ends), 3)) - IMAGENET_DEFAULT_MEAN) / IMAGENET_DEFAULT_STD
-    return float(normal.min()), float(normal.max())
-
-
-def imbalance(tasks: Iterable[Task]) -> pd.DataFrame:
-    """How much more unbalanced NIH is: log10 of largest over smallest class, less ISIC's."""
-    names, spread = {}, {}
-    for task in tasks:
-        counts = [count for count in task.data.class_counts().values() if count]
-        names[task.role] = task.data.name
-        spread[task.role] = math.log10(max(counts) / min(counts))
-    if len(names) < 2:
-        return pd.DataFrame()
-    row = {"metric": "imbalance_nih_minus_isic", "estimate": spread["nih"] - spread["isic"]}
-    return pd.DataFrame([row | {"dataset": "+".join(names[role] for role in ROLES)}])
 
 
 def evaluate(trained: Trained, settings: Mapping, *, seed: int) -> pd.DataFrame:
     """Tidy rows of one network: clean on all validation images, and under every noise.
 
-    The clean scores of the noise images begin the curve of each reading, at noise 0.
-
-    Args:
-        seed: of the first noise and of the bootstrap; the same for all arms, so that they are
-            compared on the same noise and the same draws.
+    The clean scores of the noise images begin the curve of each reading, at noise 0. The seed, of
+    the first noise and of the bootstrap, is the same for all networks.
     """
     arm, model, _, folder = trained
-    task, draw, val = arm.task, [seed, *arm.task.draw], arm.task.split.test
-    logits = kept(folder / "logits-clean.npz", model, task.data, val, desc=f"{arm.key}: clean")
-    how = {"first_seed": seed, **settings["noise"]}
-    noisy = noise_sweep(model, task.data, task.attacked, folder, **how)
+    task, how, rows = arm.task, settings["noise"], []
+    data, val, index, draw = task.data, task.split.test, task.attacked, [seed, *task.draw]
+    logits = kept(folder / "logits-clean.npz", model, data, val, desc=f"{arm.key}: clean")
+    found = noise_sweep(model, data, index, folder, first_seed=seed, **how)
     model.cpu()  # make room for the next
-    scores, gates = clean_scores(task.data, task.split, logits, draw)
-    clean = [{"metric": k, "estimate": v, "n": len(val), **NO_NOISE} for k, v in scores.items()]
-    weights = metrics.group_weights(task.data.groups[task.attacked], draw)
-    targets = task.data.targets[task.attacked]
-    cells = [
-        (reading, level, name, estimate)
-        for (reading, level, _), found in noisy.items()
-        for name, estimate in metrics.score(
-            found, targets, weights, ignore=unscored(task.data)
-        ).items()
-    ]
-    table = pd.DataFrame(cells, columns=["reading", "noise", "metric", "estimate"])
-    means = table.groupby(["reading", "noise", "metric"], sort=False)["estimate"]
-    table = means.agg(lambda seeds: metrics.mean([*seeds])).reset_index()
-    start, under = (table[table["reading"].eq("none") == plain] for plain in (True, False))
-    starts = [start.assign(reading=reading) for reading in under["reading"].unique()]
-    rows = pd.concat([pd.DataFrame(clean), pd.concat([*starts, under]).assign(n=len(targets))])
-    if task.data.multi_label:
-        rows = pd.concat([rows, by_finding(task, logits).assign(**NO_NOISE)])
-    return rows.assign(**arm.tags, **gates, seed=arm.seed)
+    clean = common.clean_scores(data, val, logits, draw)
+    clean["accuracy_above_majority"] = clean["top1"] - majority(task, draw)["top1"]
+    if data.multi_label:
+        clean["auc_size_spearman"] = size_rank(task, logits, draw)
+    else:
+        clean["val_accuracy_minus_top1"] = clean["val_accuracy"] - clean["top1"]
+    rows = [{"metric": k, "estimate": v, "n": len(val), **NO_NOISE} for k, v in clean.items()]
+    noisy = {key: common.clean_scores(data, index, one, draw) for key, one in found.items()}
+    for reading in how["seeds"]:
+        start = {}
+        for level in sorted({0.0, *how["levels"]}):
+            wanted = (reading if level else "none", level)
+            drawn = [scores for (*cell, _), scores in noisy.items() if tuple(cell) == wanted]
+            here = {name: metrics.mean([one[name] for one in drawn]) for name in UNDER_NOISE}
+            start = start or here
+            here |= {drop: start[name] - here[name] for name, drop in DROPS.items() if level}
+            cell = {"reading": reading, "noise": level, "n": len(index)}
+            rows += [{"metric": name, "estimate": one, **cell} for name, one in here.items()]
+    return pd.DataFrame(rows).assign(**arm.tags, seed=arm.seed)
 
 
-def by_finding(task: Task, logits: np.ndarray) -> pd.DataFrame:
-    """Rows on each finding's AUC, and on its rank correlation with the finding's images."""
-    val, names = task.split.test, task.data.classes
-    counts = task.data.class_counts(task.split.train)
-    weights = metrics.group_weights(task.data.groups[val])
-    areas = metrics.class_aucs(logits, task.data.targets[val], weights)
-    areas = {names[k]: area for k, area in areas.items() if k not in unscored(task.data)}
-    sizes = [counts[name] for name in areas]
-    ranks = np.full(1 + metrics.DRAWS, math.nan)
-    if len(areas) > 2:
-        ranks = np.array(
-            [spearmanr(sizes, draw).statistic for draw in np.transpose([*areas.values()])]
-        )
-    found = pd.DataFrame({"finding": [*areas], "images": sizes, "metric": "auc_class"})
-    found["estimate"] = [Estimate(float(area[0]), area[1:]) for area in areas.values()]
-    rank = {"metric": "auc_size_spearman", "estimate": Estimate(float(ranks[0]), ranks[1:])}
-    return pd.concat([found, pd.DataFrame([rank])])
-
-
-def drops(scores: pd.DataFrame) -> pd.DataFrame:
-    """How far accuracy and AUC fall from no noise to each level, on the same images."""
-    few = scores[scores["metric"].isin(DROPS) & scores["reading"].ne("none")]
-    start, under = (few[few["noise"].eq(0) == plain] for plain in (True, False))
-    fallen = tables.paired(under, start, "{}", lambda under, start: start - under, ["noise"])
-    return fallen.assign(metric=fallen["metric"].map(DROPS)).drop(columns=["ours", "theirs"])
+def size_rank(task: Task, logits: np.ndarray, draw: Sequence[int]) -> metrics.Estimate:
+    """Rank correlation of each finding's AUC with its images in training."""
+    data, val = task.data, task.split.test
+    weights = metrics.group_weights(data.groups[val], draw)
+    areas = pd.DataFrame(metrics.class_aucs(logits, data.targets[val], weights))
+    areas = areas.drop(columns=[*common.unscored(data)], errors="ignore").T.rank()
+    sizes = pd.Series([*data.class_counts(task.split.train).values()])[areas.index].rank()
+    ranks = areas.corrwith(sizes) if len(areas) > 2 else pd.Series(np.nan, range(len(weights)))
+    return metrics.Estimate(float(ranks[0]), ranks.to_numpy()[1:])
 
 
 def along_levels(scores: pd.DataFrame, levels: Sequence[float]) -> pd.DataFrame:
@@ -243,56 +242,59 @@ def along_levels(scores: pd.DataFrame, levels: Sequence[float]) -> pd.DataFrame:
     steps = tables.paired(few, before, "{}", lambda after, before: before - after)
     if steps["noise"].nunique() < len(levels) - 1:
         return steps[:0]
-    steps = steps.drop(columns=["ours", "theirs"]).sort_values("noise")
-    first = steps[steps["metric"].eq("top1")]
-    return pd.concat(
-        [
-            tables.along(steps, "noise", "smallest_step_down", tables.smallest),
-            tables.along(first, "noise", "first_minus_later_drop", partial(reduce, sub)),
-        ]
-    )
+    first = steps[steps["metric"].eq("top1")].sort_values("noise")
+    least = tables.along(steps, "noise", "smallest_step_down", tables.smallest)
+    later = tables.along(first, "noise", "first_minus_later_drop", partial(reduce, sub))
+    return pd.concat([least, later])
 
 
-def comparisons(scores: pd.DataFrame) -> pd.DataFrame:
-    """Differences between networks, starts and data sets, and of accuracy from top-1.
+def attack(trained: Trained, settings: Mapping, *, seed: int) -> tuple[pd.DataFrame, Survival]:
+    """Tidy rows of one network on its 200 images, image by image, and what AutoAttack left of it.
 
-    Two data sets have different images: their draws are independent.
+    ``retained`` is of the images that were right before. Settings as for ``arms`` on the thousand;
+    the seed, of random starts, noise and the bootstrap, is the same for all networks.
     """
-    clean, names = scores[scores["reading"].eq("none")], scores.groupby("role")["dataset"].first()
-    both, pairs = pd.concat([clean, drops(scores)]), []
-    for column, ours, theirs, wanted in COMPARED:
-        few = both[both["metric"].isin(wanted)]
-        name, apart = f"{{}}_{ours}_minus_{theirs}", []
-        if column == "role":
-            few, apart = few.drop(columns=["n", "sound"]), ["dataset"]
-        pair = tables.compare(few, column, ours, theirs, name, apart=apart).drop(columns=column)
-        if column == "role":
-            pair = pair.assign(dataset="+".join(names.get(role, "") for role in ROLES))
-        pairs.append(pair)
-    single = clean[clean["protocol"].eq("single_label")].drop(columns="n")
-    pairs.append(tables.compare(single, "metric", "val_accuracy", "top1", "{}_minus_top1"))
-    return pd.concat(pairs).drop(columns=["ours", "theirs"]).replace({"metric": CLEAN_AUC})
+    (arm, model, _, folder), how = trained, settings["attack"]
+    data, index, sizes = arm.task.data, arm.task.attacked, [float(eps) for eps in how["eps_255"]]
+    radii, draws = [eps / 255 for eps in sizes], range(seed, seed + how["noise_seeds"])
+    found = evaluation.evaluate(trained, settings, radii, seed=seed)
+    left, sweep = survive(trained, found, how["autoattack"], radii, seed=seed), found.sweep
+    noise = {"levels": radii, "seeds": {"signs": len(draws)}, "first_seed": seed}
+    noise = noise_sweep(model, data, index, folder, **noise)
+    noisy = [np.stack([noise["signs", radius, draw] for radius in radii]) for draw in draws]
+    noisy = np.mean([replace(sweep, logits=logits).right for logits in noisy], axis=0)
+    untrained = build_arm(replace(arm, start="scratch"), settings).eval()
+    bands = {"bands": how["bands"], "rms": how["band_rms"], "seed": seed}
+    rows = spectrum.heard(model, untrained, data, index, folder, **bands)
+    model.cpu()  # make room for the next
+    rows += [(ATTACKED, sweep.clean_right, NO_ATTACK), ("log2_radius", found.log2_radius, {})]
+    outcomes = {"noise": noisy, "pgd": sweep.right, "autoattack": left.result.right}
+    for name, outcome in outcomes.items():
+        for eps, right in zip(sizes, outcome, strict=True):
+            kept_right = np.where(sweep.clean_right, right, np.nan)
+            cell = {"attack": name, "eps_255": eps}
+            rows += [(ATTACKED, right, cell), ("retained", kept_right, cell)]
+    per_image = partial(tables.PerImage, weights=found.weights, groups=data.groups[index])
+    rows = [{"metric": k, "estimate": per_image(np.asarray(v, float)), **t} for k, v, t in rows]
+    return pd.DataFrame(rows).assign(n=len(index), **found.tags), left
 
 
-def over_seeds(scores: pd.DataFrame) -> pd.DataFrame:
-    """Means over training seeds; a row says how many only where there were several."""
-    table = tables.over_seeds(scores)
-    return table.assign(seeds=table["seeds"].where(table["seeds"] > 1))
+def recorded(scores: pd.DataFrame) -> pd.DataFrame:
+    """Rows of ``evaluate`` or ``attack`` for the record, and what is COMPARED, over the seeds.
 
-
-def attention_costs(sides: Iterable[int], channels: int, window: int) -> pd.DataFrame:
-    """Multiply-adds of global and windowed attention for growing images, counted and by formula.
-
-    Returns:
-        Columns kind, equation (1 or 2), patches, counted, formula.
+    ``retained`` is of the images that both networks had right before: else the better one would
+    seem robust, or the worse one that had only the easy images right.
     """
-    kinds = {
-        "global": (1, complexity.counted_global, complexity.equation_1, (channels,)),
-        "window": (2, complexity.counted_window, complexity.equation_2, (channels, window)),
-    }
-    rows = [
-        (kind, number, side**2, counted(side, *args), formula(side, *args))
-        for kind, (number, counted, formula, args) in kinds.items()
-        for side in sides
-    ]
-    return pd.DataFrame(rows, columns=["kind", "equation", "patches", "counted", "formula"])
+    found, names = [scores[~scores["metric"].isin(ASIDE)]], scores.groupby("role")["dataset"]
+    for metric, column, ours, theirs, name, where in COMPARED:
+        few = tables.chosen(scores, {"metric": metric, **where})
+        if not len(few):
+            continue
+        few = few.drop(columns=["n", "sound"]) if column == "role" else few
+        pair = tables.compare(few, column, ours, theirs, name, apart=["dataset"])
+        if column == "model":
+            pair = pair.assign(model="swin", against="resnet")
+        if column == "role":
+            pair["dataset"] = "+".join(names.first().get(role, "") for role in ROLES)
+        found.append(pair if column == "model" else pair.drop(columns=column))
+    return tables.over_seeds(tables.means(pd.concat(found)))
