@@ -278,8 +278,6 @@ ENTRIES = {
     "autoattack_sweep": swept(attacks.autoattack_sweep, steps=1, queries=2, targets=1),
     "red_flags": lambda m, x, y: attacks.red_flags(m, x, y, EPS, steps=1),
     "rise": lambda m, x, y: sharpness.rise(m, x, y, steps=1),
-    "gradient_norm": sharpness.gradient_norm,
-    "surface": lambda m, x, y: sharpness.surface(m, x[:1], y[:1], points=3),
     "sensitivity": spectrum.sensitivity,
     "under_band_noise": under_noise,
     "predict": predicted,

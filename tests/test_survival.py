@@ -165,7 +165,8 @@ def test_a_network_of_paper_3_is_attacked_at_the_eps_of_the_profile(tmp_path):
     assert found.before.shape == found.result.right.shape == (2, 4)
     chosen = np.isin(arm.task.attacked, some(arm.task.attacked, 4, 0))
     # 8 lies between the radii 1 and 16: what was fooled at 1 is fooled
-    assert np.array_equal(found.before[0], robust.cells[second_study.STRONG][0, chosen])
+    strong, fine = (robust.sweeps[cell].right for cell in (second_study.STRONG, second_study.FINE))
+    assert np.array_equal(found.before[0], (strong[0] & fine.all(0))[chosen])
     assert np.array_equal(found.before[1], found.before[0])
     assert not (found.result.right & ~found.before).any()
 

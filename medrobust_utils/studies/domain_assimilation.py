@@ -1,14 +1,13 @@
-"""Paper 3: domain assimilation; networks, attacks, and what is held against what.
+"""Paper 3: domain assimilation, what it gains, and the slides' reasons for fragile networks.
 
-A *task* is one data set, made binary and balanced, under one split; an *arm* is one network
-trained for it with one defence.
+A *task* is a data set made binary and balanced, an *arm* a network trained with one defence.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache, cached_property, partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -16,24 +15,27 @@ import pandas as pd
 import torch
 
 from ..attacks import SweepResult, attack_sweep
+from ..attacks.sweep_result import lowest
 from ..core import env
 from ..core.errors import ProtocolError
-from ..data import load, split_by_image, split_three_ways, to_float
+from ..core.storage import cached_arrays, fingerprint
+from ..data import ImageSet, load, split_by_image, split_three_ways, to_float
 from ..data.views import binary, gray, undersample
+from ..explain import measures, sharpness
+from ..explain.cams import grad_cam
 from ..models import AssimilatedModel, MedicalModel, build, build_assimilated
+from ..scoring import metrics
+from ..scoring.predict import predict
+from ..training import glcm
 from ..training.adversarial import AdversarialTraining
 from ..training.objectives import Assimilation, Objective
-from . import evaluation, experiment
-from .common import asked_for, cast, curve_scores, in_gray_levels, precision, question, some
-from .evaluation import Evaluation
+from . import common, evaluation, experiment, tables
 from .experiment import CLEAN, Task, Trained, pick
 
 ROLES = ("ct", "mri", "xray", "ultrasound")  # each played by a data set of the profile
 # ``by image`` keeps every duplicate, wherever it falls: the slides' probable split.
 SPLITS = {"honest": partial(split_three_ways, val_folds=8), "by image": split_by_image}
-# What stands between the attacker and the backbone: nothing, the modules alone, the modules and
-# the GLCM loss, or (which the slides do not have) adversarial training.
-NAMES = {
+NAMES = {  # what stands between the attacker and the backbone; the slides do not have the last
     "none": "vanilla",
     "modules": "T and C alone",
     "glcm": "domain assimilation",
@@ -42,14 +44,12 @@ NAMES = {
 ARM = ("backbone", "start", "defence", "alpha", "colour", "rows")
 PLAIN = {"alpha": 1.0, "colour": "none", "rows": "none"}
 LACKS = {"none": PLAIN, "adversarial": PLAIN, "modules": {"alpha": 1.0, "rows": "none"}}
-NO_ATTACK = {"step": "none", "eps_255": 0.0}  # tags of clean scores beside those under attack
-ATTACKED = "accuracy_attacked"
-LOGGED = 32  # images on which the gradients of the two terms are compared after each epoch
+AGAINST = {"none": PLAIN, "modules": LACKS["modules"]}  # old defence -> what else may differ
+NO_ATTACK, ATTACKED = {"step": "none", "eps_255": 0.0}, "accuracy_attacked"
 
-# The slides give no step sizes. `quarter` steps by eps / 4; `torchattacks` has that library's
-# defaults, steps of 2/255 whatever eps, which at 1/255 overshoot the ball. FGSM's only step is eps.
-# Beside the slides' attacks, PGD by bisection over the eps: images that survive a few cold steps
-# are fooled there. `fine` are eps below the slides' smallest.
+# The slides give no step sizes. `quarter` steps by eps / 4, `torchattacks` by 2/255 whatever eps,
+# that library's default. STRONG is PGD and bisection over the eps, WORST all that a network met
+# besides; `fine` are eps below the slides' smallest.
 FGSM, PGD, FINE = ("fgsm", "single"), ("pgd", "quarter"), ("bisection", "fine")
 QUARTER = [FGSM, ("bim", "quarter"), ("mifgsm", "quarter"), PGD]
 LIBRARY = [(attack, "torchattacks") for attack in ("bim", "mifgsm", "pgd")]
@@ -61,11 +61,8 @@ WORST, STRONG = ("worst", "all"), ("worst", "pgd")
 class Arm(experiment.Arm):
     """One network, with one training seed, on one task.
 
-    Attributes:
-        alpha: weight of the cross-entropy; 1 where there is no GLCM loss.
-        colour: the colour module, or ``none``.
-        rows: reading of the GLCM loss (see ``glcm.texture_distance``), or ``none``.
-        attacks: which of them it meets, a key of RUN.
+    ``alpha`` weighs the cross-entropy, ``colour`` names the colour module, ``rows`` the reading of
+    the GLCM loss (see ``glcm.texture_distance``), ``attacks`` what it meets, a key of RUN.
     """
 
     backbone: str
@@ -83,12 +80,6 @@ class Arm(experiment.Arm):
         return f"{NAMES[self.defence]} ({', '.join(map(str, told.values()))}, seed {self.seed})"
 
 
-def place(tags: Mapping[str, str]) -> str:
-    """A data set, split, backbone and start: only networks of one place are compared."""
-    split = "" if tags["split"] == "honest" else f", {tags['split']}"
-    return f"{tags['role']}, {tags['backbone']} from {tags['start']}{split}"
-
-
 def usual(settings: Mapping) -> dict[str, list]:
     """Tags of the networks with the profile's own alpha, colour module and reading of the loss."""
     own = {"alpha": settings["alpha"], "colour": "conv", "rows": settings["glcm"]["rows"]}
@@ -96,28 +87,24 @@ def usual(settings: Mapping) -> dict[str, list]:
 
 
 def arms(settings: Mapping, *, seed: int, role: str = "", model: str = "") -> Iterator[Arm]:
-    """Every arm of the profile, task by task; ``role`` and ``model`` pick some (see ``grid``).
-
-    Raises ProtocolError as ``grid`` does.
-    """
-    settings, role = cast(settings, role, settings["arms"][0]["role"])
+    """Every arm of the profile; ``role`` and ``model`` pick some, as ``grid`` does, or raise."""
+    settings, role = common.cast(settings, role, settings["arms"][0]["role"])
     own = {name: values[1] for name, values in usual(settings).items()} | {"attacks": "all"}
     specs = {**settings, "arms": [{**own, **spec} for spec in settings["arms"]]}
     task = cache(partial(_task, settings, seed=seed))  # arms of one task share it
-    known: set[str] = set()  # an override may make two specs name one arm; the first counts
+    known = {}  # an override may make two specs name one arm; the first counts
     for spec, number in experiment.grid(specs, ARM, seed=seed, role=role, model=model):
         pick(NAMES, "defence", spec["defence"])
         pick(RUN, "attacks", spec["attacks"])
         own = {name: spec[name] for name in ARM} | LACKS.get(spec["defence"], {})
         arm = Arm(task(spec["role"], spec["split"]), number, **own, attacks=spec["attacks"])
-        if arm.key not in known:
-            known.add(arm.key)
+        if known.setdefault(arm.key, arm) is arm:
             yield arm
 
 
 def _task(settings: Mapping, role: str, split_name: str, *, seed: int) -> Task:
-    cut, asked, sets = pick(SPLITS, "split", split_name), asked_for(settings, role), {}
-    how = {"size": settings["size"], "phantoms": settings["phantoms"], "seed": seed}
+    cut, asked = pick(SPLITS, "split", split_name), common.asked_for(settings, role)
+    how, sets = {"size": settings["size"], "phantoms": settings["phantoms"], "seed": seed}, {}
     for name in SPLITS:
         copies = name == "by image"
         raw = load(settings["datasets"][role], duplicates=copies, **how)
@@ -126,14 +113,14 @@ def _task(settings: Mapping, role: str, split_name: str, *, seed: int) -> Task:
         positive = settings["positive"][role]
         if asked:
             raw = gray(raw)  # its textures and its modules are made for gray images
-            positive = question(raw, positive, role, two=True)
+            positive = common.question(raw, positive, role, two=True)
         data = binary(raw, positive, ("negative", "positive"))
         sets[name] = raw, undersample(data, settings["class_size"][role], seed=seed)
     raw, data = sets[split_name]
     listed = min(sets["by image"][1].class_counts().values())  # as the slides count
     raw = replace(raw, census={**raw.census, "class_size_listed": listed})
     split = cut(data, seed=seed)
-    attacked = some(split.test, settings["attack"]["images"][role], seed)
+    attacked = common.some(split.test, settings["attack"]["images"][role], seed)
     tags = {"role": role, "dataset": data.name, "split": split_name}
     key = f"{role}-{data.name}-{settings['size']}-{split_name.replace(' ', '-')}"
     draw = (ROLES.index(role), list(SPLITS).index(split_name))
@@ -168,128 +155,146 @@ def objective(arm: Arm, settings: Mapping) -> Objective | None:
         return AdversarialTraining(eps, how["steps"], how["rel_step"] * eps)
     flips = settings["training"]["flips"]
     if arm.defence == "glcm" and flips != "none":
-        raise ProtocolError(
-            f"training.flips={flips}: the texture that the GLCM loss holds an image against is "
-            "computed once, unflipped. Choose none."
-        )
+        raise ProtocolError(f"training.flips={flips}: the GLCM loss knows images unflipped only.")
     rows = arm.rows if arm.defence == "glcm" else "areas"
     return Assimilation.of(arm.task.data, arm.alpha, **{**settings["glcm"], "rows": rows})
 
 
 def train(arm: Arm, settings: Mapping, checkpoints: Path) -> Trained:
-    """Train an arm, or read back what was trained (see ``experiment.train``).
-
-    The learning curve of a network with modules says how strongly each term of its loss pulls.
-    """
+    """Train an arm, or read back what was trained (see ``experiment.train``)."""
     model, aim = build_arm(arm, settings), objective(arm, settings)
     how = recipe(replace(arm, start=model.start), settings)
-
-    def validate(model: MedicalModel) -> dict[str, float]:
-        scores = curve_scores(model, arm.task.data, arm.task.chosen)
-        return scores | (_pull(model, arm.task, aim) if isinstance(model, AssimilatedModel) else {})
-
-    return experiment.train(
-        arm,
-        model,
-        how,
-        settings,
-        checkpoints,
-        paper="3_domain_assimilation",
-        identity=(how, aim.identity if aim else ""),
-        objective=aim,
-        validate=validate,
-    )
-
-
-def _pull(model: AssimilatedModel, task: Task, aim: Assimilation) -> dict[str, float]:
-    rows = task.split.train[:: max(1, len(task.split.train) // LOGGED)][:LOGGED]
-    device = env.pick_device()
-    images = to_float(task.data.images[rows]).to(device)
-    targets = torch.from_numpy(task.data.targets[rows]).to(device)
-    pull = aim.pull(model, images, targets, rows)
-    return {name: round(value, 6) for name, value in pull.items()}
+    about = {"paper": "3_domain_assimilation", "identity": (how, aim.identity if aim else "")}
+    return experiment.train(arm, model, how, settings, checkpoints, objective=aim, **about)
 
 
 @dataclass(frozen=True)
-class Robustness(Evaluation):
-    """What one network scored; its ``sweep`` is by bisection.
+class Robustness(evaluation.Evaluation):
+    """What one network scored; its ``sweep`` is PGD and bisection, with the fine eps below.
 
-    Attributes:
-        sweeps: (attack, step) -> its logits under each of RUN, and by bisection at FINE eps.
+    ``sweeps`` has its logits by (attack, step); under the worst of several what is lost stays lost.
     """
 
-    sweeps: Mapping[tuple[str, str], SweepResult]
-
-    @cached_property
-    def right(self) -> np.ndarray:
-        """Bool (E, n): judged right under PGD by eps / 4 and by bisection, which every arm met."""
-        return self.sweep.right & self.sweeps[PGD].right
-
-    @cached_property
-    def cells(self) -> dict[tuple[str, str], np.ndarray]:
-        """(attack, step) -> bool (E, n): judged right.
-
-        WORST is under every attack that was run, only of an arm that met more than PGD; STRONG is
-        ``right``. There an image lost at a smaller eps stays lost: what fooled it lies in every
-        larger ball.
-        """
-        found = {cell: sweep.right for cell, sweep in self.sweeps.items()}
-        worst = {STRONG: self.right}
-        if self.arm.attacks != "pgd":
-            met = [found[cell] for cell in RUN[self.arm.attacks]]
-            worst[WORST] = np.logical_and.reduce([self.right, *met])
-        return found | {cell: np.logical_and.accumulate(right) for cell, right in worst.items()}
+    sweeps: Mapping[tuple[str, str], SweepResult] = field(default_factory=dict)
 
     def scores(self) -> pd.DataFrame:
-        """Tidy rows: clean scores, and accuracy at every eps of every attack."""
-        test, mean, clean = self.arm.task.split.test, self.mean(self.index), ("none", "none")
-        rows = [(clean, 0.0, test, CLEAN[key], one) for key, one in self.clean.items()]
-        rows.append((clean, 0.0, self.index, ATTACKED, mean(self.sweep.clean_right)))
-        for cell, right in self.cells.items():
-            for eps, here in zip(self.sweeps.get(cell, self.sweep).epsilons, right, strict=True):
-                rows.append((cell, in_gray_levels(eps), self.index, ATTACKED, mean(here)))
-        table = self.table(rows).rename(columns={"radius_255": "eps_255"})
-        attacks, steps = zip(*table["attack"], strict=True)
-        return table.assign(attack=attacks, step=steps)
+        """Tidy rows: clean scores, accuracy at every eps of every attack, and mean log2 radius.
 
-    @property
-    def half_radius(self) -> float:
-        """The smallest eps of all, the fine ones included, that fools half of what was right."""
-        for sweep in (self.sweeps[FINE], self.sweep):
-            fooled = sweep.right.sum(1) <= sweep.clean_right.sum() / 2
-            if fooled.any():
-                return float(sweep.epsilons[fooled.argmax()])
-        return float(self.sweep.epsilons[-1])
+        With FGSM also how far its curve climbs back, and ends above PGD's, once lost always lost.
+        """
+        mean, test, index = self.mean(self.index), self.arm.task.split.test, self.index
+        clean, whole = (("none", "none"), 0.0), ((None, None), np.nan)
+        rows = [(*clean, test, CLEAN[key], one) for key, one in self.clean.items()]
+        rows.append((*clean, index, ATTACKED, mean(self.sweep.clean_right)))
+        rows.append((*whole, index, "log2_radius", mean(self.log2_radius)))
+        for cell, sweep in self.sweeps.items():
+            for eps, right in zip(sweep.epsilons, sweep.right, strict=True):
+                rows.append((cell, common.in_gray_levels(eps), index, ATTACKED, mean(right)))
+        if FGSM in self.sweeps:
+            single, many = self.sweeps[FGSM].right, self.sweeps[PGD].right
+            low = min(map(mean, single), key=lambda one: one.value)
+            rows.append((*whole, index, "fgsm_rebound", mean(single[-1]) - low))
+            above = mean(single.all(0)) - mean(many.all(0))
+            rows.append((*whole, index, "fgsm_above_pgd", above))
+        table = self.table(rows).rename(columns={"radius_255": "eps_255"})
+        table[["attack", "step"]] = table["attack"].tolist()
+        return table
 
 
 def measure(trained: Trained, settings: Mapping, *, seed: int) -> Robustness:
     """Clean scores on all test images, and every attack at every eps on the task's attacked ones.
 
-    The iterative attacks run as ``settings["attack"]["mode"]`` says: ``independent`` as in the
-    paper, ``skip_fooled`` to spare images that a smaller eps has fooled. FGSM is independent: its
-    curve may rise. PGD by bisection follows the same loss with float32 gradients; a network that
-    hides them needs other attacks.
-
-    Args:
-        seed: of the bootstrap and of random starts; the same for all arms, so that they are
-            compared on the same draws.
+    FGSM is independent: its curve may rise. The others run as ``settings["attack"]["mode"]`` says.
+    The seed, of the bootstrap and of random starts, is the same for all arms.
     """
-    arm, model, _, folder = trained
-    task, how, dtype = arm.task, settings["attack"], precision(settings, model)
+    (arm, model, _, folder), how, sweeps = trained, settings["attack"], {}
+    task, dtype, draw = arm.task, common.precision(settings, model), [seed, *arm.task.draw]
 
-    def sweep(desc: str, levels: Collection[float] = how["eps_255"], **plan: object) -> SweepResult:
-        plan = {"folder": folder, "seed": seed, "desc": desc, **plan}
-        epsilons = [level / 255 for level in levels]
-        return attack_sweep(model, task.data, task.attacked, epsilons, **plan)
+    def sweep(desc: str, name: str = "eps_255", **plan: object) -> SweepResult:
+        plan |= {"folder": folder, "seed": seed, "desc": desc}
+        return attack_sweep(model, task.data, task.attacked, [e / 255 for e in how[name]], **plan)
 
-    draw, sweeps = [seed, *task.draw], {}
-    scores, gates = evaluation.clean(trained, draw)
+    scores = evaluation.clean(trained, draw)
     for attack, step in RUN[arm.attacks]:
         plan = dict(how[step], mode=how["mode"]) if step in how else {"mode": "independent"}
         if "step_255" in plan:
             plan["step_size"] = plan.pop("step_255") / 255
         sweeps[attack, step] = sweep(f"{attack}, {step}", attack=attack, dtype=dtype, **plan)
     halved = sweep("strong", steps=how["strong_steps"])
-    sweeps[FINE] = sweep("fine", how["fine_255"], steps=how["strong_steps"], dtype=dtype)
+    fine = sweep("fine", "fine_255", steps=how["strong_steps"], dtype=dtype)
     model.cpu()  # make room for the next
-    return Robustness(arm, scores, gates, task.attacked, halved, draw, "bisection", sweeps)
+    return put_together(arm, scores, draw, sweeps, halved, fine)
+
+
+def put_together(arm, scores, draw, sweeps, halved: SweepResult, fine: SweepResult) -> Robustness:
+    """The sweeps of one network, with the worst of several and one over all eps."""
+    strong, worst = lowest(halved, sweeps[PGD]), lowest(halved, *sweeps.values())
+    every = sweeps | {FINE: fine, STRONG: strong} | ({WORST: worst} if arm.attacks != "pgd" else {})
+    epsilons = np.concatenate([fine.epsilons, strong.epsilons])
+    whole = replace(strong, epsilons=epsilons, logits=np.concatenate([fine.logits, strong.logits]))
+    return Robustness(arm, scores, arm.task.attacked, whole, draw, "bisection", sweeps=every)
+
+
+def pairs(scores: pd.DataFrame, name: str = "{}_gain") -> pd.DataFrame:
+    """Every defence against what it is held against, image by image (see ``tables.against``)."""
+    held = partial(tables.against, scores, "defence", name=name)
+    return pd.concat([held(old, apart=apart) for old, apart in AGAINST.items()])
+
+
+def gains(scores: pd.DataFrame) -> pd.DataFrame:
+    """What defences gain in accuracy and in doublings; in the latter also random weights."""
+    reached, plain = scores["metric"].eq("log2_radius"), scores["defence"].eq("none")
+    start = tables.compare(scores[reached & plain], "start", "scratch", "imagenet")
+    under = scores["metric"].eq(ATTACKED) & scores["attack"].ne("none")
+    few = scores[scores["metric"].eq("accuracy") | under].assign(metric="accuracy")
+    both = [pairs(few), pairs(scores[reached]), start.assign(against="imagenet")]
+    gained = tables.over_seeds(pd.concat(both))
+    slides = ~gained["attack"].isin(["none", FINE[0]]) & gained["metric"].eq("accuracy_gain")
+    mean = tables.along(gained[slides], "eps_255", "mean_gain", metrics.mean)
+    return pd.concat([gained, mean])
+
+
+def changes(reasons: pd.DataFrame) -> pd.DataFrame:
+    """What defences change of their ``reasons``, and the share of the texture distance saved."""
+    few = tables.means(reasons[reasons["metric"].eq("texture_distance")])
+    share = partial(metrics.combined, lambda two: 1 - two[0] / two[1])
+    saved = tables.against(few, "defence", "modules", "{}_saved", share, AGAINST["modules"])
+    return tables.over_seeds(pd.concat([tables.means(pairs(reasons, "{}_change")), saved]))
+
+
+def reasons(
+    model: MedicalModel, data: ImageSet, index: np.ndarray, how: Mapping, folder: Path, draw
+) -> pd.DataFrame:
+    """Attention region and sharpness for a network's own answers, image by image.
+
+    With modules the counted GLCM loss of what they made of an image, ``texture_distance``. Kept in
+    the network's folder; ``how`` is the profile's ``glcm``, ``draw`` the seed of the bootstrap.
+    """
+
+    def compute() -> dict[str, np.ndarray]:
+        said = torch.from_numpy(predict(model, data, index).argmax(1))
+        images = to_float(data.images[index]).to(env.pick_device())  # where the network is now
+        found = {"attention_area": measures.area(grad_cam(model, images, said).maps)}
+        found["loss_rise"] = sharpness.rise(model, images, said)
+        if isinstance(model, AssimilatedModel):
+            with torch.no_grad(), env.full_float32():
+                both = glcm.grayscale(model.adapt(images)), images
+            pair = [glcm.texture(part, levels=how["levels"], softness=0.0) for part in both]
+            found["texture_distance"] = glcm.texture_distance(*pair, how["rows"]).cpu().numpy()
+        return found
+
+    name = f"reasons-{fingerprint(index.tolist(), dict(how))}.npz"
+    values, groups = cached_arrays(folder / name, compute), data.groups[index]
+    model.cpu()
+    weights = metrics.group_weights(groups, draw)
+    rows = [(name, tables.PerImage(one, weights, groups)) for name, one in values.items()]
+    return pd.DataFrame(rows, columns=["metric", "estimate"])
+
+
+def against_natural(seen: pd.DataFrame, photos: pd.DataFrame) -> pd.DataFrame:
+    """A medical network minus the ImageNet network on photographs; unpaired, the images differ."""
+    ours, theirs = (tables.means(one) for one in (seen.drop(columns="seed"), photos))
+    name, apart = "{}_medical_minus_natural", ("dataset", "defence", "n")
+    table = tables.paired(ours, theirs, name, apart=apart)
+    names = table["dataset"] + f"+{photos['dataset'].iloc[0]}"
+    return table.assign(against="natural", dataset=names)
