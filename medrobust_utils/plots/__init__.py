@@ -25,23 +25,10 @@ def grid(
 ) -> tuple[Figure, np.ndarray]:
     """A grid of axes in the house style; the figure is closed for pyplot, so it is shown once."""
     with sns.axes_style("whitegrid"), sns.plotting_context("notebook", font_scale=0.9):
-        figure, axes = plt.subplots(
-            rows,
-            columns,
-            figsize=(width * columns, height * rows),
-            squeeze=False,
-            layout="constrained",
-            **kwargs,
-        )
+        how = {"figsize": (width * columns, height * rows), "layout": "constrained"}
+        figure, axes = plt.subplots(rows, columns, squeeze=False, **how, **kwargs)
     plt.close(figure)
     return figure, axes
-
-
-def without_empty(figure: Figure, axes: np.ndarray, count: int) -> Figure:
-    """The figure with its first ``count`` axes only."""
-    for axis in list(axes.flat)[count:]:
-        axis.remove()
-    return figure
 
 
 def image_grid(images: Sequence[np.ndarray], titles: Sequence[str], columns: int = 6) -> Figure:
@@ -52,30 +39,19 @@ def image_grid(images: Sequence[np.ndarray], titles: Sequence[str], columns: int
     for axis in axes.flat:
         axis.axis("off")
     for axis, image, title in zip(axes.flat, images, titles, strict=False):
-        gray = image.shape[2] == 1
-        axis.imshow(
-            image[:, :, 0] if gray else image,
-            cmap="gray" if gray else None,
-            vmin=0,
-            vmax=255 if image.dtype == np.uint8 else 1,
-        )
+        top = 255 if image.dtype == np.uint8 else 1
+        axis.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=top)  # the map is of gray ones
         axis.set_title(title, fontsize=8, wrap=True)
     return figure
 
 
 def samples(data: ImageSet, count: int = 12) -> Figure:
     """The first images of as many classes as possible, labelled."""
-    hot = (
-        data.targets.T
-        if data.multi_label
-        else [data.targets == k for k in range(len(data.classes))]
-    )
-    queues = [list(np.flatnonzero(column)[:count]) for column in hot]
-    chosen: list[int] = []
-    while len(chosen) < min(count, len(data)) and any(queues):
-        for queue in queues:
-            if queue and len(chosen) < count and (index := int(queue.pop(0))) not in chosen:
-                chosen.append(index)
+    targets = data.targets
+    hot = targets.T if data.multi_label else [targets == k for k in range(len(data.classes))]
+    turns = [pair for column in hot for pair in enumerate(np.flatnonzero(column)[:count].tolist())]
+    turns.sort(key=lambda pair: pair[0])  # the first of each class, then the second
+    chosen = [*dict.fromkeys(image for _, image in turns)][:count]
     return image_grid([data.images[i] for i in chosen], [_label(data, i) for i in chosen])
 
 
@@ -105,42 +81,18 @@ def learning_curves(
         histories: name of the arm -> its learning curve.
         order: every arm's name; its place fixes the style, here and in the other figures.
     """
+    from .results import curves  # which draws with what stands above
+
     panels = {
         "train_loss": "training loss (nats)",
         "val_loss": "validation loss (nats)",
         "val_auc_macro": "validation AUC, macro",
     }
-    figure, axes = grid(1, len(panels), 4.4, 3.6)
-    for name, history in histories.items():
-        number = list(order).index(name)
-        marker, line = STYLES[number % len(STYLES)]
-        colour = PALETTE[number % len(PALETTE)]
-        for axis, key in zip(axes[0], panels, strict=True):
-            axis.plot(
-                [row["epoch"] for row in history],
-                [row[key] for row in history],
-                label=name,
-                marker=marker,
-                linestyle=line,
-                color=colour,
-                markersize=4,
-            )
-    for axis, label in zip(axes[0], panels.values(), strict=True):
-        axis.set(xlabel="epoch", ylabel=label)
+    tables = [pd.DataFrame(history).assign(arm=name) for name, history in histories.items()]
+    rows = pd.concat(tables).melt(["epoch", "arm"], [*panels], "panel").replace({"panel": panels})
+    chance = pd.DataFrame({"panel": [panels["val_auc_macro"]], "label": "chance", "value": 0.5})
+    how = {"xlabel": "epoch", "ylabel": "", "levels": chance, "order": list(order), "share": False}
+    figure = curves(rows, "epoch", panel="panel", line="arm", **how)
+    for axis in figure.axes:
         axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        axis.set_xlim(
-            0.5, max(map(len, histories.values())) + 0.5
-        )  # one epoch is still a whole one
-    axes[0][-1].axhline(0.5, color="0.4", linewidth=1)
-    axes[0][-1].text(
-        0.99,
-        0.5,
-        "chance",
-        ha="right",
-        va="bottom",
-        fontsize=8,
-        color="0.3",
-        transform=axes[0][-1].get_yaxis_transform(),
-    )
-    axes[0][0].legend(fontsize=7)
     return figure

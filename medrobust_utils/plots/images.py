@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
-from matplotlib.patches import Patch, Rectangle
+from matplotlib.patches import Patch
 from matplotlib.patheffects import Normal, Stroke
 from scipy import ndimage
 
@@ -23,6 +23,7 @@ from . import grid
 HEAT = "viridis"  # grows lighter evenly, so it reads in gray and for the colour-blind
 # Of label maps, background first: each clearly darker than the one before, to be read in gray.
 CLASS_COLOURS = ("#ffffff", "#f7d340", "#6fb7e0", "#d9742b", "#2f6f4f", "#3b0f5c")
+MIDDLE = {"ha": "center", "va": "center"}
 SMALLEST = 6  # pixels of an area that has room for the number of its class
 
 
@@ -126,7 +127,7 @@ def _label_map(axis: Axes, label_map: np.ndarray, classes: int) -> None:
             depth = ndimage.distance_transform_edt(np.pad(areas == 1 + sizes.argmax(), 1))
             y, x = np.unravel_index(depth.argmax(), depth.shape)
             shade = "w" if kind > 3 else "k"
-            axis.text(x - 1, y - 1, kind, ha="center", va="center", fontsize=6, color=shade)
+            axis.text(x - 1, y - 1, kind, fontsize=6, color=shade, **MIDDLE)
 
 
 def bare(axis: Axes) -> None:
@@ -170,16 +171,6 @@ def no_map(axis: Axes, reason: str) -> None:
     """A hatched cell that says why there is no map."""
     bare(axis)
     axis.set_box_aspect(1)
-    axis.add_patch(
-        Rectangle((0, 0), 1, 1, transform=axis.transAxes, hatch="///", fill=False, edgecolor="0.7")
-    )
-    axis.text(
-        0.5,
-        0.5,
-        textwrap.fill(f"no map: {reason}", 16),
-        transform=axis.transAxes,
-        ha="center",
-        va="center",
-        fontsize=8,
-        bbox={"facecolor": "w", "edgecolor": "none", "pad": 2},
-    )
+    axis.patch.set(hatch="///", edgecolor="0.7")
+    text, bbox = textwrap.fill(f"no map: {reason}", 16), {"fc": "w", "ec": "none", "pad": 2}
+    axis.text(0.5, 0.5, text, transform=axis.transAxes, fontsize=8, bbox=bbox, **MIDDLE)
