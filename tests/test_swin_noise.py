@@ -78,18 +78,6 @@ def test_a_data_set_that_the_profile_lacks_is_refused(settings):
         next(study.arms(settings, seed=0, role="mnist"))
 
 
-def test_a_trained_arm_is_read_back_and_another_recipe_has_another_folder(
-    settings, trained, monkeypatch
-):
-    arm, _, history, folder = trained[0]
-    monkeypatch.setattr("medrobust_utils.training.fit._Job._step", None)
-    again = study.train(arm, settings, folder.parent)
-    assert (again.history, again.folder) == (history, folder)
-    other = PAPER.settings("smoke", TINY + " training.lr.scratch=0.003")
-    with pytest.raises(TypeError):  # it would train, and training is switched off
-        study.train(arm, other, folder.parent)
-
-
 def test_drops_are_clean_minus_noisy_on_the_same_images(scores):
     here = {"model": "swin", "role": "isic", "reading": "variance"}
     area = tables.chosen(scores, here | {"metric": "auc_macro"}).set_index("noise")["estimate"]
