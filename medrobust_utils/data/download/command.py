@@ -14,7 +14,6 @@ from ...core.errors import DataError, MedrobustError
 from .. import catalogue
 from ..catalogue import DataSet
 from . import download_set, has_credentials
-from .placing import DIVISIBLE
 
 TOKEN = """\
 Get a token at https://www.kaggle.com/settings (API), then give it in one of three ways:
@@ -36,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help=text)
     text = "download nothing: decode and count what is there"
     parser.add_argument("--verify", action="store_true", help=text)
-    text = "keep N images, in equal shares of the classes: a stand-in for the whole set"
+    text = "of the ISIC Archive only N images, in equal shares of the classes"
     parser.add_argument("--subset", type=int, metavar="N", help=text)
 
 
@@ -91,12 +90,9 @@ def _check(sets: list[DataSet], share: int | None) -> None:
     """All that can be known to fail is said before anything starts."""
     if share is not None and share < 1:
         raise DataError(f"--subset {share}: at least one image is needed.")
-    whole = [dataset.name for dataset in sets if dataset.reader not in DIVISIBLE]
+    whole = [dataset.name for dataset in sets if dataset.name != "isic"]
     if share is not None and whole:
-        raise DataError(
-            f"--subset cannot take a part of {', '.join(whole)}: their images lie in few large "
-            "files, or in patches of larger ones. Leave it away for them."
-        )
+        raise DataError(f"--subset takes a part of isic alone; leave it away for {whole[0]}.")
     locked = [dataset for dataset in sets if dataset.access == "kaggle"]
     if locked and not has_credentials():
         lines = [
