@@ -118,7 +118,7 @@ def test_a_server_that_fails_for_a_while_is_borne_with(server, tmp_path, faults)
 
 
 WORDS = {
-    "busy": "busy or out of order",
+    "busy": "gives no file",
     "gone": "HTTP 404",
     "forbidden": "accepted terms",
     "page": "web page instead",

@@ -186,7 +186,7 @@ def header(width: int, height: int) -> bytes:
         (b"%PDF-1.7\n%...", "not a PNG"),
         (saved(COLOUR, "GIF"), "not a PNG"),
         (saved(COLOUR)[:20], "truncated or damaged"),
-        (bytes(4) + saved(COLOUR)[4:], "damaged at its beginning"),
+        (bytes(4) + saved(COLOUR)[4:], "not a PNG"),
         (saved(COLOUR)[:-200], "truncated or damaged"),
         (saved(COLOUR, "JPEG", quality=95)[:-500], "truncated or damaged"),
         (saved(COLOUR, "TIFF")[:400], "damaged"),

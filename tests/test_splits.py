@@ -228,9 +228,9 @@ def test_a_class_too_small_to_split_by_image_is_named(ham):
     rare = subset(
         ham, np.append(np.flatnonzero(ham.targets == 5)[:50], np.flatnonzero(ham.targets == 3)[:1])
     )
-    with pytest.raises(DataError, match="51 images are too few to split every class.*Bring more"):
+    with pytest.raises(DataError, match="51 images .*too few"):
         split_by_image(rare, seed=0)
-    with pytest.raises(DataError, match="2 images are too few"):
+    with pytest.raises(DataError, match="too few"):
         split_by_image(subset(ham, np.arange(2)), seed=0)
 
 
@@ -245,7 +245,7 @@ def test_three_ways_of_a_multi_label_set(chest):
 def test_sets_that_cannot_be_split_so_are_refused(skin, ham):
     with pytest.raises(DataError, match="no lesion numbers.*HAM10000"):
         split_like_datta(skin, seed=0)
-    with pytest.raises(DataError, match="0 lesions have one image each.*Bring more images"):
+    with pytest.raises(DataError, match="0 images .*too few"):
         split_like_datta(replace(skin, subjects=np.arange(140) // 2), seed=0)
     few = np.flatnonzero(ham.targets != 3)
     few = np.append(few, np.flatnonzero((ham.targets == 3) & (ham.subjects < 5514))[0])

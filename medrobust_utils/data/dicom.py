@@ -27,7 +27,6 @@ GRAY = ("MONOCHROME1", "MONOCHROME2")
 COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 # X-ray angiography and fluoroscopy: their modality LUT is not meant for display (C.8.7.1.1.2)
 ANGIOGRAPHY = ("1.2.840.10008.5.1.4.1.1.12.1", "1.2.840.10008.5.1.4.1.1.12.2")
-AGAIN = "Export it again, or as PNG."
 
 
 class Header(NamedTuple):
@@ -54,8 +53,7 @@ def header(path: Path) -> Header:
     found = _read(path, pixels=False)
     try:
         frames, kind = int(found.get("NumberOfFrames") or 1), found.PhotometricInterpretation
-        width, height = int(found.Columns), int(found.Rows)
-        patient = str(found.get("PatientID") or "").strip()
+        size, patient = (int(found.Columns), int(found.Rows)), str(found.get("PatientID") or "")
         rule = _rule(found) if kind in GRAY else "colour"
     except Exception as error:  # damaged elements fail when they are looked at, in many ways
         raise _damaged(path, error) from error
@@ -66,8 +64,8 @@ def header(path: Path) -> Header:
             f"{path}: its colours are kept as {str(kind)[:20]}. Export it as PNG, or as "
             f"{' or '.join(GRAY)}."
         )
-    digits = hashlib.sha256(f"medrobust {patient}".encode()).hexdigest()[:12] if patient else ""
-    return Header(width, height, kind in GRAY, digits, rule)
+    digits = hashlib.sha256(f"medrobust {patient.strip()}".encode()).hexdigest()[:12]
+    return Header(*size, kind in GRAY, digits if patient.strip() else "", rule)
 
 
 def picture(path: Path, ends: tuple[float, float] | None = None) -> Image.Image:
@@ -84,16 +82,18 @@ def shown(path: Path, ends: tuple[float, float] | None = None) -> tuple[Image.Im
     Raises:
         DataError: for damaged pixels, or a compression for which no decoder is installed.
     """
-    found, values = _decoded(path)
+    found, values, padding = _numbers(path)
     try:
         if values.ndim == 3:
-            return Image.fromarray(_eight_bits(values, found)), ""
-        numbers, padding = _modality(values, found)
-        kind = found.PhotometricInterpretation
-        digest = hashlib.sha256(f"{kind} {numbers.shape}".encode() + numbers.tobytes()).hexdigest()
-        light = np.clip(_voi(numbers, padding, found, ends), 0, 1)
-        light = 1 - light if kind == "MONOCHROME1" else light  # 0 is white
-        light[padding] = 0
+            low, high = (0, 255) if values.dtype == np.uint8 else _stored(found)
+            light, digest = (values.astype(np.float64) - low) / (high - low), ""
+        else:
+            kind = found.PhotometricInterpretation
+            about = f"{kind} {values.shape}".encode()
+            digest = hashlib.sha256(about + values.tobytes()).hexdigest()
+            light = np.clip(_voi(values, padding, found, ends), 0, 1)
+            light = 1 - light if kind == "MONOCHROME1" else light  # 0 is white
+            light[padding] = 0
         return Image.fromarray(np.rint(light * 255).astype(np.uint8)), digest
     except Exception as error:
         raise _damaged(path, error) from error
@@ -101,12 +101,8 @@ def shown(path: Path, ends: tuple[float, float] | None = None) -> tuple[Image.Im
 
 def numbers(path: Path) -> np.ndarray:
     """The gray numbers of a file after its modality stage, float64 (P,), without padding."""
-    found, values = _decoded(path)
-    try:
-        rescaled, padding = _modality(values, found)
-        return rescaled[~padding]
-    except Exception as error:
-        raise _damaged(path, error) from error
+    _, values, padding = _numbers(path)
+    return values[~padding]
 
 
 def _rule(found: pydicom.Dataset) -> str:
@@ -158,11 +154,10 @@ def _modality(values: np.ndarray, found: pydicom.Dataset) -> tuple[np.ndarray, n
 
 def _look_up(values: np.ndarray, item: pydicom.Dataset) -> tuple[np.ndarray, float]:
     """Numbers through a LUT, float64, and the largest number it can give."""
-    _, first, bits = (int(one) for one in item.LUTDescriptor)
+    count, first, bits = (int(one) for one in item.LUTDescriptor)
     entries = item.LUTData
     if isinstance(entries, bytes):
-        narrow = len(entries) <= (int(item.LUTDescriptor[0]) or 2**16)
-        entries = np.frombuffer(entries, np.uint8 if narrow else "<u2")
+        entries = np.frombuffer(entries, np.uint8 if len(entries) <= (count or 2**16) else "<u2")
     table = np.atleast_1d(np.asarray(entries)).astype(np.float64)
     if first >= 2**15 and values.min() < 0:  # written unsigned, meant signed
         first -= 2**16
@@ -208,30 +203,19 @@ def _stored(found: pydicom.Dataset) -> tuple[int, int]:
     return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
 
 
-def _eight_bits(values: np.ndarray, found: pydicom.Dataset) -> np.ndarray:
-    if values.dtype == np.uint8:
-        return np.ascontiguousarray(values)
-    low, high = _stored(found)
-    return np.rint((values.astype(np.float64) - low) / (high - low) * 255).astype(np.uint8)
-
-
 def _read(path: Path, *, pixels: bool) -> pydicom.FileDataset:
     """A file by its content: some devices leave out the preamble, and the rest is whole."""
     try:
         found = pydicom.dcmread(path, stop_before_pixels=not pixels, force=True)
         picture = "Rows" in found and "Columns" in found
-        known = picture or "SOPClassUID" in found
-        syntax = found.file_meta.get("TransferSyntaxUID")
-        if known and not syntax:
+        if not picture and "SOPClassUID" not in found:
+            raise ValueError("no elements")
+        if not found.file_meta.get("TransferSyntaxUID"):
             implicit, little = found.original_encoding
             explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
             found.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else explicit
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such image. Correct the label file.") from error
     except Exception as error:  # damaged files fail in many ways
         raise _damaged(path, error) from error
-    if not known:
-        raise DataError(f"{path}: cannot be read as DICOM (no preamble, no elements). {AGAIN}")
     if not picture:
         raise DataError(
             f"{path}: holds no picture (a report, a plan or structures). Move it elsewhere."
@@ -239,14 +223,16 @@ def _read(path: Path, *, pixels: bool) -> pydicom.FileDataset:
     return found
 
 
-def _decoded(path: Path) -> tuple[pydicom.FileDataset, np.ndarray]:
-    """A file with its stored pixels; colours come as RGB."""
+def _numbers(path: Path) -> tuple[pydicom.FileDataset, np.ndarray, np.ndarray]:
+    """A file, its gray after the modality stage, or its colours as RGB, and what is padding."""
     found = _read(path, pixels=True)
     try:
-        return found, pixel_array(found)
+        values = pixel_array(found)
+        colours = values.ndim == 3
+        return found, *((values, np.zeros(0, bool)) if colours else _modality(values, found))
     except Exception as error:  # pydicom's decoders raise nearly anything on damaged bytes
         syntax = found.file_meta.get("TransferSyntaxUID")
-        if syntax is None or not getattr(syntax, "is_compressed", False):
+        if not getattr(syntax, "is_compressed", False):
             raise _damaged(path, error) from error
         missing = (
             f"its pixels are compressed as {syntax.name} and cannot be decoded "
@@ -258,4 +244,5 @@ def _decoded(path: Path) -> tuple[pydicom.FileDataset, np.ndarray]:
 
 def _damaged(path: Path, error: Exception) -> DataError:
     """Without the error's own words: they may quote what stands in the file."""
-    return blame(path, error, f"cannot be read as DICOM ({type(error).__name__}). {AGAIN}")
+    again = "Export it again, or as PNG."
+    return blame(path, error, f"cannot be read as DICOM ({type(error).__name__}). {again}")

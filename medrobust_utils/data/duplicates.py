@@ -19,6 +19,7 @@ DETAILS = 0.7  # correlation of what is left of them, see ``near_duplicates``
 RESIDUE = 0.8  # the same without a blur: a quick first look at large sets
 FEW = 50  # images whose mean is too much theirs to be taken off at once
 SURROUND = 9  # side of the blur that is taken off; odd
+RULE = f"{THUMBNAIL}-{NEAR_DUPLICATE}-{DETAILS}"
 LARGEST_CHAIN = 0.1  # share of a set that near duplicates may join into one group
 
 

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from ..core.errors import DataError
+from .decoding import decoded
 from .imageset import ImageSet
-from .masks import check_partners
-from .reading import assemble, find_folder, index_images
+from .masks import MaskFiles
+from .reading import check_partners, combine, find_folder, index_images
 from .tables import find_table, number, read_table
 
-AGAIN = "Download it again."
+AGAIN = "Bring it (download a publisher's set again), or move the other elsewhere."
 
 
 @dataclass(frozen=True)
@@ -48,35 +49,29 @@ class Folders:
         place = find_folder(root, self.folder)
         classes = tuple(dict.fromkeys(self.parts.values()))
         paths: dict[str, Path] = {}
-        masks: dict[str, list[Path]] = {}
+        outlines: dict[str, list[Path]] = {}
         targets: list[int] = []
         for part, label in self.parts.items():
             if part.startswith(self.optional) and not (place / part).parent.is_dir():
                 continue
-            for stem, path in index_images(place, part, (self.suffix,)).items():
+            for stem, path in index_images(place, (self.suffix,), part).items():
                 if self.outline and (found := re.fullmatch(self.outline, stem)):
-                    masks.setdefault(f"{part}/{found[1]}", []).append(path)
+                    outlines.setdefault(f"{part}/{found[1]}", []).append(path)
                 else:
                     paths[f"{part}/{stem}"] = path
                     targets.append(classes.index(label))
-        if self.outline:
-            first = {image: files[0] for image, files in masks.items()}
-            check_partners(paths, first, "outline", "Unpack the archive again.")
-        data = assemble(
+        return combine(
             name=name,
-            folder=place,
             ids=list(paths),
-            paths=paths,
-            size=size,
-            channels=1,
+            decoded=decoded(name, list(paths.values()), size, 1),
             targets=np.array(targets, np.int64),
             classes=classes,
-            groups=_patients(self.patient, paths) if self.patient else np.arange(len(paths)),
+            groups=patients(self.patient, paths) if self.patient else np.arange(len(paths)),
+            grouped=self.patient is not None,
             complete=len(paths) == self.complete,
-            masks=masks if self.outline else None,
+            masks=_masks(paths, outlines, size) if self.outline else None,
             duplicates=duplicates,
         )
-        return data if self.patient else replace(data, subjects=None)
 
 
 @dataclass(frozen=True)
@@ -120,23 +115,23 @@ class Table:
         by_column = isinstance(self.group, str)
         columns = (self.image, self.label, *((self.group,) if by_column else ()))
         path, table = listed(folder, self.names, columns)
-        ids = table[self.image].str.removesuffix(self.suffix)
-        if by_column:
-            groups = pd.factorize(table[self.group])[0]
-        else:
-            groups = _patients(self.group, {image: f"{path}: {image}" for image in ids})
-        return assemble(
+        lines = named(path, table[self.image].str.removesuffix(self.suffix))
+        paths = paired(lines, index_images(folder, (self.suffix,), self.files))
+        masks = None
+        if self.outlines and (folder / self.outlines[0]).is_dir():  # else not downloaded
+            drawn, end = index_images(folder, (".png",), self.outlines[0]), self.outlines[1]
+            masks = _masks(
+                paths, {key.removesuffix(end): [file] for key, file in drawn.items()}, size
+            )
+        return combine(
             name=name,
-            folder=folder,
-            ids=list(ids),
-            paths=index_images(folder, self.files, (self.suffix,)),
-            size=size,
-            channels=self.channels,
+            ids=list(lines),
+            decoded=decoded(name, list(paths.values()), size, self.channels),
             targets=self._targets(path, table[self.label]),
             classes=self.classes,
-            groups=groups,
+            groups=pd.factorize(table[self.group])[0] if by_column else patients(self.group, lines),
             complete=len(table) == self.complete,
-            masks=self._outlines(folder),
+            masks=masks,
             duplicates=duplicates,
         )
 
@@ -160,12 +155,11 @@ class Table:
                 )
         return hot if self.several else hot.argmax(1)
 
-    def _outlines(self, folder: Path) -> dict[str, list[Path]] | None:
-        """Image id -> file of the lesion's outline; None where they were not downloaded."""
-        if self.outlines is None or not (folder / self.outlines[0]).is_dir():
-            return None
-        paths = index_images(folder, self.outlines[0], (".png",))
-        return {name.removesuffix(self.outlines[1]): [path] for name, path in paths.items()}
+
+def _masks(paths: Mapping[str, Path], outlines: dict[str, list[Path]], size: int) -> MaskFiles:
+    check_partners(paths, outlines, "outline", AGAIN)
+    check_partners({key: files[0] for key, files in outlines.items()}, paths, "image", AGAIN)
+    return MaskFiles([outlines[image] for image in paths], list(paths.values()), size)
 
 
 def _spelled(label: str) -> str:
@@ -178,13 +172,33 @@ def listed(folder: Path, names: Sequence[str], columns: Sequence[str]) -> tuple[
     if path is None:
         wanted = " or ".join(f"{name}.csv" for name in names)
         raise DataError(f"{folder}: no label file ({wanted}). Download it beside the images.")
-    return path, read_table(path, columns, remedy=AGAIN)
+    return path, read_table(path, columns, remedy="Download it again.")
 
 
-def _patients(pattern: str | re.Pattern, named: Mapping[str, object]) -> np.ndarray:
-    """Numbers of the patients that names of images tell; ``named`` says what has the name."""
-    patients = []
-    for image, where in named.items():
+def named(path: Path, images: pd.Series) -> dict[str, str]:
+    """Image -> its place in the table at ``path``. Raises DataError if one is listed twice."""
+    twice = images[images.duplicated()]
+    if len(twice):
+        line, image = twice.index[0], twice.iloc[0]
+        raise DataError(f"{path}: line {line} lists {image} a second time. Remove one.")
+    return {image: f"{path}, line {line}, {image}" for line, image in images.items()}
+
+
+def paired(lines: Mapping[str, str], paths: Mapping[str, Path]) -> dict[str, Path]:
+    """The file of each image, in the order of the table, see ``named``.
+
+    Raises:
+        DataError: if an image has no file, or a file no line.
+    """
+    check_partners(lines, paths, "file", AGAIN)
+    check_partners(paths, lines, "line in the table", AGAIN)
+    return {image: paths[image] for image in lines}
+
+
+def patients(pattern: str | re.Pattern, images: Mapping[str, object]) -> np.ndarray:
+    """Numbers of the patients that names of images tell; the values say where an image stands."""
+    told = []
+    for image, where in images.items():
         found = re.fullmatch(pattern, image.rpartition("/")[2])
         if not found:
             shape = getattr(pattern, "pattern", pattern)
@@ -192,5 +206,5 @@ def _patients(pattern: str | re.Pattern, named: Mapping[str, object]) -> np.ndar
                 f"{where}: its name is not of the form {shape}, so its patient is unknown. Rename "
                 "or move it."
             )
-        patients.append(" ".join(str(int(p)) if p.isdigit() else p for p in found.groups() if p))
-    return pd.factorize(np.array(patients, object))[0]
+        told.append(" ".join(str(int(p)) if p.isdigit() else p for p in found.groups() if p))
+    return pd.factorize(np.array(told, object))[0]

@@ -20,7 +20,6 @@ from ..core import env
 from ..core.disk import blame
 from ..core.errors import DataError
 from . import dicom
-from .masks import Size
 from .ranges import Range
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")  # Pillow hands some others to other programs
@@ -33,6 +32,7 @@ COLOURS = ("P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr")
 ORIENTATION = 0x0112  # the EXIF tag; 1 is upright, from 5 on the sides are swapped
 PHOTOMETRIC, WHITE_IS_ZERO = 262, 0  # a tag of TIFF, and its value for negatives
 TOO_LARGE = f"more than the {MOST_PIXELS // 10**6} million pixels that are taken. Save it smaller."
+Size = tuple[int, int]  # width, height
 
 
 class Opened(NamedTuple):
@@ -122,25 +122,24 @@ class Scan:
         Raises:
             DataError: naming the file, if it is damaged.
         """
-        if _is_dicom(path):
+        if is_dicom(path):
             image, digest = dicom.shown(path, self.dicom_ends)
             return image.convert(mode), digest
         try:
-            opened = open_upright(path, path)
-            image, digest = eight_bits(opened, mode, self.ends), ""
+            opened, digest = open_upright(path, path), ""
             if opened.image.mode in DEEP:
                 pixels = np.asarray(opened.image).astype(np.int64)
                 about = f"{opened.negative} {pixels.shape}".encode()
                 digest = hashlib.sha256(about + pixels.tobytes()).hexdigest()
-            return image, digest
+            return eight_bits(opened, mode, self.ends), digest
         except DataError:
             raise
-        except Exception as error:  # Pillow's decoders raise nearly anything on damaged bytes
+        except Exception as error:
             raise _damaged(path, error) from error
 
 
 def scan(paths: Sequence[Path]) -> Scan:
-    """Look at every file: the headers, and the range of the pixels where there are 16 bits.
+    """Look at every file: its kind, and the range of the pixels where there are 16 bits.
 
     Raises:
         DataError: naming the file that is no picture, is too large or small, or holds several; or
@@ -150,7 +149,7 @@ def scan(paths: Sequence[Path]) -> Scan:
     patients, deep, medical = [], Range(), Range()
     for path in env.progress(paths, desc="looking at the files", leave=False):
         patient = ""
-        if _is_dicom(path):
+        if is_dicom(path):
             found = dicom.header(path)
             check_size(path, found.width, found.height)
             gray, patient = found.gray, found.patient
@@ -185,13 +184,16 @@ def scan(paths: Sequence[Path]) -> Scan:
 
 
 def sizes(path: Path) -> tuple[Size, Size]:
-    """Width and height of a picture as it is shown and as its file has it, see ``masks``."""
-    if _is_dicom(path):
+    """Width and height of a picture as it is shown and as its file has it."""
+    if is_dicom(path):
         found = dicom.header(path)
         return ((found.width, found.height),) * 2
-    with _opened(path) as file:
-        swapped = file.format != "TIFF" and _orientation(file) >= 5
-        return (file.size[::-1] if swapped else file.size), file.size
+    try:
+        with Image.open(path, formats=FORMATS) as file:  # reads the header only
+            swapped = file.format != "TIFF" and _orientation(file) >= 5
+            return (file.size[::-1] if swapped else file.size), file.size
+    except Exception as error:
+        raise _damaged(path, error) from error
 
 
 def check_size(name: object, width: int, height: int) -> None:
@@ -205,58 +207,37 @@ def check_size(name: object, width: int, height: int) -> None:
         )
 
 
-def visible(folder: Path) -> list[Path]:
-    """What lies in a folder, sorted, but for hidden files and what Windows leaves there."""
-    return [
-        path
-        for path in sorted(folder.iterdir())
-        if not path.name.startswith(".") and path.name not in ("Thumbs.db", "desktop.ini")
-    ]
+def is_dicom(path: Path) -> bool:
+    """Whether a file is called like DICOM."""
+    return path.suffix.lower() in dicom.SUFFIXES
 
 
 def _look(path: Path, deep: Range, counts: Counter[str]) -> bool:
     """Whether a picture is gray; its numbers go into ``deep`` if it has 16 bits."""
-    with _opened(path) as file:
-        mode = file.mode
-        check_size(path, *file.size)
-        if mode not in (*GRAY, *DEEP, *COLOURS):
-            raise DataError(
-                f"{path}: its pixels are kept as {mode}. Save it as PNG of 8 or 16 bits."
-            )
-        if mode in DEEP:
-            counts["sixteen_bits"] += 1
-            try:
-                pixels = np.asarray(file)
-            except Exception as error:  # as above
-                raise _damaged(path, error) from error
-            least, brightest = int(pixels.min()), int(pixels.max())
-            if least < 0 or brightest > 65535:
-                raise DataError(
-                    f"{path}: holds values from {least} to {brightest}, and 0 to 65535 are taken. "
-                    "Save it with 16 bits."
-                )
-            deep.add(pixels)
-        if _has_another(file):
-            # a telephone's photograph: the second picture is a small one, or the depth
-            if file.format != "MPO":
-                raise DataError(f"{path}: holds several pictures. Save the one you mean as a file.")
-            counts["first_of_several"] += 1
-        return mode not in COLOURS
-
-
-def _is_dicom(path: Path) -> bool:
-    return path.suffix.lower() in dicom.SUFFIXES
-
-
-def _opened(path: Path) -> Image.Image:
     try:
-        return Image.open(path, formats=FORMATS)
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such image. Correct the label file.") from error
-    except Image.DecompressionBombError as error:
-        raise DataError(f"{path}: {TOO_LARGE}") from error
-    except Exception as error:  # as above
+        with Image.open(path, formats=FORMATS) as file:
+            mode, telephone = file.mode, file.format == "MPO"
+            check_size(path, *file.size)
+            pixels = np.asarray(file) if mode in DEEP else None
+            several = _has_another(file)
+    except DataError:
+        raise
+    except Exception as error:
         raise _damaged(path, error) from error
+    if mode not in (*GRAY, *DEEP, *COLOURS):
+        raise DataError(f"{path}: its pixels are kept as {mode}. Save it as PNG of 8 or 16 bits.")
+    if pixels is not None:
+        counts["sixteen_bits"] += 1
+        if pixels.min() < 0 or pixels.max() > 65535:
+            raise DataError(
+                f"{path}: holds values from {pixels.min()} to {pixels.max()}, and 0 to 65535 are "
+                "taken. Save it with 16 bits."
+            )
+        deep.add(pixels)
+    if several and not telephone:  # whose second picture is a small one, or the depth
+        raise DataError(f"{path}: holds several pictures. Save the one you mean as a file.")
+    counts["first_of_several"] += several
+    return mode not in COLOURS
 
 
 def _orientation(file: Image.Image) -> int:
@@ -277,6 +258,9 @@ def _has_another(file: Image.Image) -> bool:
 
 
 def _damaged(path: Path, error: Exception) -> DataError:
+    """In words, as Pillow's decoders raise nearly anything on damaged bytes."""
+    if isinstance(error, Image.DecompressionBombError):
+        return DataError(f"{path}: {TOO_LARGE}")
     damaged = (
         f"cannot be read as an image ({type(error).__name__}: {error}). Save it again as PNG, or "
         "remove it."

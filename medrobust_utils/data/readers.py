@@ -17,9 +17,10 @@ import pandas as pd
 
 from ..core.errors import DataError
 from . import medmnist, nuclei
+from .decoding import decoded
 from .imageset import ImageSet
-from .layouts import Folders, Table, listed
-from .reading import assemble, find_folder, index_images
+from .layouts import AGAIN, Folders, Table, listed, named
+from .reading import check_partners, combine, find_folder, index_images
 from .splits import Split
 from .tables import words
 
@@ -58,13 +59,8 @@ def isic(root: Path, size: int, *, duplicates: bool = False) -> ImageSet:
     """
     folder = find_folder(root, "isic")
     path, table = listed(folder, ("metadata",), ("isic_id",))
-    paths = index_images(folder, "images*", (".jpg", ".jpeg", ".png"))
-    unlisted = sorted(paths.keys() - set(table["isic_id"]))
-    if unlisted:
-        raise DataError(
-            f"{paths[unlisted[0]]}: has no line in metadata.csv, nor have {len(unlisted) - 1} "
-            "others. Download metadata.csv again or move them."
-        )
+    paths = index_images(folder, (".jpg", ".jpeg", ".png"), "images*")
+    check_partners(paths, named(path, table["isic_id"]), "line in metadata.csv", AGAIN)
     if "diagnosis" not in table and "diagnosis_3" not in table:
         raise DataError(
             f"{path}: neither diagnosis nor diagnosis_3 is among its columns "
@@ -82,18 +78,16 @@ def isic(root: Path, size: int, *, duplicates: bool = False) -> ImageSet:
             f"{path}: no image has one of the ten diagnoses ({', '.join(ISIC)}). Download images "
             "of them."
         )
+    lines = named(path, table["isic_id"])
+    check_partners(lines, paths, "file", AGAIN)
     names, known = _patients_or_lesions(table)
-    data = assemble(
+    data = combine(
         name="isic",
-        folder=folder,
-        ids=list(table["isic_id"]),
-        paths={image: paths[image] for image in table["isic_id"] if image in paths},
-        size=size,
-        channels=3,
+        ids=list(lines),
+        decoded=decoded("isic", [paths[image] for image in lines], size, 3),
         targets=label.map(ISIC.index).to_numpy("int64"),
         classes=ISIC,
-        groups=pd.factorize(names)[0],
-        complete=False,  # the archive grows, and nobody knows which images the paper had
+        groups=pd.factorize(names)[0],  # never complete: the archive grows
         duplicates=duplicates,
     )
     data.census.update(known, other_diagnoses=sum(others.values()))

@@ -45,34 +45,24 @@ def read_table(path: Path, columns: Sequence[str], *, remedy: str) -> pd.DataFra
         heading = next((line for line in text.splitlines() if line.strip()), "")
         separator = max(SEPARATORS, key=heading.count)
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
-        rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
+        read = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
+        rows = {line: row for line, row in read if any(row)}
+        names = rows.pop(next(iter(rows), None), [])
+        while names and not names[-1]:
+            names.pop()
+        for line, row in rows.items():
+            if any(row[len(names) :]):
+                raise ValueError(f"line {line} has more cells than the heading")
+        if missing := [name for name in columns if name not in names]:
+            raise ValueError(f"column {missing} is missing; found {names}")
+        if twice := sorted({name for name in names if name and names.count(name) > 1}):
+            raise ValueError(f"column {twice} comes twice")
+        if not rows:
+            raise ValueError("it holds no image")
     except (OSError, ValueError, csv.Error) as error:
-        damaged = f"cannot be read as CSV ({error}). {remedy}"
-        raise blame(path, error, damaged) from error
-    rows = [(line, row) for line, row in rows if any(row)]
-    names = rows[0][1] if rows else []
-    while names and not names[-1]:
-        names.pop()
-    for line, row in rows[1:]:
-        if any(row[len(names) :]):
-            raise DataError(
-                f"{path}: cannot be read as CSV (line {line} has more cells than the heading). "
-                f"{remedy}"
-            )
-    cells = [(row + [""] * len(names))[: len(names)] for _, row in rows[1:]]
-    table = pd.DataFrame(cells, [line for line, _ in rows[1:]], names, dtype=str)
-    missing = [column for column in columns if column not in names]
-    twice = sorted({name for name in names if name and names.count(name) > 1})
-    if missing or twice or not len(table):
-        fault = (
-            f"column {missing} is missing; found {names}"
-            if missing
-            else f"column {twice} comes twice"
-            if twice
-            else "holds no image"
-        )
-        raise DataError(f"{path}: {fault}. {remedy}")
-    table = table.loc[:, [bool(name) for name in names]]
+        raise blame(path, error, f"cannot be read as CSV ({error}). {remedy}") from error
+    cells = [(row + [""] * len(names))[: len(names)] for row in rows.values()]
+    table = pd.DataFrame(cells, list(rows), names, dtype=str).loc[:, [bool(name) for name in names]]
     empty = pd.DataFrame({column: words(table, column) == "" for column in columns}).any(axis=1)
     if empty.any():
         raise DataError(

@@ -62,7 +62,7 @@ def download_set(dataset: DataSet, root: Path, only: str = "", share: int | None
     with placing.exclusive(root) as staging:
         record, work = placing.read_record(staging), staging / dataset.name
         known = record.get(dataset.name) or record.get(key)
-        if not known or not placing.is_there(known, folder):
+        if not known or not known <= placing.measure(folder):
             work.mkdir(exist_ok=True)
             if not (work / "ready").exists():
                 _gather(dataset, work, only, share)

@@ -10,6 +10,7 @@ import os
 import shutil
 import tarfile
 import zipfile
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -63,10 +64,10 @@ def unpack(archive: Path, target: Path, into: str = ".") -> None:
     try:
         if archive.name.lower().endswith((".tar.gz", ".tgz")):
             # A stream, as two passes would unpack 45 GB twice: entries are judged as they come.
-            with gzip.open(archive) as source, tarfile.open(fileobj=source, mode="r|") as file:
-                for member in file:
+            with gzip.open(archive) as source, tarfile.open(fileobj=source, mode="r|") as tar:
+                for member in tar:
                     need_room(beside, member.size, archive.name)
-                    file.extract(member, beside / into, filter="data")
+                    tar.extract(member, beside / into, filter="data")
                     listed += not member.isdir()
                 while source.read(1 << 20):  # to the end, where gzip keeps its checksum
                     pass
@@ -77,7 +78,7 @@ def unpack(archive: Path, target: Path, into: str = ".") -> None:
                 for member in members:
                     file.extract(member, beside / into)
                 listed = len(members)
-        if not listed or sum(files for files, _ in measure(beside).values()) != listed:
+        if not listed or measure(beside).total() != listed:
             raise DataError("holds no file, links, or names that are one file on this disk")
     except Exception as error:  # zipfile, tarfile and zlib raise nearly anything on damaged files
         shutil.rmtree(beside, ignore_errors=True)
@@ -142,32 +143,20 @@ def _same(path: Path, to: Path) -> bool:
     return to.is_file() and filecmp.cmp(path, to, shallow=False)
 
 
-def measure(folder: Path) -> dict[str, list[int]]:
-    """How many files each entry of a folder holds, and their bytes, links left out."""
-    found: dict[str, list[int]] = {}
-    for path in folder.rglob("*"):
-        if path.is_file() and not path.is_symlink():
-            both = found.setdefault(path.relative_to(folder).parts[0], [0, 0])
-            both[0], both[1] = both[0] + 1, both[1] + path.stat().st_size
-    return found
+def measure(folder: Path) -> Counter[str]:
+    """How many files each entry of a folder holds, links left out."""
+    files = (path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+    return Counter(path.relative_to(folder).parts[0] for path in files)
 
 
-def is_there(known: dict[str, list[int]], folder: Path) -> bool:
-    """Whether all that was placed still lies in ``folder``."""
-    there = measure(folder)
-    return all(
-        there.get(top, [0, 0])[0] >= files and there[top][1] >= size
-        for top, (files, size) in known.items()
-    )
-
-
-def read_record(staging: Path) -> dict[str, dict[str, list[int]]]:
+def read_record(staging: Path) -> dict[str, Counter[str]]:
     """Set (or set/file) -> what of it was placed, see ``measure``; nothing where it is damaged."""
     with suppress(FileNotFoundError, ValueError):
-        return dict(json.loads((staging / "placed.json").read_text()))
+        record = json.loads((staging / "placed.json").read_text())
+        return {key: Counter(placed) for key, placed in record.items()}
     return {}
 
 
-def write_record(staging: Path, record: dict[str, dict[str, list[int]]]) -> None:
+def write_record(staging: Path, record: dict[str, Counter[str]]) -> None:
     """Write the record, whole or not at all."""
     write_atomic(staging / "placed.json", json.dumps(record, indent=1, sort_keys=True).encode())

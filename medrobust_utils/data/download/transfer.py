@@ -123,12 +123,11 @@ def _transfer(file: RemoteFile, url: str, part: Path) -> None:
 
 def _check_status(response: requests.Response) -> None:
     status, packed = response.status_code, response.headers.get("Content-Encoding", "identity")
-    if status in (408, 425, 429) or status >= 500:
-        raise DataError(f"is busy or out of order (HTTP {status} {response.reason})")
     if status in (401, 403):
         raise _Refused(f"wants an account or accepted terms (HTTP {status}); see the set's page")
-    if status not in (200, 206, 416):  # 416: the part is of another version
-        raise _Refused(f"does not give the file (HTTP {status} {response.reason})")
+    if status >= 400 and status != 416:  # which says that the part is of another version
+        busy = status in (408, 425, 429) or status >= 500
+        raise (DataError if busy else _Refused)(f"gives no file (HTTP {status} {response.reason})")
     if packed.lower() != "identity":
         raise DataError(f"was sent packed ({packed}), which nobody asked for")
 
