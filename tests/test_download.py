@@ -408,7 +408,7 @@ SAID = {
     "busi mnist --dest new": "unknown data set 'mnist'. Known: nih_chestxray14",
     "busi": "name a folder",
     "chestmnist/other.npz --dest new": "no file 'other.npz'. Known: chestmnist.npz",
-    "isic pannuke --subset 9 --dest new": "leave it away for pannuke",
+    "isic pannuke --subset 9 --dest new": "of isic alone",
     "isic --subset 0 --dest new": "at least one image",
     "busi chest_xray --dest new": "https://www.kaggle.com/datasets/paultimothy",
     "diabetic_retinopathy --dest new": "accept the rules",

@@ -88,8 +88,8 @@ def test_a_patch_of_the_same_name_in_both_parts_is_refused(tmp_path, kind):
         data.READERS["consep"](tmp_path, 16)
 
 
-@pytest.mark.parametrize("name", ["hashes.json", "images.npy", "near_duplicates*"])
-@pytest.mark.parametrize("content", [b"", b"{", b'["x"]', b"\x93NUMPY\x01\x00"])
+@pytest.mark.parametrize("name", ["hashes.npy", "images.npy", "near_duplicates*"])
+@pytest.mark.parametrize("content", [b"", b"{", b'PK', b"\x93NUMPY\x01\x00"])
 def test_a_damaged_cache_is_refused_with_a_remedy(tmp_path, home, name, content):
     small_trees.iq_othnccd(tmp_path)
     data.READERS["iq_othnccd"](tmp_path, 16)

@@ -140,7 +140,7 @@ def test_no_member_of_an_archive_of_arrays_runs_code(tmp_path):
             data.READERS["breastmnist"](tmp_path, 16)
 
 
-@pytest.mark.parametrize("name", ["images.npy", "hashes.json", "near_duplicates*"])
+@pytest.mark.parametrize("name", ["images.npy", "hashes.npy", "near_duplicates*"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_cache_runs_code(tmp_path, home, name, kind):
     small_trees.iq_othnccd(tmp_path)

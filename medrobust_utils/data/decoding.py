@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import os
 import platform
 import shutil
@@ -129,20 +128,16 @@ def cached_pictures(
     if not folder.exists():
         with building(folder) as partial:
             images, hashes = reserve(partial / "images.npy", shape), []
-            for pixels, digest in env.progress(pictures(), total=shape[0], desc=f"decoding {name}"):
+            bar = env.progress(pictures(), total=shape[0], desc=f"decoding {name}")
+            for pixels, digest in bar:
                 images[len(hashes)] = pixels.reshape(shape[1:])
                 hashes.append(digest)
             images.flush()
-            (partial / "hashes.json").write_text(json.dumps(hashes))
-    images, hashes = cached(folder / "images.npy", mmap_mode="r"), None
-    with suppress(FileNotFoundError, ValueError, RecursionError):
-        hashes = json.loads((folder / "hashes.json").read_text())
-    known = isinstance(hashes, list) and all(isinstance(one, str) for one in hashes)
-    if images.shape != shape or images.dtype != np.uint8 or not known or len(hashes) != shape[0]:
-        raise DataError(
-            f"{folder}: the cache does not fit its data set. Delete this folder and run again."
-        )
-    return images, hashes, folder
+            np.save(partial / "hashes.npy", np.array(hashes, str))
+    images, hashes = cached(folder / "images.npy", mmap_mode="r"), cached(folder / "hashes.npy")
+    if images.shape != shape or images.dtype != np.uint8 or hashes.shape != shape[:1]:
+        raise DataError(f"{folder}: does not fit its data set. Delete this folder and run again.")
+    return images, hashes.tolist(), folder
 
 
 def cached(path: Path, **options: str) -> np.ndarray:

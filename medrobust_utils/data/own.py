@@ -26,7 +26,6 @@ import pandas as pd
 from ..core.disk import blame
 from ..core.errors import DataError
 from ..core.losses import IGNORED
-from . import dicom
 from .decoding import decoded, listing_key, remembered
 from .imageset import ImageSet
 from .layouts import named, paired
@@ -132,18 +131,13 @@ def read(name: str, size: int, *, duplicates: bool = False) -> ImageSet:
 
 def _find(folder: Path) -> Labels:
     """Files and labels, in whichever layout they are."""
-    table, maps, base = _table(folder), (folder / MAPS).is_dir(), folder / IMAGES
+    maps, base = (folder / MAPS).is_dir(), folder / IMAGES
+    table = find_table(folder, ("labels",), (".csv", ".tab", ".tsv", *(() if maps else (".txt",))))
     if maps and (folder / NAMES).is_file() and base.is_dir():
         paths = index_images(base, SUFFIXES, deep=True)
-        medical = [path for path in paths.values() if path.suffix.lower() in dicom.SUFFIXES]
-        if medical:
-            raise DataError(f"{medical[0]}: label maps go with pictures; export it as PNG.")
-        patients = [""] * len(paths)
-        if table:
-            listed = _labels(table, base, paths)
-            patients = dict(zip(listed.paths, listed.patients, strict=True))
-            patients = [patients[image] for image in paths]
-        return Labels(paths, None, _names(folder / NAMES), patients, [])
+        labels = Labels(paths, None, (), [""] * len(paths), [])
+        labels = _labels(table, base, paths) if table else labels
+        return labels._replace(targets=None, classes=_names(folder / NAMES))
     if table:
         base = base if base.is_dir() else folder
         skip = () if base != folder else (MASKS, MAPS, table.name, NAMES)
@@ -157,20 +151,6 @@ def _find(folder: Path) -> Labels:
             f"{folder / MAPS} and {folder / NAMES} (the classes, a line each) are needed."
         )
     return _class_folders(folder)
-
-
-def _table(folder: Path) -> Path | None:
-    """The table of labels; a ``labels.txt`` is one if it has a column image, not a list."""
-    text = folder / "labels.txt"
-    found = find_table(folder, ("labels",), (".csv", ".tab", ".tsv"))
-    if found or not text.is_file():
-        return found
-    try:
-        with text.open("rb") as file:
-            heading = file.readline().replace(b"\0", b"")  # also of UTF-16
-    except OSError as error:
-        raise blame(text, error, f"cannot be read ({error}).") from error
-    return text if re.search(rb"(?i)(^|[,;\t|])\W*image\W*([,;\t|]|$)", heading) else None
 
 
 def _class_folders(folder: Path) -> Labels:

@@ -75,8 +75,7 @@ def _transfer(file: RemoteFile, url: str, part: Path) -> None:
     note, state = part.with_name(f"{part.name}.json"), {}  # where the part came from
     with suppress(FileNotFoundError, ValueError):
         state = json.loads(note.read_text())
-    known = state.get("url") == url and state["total"] and state["version"]
-    have = _size(part) if known else 0
+    have = _size(part) if state.get("url") == url and state["total"] and state["version"] else 0
     if have and have == state["total"]:  # killed just before the end
         return
     headers = {"Accept-Encoding": "identity"}
