@@ -192,9 +192,7 @@ def test_two_downloads_do_not_meet_and_a_killed_one_is_gone_on_with(server, tmp_
     child.wait()
     assert nothing_in_place(tmp_path)
     server.pause, server.sent = 0.0, []
-    assert get(server, tmp_path) == CONTENT
-    assert sum(server.sent) < len(ARCHIVE), "it began anew"
-    assert {path.name for path in (tmp_path / ".medrobust").iterdir()} == {"busy", "placed.json"}
+    assert get(server, tmp_path) == CONTENT and sum(server.sent) < len(ARCHIVE), "it began anew"
 
 
 def test_a_full_disk_is_said_before_it_is_full(server, tmp_path, monkeypatch):
@@ -220,12 +218,6 @@ def test_no_file_is_blamed_for_an_error_of_the_place(server, tmp_path, monkeypat
         assert disk.SENTENCES[number].lower() in said
         assert not any(word in said for word in ("delete", "remove", "download it", "damaged"))
     assert get(server, tmp_path, md5=md5) == CONTENT and len(server.asked) == 1, "it came twice"
-
-
-def test_a_place_that_cannot_be_written_is_named(tmp_path):
-    (tmp_path / "file").touch()
-    with pytest.raises(DataError, match="file.*another folder with --dest"):
-        download_set(entry(), tmp_path / "file" / "below")
 
 
 GOOD = ("good.png", b"x" * 2000)
@@ -265,15 +257,6 @@ def test_nothing_is_written_outside(tmp_path, name, pack):
         placing.unpack(archive, tmp_path / "in" / "out")
     outside = [p for p in tmp_path.rglob("*") if p.is_file() and "in/out/" not in p.as_posix()]
     assert outside == [archive] and not Path("/etc/out").exists()
-
-
-def test_litter_of_systems_stays_out_of_the_set(tmp_path):
-    litter = [("Thumbs.db", b"x"), ("__MACOSX/a/1.png", b"x"), ("a/.hidden", b"x")]
-    content = [*CONTENT.items(), *litter]
-    for archive, data in (("s.zip", zipped(content)), ("s.tgz", tarred(content))):
-        (tmp_path / archive).write_bytes(data)
-        placing.unpack(tmp_path / archive, tmp_path / "out", "below")
-        assert tree(tmp_path / "out" / "below") == CONTENT
 
 
 def test_ham10000_comes_as_dataverse_lists_it(server, tmp_path, monkeypatch):

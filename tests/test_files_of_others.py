@@ -14,7 +14,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 from medrobust_utils import data
 from medrobust_utils.core import disk
 from medrobust_utils.core.errors import DataError
-from medrobust_utils.data import decoding, dicom, splits
+from medrobust_utils.data import dicom, splits
 from medrobust_utils.data.duplicates import near_duplicates
 from medrobust_utils.data.phantoms import phantom_set
 
@@ -253,19 +253,6 @@ def test_no_array_is_mapped_on_a_disk_that_cannot_hold_it(tmp_path, home, monkey
     with pytest.raises(DataError, match="decoded: 0 MB are needed, .* MB are free.*MEDROBUST_HOME"):
         data.load(f"folder:{tmp_path}", size=32)
     assert not list((home / "decoded").iterdir())
-
-
-def test_halves_of_dead_processes_go_at_once_and_those_of_others_stay(tmp_path):
-    host = decoding.platform.node()
-    dead, alive, other = (
-        tmp_path / f"set.partial-{name}-{number}-abc"
-        for name, number in ((host, 2**22 + 1), (host, os.getppid()), ("elsewhere", 2**22 + 1))
-    )
-    for folder in (dead, alive, other):
-        folder.mkdir()
-    with decoding.building(tmp_path / "set"):
-        pass
-    assert not dead.exists() and alive.exists() and other.exists()
 
 
 def eyes(count, side=128):

@@ -1,6 +1,5 @@
 """Label maps from files: the class of every pixel, damage by name, patches kept by tile."""
 
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -82,13 +81,6 @@ def test_every_value_of_the_publisher_gets_its_class(root):
     assert data.census["pixels_overlapping"] == data.census["pixels_unlabelled"] == 0
 
 
-def test_labels_are_resized_by_the_nearest_pixel(root):
-    data = nuclei.consep(root, 24)
-    at = ((np.arange(24) + 0.5) * SIDE / 24).astype(int)
-    names = np.array(MEANING)[values(3)[at][:, at]]
-    assert (np.array(data.classes)[data.targets[3]] == names).all()
-
-
 def test_a_palette_gives_numbers_and_no_colours(root):
     before = nuclei.consep(root, SIDE)
     save(root, "train_1_r00", values(0), mode="P")
@@ -113,23 +105,6 @@ def test_label_maps_are_read_once_and_again_when_changed(root, monkeypatch):
     again = nuclei.consep(root, SIDE)
     assert ((again.targets == 0) == (changed.targets == 5)).all()
     assert again.checksum != changed.checksum
-
-
-def test_copies_go_and_contradicting_maps_go_altogether(root):
-    for first, second in (("train_1_r00", "train_2_r00"), ("train_3_r00", "train_4_r01")):
-        folder = root / "consep_patches/train/images"
-        shutil.copy(folder / f"{first}.jpg", folder / f"{second}.jpg")
-    shutil.copy(label_path(root, "train_1_r00"), label_path(root, "train_2_r00"))
-    data = nuclei.consep(root, SIDE)
-    assert data.census["exact_duplicates_removed"] == 1
-    assert data.census["contradictory_labels_dropped"] == 2
-    gone = {"train_2_r00", "train_3_r00", "train_4_r01"}
-    assert not gone & set(data.ids) and len(data) == len(data.parts) == len(data.targets) == 11
-    assert (np.array(MEANING)[values(13)] == np.array(data.classes)[data.targets[-1]]).all()
-    assert data.parts == tuple(name.partition("_")[0] for name in data.ids)
-    ids = list(data.ids)  # the copies' tiles became one
-    assert data.groups[ids.index("train_1_r01")] == data.groups[ids.index("train_2_r01")]
-    assert data.census["groups_before_joining"] == 7 and data.census["groups"] == 5
 
 
 def test_a_near_duplicate_of_a_test_patch_takes_its_tile_out_of_training(root):

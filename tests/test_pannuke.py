@@ -5,7 +5,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from medrobust_utils.core.errors import DataError
 from medrobust_utils.core.losses import IGNORED
@@ -93,15 +92,6 @@ def test_the_copy_on_kaggle_is_the_same_set(root, tmp_path):
     data = nuclei.pannuke(other, 24)
     assert data.checksum == published.checksum and data.ids == published.ids
     assert data.census == published.census and data.parts == published.parts
-
-
-def test_images_are_resized_like_files_and_labels_by_the_nearest_pixel(root):
-    data, whole = nuclei.pannuke(root, 24), nuclei.pannuke(root, SIDE)
-    image = Image.fromarray(fold(2, 5).images[3].astype(np.uint8))
-    smaller = image.resize((24, 24), Image.Resampling.BICUBIC, reducing_gap=3.0)
-    assert (data.images[21] == np.asarray(smaller)).all()
-    at = ((np.arange(24) + 0.5) * SIDE / 24).astype(int)
-    assert (data.targets == whole.targets[:, at][:, :, at]).all()
 
 
 def test_folds_are_put_in_the_order_of_their_numbers(root):

@@ -21,7 +21,7 @@ import medrobust_utils
 from medrobust_utils import data, models
 from medrobust_utils.attacks import partial_results
 from medrobust_utils.core import storage
-from medrobust_utils.core.errors import DataError, MedrobustError, RunError
+from medrobust_utils.core.errors import DataError, RunError
 from medrobust_utils.reporting import results
 from medrobust_utils.training import cards
 
@@ -87,17 +87,6 @@ def test_no_weights_file_runs_code(tmp_path, monkeypatch, kind):
     monkeypatch.setenv("MEDROBUST_WEIGHTS", str(tmp_path))
     (tmp_path / "resnet18.safetensors").write_bytes(pickles()[kind])
     with pytest.raises(DataError, match="resnet18.safetensors: cannot be read as safetensors"):
-        models.build("resnet18", 2, start="imagenet")
-
-
-@pytest.mark.parametrize("length", [0, 7, 8, 30, 200])
-def test_weights_cut_short_are_refused(tmp_path, monkeypatch, length):
-    from safetensors.torch import save
-
-    monkeypatch.setenv("MEDROBUST_WEIGHTS", str(tmp_path))
-    content = save({"fc.weight": torch.zeros(20, 20)})
-    (tmp_path / "resnet18.safetensors").write_bytes(content[:length])
-    with pytest.raises(DataError, match="cannot be read as safetensors"):
         models.build("resnet18", 2, start="imagenet")
 
 
@@ -193,13 +182,6 @@ def test_a_model_of_shards_reads_no_file_elsewhere(tmp_path):
     (folder / "model.json").write_text(json.dumps({"weightsManifest": [entry]}))
     with pytest.raises(DataError, match=r"model\.json: cannot be read as a model"):
         weights.read_tensors(folder)
-
-
-@pytest.mark.parametrize("text", ["", "[]", '{"weightsManifest": [{"paths": []}]}'])
-def test_a_damaged_list_of_shards_is_refused(tmp_path, text):
-    (tmp_path / "model.json").write_text(text)
-    with pytest.raises(MedrobustError, match=r"model\.json: cannot be read as a model"):
-        weights.read_tensors(tmp_path)
 
 
 # The calls that would run code from a file, or write where it says, and what makes them safe.
