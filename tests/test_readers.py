@@ -205,6 +205,7 @@ def test_labels_are_read_however_they_are_spelled(tree):
 
 IMAGE = "ham10000/HAM10000_images_part_1/ISIC_0000003.jpg"
 META = TABLES["ham10000"]
+EYE = "diabetic_retinopathy/train/10_left.jpeg"
 BUSI = "Dataset_BUSI_with_GT/benign/benign (1)"
 # set, what is done to its tree, and what the error names
 DAMAGE = {
@@ -240,8 +241,11 @@ DAMAGE = {
     ),
     "eye": (
         "retinopathy",
-        lambda r: change(r / TABLES["retinopathy"], lambda t: t.assign(image="10_middle")[:1]),
-        "line 2, 10_middle",
+        lambda r: (
+            change(r / TABLES["retinopathy"], lambda t: t.replace("10_left", "10_middle"))
+            or (r / EYE).rename((r / EYE).with_name("10_middle.jpeg"))
+        ),
+        "line 2, 10_middle.*not of the form",
     ),
     "part": ("kermany", lambda r: shutil.rmtree(r / "chest_xray/test"), "test/NORMAL"),
     "image of an outline": (BUSI, lambda r: (r / f"{BUSI}.png").unlink(), r"\(1\)_mask.png: "),

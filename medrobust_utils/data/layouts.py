@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,14 +84,16 @@ class Table:
         image, label: its columns; an image may be named with its suffix.
         group: column of the patient or lesion, or a pattern that the image's name must match.
         files: pattern of the folders of images.
-        suffix: how image files end, in lower case.
+        suffix: how image files end, in lower case; several, with a blank between them.
         classes: numbered in this order; capitals and blanks do not matter.
-        complete: images in the publisher's whole set.
+        complete: images in the publisher's whole set, if that is known.
         channels: 1 (gray) or 3 (RGB).
         several: what stands between several labels of an image, for a multi-label set.
         alone: the class that excludes all others.
         numbered: whether the table has the classes' numbers in place of their names.
         outlines: folder of outlines, which may be absent, and what follows an image's name there.
+        prepare: makes, of the path and the table, another table with the columns ``label`` and
+            ``group``, of some of the lines, and what to count.
     """
 
     folder: str
@@ -102,38 +104,50 @@ class Table:
     files: str
     suffix: str
     classes: tuple[str, ...]
-    complete: int
+    complete: int | None = None
     channels: int = 3
     several: str = ""
     alone: str = ""
     numbered: bool = False
     outlines: tuple[str, str] | None = None
+    prepare: Callable[[Path, pd.DataFrame], tuple[pd.DataFrame, dict]] | None = None
 
     def read(self, name: str, root: Path, size: int, *, duplicates: bool = False) -> ImageSet:
         """The set ``name`` at ``size`` x ``size``; see ``readers.READERS``."""
-        folder = find_folder(root, self.folder)
-        by_column = isinstance(self.group, str)
-        columns = (self.image, self.label, *((self.group,) if by_column else ()))
-        path, table = listed(folder, self.names, columns)
-        lines = named(path, table[self.image].str.removesuffix(self.suffix))
-        paths = paired(lines, index_images(folder, (self.suffix,), self.files))
-        masks = None
+        folder, census = find_folder(root, self.folder), {}
+        path = find_table(folder, self.names)
+        if path is None:
+            wanted = " or ".join(f"{name}.csv" for name in self.names)
+            raise DataError(f"{folder}: no label file ({wanted}). Download it beside the images.")
+        columns = [self.image, self.label, self.group]
+        columns = columns[:1] if self.prepare else [c for c in columns if isinstance(c, str)]
+        table = read_table(path, columns, remedy="Download it again.")
+        ids = table[self.image].str.removesuffix(self.suffix)
+        lines, paths = named(path, ids), index_images(folder, self.suffix.split(), self.files)
+        if self.prepare:
+            table, census = self.prepare(path, table)
+            ids = ids[table.index]
+        check_partners({image: lines[image] for image in ids}, paths, "file", AGAIN)
+        check_partners(paths, lines, "line in the table", AGAIN)
+        paths, masks = {image: paths[image] for image in ids}, None
         if self.outlines and (folder / self.outlines[0]).is_dir():  # else not downloaded
             drawn, end = index_images(folder, (".png",), self.outlines[0]), self.outlines[1]
-            masks = _masks(
-                paths, {key.removesuffix(end): [file] for key, file in drawn.items()}, size
-            )
-        return combine(
+            drawn = {name.removesuffix(end): [file] for name, file in drawn.items()}
+            masks = _masks(paths, drawn, size)
+        by_name = isinstance(self.group, re.Pattern)
+        data = combine(
             name=name,
-            ids=list(lines),
+            ids=list(ids),
             decoded=decoded(name, list(paths.values()), size, self.channels),
             targets=self._targets(path, table[self.label]),
             classes=self.classes,
-            groups=pd.factorize(table[self.group])[0] if by_column else patients(self.group, lines),
+            groups=patients(self.group, lines) if by_name else pd.factorize(table[self.group])[0],
             complete=len(table) == self.complete,
             masks=masks,
             duplicates=duplicates,
         )
+        data.census.update(census)
+        return data
 
     def _targets(self, path: Path, labels: pd.Series) -> np.ndarray:
         names = map(str, range(len(self.classes))) if self.numbered else self.classes
@@ -166,15 +180,6 @@ def _spelled(label: str) -> str:
     return re.sub(r"[\s_]+", " ", label).strip().lower()
 
 
-def listed(folder: Path, names: Sequence[str], columns: Sequence[str]) -> tuple[Path, pd.DataFrame]:
-    """The table of labels in ``folder`` and its path, see ``tables.read_table``."""
-    path = find_table(folder, names)
-    if path is None:
-        wanted = " or ".join(f"{name}.csv" for name in names)
-        raise DataError(f"{folder}: no label file ({wanted}). Download it beside the images.")
-    return path, read_table(path, columns, remedy="Download it again.")
-
-
 def named(path: Path, images: pd.Series) -> dict[str, str]:
     """Image -> its place in the table at ``path``. Raises DataError if one is listed twice."""
     twice = images[images.duplicated()]
@@ -182,17 +187,6 @@ def named(path: Path, images: pd.Series) -> dict[str, str]:
         line, image = twice.index[0], twice.iloc[0]
         raise DataError(f"{path}: line {line} lists {image} a second time. Remove one.")
     return {image: f"{path}, line {line}, {image}" for line, image in images.items()}
-
-
-def paired(lines: Mapping[str, str], paths: Mapping[str, Path]) -> dict[str, Path]:
-    """The file of each image, in the order of the table, see ``named``.
-
-    Raises:
-        DataError: if an image has no file, or a file no line.
-    """
-    check_partners(lines, paths, "file", AGAIN)
-    check_partners(paths, lines, "line in the table", AGAIN)
-    return {image: paths[image] for image in lines}
 
 
 def patients(pattern: str | re.Pattern, images: Mapping[str, object]) -> np.ndarray:

@@ -28,7 +28,7 @@ from ..core.errors import DataError
 from ..core.losses import IGNORED
 from .decoding import decoded, listing_key, remembered
 from .imageset import ImageSet
-from .layouts import named, paired
+from .layouts import AGAIN, named
 from .masks import MaskFiles, read_label_maps
 from .pictures import SUFFIXES, scan
 from .reading import check_partners, combine, index_images, visible
@@ -225,7 +225,9 @@ def _labels(path: Path, base: Path, files: dict[str, Path]) -> Labels:
         raise DataError(f"{path}: found the columns {list(table.columns)}. {remedy}")
     ids = [_image(name, base, files) for name in table["image"]]
     lines = named(path, pd.Series(ids, table.index))
-    paths = paired(lines, files)
+    check_partners(lines, files, "file", AGAIN)
+    check_partners(files, lines, "line in the table", AGAIN)
+    paths = {image: files[image] for image in ids}
     patients = [""] * len(paths)
     if "patient" in table:  # what stands for an empty cell is no patient, nor the same one
         patients = list(table["patient"].mask(words(table, "patient") == "", ""))

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -35,19 +35,8 @@ TOO_LARGE = f"more than the {MOST_PIXELS // 10**6} million pixels that are taken
 Size = tuple[int, int]  # width, height
 
 
-class Opened(NamedTuple):
-    """One decoded picture, upright, in the mode of its file, and what is known of the file."""
-
-    image: Image.Image
-    mode: str
-    several: bool  # more pictures follow in the file, of which this is the first
-    turned: bool  # by its EXIF orientation
-    negative: bool  # the zero of its 16 bits is white
-    shortened: bool  # 16 bits a colour, of which Pillow keeps 8
-
-
-def open_upright(source: Path | BinaryIO, name: object) -> Opened:
-    """The first picture of a file.
+def open_upright(source: Path | BinaryIO, name: object) -> tuple[Image.Image, bool, list[str]]:
+    """The first picture of a file, whether the zero of its 16 bits is white, and what was done.
 
     Raises:
         DataError: for more than 25 million pixels, or fewer than 8 a side; and whatever Pillow
@@ -55,29 +44,31 @@ def open_upright(source: Path | BinaryIO, name: object) -> Opened:
     """
     with Image.open(source, formats=FORMATS) as file:
         check_size(name, *file.size)  # before anything is decoded
-        shortened = file.mode[0] not in "IF" and ";16" in str(file.tile)
-        turn = _orientation(file)
-        decoded = file.copy()
+        deep, turn = file.mode[0] in "IF", _orientation(file)
+        shortened = not deep and ";16" in str(file.tile)
+        image = file.copy()
         if turn != 1 and file.format != "TIFF":  # Pillow turns these while it decodes them
             # Without the camera's other notes, which Pillow would write anew, or fail to.
-            kept = {key: v for key, v in decoded.info.items() if key == "transparency"}
-            decoded.info = kept
-            decoded.getexif()[ORIENTATION] = turn
-            decoded = ImageOps.exif_transpose(decoded)
+            image.info = {key: v for key, v in image.info.items() if key == "transparency"}
+            image.getexif()[ORIENTATION] = turn
+            image = ImageOps.exif_transpose(image)
         negative = getattr(file, "tag_v2", {}).get(PHOTOMETRIC) == WHITE_IS_ZERO
-        deep = file.mode[0] in "IF"
-        return Opened(
-            decoded, file.mode, _has_another(file), turn != 1, deep and negative, shortened
-        )
+        done = {
+            "the first of several pictures in the file": _has_another(file),
+            "16 bits a colour shortened to 8": shortened,
+            "turned upright, as its camera noted": turn != 1,
+        }
+        return image, deep and negative, [words for words, true in done.items() if true]
 
 
-def eight_bits(opened: Opened, mode: str, ends: tuple[float, float] | None) -> Image.Image:
+def eight_bits(
+    image: Image.Image, negative: bool, mode: str, ends: tuple[float, float] | None
+) -> Image.Image:
     """A picture in Pillow's ``mode`` (``L`` or ``RGB``), what shows through laid on white.
 
     Args:
         ends: numbers that become black and white, for 16 bits and more; what is no number is black.
     """
-    image = opened.image
     if image.mode[0] in "IF":
         pixels = np.asarray(image)
         shown = np.empty(pixels.size, np.uint8)
@@ -87,7 +78,7 @@ def eight_bits(opened: Opened, mode: str, ends: tuple[float, float] | None) -> I
             light = np.clip((values - ends[0]) / (ends[1] - ends[0]), 0, 1)
             shown[part] = np.rint(np.where(np.isfinite(values), light, 0) * 255)
         image = Image.fromarray(shown.reshape(pixels.shape))
-        if opened.negative:
+        if negative:
             image = ImageOps.invert(image)  # Pillow has done so where there are only 8 bits
     if image.has_transparency_data:
         image = image.convert("LA") if image.mode == "La" else image
@@ -126,12 +117,13 @@ class Scan:
             image, digest = dicom.shown(path, self.dicom_ends)
             return image.convert(mode), digest
         try:
-            opened, digest = open_upright(path, path), ""
-            if opened.image.mode in DEEP:
-                pixels = np.asarray(opened.image).astype(np.int64)
-                about = f"{opened.negative} {pixels.shape}".encode()
+            image, negative, _ = open_upright(path, path)
+            digest = ""
+            if image.mode in DEEP:
+                pixels = np.asarray(image).astype(np.int64)
+                about = f"{negative} {pixels.shape}".encode()
                 digest = hashlib.sha256(about + pixels.tobytes()).hexdigest()
-            return eight_bits(opened, mode, self.ends), digest
+            return eight_bits(image, negative, mode, self.ends), digest
         except DataError:
             raise
         except Exception as error:

@@ -17,10 +17,9 @@ import pandas as pd
 
 from ..core.errors import DataError
 from . import medmnist, nuclei
-from .decoding import decoded
 from .imageset import ImageSet
-from .layouts import AGAIN, Folders, Table, listed, named
-from .reading import check_partners, combine, find_folder, index_images
+from .layouts import Folders, Table
+from .reading import find_folder
 from .splits import Split
 from .tables import words
 
@@ -50,17 +49,12 @@ LATER = {
 VASCULAR = "benign soft tissue proliferations - vascular"  # in ``diagnosis_2``, often without a 3
 
 
-def isic(root: Path, size: int, *, duplicates: bool = False) -> ImageSet:
-    """The ISIC Archive: the ten diagnoses that paper 1 most likely kept, as RGB.
+def _diagnosed(path: Path, table: pd.DataFrame) -> tuple[pd.DataFrame, dict]:
+    """The lines of the ISIC Archive that have one of the ten diagnoses, and what was counted.
 
-    ``isic/metadata.csv`` and ``images`` (or several, ``images_*``). Other diagnoses, and images
-    without one, are counted and left out. The patient decides the group, else the lesion, else the
-    image alone. Exports up to 2024 name one ``diagnosis``, later ones ``diagnosis_1`` to ``_5``.
+    Exports up to 2024 name one ``diagnosis``, later ones ``diagnosis_1`` to ``_5``. The patient
+    decides the group, else the lesion, else the image alone.
     """
-    folder = find_folder(root, "isic")
-    path, table = listed(folder, ("metadata",), ("isic_id",))
-    paths = index_images(folder, (".jpg", ".jpeg", ".png"), "images*")
-    check_partners(paths, named(path, table["isic_id"]), "line in metadata.csv", AGAIN)
     if "diagnosis" not in table and "diagnosis_3" not in table:
         raise DataError(
             f"{path}: neither diagnosis nor diagnosis_3 is among its columns "
@@ -72,42 +66,25 @@ def isic(root: Path, size: int, *, duplicates: bool = False) -> ImageSet:
     label = label.mask(vascular, "vascular lesion")
     kept = label.isin(ISIC)
     others = Counter(label[~kept].replace("", "without a diagnosis"))
-    table, label = table[kept], label[kept]
+    table = table[kept].assign(diagnosis=label[kept])
     if table.empty:
         raise DataError(
             f"{path}: no image has one of the ten diagnoses ({', '.join(ISIC)}). Download images "
             "of them."
         )
-    lines = named(path, table["isic_id"])
-    check_partners(lines, paths, "file", AGAIN)
-    names, known = _patients_or_lesions(table)
-    data = combine(
-        name="isic",
-        ids=list(lines),
-        decoded=decoded("isic", [paths[image] for image in lines], size, 3),
-        targets=label.map(ISIC.index).to_numpy("int64"),
-        classes=ISIC,
-        groups=pd.factorize(names)[0],  # never complete: the archive grows
-        duplicates=duplicates,
-    )
-    data.census.update(known, other_diagnoses=sum(others.values()))
-    data.census["other_diagnoses_by_name"] = dict(others.most_common())
-    return data
-
-
-def _patients_or_lesions(table: pd.DataFrame) -> tuple[pd.Series, dict[str, int]]:
-    """What no split may part, and how many images were grouped by what."""
     patient, lesion = words(table, "patient_id"), words(table, "lesion_id")
-    by_lesion = (patient == "") & (lesion != "")
-    alone = (patient == "") & (lesion == "")
-    names = "patient " + patient
+    by_patient, by_lesion = patient != "", (patient == "") & (lesion != "")
     # A lesion belongs to one patient: where only some of its lines say whose, all are theirs.
-    both = (patient != "") & (lesion != "")
-    owner = dict(zip(lesion[both], names[both], strict=True))
-    names = names.mask(by_lesion, lesion.map(owner).fillna("lesion " + lesion))
-    names = names.mask(alone, "image " + table["isic_id"])
-    counts = {"grouped_by_lesion": int(by_lesion.sum()), "grouped_by_image": int(alone.sum())}
-    return names, {"grouped_by_patient": int((patient != "").sum()), **counts}
+    owner = ("patient " + patient)[by_patient & (lesion != "")].groupby(lesion).last()
+    told = ("patient " + patient).where(by_patient, "image " + table["isic_id"])
+    told = told.mask(by_lesion, lesion.map(owner).fillna("lesion " + lesion))
+    return table.assign(group=told), {
+        "grouped_by_patient": int(by_patient.sum()),
+        "grouped_by_lesion": int(by_lesion.sum()),
+        "grouped_by_image": int((~by_patient & ~by_lesion).sum()),
+        "other_diagnoses": sum(others.values()),
+        "other_diagnoses_by_name": dict(others.most_common()),
+    }
 
 
 def official_split(data: ImageSet, root: Path) -> Split:
@@ -200,6 +177,19 @@ SETS: dict[str, Folders | Table] = {
         complete=10_015,
         outlines=("HAM10000_segmentations_lesion_tschandl", "_segmentation"),
     ),
+    # The ISIC Archive: the ten diagnoses that paper 1 most likely kept. Never complete: it grows,
+    # and nobody knows which images the paper had. Others are counted and left out.
+    "isic": Table(
+        "isic",
+        ("metadata",),
+        image="isic_id",
+        label="diagnosis",
+        group="group",
+        files="images*",
+        suffix=".jpg .jpeg .png",
+        classes=ISIC,
+        prepare=_diagnosed,
+    ),
     # Wang et al. 2017, ChestX-ray14: 14 findings, and none.
     "nih": Table(
         "nih_chestxray14",
@@ -234,7 +224,6 @@ SETS: dict[str, Folders | Table] = {
 # unknown. Images are gray but for HAM10000, ISIC, retinopathy and the nuclei.
 READERS: dict[str, Callable[..., ImageSet]] = {
     **{name: partial(declared.read, name) for name, declared in SETS.items()},
-    "isic": isic,
     "consep": nuclei.consep,
     "pannuke": nuclei.pannuke,
     **{name: partial(medmnist.read, name) for name in medmnist.SETS},

@@ -14,7 +14,7 @@ from PIL import Image
 
 from ..core.errors import DataError
 from .decoding import to_square
-from .pictures import COLOURS, GRAY, TOO_LARGE, Opened, eight_bits, open_upright
+from .pictures import COLOURS, GRAY, TOO_LARGE, eight_bits, open_upright
 
 MOST_BYTES = 50_000_000
 AGAIN = "Open it in an image viewer, save it as PNG, and choose that file."
@@ -56,9 +56,12 @@ def picture(
     if bytes(content[128:132]) == b"DICM":
         raise DataError(f"{file}: {DICOM}")
     try:
-        opened = open_upright(io.BytesIO(content), file)
-        notes, ends = _steps(file, opened, channels)
-        image = eight_bits(opened, "L" if channels == 1 else "RGB", ends)
+        image, negative, notes = open_upright(io.BytesIO(content), file)
+        more, ends = _steps(file, image, channels)
+        image, notes = (
+            eight_bits(image, negative, "L" if channels == 1 else "RGB", ends),
+            notes + more,
+        )
     except DataError:
         raise
     except Image.DecompressionBombError as error:
@@ -86,11 +89,10 @@ def readable(name: str) -> str:
 
 
 def _steps(
-    file: str, opened: Opened, channels: int
+    file: str, image: Image.Image, channels: int
 ) -> tuple[list[str], tuple[float, float] | None]:
     """What will be done to a picture, in words, and the ends of its gray where it is deep."""
-    notes, ends, image = [], None, opened.image
-    mode = "L" if opened.mode[0] in "IF" else opened.mode
+    notes, ends, mode = [], None, "L" if image.mode[0] in "IF" else image.mode
     if mode not in (*GRAY, *COLOURS):
         raise DataError(f"{file}: its colours are kept as {mode}. {AGAIN}")
     if image.mode[0] in "IF":
@@ -112,9 +114,6 @@ def _steps(
         layered = image.convert("LA") if mode == "La" else image
         seen_through = layered.convert("RGBA").getchannel("A").getextrema() != (255, 255)
     told = {
-        "the first of several pictures in the file": opened.several,
-        "16 bits a colour shortened to 8": opened.shortened,
-        "turned upright, as its camera noted": opened.turned,
         "transparent parts laid on white": seen_through,
         f"turned from {mode} into RGB": mode in ("CMYK", "YCbCr"),
         "black and white only, without grays": mode == "1",
