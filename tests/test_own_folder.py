@@ -8,7 +8,8 @@ import pandas as pd
 import pydicom
 import pytest
 from PIL import Image
-from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless
+from pydicom.uid import JPEG2000Lossless
+from small_trees import dicom
 
 from medrobust_utils import data
 from medrobust_utils.core.errors import DataError, MedrobustError
@@ -43,28 +44,6 @@ def table(root, **columns):
     root.mkdir(parents=True, exist_ok=True)
     pd.DataFrame(columns).to_csv(root / "labels.csv", index=False)
     return root
-
-
-def dicom(path, stored, *, patient="Doe", **elements):
-    """A file as a scanner writes it: 16 bits stored, uncompressed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    meta = pydicom.dataset.FileMetaDataset()
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    meta.MediaStorageSOPClassUID = pydicom.uid.SecondaryCaptureImageStorage
-    meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
-    found = pydicom.Dataset()
-    found.file_meta = meta
-    found.SOPClassUID, found.SOPInstanceUID = meta[2, 2].value, meta[2, 3].value
-    found.PatientName, found.PatientID = "Secret^Name", patient
-    found.Rows, found.Columns = stored.shape
-    found.SamplesPerPixel, found.PhotometricInterpretation = 1, "MONOCHROME2"
-    found.BitsAllocated, found.BitsStored, found.HighBit = 16, 12, 11
-    found.PixelRepresentation = 0
-    found.PixelData = stored.astype("<u2").tobytes()
-    for name, value in elements.items():
-        setattr(found, name, value)
-    found.save_as(path, enforce_file_format=True)
-    return path
 
 
 def test_a_folder_for_each_class_is_a_set(tmp_path, pictures):
@@ -183,7 +162,8 @@ def test_dicom_is_shown_in_its_window_and_grouped_by_a_hash(tmp_path, pictures):
         dicom(
             tmp_path / f"{'ab'[i % 2]}/{i}.dcm",
             stored[i],
-            patient=f"P{i // 2}",
+            PatientName="Secret^Name",
+            PatientID=f"P{i // 2}",
             **(window if i < 4 else {}),
         )
     found = load(tmp_path)
@@ -224,7 +204,7 @@ def test_dicom_that_cannot_be_shown_is_refused_without_a_name(tmp_path, pictures
         ({"PixelData": b"\0\0"}, "cannot be read as DICOM"),
         ({"Rows": 60000, "Columns": 60000}, "million pixels"),
     ):
-        dicom(path, stored, **elements)
+        dicom(path, stored, PatientName="Secret^Name", **elements)
         with pytest.raises(DataError, match=f"x.dcm.*{message}") as caught:
             load(tmp_path)
         assert "Secret" not in str(caught.value)

@@ -181,7 +181,7 @@ def test_parts_follow_their_images(skewed, histology, chest):
     parted = replace(chest, parts=chest.ids)
     copies, _ = copy_per_label(parted, split_by_group(parted, seed=0))
     assert copies.parts == tuple(name.split("#")[0] for name in copies.ids)
-    with pytest.raises(DataError, match="'parts': 2"):
+    with pytest.raises(DataError, match="as many parts, not 2"):
         replace(histology, parts=("train", "test"))
 
 
