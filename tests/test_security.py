@@ -146,7 +146,7 @@ def test_a_cache_of_label_maps_is_no_way_in_either(tmp_path, home):
         data.READERS[reader](tmp_path, 16)
         (path,) = home.glob(f"decoded/{reader}-*/{name}")
         path.write_bytes(pickles()["npy"])
-        with pytest.raises(DataError, match="the cache cannot be read.*Delete"):
+        with pytest.raises(DataError, match="cannot be read as an array.*Delete"):
             data.READERS[reader](tmp_path, 16)
 
 

@@ -140,20 +140,26 @@ def cached_pictures(
     return images, hashes.tolist(), folder
 
 
-def cached(path: Path, **options: str) -> np.ndarray:
-    """An array of a cache; ``options`` are those of ``np.load``.
+def load_array(path: Path, remedy: str, **options: str) -> np.ndarray:
+    """An array of numbers or text in a file; ``options`` are those of ``np.load``.
 
     Raises:
-        DataError: if it cannot be read.
+        DataError: if it cannot be read, with the ``remedy``.
     """
     try:
-        array = np.load(path, allow_pickle=False, **options)
+        if not path.is_file():  # to open a pipe is to wait for ever
+            raise ValueError("no file")
+        array = np.load(path, allow_pickle=False, **options)  # what could run code is not loaded
         if not isinstance(array, np.ndarray):
             raise ValueError("an archive of arrays")
         return array
     except Exception as error:  # a damaged header raises many types
-        damaged = f"the cache cannot be read ({error}). Delete {path.parent} and run again."
-        raise blame(path, error, damaged) from error
+        raise blame(path, error, f"cannot be read as an array ({error}). {remedy}") from error
+
+
+def cached(path: Path, **options: str) -> np.ndarray:
+    """An array of a cache, see ``load_array``."""
+    return load_array(path, f"Delete {path.parent} and run again.", **options)
 
 
 def remembered(path: Path, compute: Callable[[], np.ndarray]) -> np.ndarray:

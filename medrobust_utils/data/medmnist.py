@@ -21,7 +21,7 @@ from PIL import Image
 from ..core import env
 from ..core.disk import blame
 from ..core.errors import DataError
-from .decoding import cached_pictures, listing_key, scratch, to_square
+from .decoding import cached_pictures, listing_key, load_array, scratch, to_square
 from .imageset import ImageSet
 from .reading import combine, find_folder
 
@@ -38,24 +38,11 @@ class Kind(NamedTuple):
     several: bool = False
 
 
+FINDINGS = """atelectasis cardiomegaly effusion infiltration mass nodule pneumonia pneumothorax
+consolidation edema emphysema fibrosis pleural hernia"""
 SETS = {
     "chestmnist": Kind(
-        (
-            "atelectasis",
-            "cardiomegaly",
-            "effusion",
-            "infiltration",
-            "mass",
-            "nodule",
-            "pneumonia",
-            "pneumothorax",
-            "consolidation",
-            "edema",
-            "emphysema",
-            "fibrosis",
-            "pleural",
-            "hernia",
-        ),
+        tuple(FINDINGS.split()),
         (78_468, 11_219, 22_433),
         several=True,
     ),
@@ -162,14 +149,9 @@ def _member(path: Path, name: str, shape: tuple[int, ...]) -> Iterator[np.ndarra
                 if archive.getinfo(unpacked.name).file_size > 8 * int(np.prod(shape)) + 4096:
                     raise ValueError("it is larger than published")
                 shutil.copyfileobj(member, file, 2**20)
-            array = np.load(unpacked, mmap_mode="r", allow_pickle=False)
-            if not isinstance(array, np.ndarray):
-                raise ValueError("an archive of arrays")
+            array = load_array(unpacked, "", mmap_mode="r")
         except Exception as error:  # zipfile and NumPy raise nearly anything on damage
-            damaged = (
-                f"{name} cannot be read as an array ({error}). Download it again; other objects "
-                "than arrays, which could run code, are not loaded."
-            )
+            damaged = f"{name} cannot be read as an array ({error}). Download it again."
             raise blame(path, error, damaged) from error
         n, right = (*array.shape, 0)[0], array.dtype == np.uint8 or not images
         most = n == shape[0] if images else 0 < n <= shape[0]

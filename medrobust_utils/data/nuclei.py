@@ -22,12 +22,18 @@ import numpy as np
 from PIL import Image
 
 from ..core import env
-from ..core.disk import blame
 from ..core.errors import DataError
 from ..core.losses import IGNORED
-from .decoding import cached_pictures, decoded, listing_key, remembered, to_square
+from .decoding import (
+    cached_pictures,
+    decoded,
+    listing_key,
+    load_array,
+    remembered,
+    to_square,
+)
 from .imageset import ImageSet
-from .layouts import AGAIN, patients
+from .layouts import patients
 from .masks import OVERLAPPING, nearest, read_label_maps
 from .reading import check_partners, combine, find_folder, index_images
 
@@ -40,6 +46,7 @@ CONSEP = ("background", "neoplastic", "inflammatory", "connective", "epithelial"
 # background, other, inflammatory, healthy, malignant epithelium, fibroblast, muscle, endothelium:
 # the publisher's kinds, read as PanNuke's
 MEANING = {0: 0, 1: 5, 2: 2, 3: 4, 4: 1, 5: 3, 6: 3, 7: 3}
+AGAIN = "Download it again; Python objects, which could run code, are not loaded."
 PATCHES = 656  # of 41 tiles, 16 each
 
 
@@ -70,8 +77,8 @@ def consep(root: Path, size: int, *, duplicates: bool = False) -> ImageSet:
     images, labels = (
         index_images(folder, end, f"train/{kind}", f"test/{kind}") for kind, end in kinds.items()
     )
-    check_partners(images, labels, "label map", f"Unpack the set again. {AGAIN}")
-    check_partners(labels, images, "image", f"Unpack the set again. {AGAIN}")
+    check_partners(images, labels, "label map", "Unpack the set again, or move it elsewhere.")
+    check_partners(labels, images, "image", "Unpack the set again, or move it elsewhere.")
     files = list(images.values())
     pictures = decoded("consep", files, size, 3)
     tiles = patients(r"((?:train|test)_\d+)_r\d\d", images)
@@ -167,7 +174,7 @@ def _fold(name: str, place: Path) -> Fold:
                 "this fold again, and no other in the same folder."
             )
     files = [paths[0] for paths in found]
-    images, masks, types = (_array(path) for path in files)
+    images, masks, types = (load_array(path, AGAIN, mmap_mode="r") for path in files)
     n, side = (*images.shape, 0, 0)[:2]
     shapes = ((n, side, side, 3), (n, side, side, len(CHANNELS)), (n,))
     kinds = ("buif", "buif", "US")
@@ -182,22 +189,6 @@ def _fold(name: str, place: Path) -> Fold:
         return Fold(name, images, masks, types.astype(str), (files[0], files[1]))
     except ValueError as error:  # bytes beyond ASCII, or numbers that are no characters
         raise DataError(f"{files[2]}: holds no text ({error}). Download it again.") from error
-
-
-def _array(path: Path) -> np.ndarray:
-    try:
-        if not path.is_file():  # to open a pipe is to wait for ever
-            raise ValueError("no file")
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-        if not isinstance(array, np.ndarray):
-            raise ValueError("an archive of arrays")
-        return array
-    except Exception as error:  # a damaged header raises many types
-        damaged = (
-            f"cannot be read as a plain array ({error}). Download it again; Python objects in it, "
-            "which could run code, are not loaded: save them as numbers or text."
-        )
-        raise blame(path, error, damaged) from error
 
 
 def _chunks(array: np.ndarray, path: Path, limit: float) -> Iterator[np.ndarray]:

@@ -112,23 +112,9 @@ def official_split(data: ImageSet, root: Path) -> Split:
 
 
 HAM10000 = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
-NIH = (
-    "Atelectasis",
-    "Cardiomegaly",
-    "Effusion",
-    "Infiltration",
-    "Mass",
-    "Nodule",
-    "Pneumonia",
-    "Pneumothorax",
-    "Consolidation",
-    "Edema",
-    "Emphysema",
-    "Fibrosis",
-    "Pleural_Thickening",
-    "Hernia",
-    "No Finding",
-)
+FINDINGS = """Atelectasis Cardiomegaly Effusion Infiltration Mass Nodule Pneumonia Pneumothorax
+Consolidation Edema Emphysema Fibrosis Pleural_Thickening Hernia"""
+NIH = (*FINDINGS.split(), "No Finding")
 SETS: dict[str, Folders | Table] = {
     # M. Nickparvar, Kaggle. Chen and Luo (PAKDD 2024) used the folder Training only.
     "brain_mri": Folders(

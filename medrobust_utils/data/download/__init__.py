@@ -57,11 +57,14 @@ def download_set(dataset: DataSet, root: Path, only: str = "", share: int | None
     Raises:
         DataError: naming the file and the remedy; nothing unfinished is in place then.
     """
-    folder, key = root / dataset.folder, "/".join(filter(None, (dataset.name, only)))
-    key += f"#{share}" if share else ""
+    folder, key = (
+        root / dataset.folder,
+        "@".join(filter(None, (dataset.name, only, str(share or "")))),
+    )
     with placing.exclusive(root) as staging:
-        record, work = placing.read_record(staging), staging / dataset.name
-        known = record.get(dataset.name) or record.get(key)
+        placed, work = staging / "placed.json", staging / key
+        record = json.loads(placed.read_text()) if placed.exists() else {}
+        known = Counter(record.get(dataset.name) or record.get(key))
         if not known or not known <= placing.measure(folder):
             work.mkdir(exist_ok=True)
             if not (work / "ready").exists():
@@ -69,7 +72,8 @@ def download_set(dataset: DataSet, root: Path, only: str = "", share: int | None
                 tree = placing.lifted(work / "tree", dataset.lift)
                 if dataset.prepare == "consep_patches":
                     tree = _cut(tree, work / "cut")
-                placing.write_record(staging, record | {key: placing.measure(tree)})
+                record[key] = placing.measure(tree)
+                write_atomic(placed, json.dumps(record, indent=1).encode())
                 tree.rename(work / "ready")
             placing.place(work / "ready", folder)
         shutil.rmtree(work, ignore_errors=True)
@@ -84,29 +88,26 @@ def _cut(tree: Path, patches: Path) -> Path:
 
 def _gather(dataset: DataSet, work: Path, only: str, share: int | None) -> None:
     """Fetch and unpack all that is wanted into ``work/tree``."""
-    if dataset.name == "isic":
-        return _from_isic(dataset, work, share)
     if dataset.access == "kaggle":
         return _from_kaggle(dataset, work)
+    tree, new = work / "tree", work / "new"
     try:
-        for file in dataset.files or _list_dataverse(dataset, work):
-            if only in ("", file.name) and not (work / f"{file.name}.got").exists():
+        for file in dataset.files or LISTS[dataset.name](dataset, work, share):
+            done = work / f"{file.name}.got" if file.unpack else tree / file.name
+            if only not in ("", file.name) or done.exists():
+                continue
+            if file.unpack:
                 print(f"{dataset.name}: {file.name}")
-                _gather_file(file, work)
+            check = partial(placing.unpack, target=new, into=file.unpack) if file.unpack else None
+            path = fetch(file, work / "coming" / file.name, check)
+            placing.place(*((new, tree) if file.unpack else (path, tree / file.name)))
+            done.touch()
+            shutil.rmtree(work / "coming")
     except DataError as error:
         if not dataset.kaggle or not has_credentials():
             raise
         print(f"{error}\nThe copy on Kaggle is tried instead.")
         _from_kaggle(dataset, work)
-
-
-def _gather_file(file: RemoteFile, work: Path) -> None:
-    coming, new = work / "coming" / file.name, work / "new"
-    check = partial(placing.unpack, target=new, into=file.unpack) if file.unpack else None
-    path, tree = fetch(file, coming, check), work / "tree"
-    placing.place(new, tree) if file.unpack else placing.place(path, tree / file.name)
-    (work / f"{file.name}.got").touch()
-    shutil.rmtree(coming, ignore_errors=True)
 
 
 def has_credentials() -> bool:
@@ -178,7 +179,7 @@ def _listed(dataset: DataSet, url: str, parse: Callable, work: Path):
         raise DataError(text) from error
 
 
-def _list_dataverse(dataset: DataSet, work: Path) -> list[RemoteFile]:
+def _list_dataverse(dataset: DataSet, work: Path, _: int | None) -> list[RemoteFile]:
     """HAM10000's archives and its table, as the repository lists them, with their checksums."""
     doi = "doi:" + dataset.page.removeprefix("https://doi.org/")
     url = f"{DATAVERSE}/datasets/:persistentId/versions/:latest/files?persistentId={doi}"
@@ -198,13 +199,10 @@ def _dataverse_files(answer: dict) -> list[RemoteFile]:
     return files
 
 
-def _from_isic(dataset: DataSet, work: Path, share: int | None) -> None:
-    """Ten diagnoses of the ISIC Archive: their lists, then one image after another."""
-    from ..decoding import open_image  # brings torch, which the command's help must not wait for
-
-    listed, images = work / f"isic-{share or 'all'}.json", work / "tree" / "images"
+def _list_isic(dataset: DataSet, work: Path, share: int | None) -> list[RemoteFile]:
+    """The images of ten diagnoses in the ISIC Archive, whose table is made of their lists."""
+    listed, rows = work / "isic.json", {}
     if not listed.exists():
-        rows: dict[str, dict] = {}
         for diagnosis, query in QUERIES.items():
             url, found = f"{ISIC}?{urlencode({'query': query, 'limit': 100})}", 0
             while url and (share is None or found < share):
@@ -217,17 +215,11 @@ def _from_isic(dataset: DataSet, work: Path, share: int | None) -> None:
     rows = json.loads(listed.read_bytes())
     chosen = shares({key: row["diagnosis"] for key, row in rows.items()}, share)
     print(f"isic: {len(chosen):,} images")
-    images.mkdir(parents=True, exist_ok=True)
-    for name in {path.name for path in images.iterdir()} - {f"{key}.jpg" for key in chosen}:
-        (images / name).unlink()  # of a larger part, broken off
-    for key in chosen:
-        if not (images / f"{key}.jpg").exists():
-            file = RemoteFile(f"{key}.jpg", (rows[key].pop("url"),), rows[key].pop("size"))
-            path = fetch(file, work / key, check=lambda path: open_image(path, "RGB"))
-            placing.place(path, images / file.name)
-            shutil.rmtree(work / key)
     table = pd.DataFrame([rows[key] for key in chosen], columns=ISIC_COLUMNS)
-    write_atomic(images.with_name("metadata.csv"), table.to_csv(index=False).encode())
+    (work / "tree").mkdir(exist_ok=True)
+    write_atomic(work / "tree" / "metadata.csv", table.to_csv(index=False).encode())
+    files = ((f"images/{key}.jpg", rows[key]["url"], rows[key]["size"]) for key in chosen)
+    return [RemoteFile(name, (url,), size) for name, url, size in files]
 
 
 def _isic_page(diagnosis: str, answer: dict) -> tuple[dict[str, dict], str | None]:
@@ -243,6 +235,9 @@ def _isic_page(diagnosis: str, answer: dict) -> tuple[dict[str, dict], str | Non
     if after and urlsplit(after).netloc != urlsplit(ISIC).netloc:
         raise ValueError(f"it goes on at {after}, which is not the archive")
     return rows, after
+
+
+LISTS = {"ham10000": _list_dataverse, "isic": _list_isic}
 
 
 def shares(classes: dict[str, str], count: int | None) -> list[str]:

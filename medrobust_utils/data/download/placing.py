@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import filecmp
 import gzip
-import json
 import os
 import shutil
 import tarfile
@@ -19,7 +18,6 @@ from filelock import FileLock, Timeout
 
 from ...core.disk import SENTENCES
 from ...core.errors import DataError
-from ...core.storage import write_atomic
 
 
 @contextmanager
@@ -147,16 +145,3 @@ def measure(folder: Path) -> Counter[str]:
     """How many files each entry of a folder holds, links left out."""
     files = (path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
     return Counter(path.relative_to(folder).parts[0] for path in files)
-
-
-def read_record(staging: Path) -> dict[str, Counter[str]]:
-    """Set (or set/file) -> what of it was placed, see ``measure``; nothing where it is damaged."""
-    with suppress(FileNotFoundError, ValueError):
-        record = json.loads((staging / "placed.json").read_text())
-        return {key: Counter(placed) for key, placed in record.items()}
-    return {}
-
-
-def write_record(staging: Path, record: dict[str, Counter[str]]) -> None:
-    """Write the record, whole or not at all."""
-    write_atomic(staging / "placed.json", json.dumps(record, indent=1, sort_keys=True).encode())

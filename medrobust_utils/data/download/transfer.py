@@ -40,8 +40,8 @@ def fetch(file: RemoteFile, folder: Path, check: Callable[[Path], object] | None
         DataError: saying what each server did, if none of them gave the whole file.
         OSError: for an error of the place.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     path, part, reasons = folder / file.name, folder / f"{file.name}.part", []
+    path.parent.mkdir(parents=True, exist_ok=True)
     for url in file.urls:
         failures, most, reason = 0, _size(part), None
         while failures < TRIES:
