@@ -73,7 +73,7 @@ def download_set(dataset: DataSet, root: Path, only: str = "", share: int | None
                 if dataset.prepare == "consep_patches":
                     tree = _cut(tree, work / "cut")
                 record[key] = placing.measure(tree)
-                write_atomic(placed, json.dumps(record, indent=1).encode())
+                write_atomic(placed, json.dumps(record, indent=1, sort_keys=True).encode())
                 tree.rename(work / "ready")
             placing.place(work / "ready", folder)
         shutil.rmtree(work, ignore_errors=True)
