@@ -59,9 +59,9 @@ def test_near_duplicates_join_their_groups():
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (6, 64, 64, 3), np.uint8)
     images[4] = np.clip(images[0].astype(int) + 20, 0, 255)  # the same picture, brighter
-    pairs, _ = near_duplicates(images)
+    pairs, alike = near_duplicates(images)
     assert pairs.tolist() == [[0], [4]]
-    groups = join_groups(np.array([7, 7, 8, 9, 10, 10]), pairs)
+    groups, _ = join_groups(np.array([7, 7, 8, 9, 10, 10]), pairs, alike)
     assert groups[0] == groups[1] == groups[4] == groups[5]
     assert len({groups[0], groups[2], groups[3]}) == 3
 
@@ -150,7 +150,7 @@ def test_dattas_split_is_828_images_of_lesions_with_one_image(ham):
 def test_near_duplicates_leak_out_of_dattas_split_and_are_counted(ham):
     split = split_like_datta(ham, seed=0)
     pairs = np.stack([split.test[:5], split.train[:5]])  # five test images with a double
-    joined = replace(ham, groups=join_groups(ham.groups, pairs))
+    joined = replace(ham, groups=join_groups(ham.groups, pairs, np.ones(5))[0])
     assert leaks(joined, split) == 5
     same = split_like_datta(joined, seed=0)  # the publisher's lesions decide, not the groups
     assert (same.test == split.test).all()

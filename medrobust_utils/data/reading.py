@@ -12,7 +12,7 @@ import numpy as np
 
 from ..core.errors import DataError
 from .decoding import Decoded, remembered
-from .duplicates import RULE, cut_chains, drop_duplicates, join_groups, near_duplicates
+from .duplicates import RULE, drop_duplicates, join_groups, near_duplicates
 from .imageset import ImageSet, Rows
 from .masks import MaskFiles, settle
 
@@ -138,15 +138,14 @@ def combine(
         join = exact | ~known[pairs].all(0) | (groups[pairs[0]] == groups[pairs[1]])
         if not join.all():
             census["near_duplicates_of_different_patients"] = int((~join).sum())
-    close, cut = cut_chains(groups, pairs[:, join], np.where(exact, 2, alike)[join])
-    if cut.size:
-        census["near_duplicate_pairs_not_joined"] = cut.shape[1]
+    joined, left = join_groups(groups, pairs[:, join], np.where(exact, 2, alike)[join])
+    if left:
+        census["near_duplicate_pairs_not_joined"] = left
         warnings.warn(
-            f"{name}: {cut.shape[1]} pairs of near duplicates would chain too many images into "
+            f"{name}: {left} pairs of near duplicates would chain too many images into "
             "one group, and are not joined. A column patient says better who belongs together.",
             stacklevel=2,
         )
-    joined = join_groups(groups, close)
     keep, removed = drop_duplicates(hashes, targets)
     if duplicates:
         keep, removed = np.arange(len(hashes)), {"duplicates_kept": len(hashes) - len(keep)}
