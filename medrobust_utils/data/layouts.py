@@ -14,10 +14,8 @@ from ..core.errors import DataError
 from .decoding import decoded
 from .imageset import ImageSet
 from .masks import MaskFiles
-from .reading import check_partners, combine, find_folder, index_images
+from .reading import combine, find_folder, index_images, partners
 from .tables import find_table, number, read_table
-
-AGAIN = "Bring it (download a publisher's set again), or move the other elsewhere."
 
 
 @dataclass(frozen=True)
@@ -126,10 +124,11 @@ class Table:
         lines, paths = named(path, ids), index_images(folder, self.suffix.split(), self.files)
         if self.prepare:
             table, census = self.prepare(path, table)
-            ids = ids[table.index]
-        check_partners({image: lines[image] for image in ids}, paths, "file", AGAIN)
-        check_partners(paths, lines, "line in the table", AGAIN)
-        paths, masks = {image: paths[image] for image in ids}, None
+            other, ids = set(ids) - set(ids[table.index]), ids[table.index]
+            paths = {image: file for image, file in paths.items() if image not in other}
+            lines = {image: lines[image] for image in ids}
+        files, masks = partners(lines, paths, "file", "line in the table"), None
+        paths = dict(zip(ids, files, strict=True))
         if self.outlines and (folder / self.outlines[0]).is_dir():  # else not downloaded
             drawn, end = index_images(folder, (".png",), self.outlines[0]), self.outlines[1]
             drawn = {name.removesuffix(end): [file] for name, file in drawn.items()}
@@ -138,7 +137,7 @@ class Table:
         data = combine(
             name=name,
             ids=list(ids),
-            decoded=decoded(name, list(paths.values()), size, self.channels),
+            decoded=decoded(name, files, size, self.channels),
             targets=self._targets(path, table[self.label]),
             classes=self.classes,
             groups=patients(self.group, lines) if by_name else pd.factorize(table[self.group])[0],
@@ -171,9 +170,7 @@ class Table:
 
 
 def _masks(paths: Mapping[str, Path], outlines: dict[str, list[Path]], size: int) -> MaskFiles:
-    check_partners(paths, outlines, "outline", AGAIN)
-    check_partners({key: files[0] for key, files in outlines.items()}, paths, "image", AGAIN)
-    return MaskFiles([outlines[image] for image in paths], list(paths.values()), size)
+    return MaskFiles(partners(paths, outlines, "outline", "image"), list(paths.values()), size)
 
 
 def _spelled(label: str) -> str:

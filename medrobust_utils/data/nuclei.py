@@ -35,7 +35,7 @@ from .decoding import (
 from .imageset import ImageSet
 from .layouts import patients
 from .masks import OVERLAPPING, nearest, read_label_maps
-from .reading import check_partners, combine, find_folder, index_images
+from .reading import combine, find_folder, index_images, partners
 
 PANNUKE = ("background", "neoplastic", "inflammatory", "connective", "epithelial", "dead")
 CHANNELS = ("neoplastic", "inflammatory", "connective", "dead", "epithelial", "background")
@@ -77,16 +77,14 @@ def consep(root: Path, size: int, *, duplicates: bool = False) -> ImageSet:
     images, labels = (
         index_images(folder, end, f"train/{kind}", f"test/{kind}") for kind, end in kinds.items()
     )
-    check_partners(images, labels, "label map", "Unpack the set again, or move it elsewhere.")
-    check_partners(labels, images, "image", "Unpack the set again, or move it elsewhere.")
-    files = list(images.values())
+    files, maps = list(images.values()), partners(images, labels, "label map", "image")
     pictures = decoded("consep", files, size, 3)
     tiles = patients(r"((?:train|test)_\d+)_r\d\d", images)
     return combine(
         name="consep",
         ids=list(images),
         decoded=pictures,
-        targets=read_label_maps(pictures[2], files, [labels[i] for i in images], MEANING, size),
+        targets=read_label_maps(pictures[2], files, maps, MEANING, size),
         classes=CONSEP,
         groups=tiles,
         complete=len(images) == PATCHES,

@@ -28,10 +28,10 @@ from ..core.errors import DataError
 from ..core.losses import IGNORED
 from .decoding import decoded, listing_key, remembered
 from .imageset import ImageSet
-from .layouts import AGAIN, named
+from .layouts import named
 from .masks import MaskFiles, read_label_maps
 from .pictures import SUFFIXES, scan
-from .reading import check_partners, combine, index_images, visible
+from .reading import combine, index_images, partners, visible
 from .tables import find_table, number, read_table, words
 
 PREFIX = "folder:"
@@ -98,11 +98,12 @@ def read(name: str, size: int, *, duplicates: bool = False) -> ImageSet:
     images = decoded(title, files, size, seen.channels, *made, opener=seen.open)
     if targets is None:
         meaning = {number: number for number in (*range(len(labels.classes)), IGNORED)}
-        maps = _partners(folder / MAPS, paths, "label map", "Draw it, or move it elsewhere.")
+        maps = index_images(folder / MAPS, SUFFIXES, deep=True)
+        maps = partners(paths, maps, "label map", "image")
         targets = read_label_maps(images[2], files, maps, meaning, size)
     if (folder / MASKS).is_dir():
-        remedy = f"Where nothing was found save a black one; without {folder / MASKS} none is used."
-        outlines = _partners(folder / MASKS, paths, "outline", remedy)
+        outlines = index_images(folder / MASKS, SUFFIXES, deep=True)
+        outlines = partners(paths, outlines, "outline (a black one, if nothing is there)", "image")
         masks = MaskFiles([[path] for path in outlines], files, size)
         census = _outlined(folder / MASKS, masks, images[2], listing_key(outlines, size, *files))
     given = zip(labels.patients, seen.patients, strict=True)
@@ -178,14 +179,6 @@ def _class_folders(folder: Path) -> Labels:
     return Labels(paths, targets, classes, [""] * len(paths), [])
 
 
-def _partners(folder: Path, images: dict[str, Path], what: str, remedy: str) -> list[Path]:
-    """What is drawn of each image, in files of the images' names."""
-    files = index_images(folder, SUFFIXES, deep=True)
-    check_partners(images, files, what, remedy)
-    check_partners(files, images, "image", remedy)
-    return [files[image] for image in images]
-
-
 def _outlined(folder: Path, masks: MaskFiles, cache: Path, key: str) -> dict[str, int]:
     """How many outlines are empty or full; all of them are read once, and none is kept."""
     found = remembered(
@@ -225,9 +218,8 @@ def _labels(path: Path, base: Path, files: dict[str, Path]) -> Labels:
         raise DataError(f"{path}: found the columns {list(table.columns)}. {remedy}")
     ids = [_image(name, base, files) for name in table["image"]]
     lines = named(path, pd.Series(ids, table.index))
-    check_partners(lines, files, "file", AGAIN)
-    check_partners(files, lines, "line in the table", AGAIN)
-    paths = {image: files[image] for image in ids}
+    found = partners(lines, files, "file", "line in the table")
+    paths = dict(zip(ids, found, strict=True))
     patients = [""] * len(paths)
     if "patient" in table:  # what stands for an empty cell is no patient, nor the same one
         patients = list(table["patient"].mask(words(table, "patient") == "", ""))

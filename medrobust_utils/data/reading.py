@@ -87,15 +87,21 @@ def _below(
             )
 
 
-def check_partners(
-    here: Mapping[str, object], there: Collection[str], missing: str, remedy: str
-) -> None:
-    """Raise DataError unless ``there`` is something for all keys of ``here``, which says where."""
-    alone = [key for key in here if key not in there]
-    if alone:
-        raise DataError(
-            f"{here[alone[0]]}: its {missing} is missing, as are {len(alone) - 1} others. {remedy}"
-        )
+def partners(here: Mapping[str, Any], there: Mapping[str, Any], what: str, other: str) -> list[Any]:
+    """What ``there`` belongs to the names of ``here``, in their order; both say where things lie.
+
+    Raises:
+        DataError: naming the first, if one of ``here`` lacks ``what``, or of ``there`` ``other``.
+    """
+    for one, two, missing in ((here, there, what), (there, here, other)):
+        alone = [one[name] for name in one if name not in two]
+        if alone:
+            where = alone[0][0] if isinstance(alone[0], list) else alone[0]
+            raise DataError(
+                f"{where}: its {missing} is missing, as are {len(alone) - 1} others. Bring it "
+                "(download a publisher's set again), or move the other elsewhere."
+            )
+    return [there[name] for name in here]
 
 
 def combine(
