@@ -8,9 +8,8 @@ from PIL import Image
 
 from medrobust_utils.core.errors import DataError
 from medrobust_utils.core.losses import IGNORED
-from medrobust_utils.data import decoding, masks, nuclei, split_official
+from medrobust_utils.data import decoding, masks, nuclei
 from medrobust_utils.data.masks import OVERLAPPING, read_label_maps, settle
-from medrobust_utils.data.splits import leaks
 
 SIDE = 40
 # What the publisher's numbers 0 to 7 are called here.
@@ -105,22 +104,6 @@ def test_label_maps_are_read_once_and_again_when_changed(root, monkeypatch):
     again = nuclei.consep(root, SIDE)
     assert ((again.targets == 0) == (changed.targets == 5)).all()
     assert again.checksum != changed.checksum
-
-
-def test_a_near_duplicate_of_a_test_patch_takes_its_tile_out_of_training(root):
-    folder = root / "consep_patches"
-    for column in range(2):  # a tile more, since a fifth of those left is to choose the epoch
-        picture(20 + column).save(folder / f"train/images/train_6_r0{column}.jpg")
-        save(root, f"train_6_r0{column}", values(20 + column))
-    pixels = np.asarray(Image.open(folder / "test/images/test_1_r00.jpg")).astype(int)
-    brighter = Image.fromarray(np.clip(pixels + 9, 0, 255).astype(np.uint8))
-    brighter.save(folder / "train/images/train_2_r01.jpg", quality=95)
-    data = nuclei.consep(root, SIDE)
-    assert data.census["near_duplicate_pairs"] == 1
-    split = split_official(data, seed=0)
-    assert [data.ids[i] for i in split.test] == [name for name in data.ids if "test" in name]
-    used = {data.ids[i] for side in split for i in side}
-    assert set(data.ids) - used == {"train_2_r00", "train_2_r01"} and leaks(data, split) == 0
 
 
 def unknown_value(path):

@@ -94,12 +94,6 @@ def test_the_copy_on_kaggle_is_the_same_set(root, tmp_path):
     assert data.census == published.census and data.parts == published.parts
 
 
-def test_folds_are_put_in_the_order_of_their_numbers(root):
-    (root / "pannuke/Fold 2").rename(root / "pannuke/Fold 10")
-    parts = nuclei.pannuke(root, SIDE).parts
-    assert list(dict.fromkeys(parts)) == ["fold1", "fold3", "fold10"]
-
-
 def test_the_folds_are_the_split_and_near_duplicates_leave_it(root):
     path = root / "pannuke/Fold 1/images/fold1/images.npy"
     images, later = np.load(path), fold(3, 7).images

@@ -31,12 +31,6 @@ def test_no_group_on_both_sides_and_nothing_lost(skin):
     assert 0.1 < len(split.val) / len(data) < 0.3
 
 
-def test_classes_reach_both_sides(skin):
-    split = split_by_group(skin, seed=0)
-    common = [k for k, n in enumerate(np.bincount(skin.targets)) if n >= 10]
-    assert set(common) <= set(skin.targets[split.val]) & set(skin.targets[split.train])
-
-
 def test_a_leaking_or_empty_split_is_refused(skin):
     data = grouped(skin)
     with pytest.raises(DataError, match="1 patients or lesions lie on both sides"):
@@ -258,16 +252,6 @@ def test_the_publishers_folds_are_the_three_sides():
     split = split_official(joined, seed=0)
     assert split.val.tolist() == list(range(16, 20)) and split.test.tolist() == list(range(12, 16))
     assert len(split.train) == 8 and leaks(joined, split) == 0
-
-
-def test_training_images_in_a_group_with_test_images_are_left_out():
-    data = tiles(["train"] * 8 + ["test"] * 2)
-    near = data.groups.copy()
-    near[near == 8] = 3  # a near duplicate links the tile 8 with the tile 3
-    split = split_official(replace(data, groups=near), seed=1)
-    assert split.test.tolist() == list(range(32, 40))
-    assert tiles_of(data, np.concatenate(split[:2])) == [0, 1, 2, 4, 5, 6, 7]
-    assert leaks(replace(data, groups=near), split) == 0
 
 
 @pytest.mark.parametrize(
