@@ -68,9 +68,9 @@ def header(path: Path) -> Header:
     return Header(*size, kind in GRAY, digits if patient.strip() else "", rule)
 
 
-def picture(path: Path, ends: tuple[float, float] | None = None) -> Image.Image:
+def picture(path: Path) -> Image.Image:
     """The picture of one file, 8 bits, gray or RGB; see ``shown``."""
-    return shown(path, ends)[0]
+    return shown(path)[0]
 
 
 def shown(path: Path, ends: tuple[float, float] | None = None) -> tuple[Image.Image, str]:

@@ -70,15 +70,6 @@ def read(name: str, root: Path, size: int, *, duplicates: bool = False) -> Image
 
     Where no file is so large the largest is enlarged. Patients and lesions are not known, so
     only near duplicates share a group; the publisher's parts are kept in ``parts``.
-
-    Args:
-        name: one of SETS.
-        root: folder that holds ``medmnist``.
-        duplicates: whether exact copies stay in, see ``reading.combine``.
-
-    Raises:
-        DataError: naming the file, if it is missing, damaged, or holds something else than
-            published.
     """
     kind, folder = SETS[name], find_folder(root, "medmnist")
     files = {side: folder / f"{name}_{side}.npz" for side in SIDES}

@@ -64,13 +64,6 @@ def consep(root: Path, size: int, *, duplicates: bool = False) -> ImageSet:
     """All patches as RGB at ``size`` x ``size`` with label maps of six classes, grouped by tile.
 
     Patches of one tile overlap at the last row and column, and show the same section.
-
-    Args:
-        root: folder that holds ``consep_patches``.
-        duplicates: whether exact copies stay in, see ``reading.combine``.
-
-    Raises:
-        DataError: naming the file, if one is missing, unreadable, unknown or of another size.
     """
     folder = find_folder(root, "consep_patches")
     kinds = {"images": (".jpg", ".png"), "labels": (".png",)}
@@ -98,13 +91,6 @@ def pannuke(root: Path, size: int, *, duplicates: bool = False) -> ImageSet:
 
     A pixel with several labels, or with none, is ignored and counted. Which slide an image comes
     from is not known: each is a group of its own, but for near duplicates.
-
-    Args:
-        root: folder that holds ``pannuke``.
-        duplicates: whether exact copies stay in, see ``reading.combine``.
-
-    Raises:
-        DataError: naming the file, if one is missing, unreadable, of another shape or out of range.
     """
     folds = _folds(find_folder(root, "pannuke"))
     key = listing_key([path for fold in folds for path in fold.files], size, *CHANNELS, *PANNUKE)

@@ -160,16 +160,12 @@ def scan(paths: Sequence[Path]) -> Scan:
                 f"the whole set, its pictures keep {levels} gray levels: a few pixels are far "
                 "brighter than all others. Export them with a window, or as PNG of 8 bits."
             )
-    kinds = ("gray", "colour", "sixteen_bits", "dicom")
+    kinds = ("gray", "colour", "sixteen_bits", "first_of_several", "dicom")
     census: dict[str, int | str] = {f"files_{kind}": counts[kind] for kind in kinds}
     census["channels"] = 3 if counts["colour"] else 1
-    if counts["first_of_several"]:
-        census["files_first_of_several"] = counts["first_of_several"]
     if counts["sixteen_bits"]:
         census["sixteen_bit_rule"] = f"0 to {ends[1]:.0f} in all pictures becomes black to white"
-    if counts["dicom"]:
-        census |= {f"files_{rule}": n for rule, n in counts.items() if rule.startswith("dicom_by")}
-        census["dicom_rule"] = "the VOI LUT in the file, else its window, else the set's range"
+    census |= {f"files_{rule}": n for rule, n in counts.items() if rule.startswith("dicom_by")}
     if counts["dicom_by_range"]:
         census["dicom_range"] = f"{dicom_ends[0]:g} to {dicom_ends[1]:g} becomes black to white"
     return Scan(int(census["channels"]), ends, dicom_ends, tuple(patients), census)
