@@ -58,10 +58,8 @@ def picture(
     try:
         image, negative, notes = open_upright(io.BytesIO(content), file)
         more, ends = _steps(file, image, channels)
-        image, notes = (
-            eight_bits(image, negative, "L" if channels == 1 else "RGB", ends),
-            notes + more,
-        )
+        image = eight_bits(image, negative, "L" if channels == 1 else "RGB", ends)
+        notes += more
     except DataError:
         raise
     except Image.DecompressionBombError as error:
