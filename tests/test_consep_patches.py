@@ -9,7 +9,7 @@ from PIL import Image
 from scipy.io import savemat
 
 from medrobust_utils.core.errors import DataError
-from medrobust_utils.data import consep_patches, nuclei
+from medrobust_utils.data import nuclei
 from medrobust_utils.data.phantoms import phantom_set
 
 
@@ -32,13 +32,13 @@ def drawn(tmp_path_factory):
 @pytest.fixture
 def published(drawn, tmp_path, monkeypatch):
     """A copy of the fields, to be changed."""
-    monkeypatch.setattr(consep_patches, "PARTS", {"train": 2, "test": 1})
+    monkeypatch.setattr(nuclei, "FIELDS", {"train": 2, "test": 1})
     shutil.copytree(drawn, tmp_path / "source" / "CoNSeP")
     return tmp_path
 
 
 def test_sixteen_patches_a_field_show_its_pixels_and_kinds(published):
-    consep_patches.cut(published / "source", published / "consep_patches")
+    nuclei.cut(published / "source", published / "consep_patches")
     data = nuclei.consep(published, 256)
     assert len(data) == 48 and data.census["images_per_part"] == {"test": 16, "train": 32}
     field = np.asarray(Image.open(published / "source/CoNSeP/Train/Images/train_2.png"))
@@ -58,5 +58,5 @@ DAMAGE = {
 def test_a_field_that_is_not_whole_leaves_nothing(published, name):
     DAMAGE[name](published / "source/CoNSeP" / name)
     with pytest.raises(DataError, match=f"{Path(name).name}|holds 1 fields"):
-        consep_patches.cut(published / "source", published / "consep_patches")
+        nuclei.cut(published / "source", published / "consep_patches")
     assert sorted(path.name for path in published.iterdir()) == ["source"]

@@ -2,7 +2,7 @@
 
 CoNSeP (Graham et al. 2019, HoVer-Net): ``consep_patches/{train,test}``, the publisher's two parts,
 each with ``images/<part>_<tile>_r<row><column>.png`` (or ``.jpg``) and ``labels/`` of the same
-names in PNG; ``consep_patches.cut`` makes them of the published fields.
+names in PNG; ``cut`` makes them of the published fields.
 
 PanNuke (Gamper et al. 2020): ``pannuke`` holds a folder a fold, whose name ends in the fold's
 number: ``Fold 1/images/fold1/{images,types}.npy`` and ``Fold 1/masks/fold1/masks.npy`` as
@@ -22,13 +22,16 @@ import numpy as np
 from PIL import Image
 
 from ..core import env
+from ..core.disk import blame
 from ..core.errors import DataError
 from ..core.losses import IGNORED
 from .decoding import (
+    building,
     cached_pictures,
     decoded,
     listing_key,
     load_array,
+    open_image,
     remembered,
     to_square,
 )
@@ -47,7 +50,12 @@ CONSEP = ("background", "neoplastic", "inflammatory", "connective", "epithelial"
 # the publisher's kinds, read as PanNuke's
 MEANING = {0: 0, 1: 5, 2: 2, 3: 4, 4: 1, 5: 3, 6: 3, 7: 3}
 AGAIN = "Download it again; Python objects, which could run code, are not loaded."
-PATCHES = 656  # of 41 tiles, 16 each
+PATCHES = 656  # of 41 fields, 16 each
+SIDE = 256
+STARTS = (0, 256, 512, 744)  # the last patch overlaps its neighbour by 24 pixels
+FIELD = 1000
+KINDS = range(8)  # background and seven kinds of nuclei
+FIELDS = {"train": 27, "test": 14}  # fields of each
 
 
 class Fold(NamedTuple):
@@ -197,3 +205,54 @@ def _classes(masks: np.ndarray) -> np.ndarray:
     maps[labels > 1] = OVERLAPPING
     maps[labels == 0] = IGNORED
     return maps
+
+
+def cut(source: Path, folder: Path) -> Path:
+    """Write ``folder/{train,test}/{images,labels}/<field>_r<row><column>.png``: all or nothing.
+
+    Args:
+        source: the unpacked archive; below it lie ``Train`` and ``Test``, each with
+            ``Images/<part>_<n>.png`` and ``Labels/<part>_<n>.mat``, whose ``type_map``
+            (1000, 1000) is the kind of each pixel.
+        folder: is made.
+
+    Raises:
+        DataError: naming the file, if a field or its labels are missing, unreadable, of another
+            size, or hold an unknown kind, or if the number of fields is not the publisher's.
+    """
+    with building(folder) as partial:
+        for part, number in FIELDS.items():
+            fields = sorted(source.glob(f"**/{part.title()}/Images/{part}_*.png"))
+            if len(fields) != number:
+                raise DataError(
+                    f"{source}: holds {len(fields)} fields {part}_*.png in {part.title()}/Images, "
+                    f"and {number} are expected. Download and unpack the archive again."
+                )
+            for what in ("images", "labels"):
+                (partial / part / what).mkdir(parents=True)
+            for path in env.progress(fields, desc=f"cutting {part}"):
+                _cut_field(path, partial / part)
+    return folder
+
+
+def _cut_field(path: Path, target: Path) -> None:
+    from scipy.io import loadmat
+
+    image, labels = open_image(path, "RGB"), path.parents[1] / "Labels" / f"{path.stem}.mat"
+    try:
+        kinds = np.asarray(loadmat(labels, variable_names=["type_map"])["type_map"])
+    except Exception as error:  # scipy raises nearly anything on damaged files
+        damaged = f"has no readable type_map ({error}). Unpack the archive again."
+        raise blame(labels, error, damaged) from error
+    right = image.size == kinds.shape == (FIELD, FIELD) and np.isin(kinds, KINDS).all()
+    if not right:
+        raise DataError(
+            f"{labels}: type_map {kinds.shape} of an image {image.size} must be {FIELD} x {FIELD} "
+            "like it, with kinds 0 to 7. Unpack the archive again."
+        )
+    drawn = Image.fromarray(kinds.astype(np.uint8))
+    for row, top in enumerate(STARTS):
+        for column, left in enumerate(STARTS):
+            name, box = f"{path.stem}_r{row}{column}.png", (left, top, left + SIDE, top + SIDE)
+            image.crop(box).save(target / "images" / name)
+            drawn.crop(box).save(target / "labels" / name)

@@ -28,11 +28,10 @@ from ..core.errors import DataError
 from ..core.losses import IGNORED
 from .decoding import decoded, listing_key, remembered
 from .imageset import ImageSet
-from .layouts import named
+from .layouts import find_table, named, number, read_table, words
 from .masks import MaskFiles, read_label_maps
 from .pictures import SUFFIXES, scan
 from .reading import combine, index_images, partners, visible
-from .tables import find_table, number, read_table, words
 
 PREFIX = "folder:"
 TABLE, NAMES, MASKS, MAPS, IMAGES = "labels.csv", "classes.txt", "masks", "labels", "images"

@@ -20,7 +20,6 @@ from ..core import env
 from ..core.disk import blame
 from ..core.errors import DataError
 from . import dicom
-from .ranges import Range
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")  # Pillow hands some others to other programs
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", *dicom.SUFFIXES)
@@ -138,7 +137,7 @@ def scan(paths: Sequence[Path]) -> Scan:
             if the range leaves a set of many grays with few.
     """
     counts: Counter[str] = Counter()
-    patients, deep, medical = [], Range(), Range()
+    patients, deep, medical = [], dicom.Range(), dicom.Range()
     for path in env.progress(paths, desc="looking at the files", leave=False):
         patient = ""
         if is_dicom(path):
@@ -200,7 +199,7 @@ def is_dicom(path: Path) -> bool:
     return path.suffix.lower() in dicom.SUFFIXES
 
 
-def _look(path: Path, deep: Range, counts: Counter[str]) -> bool:
+def _look(path: Path, deep: dicom.Range, counts: Counter[str]) -> bool:
     """Whether a picture is gray; its numbers go into ``deep`` if it has 16 bits."""
     try:
         with Image.open(path, formats=FORMATS) as file:

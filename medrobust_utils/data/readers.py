@@ -18,10 +18,9 @@ import pandas as pd
 from ..core.errors import DataError
 from . import medmnist, nuclei
 from .imageset import ImageSet
-from .layouts import Folders, Table
+from .layouts import Folders, Table, words
 from .reading import find_folder
 from .splits import Split
-from .tables import words
 
 ISIC = (
     "nevus",

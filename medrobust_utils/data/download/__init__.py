@@ -81,7 +81,7 @@ def download_set(dataset: DataSet, root: Path, only: str = "", share: int | None
 
 
 def _cut(tree: Path, patches: Path) -> Path:
-    from ..consep_patches import cut  # brings torch, which the command's help must not wait for
+    from ..nuclei import cut  # brings torch, which the command's help must not wait for
 
     return patches if patches.exists() else cut(tree, patches)
 
