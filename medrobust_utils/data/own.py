@@ -144,7 +144,7 @@ def _find(folder: Path) -> Labels:
         labels = _labels(table, base, index_images(base, SUFFIXES, deep=True, skip=skip))
         if labels.targets is not None:
             return labels
-    if table or maps:
+    if table or (maps and (folder / IMAGES).is_dir()):
         raise DataError(
             f"{folder}: {table or MAPS} says of no image what it shows. For classes give {TABLE} a "
             f"column label, or one of 0 and 1 for each finding; for label maps {folder / IMAGES}, "

@@ -9,6 +9,7 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from unittest.mock import patch
@@ -62,8 +63,9 @@ def download_set(dataset: DataSet, root: Path, only: str = "", share: int | None
         "@".join(filter(None, (dataset.name, only, str(share or "")))),
     )
     with placing.exclusive(root) as staging:
-        placed, work = staging / "placed.json", staging / key
-        record = json.loads(placed.read_text()) if placed.exists() else {}
+        placed, work, record = staging / "placed.json", staging / key, {}
+        with suppress(FileNotFoundError, ValueError):
+            record = json.loads(placed.read_text())
         known = Counter(record.get(dataset.name) or record.get(key))
         if not known or not known <= placing.measure(folder):
             work.mkdir(exist_ok=True)
