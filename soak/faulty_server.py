@@ -234,8 +234,8 @@ def _ended(files, root, wanted) -> str:
         assert any(file.name in str(error) for file in files), f"names no file: {error}"
         return "refused"
     assert tree(place) == wanted, "a wrong file is in place"
-    left = [path.name for path in (root / ".medrobust").iterdir()]
-    assert left == ["busy"], "what was under way is still there"
+    left = {path.name for path in (root / ".medrobust").iterdir()}
+    assert left == {"busy", "placed.json"}, "what was under way is still there"
     return "whole"
 
 

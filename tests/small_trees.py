@@ -188,7 +188,8 @@ def own(root: Path) -> None:
     for i, name in enumerate(names):
         pixels, path = drawn.images[i][..., 0], folder / "images" / name
         if i < 4:
-            dicom(pixels, path.with_suffix(".dcm"))
+            stored = pixels.astype(np.uint16) * 16
+            dicom(path.with_suffix(".dcm"), stored, PatientID=path.stem)
         else:
             deep = pixels if i < 8 else pixels.astype(np.uint16) * 257
             Image.fromarray(deep).save(path.with_suffix(".png"))
@@ -196,20 +197,25 @@ def own(root: Path) -> None:
     pd.DataFrame(table).to_csv(folder / "labels.csv", index=False)
 
 
-def dicom(pixels: np.ndarray, path: Path) -> None:
-    """Write gray pixels of 8 bits as a plain DICOM file of 12 bits."""
+def dicom(path: Path, stored: np.ndarray, **elements: object) -> Path:
+    """Write gray numbers (H, W) as a file of 12 bits in 16, as scanners do, with ``elements``."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     meta = pydicom.dataset.FileMetaDataset()
     meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
     meta.MediaStorageSOPClassUID = pydicom.uid.SecondaryCaptureImageStorage
-    meta.MediaStorageSOPInstanceUID = "1.2.3.4"
-    file = pydicom.dataset.FileDataset(str(path), {}, file_meta=meta, preamble=bytes(128))
-    file.SOPClassUID, file.SOPInstanceUID = meta.MediaStorageSOPClassUID, "1.2.3.4"
-    file.PatientID, file.Modality = path.stem, "CR"
-    file.Rows, file.Columns = pixels.shape
+    meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
+    file = pydicom.Dataset()
+    file.file_meta = meta
+    file.SOPClassUID, file.SOPInstanceUID = meta[2, 2].value, meta[2, 3].value
+    file.Rows, file.Columns = stored.shape
     file.SamplesPerPixel, file.PhotometricInterpretation = 1, "MONOCHROME2"
-    file.BitsAllocated, file.BitsStored, file.HighBit, file.PixelRepresentation = 16, 12, 11, 0
-    file.PixelData = (pixels.astype(np.uint16) * 16).tobytes()
+    file.BitsAllocated, file.BitsStored, file.HighBit = 16, 12, 11
+    file.PixelRepresentation = int(stored.min() < 0)
+    file.PixelData = stored.astype("<i2" if stored.min() < 0 else "<u2").tobytes()
+    for name, value in elements.items():
+        setattr(file, name, value)
     file.save_as(path, enforce_file_format=True)
+    return path
 
 
 BUILDERS = {

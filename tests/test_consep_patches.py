@@ -1,6 +1,7 @@
 """CoNSeP's fields as published become the patches that the reader knows."""
 
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from PIL import Image
 from scipy.io import savemat
 
 from medrobust_utils.core.errors import DataError
-from medrobust_utils.data import consep_patches, nuclei
+from medrobust_utils.data import nuclei
 from medrobust_utils.data.phantoms import phantom_set
 
 
@@ -31,13 +32,13 @@ def drawn(tmp_path_factory):
 @pytest.fixture
 def published(drawn, tmp_path, monkeypatch):
     """A copy of the fields, to be changed."""
-    monkeypatch.setattr(consep_patches, "PARTS", {"train": 2, "test": 1})
+    monkeypatch.setattr(nuclei, "FIELDS", {"train": 2, "test": 1})
     shutil.copytree(drawn, tmp_path / "source" / "CoNSeP")
     return tmp_path
 
 
 def test_sixteen_patches_a_field_show_its_pixels_and_kinds(published):
-    consep_patches.cut(published / "source", published / "consep_patches")
+    nuclei.cut(published / "source", published / "consep_patches")
     data = nuclei.consep(published, 256)
     assert len(data) == 48 and data.census["images_per_part"] == {"test": 16, "train": 32}
     field = np.asarray(Image.open(published / "source/CoNSeP/Train/Images/train_2.png"))
@@ -45,21 +46,17 @@ def test_sixteen_patches_a_field_show_its_pixels_and_kinds(published):
     assert (data.images[row] == field[744:, 256:512]).all()
 
 
-def test_a_field_without_labels_leaves_nothing(published):
-    (published / "source/CoNSeP/Test/Labels/test_1.mat").unlink()
-    with pytest.raises(DataError, match=r"test_1\.mat: missing"):
-        consep_patches.cut(published / "source", published / "consep_patches")
+DAMAGE = {
+    "Test/Labels/test_1.mat": Path.unlink,
+    "Train/Labels/train_1.mat": lambda p: savemat(p, {"type_map": np.full((1000, 1000), 9.0)}),
+    "Train/Labels/train_2.mat": lambda p: savemat(p, {"type_map": np.zeros((999, 1000))}),
+    "Train/Images/train_1.png": Path.unlink,
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_a_field_that_is_not_whole_leaves_nothing(published, name):
+    DAMAGE[name](published / "source/CoNSeP" / name)
+    with pytest.raises(DataError, match=f"{Path(name).name}|holds 1 fields"):
+        nuclei.cut(published / "source", published / "consep_patches")
     assert sorted(path.name for path in published.iterdir()) == ["source"]
-
-
-@pytest.mark.parametrize("kinds", [np.full((1000, 1000), 9.0), np.zeros((999, 1000))])
-def test_an_unknown_kind_or_size_is_refused(published, kinds):
-    savemat(published / "source/CoNSeP/Train/Labels/train_1.mat", {"type_map": kinds})
-    with pytest.raises(DataError, match="type_map must be"):
-        consep_patches.cut(published / "source", published / "consep_patches")
-
-
-def test_a_missing_field_is_counted(published):
-    (published / "source/CoNSeP/Train/Images/train_1.png").unlink()
-    with pytest.raises(DataError, match="holds 1 fields"):
-        consep_patches.cut(published / "source", published / "consep_patches")

@@ -38,14 +38,6 @@ def test_the_blur_is_opencvs_with_its_rule_for_bytes(pictures):
         assert np.abs(wide - exact).max() > 0.05
 
 
-def test_sides_that_differ_and_another_sigma():
-    image = np.random.default_rng(0).integers(0, 256, (70, 95, 1), np.uint8)
-    for sigma, width in ((20.0, 121), (3.0, 19)):
-        ours = contrast.blur(to_float(image[None]), sigma).mul(255)[0, 0].numpy()
-        exact = cv2.GaussianBlur(image[:, :, 0].astype("f4"), (width, width), sigmaX=sigma)
-        assert np.abs(ours - exact).max() < 0.01
-
-
 def test_the_formula_and_the_share_that_is_clipped(pictures):
     floats = to_float(pictures)
     ours = contrast.enhance(floats).mul(255).permute(0, 2, 3, 1).numpy()
@@ -62,22 +54,6 @@ def test_the_formula_and_the_share_that_is_clipped(pictures):
         bytewise = cv2.addWeighted(whole, 4, cv2.GaussianBlur(whole, (0, 0), 20), -4, 128)
         assert np.abs(filtered - bytewise).max() <= 6
         assert np.abs(filtered - bytewise).mean() < 1.5
-
-
-def test_every_image_is_stretched_by_its_own_range(pictures):
-    floats = to_float(pictures)
-    whole = contrast.enhance(floats)
-    for i in range(4):
-        assert torch.allclose(contrast.enhance(floats[i : i + 1])[0], whole[i], atol=1e-5)
-    assert torch.allclose(contrast.enhance(0.2 + 0.3 * floats), whole, atol=1e-4)
-    assert whole.min() == 0 and whole.max() == 1
-
-
-def test_a_constant_image_comes_out_gray():
-    for value in (0.0, 0.3, 1.0):
-        image = torch.full((1, 3, 70, 70), value)
-        assert torch.allclose(contrast.enhance(image), torch.full_like(image, 128 / 255))
-        assert contrast.clipped_share(image).item() == 0
 
 
 def test_small_images_are_blurred_as_far_as_their_border_reaches():

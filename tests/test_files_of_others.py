@@ -9,38 +9,17 @@ import pydicom
 import pytest
 from PIL import Image
 from pydicom.dataset import Dataset
-from pydicom.uid import ExplicitVRLittleEndian
+from small_trees import dicom as dicom_file
 
 from medrobust_utils import data
 from medrobust_utils.core import disk
 from medrobust_utils.core.errors import DataError
-from medrobust_utils.data import decoding, dicom, splits
+from medrobust_utils.data import dicom, splits
 from medrobust_utils.data.duplicates import near_duplicates
 from medrobust_utils.data.phantoms import phantom_set
 
 RAMP = np.tile(np.arange(0, 4096, 64), (64, 1))  # 0 to 4032, as all files of one device
 GRAYS = RAMP.astype(float)
-
-
-def scanned(path, stored=RAMP, **elements):
-    """A file of 12 bits in 16, as scanners write it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    meta = pydicom.dataset.FileMetaDataset()
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    meta.MediaStorageSOPClassUID = pydicom.uid.SecondaryCaptureImageStorage
-    meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
-    found = Dataset()
-    found.file_meta = meta
-    found.SOPClassUID, found.SOPInstanceUID = meta[2, 2].value, meta[2, 3].value
-    found.Rows, found.Columns = stored.shape
-    found.SamplesPerPixel, found.PhotometricInterpretation = 1, "MONOCHROME2"
-    found.BitsAllocated, found.BitsStored, found.HighBit = 16, 12, 11
-    found.PixelRepresentation = int(stored.min() < 0)
-    found.PixelData = stored.astype("<i2" if stored.min() < 0 else "<u2").tobytes()
-    for name, value in elements.items():
-        setattr(found, name, value)
-    found.save_as(path, enforce_file_format=True)
-    return path
 
 
 def lut(values, bits, first=0):
@@ -100,12 +79,12 @@ GRAY_FILES = {
 @pytest.mark.parametrize("kind", GRAY_FILES)
 def test_gray_of_a_scanner_is_shown_as_the_standard_says(tmp_path, kind):
     elements, wanted = GRAY_FILES[kind]
-    shown = dicom.picture(scanned(tmp_path / "x.dcm", **elements))
+    shown = dicom.picture(dicom_file(tmp_path / "x.dcm", RAMP, **elements))
     np.testing.assert_allclose(np.asarray(shown), wanted, atol=1)
 
 
 def test_padding_is_black_and_leaves_the_contrast_to_the_rest(tmp_path):
-    path = scanned(tmp_path / "x.dcm", PAD, BitsStored=16, HighBit=15, PixelPaddingValue=-2000)
+    path = dicom_file(tmp_path / "x.dcm", PAD, BitsStored=16, HighBit=15, PixelPaddingValue=-2000)
     shown = np.asarray(dicom.picture(path)).astype(int)
     assert (shown[PAD == -2000] == 0).all()
     wanted = (PAD + 512.0) / (4095 + 512) * 255  # from -512 on, the power of two that holds all
@@ -116,7 +95,7 @@ def test_one_bright_pixel_does_not_take_the_contrast_without_a_word(tmp_path):
     for i in range(4):
         stored = np.random.default_rng(i).integers(0, 100, (64, 64))
         stored[0, 0] = 4000
-        scanned(tmp_path / "ab"[i % 2] / f"{i}.dcm", stored)
+        dicom_file(tmp_path / "ab"[i % 2] / f"{i}.dcm", stored)
     with pytest.raises(DataError, match="keep .* gray levels.*window"):
         data.load(f"folder:{tmp_path}", size=64)
 
@@ -124,7 +103,7 @@ def test_one_bright_pixel_does_not_take_the_contrast_without_a_word(tmp_path):
 def test_weak_images_are_no_copies_and_share_their_range(tmp_path):
     for i in range(12):
         stored = np.random.default_rng(i).integers(0, 12 + 100 * (i == 3), (64, 64))
-        scanned(tmp_path / "ab"[i % 2] / f"{i}.dcm", stored, PatientID=f"p{i}")
+        dicom_file(tmp_path / "ab"[i % 2] / f"{i}.dcm", stored, PatientID=f"p{i}")
     found = data.load(f"folder:{tmp_path}", size=64)
     assert len(found) == 12 and found.census["dicom_range"].startswith("0 to 127")
 
@@ -219,7 +198,7 @@ def test_what_is_wrong_with_a_disk_never_advises_to_delete(tmp_path, monkeypatch
     names = [f"{i}.{'dcm' if where == 'dcm' else 'png'}" for i in range(4)]
     for i, name in enumerate(names):
         if where == "dcm":
-            scanned(tmp_path / name, RAMP + i)
+            dicom_file(tmp_path / name, RAMP + i)
         else:
             Image.fromarray((RAMP // 16 + i).astype(np.uint8)).save(tmp_path / name)
     lines = [f"{name},{'ab'[i % 2]}" for i, name in enumerate(names)]
@@ -253,19 +232,6 @@ def test_no_array_is_mapped_on_a_disk_that_cannot_hold_it(tmp_path, home, monkey
     with pytest.raises(DataError, match="decoded: 0 MB are needed, .* MB are free.*MEDROBUST_HOME"):
         data.load(f"folder:{tmp_path}", size=32)
     assert not list((home / "decoded").iterdir())
-
-
-def test_halves_of_dead_processes_go_at_once_and_those_of_others_stay(tmp_path):
-    host = decoding.platform.node()
-    dead, alive, other = (
-        tmp_path / f"set.partial-{name}-{number}-abc"
-        for name, number in ((host, 2**22 + 1), (host, os.getppid()), ("elsewhere", 2**22 + 1))
-    )
-    for folder in (dead, alive, other):
-        folder.mkdir()
-    with decoding.building(tmp_path / "set"):
-        pass
-    assert not dead.exists() and alive.exists() and other.exists()
 
 
 def eyes(count, side=128):

@@ -14,7 +14,6 @@ from medrobust_utils.core.errors import DataError
 from medrobust_utils.data import decoding, upload
 from medrobust_utils.data.upload import picture
 
-FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
 RNG = np.random.default_rng(5)
 COLOUR = RNG.integers(0, 256, (24, 24, 3), dtype=np.uint8)
 GRAY = COLOUR[:, :, 0]
@@ -28,14 +27,6 @@ def saved(image: np.ndarray | Image.Image, kind: str = "PNG", **options) -> byte
     return buffer.getvalue()
 
 
-def png(*chunks: tuple[bytes, bytes]) -> bytes:
-    """A PNG of chunks that Pillow would not write."""
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-        for kind, body in chunks
-    )
-
-
 def shown(content: bytes, channels: int = 3, size: int = 24) -> np.ndarray:
     return picture("a.png", content, size=size, channels=channels)[0]
 
@@ -44,36 +35,21 @@ def words(content: bytes, channels: int = 3, size: int = 24) -> tuple[str, ...]:
     return picture("a.png", content, size=size, channels=channels)[1]
 
 
-@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "BMP", "WEBP"])
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("size", [24, 16, 33])
-def test_an_upload_is_decoded_as_the_readers_decode_a_file(tmp_path, kind, channels, size):
-    image = Image.fromarray(COLOUR).resize((40, 24))
+def test_an_upload_is_decoded_as_the_readers_decode_a_file(tmp_path, kind, channels):
     path = tmp_path / "a"
-    path.write_bytes(saved(image, kind))
-    found = picture("x.txt", path.read_bytes(), size=size, channels=channels)[0]
-    np.testing.assert_array_equal(found, decoding.decode(path, size, channels)[0])
-    assert found.dtype == np.uint8 and found.flags.writeable
-
-
-def test_a_widgets_memoryview_is_taken():
-    np.testing.assert_array_equal(shown(memoryview(saved(COLOUR))), COLOUR)
-
-
-def test_colours_and_grays_change_places():
-    assert words(saved(COLOUR), channels=1) == ("made gray",)
-    np.testing.assert_array_equal(
-        shown(saved(COLOUR), channels=1)[..., 0], np.asarray(Image.fromarray(COLOUR).convert("L"))
-    )
-    assert words(saved(GRAY)) == ("gray, so all three colours are alike",)
-    np.testing.assert_array_equal(shown(saved(GRAY)), np.dstack([GRAY] * 3))
+    path.write_bytes(saved(Image.fromarray(COLOUR).resize((40, 24)), kind))
+    for size in (24, 16):
+        found = picture("x.txt", memoryview(path.read_bytes()), size=size, channels=channels)[0]
+        np.testing.assert_array_equal(found, decoding.decode(path, size, channels)[0])
+        assert found.dtype == np.uint8 and found.flags.writeable
 
 
 @pytest.mark.parametrize(
     ("pixels", "kind"),
     [
         (DEEP, "PNG"),
-        (DEEP, "TIFF"),
         (DEEP.astype(">u2"), "TIFF"),
         (DEEP.astype(np.int32) - 3000, "TIFF"),  # as computed tomography counts
         (DEEP.astype(np.int32) + 2**30, "TIFF"),  # float32 would round these
@@ -81,9 +57,8 @@ def test_colours_and_grays_change_places():
     ],
 )
 def test_deep_grays_are_stretched_from_the_darkest_to_the_brightest(pixels, kind):
-    exact = (pixels.astype(np.float64) - pixels.min()) / (int(pixels.max()) - int(pixels.min()))
-    if pixels.dtype == np.float32:
-        exact = (pixels.astype(np.float64) - pixels.min()) / np.ptp(pixels.astype(np.float64))
+    values = pixels.astype(np.float64)
+    exact = (values - values.min()) / np.ptp(values)
     content = saved(pixels, kind)
     np.testing.assert_allclose(shown(content, 1)[..., 0], 255 * exact, atol=0.5001)
     assert any("stretched" in word and f"{pixels.min():g}" in word for word in words(content, 1))
@@ -95,16 +70,6 @@ def test_numbers_that_are_none_are_the_darkest():
     found = shown(saved(pixels, "TIFF"), 1)[..., 0]
     assert (found[0, :2] == 0).all() and found.max() == 255
     assert "pixels without a number taken for the darkest" in words(saved(pixels, "TIFF"), 1)
-
-
-def test_numbers_at_the_ends_of_their_type_are_stretched():
-    ends = np.finfo(np.float32)
-    pixels = np.full((24, 24), ends.min, np.float32)
-    pixels[0, 0], pixels[0, 1] = ends.max, 0
-    assert shown(saved(pixels, "TIFF"), 1)[0, :3, 0].tolist() == [255, 128, 0]
-    large = np.linspace(0, 65535, 1500 * 1000).reshape(1500, 1000).astype(np.uint16)
-    found = shown(saved(large), 1, size=1000)[..., 0].astype(int)
-    assert np.abs(found - np.linspace(0, 255, 1000)[:, None]).max() < 2  # no seam anywhere
 
 
 def test_a_deep_negative_is_shown_as_a_positive():
@@ -119,29 +84,13 @@ def test_transparent_parts_are_laid_on_white():
     alpha[:12] = 0
     content = saved(np.dstack([COLOUR, alpha]))
     assert words(content) == ("transparent parts laid on white",)
-    found = shown(content)
-    assert (found[:12] == 255).all()
-    np.testing.assert_array_equal(found[12:], COLOUR[12:])
+    assert (shown(content)[:12] == 255).all() and (shown(content)[12:] == COLOUR[12:]).all()
     half = shown(saved(np.dstack([GRAY, alpha // 2])), 1)[..., 0]  # gray with transparency
     assert (half[:12] == 255).all() and (half[12:] >= 127).all()
-
-
-def test_a_transparent_colour_of_a_palette_is_laid_on_white():
     image = Image.fromarray((np.indices((24, 24))[0] // 12).astype(np.uint8))
     image.putpalette([200, 0, 0, 0, 90, 0])
     assert shown(saved(image))[0, 0].tolist() == [200, 0, 0] and words(saved(image)) == ()
-    content = saved(image, transparency=0)
-    assert shown(content)[0, 0].tolist() == [255, 255, 255]
-    assert shown(content)[-1, 0].tolist() == [0, 90, 0]
-    assert words(content) == ("transparent parts laid on white",)
-
-
-@pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
-def test_inks_become_colours(kind):
-    flat = Image.new("CMYK", (24, 24), (0, 255, 255, 0))
-    found = shown(saved(flat, kind))
-    assert found[..., 0].min() > 220 and found[..., 1:].max() < 60  # red
-    assert words(saved(flat, kind)) == ("turned from CMYK into RGB",)
+    assert shown(saved(image, transparency=0))[0, 0].tolist() == [255, 255, 255]
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
@@ -157,17 +106,8 @@ def test_a_photograph_is_turned_as_its_camera_noted(kind):
     assert words(content) == ("turned upright, as its camera noted",)
 
 
-@pytest.mark.parametrize("notes", [b"Exif\0\0nonsense", b"Exif\0\0II*\0\xff\xff\xff\xff"])
-@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
-def test_damaged_notes_of_a_camera_do_no_harm(notes):
-    np.testing.assert_array_equal(shown(saved(COLOUR, exif=notes)), COLOUR)
-
-
-@pytest.mark.parametrize("kind", ["TIFF", "PNG", "WEBP"])
-def test_the_first_of_several_pictures_is_taken(kind):
-    more = [Image.fromarray(255 - COLOUR)] * 2
-    options = {"lossless": True} if kind == "WEBP" else {}
-    content = saved(COLOUR, kind, save_all=True, append_images=more, **options)
+def test_the_first_of_several_pictures_is_taken():
+    content = saved(COLOUR, "TIFF", save_all=True, append_images=[Image.fromarray(GRAY)] * 2)
     np.testing.assert_array_equal(shown(content), COLOUR)
     assert words(content) == ("the first of several pictures in the file",)
 
@@ -175,39 +115,35 @@ def test_the_first_of_several_pictures_is_taken(kind):
 def header(width: int, height: int) -> bytes:
     """A PNG that announces a size and holds one pixel."""
     size = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    return png((b"IHDR", size), (b"IDAT", zlib.compress(b"\0\0")), (b"IEND", b""))
+    chunks = ((b"IHDR", size), (b"IDAT", zlib.compress(b"\0\0")), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        for kind, body in chunks
+    )
 
 
 @pytest.mark.parametrize(
     ("content", "said"),
     [
         (b"", "empty"),
-        (b"just a few words\n", "not a PNG, JPEG, TIFF, BMP or WEBP picture"),
+        (bytes(50_000_001), "50 MB"),
         (b"%PDF-1.7\n%...", "not a PNG"),
         (saved(COLOUR, "GIF"), "not a PNG"),
-        (saved(COLOUR)[:20], "truncated or damaged"),
-        (bytes(4) + saved(COLOUR)[4:], "damaged at its beginning"),
         (saved(COLOUR)[:-200], "truncated or damaged"),
         (saved(COLOUR, "JPEG", quality=95)[:-500], "truncated or damaged"),
-        (saved(COLOUR, "TIFF")[:400], "damaged"),
         (bytes(128) + b"DICM" + bytes(99), "DICOM"),
-        (header(8000, 7000), "8000 x 7000 pixels, more than the 25 million"),
         (header(5001, 5000), "5001 x 5000 pixels, more than the 25 million"),
         (header(60_000, 60_000), "more than the 25 million"),  # for Pillow, a bomb
-        (bytes(50_000_001), "50 MB"),
         (saved(GRAY[:7]), "too small"),
-        (saved(GRAY[:, :7], "BMP"), "too small"),
         (saved(np.full((9, 9), 700, np.uint16)), "the same value everywhere"),
         (saved(np.full((9, 9), np.nan, np.float32), "TIFF"), "the same value everywhere"),
         (saved(Image.new("LAB", (9, 9)), "TIFF"), "its colours are kept as LAB"),
     ],
 )
 def test_what_is_refused_is_named_with_a_remedy(content, said):
-    with pytest.raises(DataError, match=said) as caught:
+    with pytest.raises(DataError, match=f"^mine.png: .*{said}") as caught:
         picture("mine.png", content, size=24, channels=3)
-    message = str(caught.value)
-    assert message.startswith("mine.png: ")
-    assert any(word in message for word in ("save ", "Save ", "Choose ", "Export "))
+    assert any(word in str(caught.value).lower() for word in ("save ", "choose ", "export "))
 
 
 def test_dicom_is_told_by_its_name_too():
@@ -216,15 +152,8 @@ def test_dicom_is_told_by_its_name_too():
     assert picture("a.dcm", saved(GRAY), size=24, channels=1)[1] == ()  # but never against them
 
 
-def test_large_pictures_are_taken_without_a_warning(recwarn, capfd):
-    content = saved(Image.new("1", (5000, 5000)))
-    assert shown(content, 1).shape == (24, 24, 1)
-    assert not recwarn.list and capfd.readouterr() == ("", "")
-
-
 @pytest.mark.parametrize(
-    "name",
-    ["<img src=x onerror=alert(1)>", "a\0b\r\n\x1b[31m", "x" * 500, "", "\u202egnp.exe", "\ud800"],
+    "name", ["<img src=x onerror=alert(1)>", "a\0b\r\n\x1b[31m", "x" * 500, "", "\u202egnp.exe"]
 )
 def test_hostile_names_are_harmless_in_messages(name):
     safe = upload.readable(name)
@@ -239,14 +168,9 @@ SEEDS = [
     saved(DEEP),
     saved(Image.fromarray(COLOUR).convert("P"), transparency=3),
     saved(COLOUR, save_all=True, append_images=[Image.fromarray(255 - COLOUR)]),
-    saved(COLOUR, "JPEG"),
     saved(COLOUR, "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0"),
-    saved(COLOUR, "JPEG", progressive=True),
-    saved(COLOUR, "TIFF"),
     saved(DEEP, "TIFF", compression="tiff_lzw"),
-    saved(COLOUR, "TIFF", compression="jpeg"),
     saved(GRAY.astype(np.float32), "TIFF", compression="tiff_adobe_deflate"),
-    saved(COLOUR, "TIFF", save_all=True, append_images=[Image.fromarray(GRAY)]),
     saved(COLOUR, "WEBP"),
     saved(GRAY, "BMP"),
 ]
@@ -261,11 +185,8 @@ def damaged(draw) -> bytes:
         least, most = draw(st.sampled_from([(0, 100), (len(content) - 200, len(content))]))
         place = draw(st.integers(max(0, least), most) | st.integers(0, len(content)))
         bits = draw(st.binary(max_size=6))
-        gone = draw(st.sampled_from([len(bits)] * 3 + [0, 5]))
-        content[place : place + gone] = bits
-    if draw(st.booleans()):
-        return bytes(content[: draw(st.integers(0, len(content)))])
-    return bytes(content)
+        content[place : place + draw(st.sampled_from([len(bits)] * 3 + [0, 5]))] = bits
+    return bytes(content[: draw(st.integers(len(content) // 2, len(content)))])
 
 
 @settings(
@@ -273,12 +194,10 @@ def damaged(draw) -> bytes:
 )
 @given(content=damaged(), channels=st.sampled_from([1, 3]))
 @pytest.mark.filterwarnings("ignore")  # Pillow's, of odd metadata
-def test_damaged_bytes_give_a_picture_or_a_refusal(content, channels, capfd):
+def test_damaged_bytes_give_a_picture_or_a_refusal(content, channels):
     try:
-        pixels, notes = picture("a.png", content, size=16, channels=channels)
+        pixels, _ = picture("a.png", content, size=16, channels=channels)
     except DataError as error:
         assert str(error).startswith("a.png: ")
     else:
         assert pixels.shape == (16, 16, channels) and pixels.dtype == np.uint8
-        assert all(isinstance(word, str) for word in notes)
-    assert not capfd.readouterr().out  # libtiff has its say on stderr

@@ -1,12 +1,10 @@
 """PanNuke in both layouts, a chunk at a time; pixels without one clear kind are ignored."""
 
-import hashlib
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from medrobust_utils.core.errors import DataError
 from medrobust_utils.core.losses import IGNORED
@@ -78,18 +76,10 @@ def test_the_publishers_layout(root):
             assert (data.targets[row][~clear] == IGNORED).all()
             row += 1
     assert row == 30
-
-
-def test_what_it_counts(root):
-    census = nuclei.pannuke(root, SIDE).census
+    census = data.census
     assert census["pixels_overlapping"] == census["pixels_unlabelled"] == 30
     assert census["images_per_part"] == {"fold1": 18, "fold2": 5, "fold3": 7}
     assert census["images_per_tissue"] == {"Breast": 9 + 3 + 4, "Colon": 9 + 2 + 3}
-    assert census["images_per_class"] == dict.fromkeys(nuclei.PANNUKE, 30)
-    kinds = [fold(number, count).kinds for number, count in enumerate(COUNTS, 1)]
-    kinds = np.concatenate(kinds).reshape(30, -1)[:, 2:]
-    for name, share in census["pixel_shares"].items():
-        assert share == pytest.approx((kinds == CHANNEL[name]).mean())
 
 
 def test_the_copy_on_kaggle_is_the_same_set(root, tmp_path):
@@ -102,28 +92,6 @@ def test_the_copy_on_kaggle_is_the_same_set(root, tmp_path):
     data = nuclei.pannuke(other, 24)
     assert data.checksum == published.checksum and data.ids == published.ids
     assert data.census == published.census and data.parts == published.parts
-
-
-def test_images_are_resized_like_files_and_labels_by_the_nearest_pixel(root):
-    data, whole = nuclei.pannuke(root, 24), nuclei.pannuke(root, SIDE)
-    image = Image.fromarray(fold(2, 5).images[3].astype(np.uint8))
-    smaller = image.resize((24, 24), Image.Resampling.BICUBIC, reducing_gap=3.0)
-    assert (data.images[21] == np.asarray(smaller)).all()
-    at = ((np.arange(24) + 0.5) * SIDE / 24).astype(int)
-    assert (data.targets == whole.targets[:, at][:, :, at]).all()
-
-
-def test_a_whole_set_is_known_by_its_counts(root, monkeypatch):
-    monkeypatch.setattr(nuclei, "FOLDS", COUNTS)
-    assert nuclei.pannuke(root, SIDE).complete
-    monkeypatch.setattr(nuclei, "FOLDS", (18, 7, 5))
-    assert not nuclei.pannuke(root, SIDE).complete
-
-
-def test_folds_are_put_in_the_order_of_their_numbers(root):
-    (root / "pannuke/Fold 2").rename(root / "pannuke/Fold 10")
-    parts = nuclei.pannuke(root, SIDE).parts
-    assert list(dict.fromkeys(parts)) == ["fold1", "fold3", "fold10"]
 
 
 def test_the_folds_are_the_split_and_near_duplicates_leave_it(root):
@@ -144,23 +112,10 @@ def test_the_folds_are_the_split_and_near_duplicates_leave_it(root):
     assert leaks(data, split) == 0
 
 
-def test_exact_copies_go_with_their_tissue(root):
-    path = root / "pannuke/Fold 1/images/fold1/images.npy"
-    images, masks = np.load(path), np.load(root / "pannuke/Fold 1/masks/fold1/masks.npy")
-    images[3] = images[2]
-    masks[3] = masks[2]
-    np.save(path, images)
-    np.save(root / "pannuke/Fold 1/masks/fold1/masks.npy", masks)
-    data = nuclei.pannuke(root, SIDE)
-    assert data.census["exact_duplicates_removed"] == 1 and "fold1_0003" not in data.ids
-    assert data.census["images_per_tissue"] == {"Breast": 16, "Colon": 13}
-    assert data.census["pixels_overlapping"] == 29
-
-
 def test_the_cache_is_used_and_changed_arrays_are_converted_again(root, monkeypatch):
     first = nuclei.pannuke(root, SIDE)
     with monkeypatch.context() as patch:
-        patch.setattr(nuclei, "_convert", lambda *a: pytest.fail("converted again"))
+        patch.setattr(nuclei, "_chunks", lambda *a: pytest.fail("converted again"))
         assert nuclei.pannuke(root, SIDE).checksum == first.checksum
     path = root / "pannuke/Fold 3/masks/fold3/masks.npy"
     np.save(path, np.flip(np.load(path), 1))
@@ -169,72 +124,42 @@ def test_the_cache_is_used_and_changed_arrays_are_converted_again(root, monkeypa
     assert changed.checksum != first.checksum
 
 
-def test_an_interrupted_conversion_leaves_nothing(root, home, monkeypatch):
-    calls = []
-
-    def fails_late(label_map, size):
-        calls.append(size)
-        if len(calls) > 20:
-            raise KeyboardInterrupt
-        return label_map
-
-    with monkeypatch.context() as patch:
-        patch.setattr(nuclei, "nearest", fails_late)
-        with pytest.raises(KeyboardInterrupt):
-            nuclei.pannuke(root, SIDE)
-    assert not list((home / "decoded").glob("*"))
-    assert len(nuclei.pannuke(root, SIDE)) == 30
-
-
-def edit(name, change):
-    """Damage: rewrite one array of the second fold."""
-
-    def damage(root):
-        (path,) = (root / "pannuke/Fold 2").rglob(f"{name}.npy")
+def changed(change):
+    def edit(path):
         np.save(path, change(np.load(path)), allow_pickle=True)
 
-    return damage
+    return edit
 
 
-def put(value):
+def with_pixel(value):
     def change(array):
         array[3, 2, 2, 0] = value
         return array
 
-    return change
-
-
-def missing(root):
-    (root / "pannuke/Fold 2/masks/fold2/masks.npy").unlink()
-
-
-def twice(root):
-    write(root, ("Part {}/Images/images.npy", "Part {}/Masks/masks.npy"), (3,))
+    return changed(change)
 
 
 @pytest.mark.parametrize(
-    ("damage", "message"),
+    ("name", "spoil"),
     [
-        (edit("images", lambda a: a[:, :30]), r"images.npy: has the shape \(5, 30, 40, 3\)"),
-        (edit("masks", lambda a: a[:4]), r"masks.npy: has the shape \(4, .*5 images"),
-        (edit("types", lambda a: np.arange(5)), "types.npy: holds int64, no names of tissues"),
-        (edit("images", put(256)), "images.npy: images 0 to 4 hold values from 0.0 to 256.0; 0 to"),
-        (edit("images", lambda a: a / 255), "images.npy: .*as if divided by 255"),
-        (edit("masks", put(np.nan)), "masks.npy: images 0 to 4 .* nan"),
-        (missing, "Fold 2: holds 0 files masks.npy"),
-        (twice, "Part 1: .*Fold 1.*same fold"),
+        ("images", changed(lambda a: a[:, :30])),
+        ("images", with_pixel(256)),
+        ("images", changed(lambda a: a / 255)),
+        ("masks", changed(lambda a: a[:4])),
+        ("masks", with_pixel(np.nan)),
+        ("masks", Path.unlink),
+        ("types", changed(lambda a: np.arange(5))),
     ],
 )
-def test_damage_is_named_with_a_remedy(root, home, damage, message):
-    damage(root)
-    with pytest.raises(DataError, match=message):
+def test_damage_is_named_and_leaves_no_cache_of_pictures(root, home, name, spoil):
+    (path,) = (root / "pannuke/Fold 2").rglob(f"{name}.npy")
+    spoil(path)
+    with pytest.raises(DataError, match=rf"Fold 2.*{name}\.npy"):
         nuclei.pannuke(root, SIDE)
-    assert not list(home.glob("decoded/*"))
+    assert not list(home.glob("decoded/*.partial-*"))
 
 
-def test_pictures_are_told_apart_before_they_are_made_smaller(root):
-    data = nuclei.pannuke(root, 24)
-    hashes = Path(data.images.base.filename).with_name("hashes.json").read_text()
-    pixels = fold(1, 18).images[0].astype(np.uint8)
-    digest = hashlib.sha256(repr((SIDE, SIDE)).encode() + pixels.tobytes()).hexdigest()
-    assert hashes.startswith(f'["{digest}"')
+def test_a_fold_in_two_folders_is_refused(root):
+    write(root, KAGGLE, (3,))
+    with pytest.raises(DataError, match="Part 1: .*same fold"):
+        nuclei.pannuke(root, SIDE)

@@ -21,7 +21,7 @@ import medrobust_utils
 from medrobust_utils import data, models
 from medrobust_utils.attacks import partial_results
 from medrobust_utils.core import storage
-from medrobust_utils.core.errors import DataError, MedrobustError, RunError
+from medrobust_utils.core.errors import DataError, RunError
 from medrobust_utils.reporting import results
 from medrobust_utils.training import cards
 
@@ -90,17 +90,6 @@ def test_no_weights_file_runs_code(tmp_path, monkeypatch, kind):
         models.build("resnet18", 2, start="imagenet")
 
 
-@pytest.mark.parametrize("length", [0, 7, 8, 30, 200])
-def test_weights_cut_short_are_refused(tmp_path, monkeypatch, length):
-    from safetensors.torch import save
-
-    monkeypatch.setenv("MEDROBUST_WEIGHTS", str(tmp_path))
-    content = save({"fc.weight": torch.zeros(20, 20)})
-    (tmp_path / "resnet18.safetensors").write_bytes(content[:length])
-    with pytest.raises(DataError, match="cannot be read as safetensors"):
-        models.build("resnet18", 2, start="imagenet")
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_kept_array_runs_code(tmp_path, kind):
     path = tmp_path / "kept.npz"
@@ -140,7 +129,7 @@ def test_no_member_of_an_archive_of_arrays_runs_code(tmp_path):
             data.READERS["breastmnist"](tmp_path, 16)
 
 
-@pytest.mark.parametrize("name", ["images.npy", "hashes.json", "near_duplicates*"])
+@pytest.mark.parametrize("name", ["images.npy", "hashes.npy", "near_duplicates*"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_cache_runs_code(tmp_path, home, name, kind):
     small_trees.iq_othnccd(tmp_path)
@@ -157,7 +146,7 @@ def test_a_cache_of_label_maps_is_no_way_in_either(tmp_path, home):
         data.READERS[reader](tmp_path, 16)
         (path,) = home.glob(f"decoded/{reader}-*/{name}")
         path.write_bytes(pickles()["npy"])
-        with pytest.raises(DataError, match="the cache cannot be read.*Delete"):
+        with pytest.raises(DataError, match="cannot be read as an array.*Delete"):
             data.READERS[reader](tmp_path, 16)
 
 
@@ -195,13 +184,6 @@ def test_a_model_of_shards_reads_no_file_elsewhere(tmp_path):
         weights.read_tensors(folder)
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"weightsManifest": [{"paths": []}]}'])
-def test_a_damaged_list_of_shards_is_refused(tmp_path, text):
-    (tmp_path / "model.json").write_text(text)
-    with pytest.raises(MedrobustError, match=r"model\.json: cannot be read as a model"):
-        weights.read_tensors(tmp_path)
-
-
 # The calls that would run code from a file, or write where it says, and what makes them safe.
 FORBIDDEN = re.compile(
     r"(^|\.)(pickle|cPickle|cloudpickle|dill|joblib|marshal|shelve)\.|"
@@ -211,7 +193,7 @@ FORBIDDEN = re.compile(
 NEEDS = {
     r"^(np|numpy)\.load$": ("allow_pickle", False),
     r"^torch\.load$": ("weights_only", True),
-    r"(?<!\.str)\.extract(all)?$": ("filter", "data"),  # pandas' is of words
+    r"\btar\.extract$|\.extractall$": ("filter", "data"),  # zipfile's is safe by itself
     r"(^|\.)read_array$": ("allow_pickle", False),
 }
 

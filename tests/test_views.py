@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from medrobust_utils.core.errors import DataError
-from medrobust_utils.core.losses import IGNORED
-from medrobust_utils.data import READERS, batches, split_by_group
+from medrobust_utils.data import batches, split_by_group
 from medrobust_utils.data.contrast import enhance
 from medrobust_utils.data.imageset import Rows, to_float, to_uint8
 from medrobust_utils.data.phantoms import phantom_set
@@ -50,25 +49,6 @@ def test_one_finding_of_many_becomes_a_question(chest):
     either = binary(chest, ["Pneumothorax", "Mass"], SIDES)
     mass = chest.targets[:, chest.classes.index("Mass")]
     assert (either.targets == (view.targets | mass)).all()
-
-
-def test_a_view_splits_by_the_same_groups(fundus):
-    view = binary(replace(fundus, groups=np.arange(60) // 2), ["Severe", "Moderate"], SIDES)
-    split = split_by_group(view, seed=0)
-    assert not np.intersect1d(view.groups[split.train], view.groups[split.val]).size
-
-
-def test_every_view_has_a_checksum_of_its_own(fundus):
-    views = [
-        fundus,
-        enhanced(fundus),
-        binary(fundus, ["Severe"], SIDES),
-        binary(fundus, ["Moderate"], SIDES),
-        binary(fundus, ["Moderate", "Severe"], SIDES),
-        enhanced(binary(fundus, ["Severe"], SIDES)),
-    ]
-    assert len({view.checksum for view in views}) == len(views)
-    assert binary(fundus, ["Severe"], SIDES).checksum == views[2].checksum
 
 
 def test_impossible_questions_are_refused(fundus, chest):
@@ -119,16 +99,6 @@ def test_bytes_survive_the_way_to_floats_and_back():
     assert to_uint8(torch.full((1, 1, 1, 1), 0.5001 / 255)).item() == 1
 
 
-def test_a_set_with_subjects_can_still_be_copied_per_label(nih_root):
-    images = READERS["nih"](nih_root, 32)
-    copies, _ = copy_per_label(images, split_by_group(images, seed=0))
-    for row, name in enumerate(copies.ids):
-        original = images.ids.index(name.split("#")[0])
-        assert copies.subjects[row] == images.subjects[original]
-    with pytest.raises(DataError, match="'subjects': 3"):
-        replace(images, subjects=np.arange(3))
-
-
 @pytest.fixture(scope="module")
 def skewed(fundus):
     """20 ill and 40 healthy images in pairs of neighbours, with outlines and subjects."""
@@ -174,20 +144,12 @@ def test_the_draw_belongs_to_its_seed(skewed):
     assert undersample(view, 99, seed=0).checksum == same_size.checksum  # the same images
 
 
-def test_near_duplicates_of_a_left_out_image_stay_together(skewed):
-    view = replace(binary(skewed, ["Severe"], SIDES), groups=np.arange(60) // 6)
-    even = undersample(view, 20, seed=2)
-    split = split_by_group(even, seed=0)
-    sides = [{view.groups[view.ids.index(even.ids[i])] for i in side} for side in split]
-    assert not sides[0] & sides[1]
-
-
 def test_impossible_draws_are_refused(skewed, chest):
     with pytest.raises(DataError, match="0 images a class.*Ask for at least one"):
         undersample(binary(skewed, ["Severe"], SIDES), 0, seed=0)
-    with pytest.raises(DataError, match="0 images a class.*'Mild': 0.*`binary` first"):
+    with pytest.raises(DataError, match="0 images a class.*'Mild': 0.*`binary`"):
         undersample(skewed, 5, seed=0)
-    with pytest.raises(DataError, match="several labels an image"):
+    with pytest.raises(DataError, match="one label an image"):
         undersample(chest, 5, seed=0)
 
 
@@ -212,27 +174,6 @@ def test_masks_of_classes_become_label_maps(histology):
     assert images.shape == (2, 3, 32, 32) and (targets.numpy() == histology.masks[[5, 2]]).all()
 
 
-def test_masks_that_are_no_label_maps_are_refused(histology, chest):
-    with pytest.raises(DataError, match="phantom-chest has no masks that tell a class.*histology"):
-        label_maps(chest)
-    with pytest.raises(DataError, match="phantom-histology has no masks"):
-        label_maps(replace(histology, masks=None))
-    with pytest.raises(DataError, match="a mask holds 6, but the classes are numbered 0 to 5"):
-        label_maps(replace(histology, masks=histology.masks + 1))
-    one_kind = np.minimum(histology.masks, 1)
-    with pytest.raises(DataError, match="no pixel of class inflammatory, connective.*in 24 images"):
-        label_maps(replace(histology, masks=one_kind))
-
-
-def test_label_maps_count_images_and_ignore_pixels(histology):
-    maps = np.full((24, 32, 32), IGNORED, np.uint8)
-    maps[:5, 0], maps[3:, 1], maps[7, 2, 2] = 0, 2, 5
-    data = replace(histology, targets=maps)
-    assert list(data.class_counts().values()) == [5, 0, 21, 0, 0, 1]
-    assert list(data.class_counts([7, 0]).values()) == [1, 0, 1, 0, 0, 1]
-    assert data.shown([7, 0]).tolist() == [[0, 0, 1, 0, 0, 1], [1, 0, 0, 0, 0, 0]]
-
-
 def test_parts_follow_their_images(skewed, histology, chest):
     parts = tuple("train" if i % 3 else "test" for i in range(60))
     even = undersample(binary(replace(skewed, parts=parts), ["Severe"], SIDES), 7, seed=0)
@@ -240,7 +181,7 @@ def test_parts_follow_their_images(skewed, histology, chest):
     parted = replace(chest, parts=chest.ids)
     copies, _ = copy_per_label(parted, split_by_group(parted, seed=0))
     assert copies.parts == tuple(name.split("#")[0] for name in copies.ids)
-    with pytest.raises(DataError, match="'parts': 2"):
+    with pytest.raises(DataError, match="as many parts, not 2"):
         replace(histology, parts=("train", "test"))
 
 

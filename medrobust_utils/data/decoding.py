@@ -10,16 +10,14 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import os
 import platform
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from functools import partial as partial_of
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +35,7 @@ STALE_SECONDS = 24 * 3600  # after which a half-made cache of another machine is
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP")
 CHUNK = 256  # images handed to the threads at a time: bounds memory, keeps the bar moving
 Opener = Callable[[Path, str], tuple[Image.Image, str]]
+Decoded = tuple[np.ndarray, list[str], Path]  # images, hashes of their pixels, the cache's folder
 
 
 def decode(
@@ -76,18 +75,10 @@ def open_image(path: Path, mode: str | None) -> Image.Image:
             would cut them off at 255, which is white.
     """
     try:
-        if path.exists() and not path.is_file():  # to open a pipe is to wait for ever
-            raise DataError(f"{path}: is no file. Move it elsewhere and download the image again.")
         with Image.open(path, formats=FORMATS) as file:
             if not (mode and file.mode[0] in "IF"):
                 return file.convert(mode) if mode else file.copy()  # raises if truncated
             deep = file.mode
-    except FileNotFoundError as error:
-        raise DataError(
-            f"{path}: no such image. Download the set again, or correct its label file."
-        ) from error
-    except DataError:
-        raise
     except Exception as error:  # Pillow's decoders raise many types for a damaged file
         damaged = f"cannot be read as an image ({error}). Delete it and download it again."
         raise blame(path, error, damaged) from error
@@ -104,55 +95,80 @@ def decoded(
     channels: int,
     *made: object,
     opener: Opener | None = None,
-) -> tuple[np.ndarray, list[str], Path]:
+) -> Decoded:
     """All images as a read-only uint8 memory map (N, size, size, channels), hashes, cache.
 
     Args:
         made: what ``opener`` makes of the files, where it depends on more than they do.
         opener: see ``decode``.
     """
-    key = listing_key(paths, size, channels, *made)
-    folder = env.home() / "decoded" / f"{name}-{size}-{key}"
+
+    def pictures() -> Iterator[tuple[np.ndarray, str]]:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for start in range(0, len(paths), CHUNK):
+                chunk = paths[start : start + CHUNK]
+                yield from pool.map(lambda path: decode(path, size, channels, opener), chunk)
+
     shape = (len(paths), size, size, channels)
-    if not folder.exists():
-        with building(folder) as partial:
-            _decode_all(partial, name, paths, shape, opener)
-    return *opened(folder, shape), folder
+    return cached_pictures(name, listing_key(paths, size, channels, *made), shape, pictures)
 
 
-def opened(folder: Path, shape: tuple[int, ...]) -> tuple[np.ndarray, list[str]]:
-    """Images and hashes of a cache.
+def cached_pictures(
+    name: str,
+    key: str,
+    shape: tuple[int, int, int, int],
+    pictures: Callable[[], Iterable[tuple[np.ndarray, str]]],
+) -> Decoded:
+    """The cache of a set, made of ``pictures()`` (pixels and hash of each) where it is new.
 
     Raises:
-        DataError: if they do not fit the data set.
+        DataError: if the cache does not fit its set.
     """
-    images = cached(folder / "images.npy", mmap_mode="r")
+    folder = env.home() / "decoded" / f"{name}-{shape[1]}-{key}"
+    if not folder.exists():
+        with building(folder) as partial:
+            images, hashes = reserve(partial / "images.npy", shape), []
+            bar = env.progress(pictures(), total=shape[0], desc=f"decoding {name}")
+            for pixels, digest in bar:
+                images[len(hashes)] = pixels.reshape(shape[1:])
+                hashes.append(digest)
+            images.flush()
+            np.save(partial / "hashes.npy", np.array(hashes, str))
+    images, hashes = cached(folder / "images.npy", mmap_mode="r"), cached(folder / "hashes.npy")
+    if images.shape != shape or images.dtype != np.uint8 or hashes.shape != shape[:1]:
+        raise DataError(f"{folder}: does not fit its data set. Delete this folder and run again.")
+    return images, hashes.tolist(), folder
+
+
+def load_array(path: Path, remedy: str, **options: str) -> np.ndarray:
+    """An array of numbers or text in a file; ``options`` are those of ``np.load``.
+
+    Raises:
+        DataError: if it cannot be read, with the ``remedy``.
+    """
     try:
-        hashes = json.loads((folder / "hashes.json").read_text())
-    except (FileNotFoundError, ValueError, RecursionError):
-        hashes = None
-    known = isinstance(hashes, list) and all(isinstance(one, str) for one in hashes)
-    if images.shape != shape or images.dtype != np.uint8 or not known or len(hashes) != shape[0]:
-        raise DataError(
-            f"{folder}: the cache does not fit its data set. Delete this folder and run again."
-        )
-    return images, hashes
+        if not path.is_file():  # to open a pipe is to wait for ever
+            raise ValueError("no file")
+        array = np.load(path, allow_pickle=False, **options)  # what could run code is not loaded
+        if not isinstance(array, np.ndarray):
+            raise ValueError("an archive of arrays")
+        return array
+    except Exception as error:  # a damaged header raises many types
+        raise blame(path, error, f"cannot be read as an array ({error}). {remedy}") from error
 
 
 def cached(path: Path, **options: str) -> np.ndarray:
-    """An array of a cache; ``options`` are those of ``np.load``.
+    """An array of a cache, see ``load_array``."""
+    return load_array(path, f"Delete {path.parent} and run again.", **options)
 
-    Raises:
-        DataError: if it cannot be read.
-    """
-    try:
-        array = np.load(path, allow_pickle=False, **options)
-    except Exception as error:  # a damaged header raises many types
-        damaged = f"the cache cannot be read ({error}). Delete {path.parent} and run again."
-        raise blame(path, error, damaged) from error
-    if not isinstance(array, np.ndarray):  # a zip archive is no array
-        raise DataError(f"{path}: is no array. Delete {path.parent} and run again.")
-    return array
+
+def remembered(path: Path, compute: Callable[[], np.ndarray]) -> np.ndarray:
+    """An array kept beside the decoded images it was computed from."""
+    if not path.exists():
+        buffer = io.BytesIO()
+        np.save(buffer, compute())
+        write_atomic(path, buffer.getbuffer())
+    return cached(path)
 
 
 @contextmanager
@@ -161,64 +177,35 @@ def building(folder: Path) -> Iterator[Path]:
 
     So nothing is left that a later run could take for whole.
     """
+    with scratch(folder) as partial:
+        yield partial
+        with suppress(OSError):  # another process may have been quicker
+            partial.rename(folder)
+
+
+@contextmanager
+def scratch(folder: Path) -> Iterator[Path]:
+    """A folder beside ``folder`` that is gone afterwards, and with it what the killed left."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    for stale in folder.parent.glob("*.partial-*"):  # left behind by a kill
+    for stale in folder.parent.glob("*.partial-*"):
         if _abandoned(stale):
             shutil.rmtree(stale, ignore_errors=True)
     prefix = f"{folder.name}.partial-{platform.node()}-{os.getpid()}-"
     partial = Path(tempfile.mkdtemp(prefix=prefix, dir=folder.parent))
     try:
         yield partial
-        with suppress(OSError):  # another process may have been quicker
-            partial.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
 def _abandoned(partial: Path) -> bool:
     """Whether the process that was making it is gone; of other machines only time tells."""
-    host, _, rest = partial.name.rpartition(".partial-")[2].rpartition("-")[0].rpartition("-")
-    if host == platform.node() and rest.isdigit() and not psutil.pid_exists(int(rest)):
-        return True
-    try:
+    host, number = partial.name.rpartition(".partial-")[2].rsplit("-", 2)[:2]
+    if host == platform.node() and number.isdigit():
+        return not psutil.pid_exists(int(number))
+    with suppress(FileNotFoundError):  # finished in the meantime
         return time.time() - partial.stat().st_mtime > STALE_SECONDS
-    except FileNotFoundError:  # finished in the meantime
-        return False
-
-
-def _decode_all(
-    partial: Path,
-    name: str,
-    paths: Sequence[Path],
-    shape: tuple[int, ...],
-    opener: Opener | None,
-) -> None:
-    images = reserve(partial / "images.npy", shape)
-    hashes: list[str] = []
-    one = decode if opener is None else partial_of(decode, opener=opener)
-    with (
-        ThreadPoolExecutor(os.cpu_count()) as pool,
-        env.progress(total=len(paths), desc=f"decoding {name}") as bar,
-    ):
-        for start in range(0, len(paths), CHUNK):
-            chunk = paths[start : start + CHUNK]
-            for offset, (pixels, digest) in enumerate(
-                pool.map(lambda path: one(path, shape[1], shape[3]), chunk)
-            ):
-                images[start + offset] = pixels
-                hashes.append(digest)
-            bar.update(len(chunk))
-    images.flush()
-    (partial / "hashes.json").write_text(json.dumps(hashes))
-
-
-def remembered(path: Path, compute: Callable[[], np.ndarray]) -> np.ndarray:
-    """An array kept beside the decoded images it was computed from."""
-    if not path.exists():
-        buffer = io.BytesIO()
-        np.save(buffer, compute())
-        write_atomic(path, buffer.getvalue())
-    return cached(path)
+    return False
 
 
 def listing_key(paths: Sequence[Path], *made: object) -> str:

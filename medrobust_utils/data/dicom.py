@@ -20,14 +20,15 @@ from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRL
 
 from ..core.disk import blame
 from ..core.errors import DataError
-from .ranges import Range
 
 SUFFIXES = (".dcm", ".dicom")
 GRAY = ("MONOCHROME1", "MONOCHROME2")
 COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 # X-ray angiography and fluoroscopy: their modality LUT is not meant for display (C.8.7.1.1.2)
 ANGIOGRAPHY = ("1.2.840.10008.5.1.4.1.1.12.1", "1.2.840.10008.5.1.4.1.1.12.2")
-AGAIN = "Export it again, or as PNG."
+
+LEAST_LEVELS = 32  # gray levels that a set must keep of what it has
+SAMPLED = 2**16  # pixels of a picture whose levels are counted
 
 
 class Header(NamedTuple):
@@ -54,8 +55,7 @@ def header(path: Path) -> Header:
     found = _read(path, pixels=False)
     try:
         frames, kind = int(found.get("NumberOfFrames") or 1), found.PhotometricInterpretation
-        width, height = int(found.Columns), int(found.Rows)
-        patient = str(found.get("PatientID") or "").strip()
+        size, patient = (int(found.Columns), int(found.Rows)), str(found.get("PatientID") or "")
         rule = _rule(found) if kind in GRAY else "colour"
     except Exception as error:  # damaged elements fail when they are looked at, in many ways
         raise _damaged(path, error) from error
@@ -66,13 +66,13 @@ def header(path: Path) -> Header:
             f"{path}: its colours are kept as {str(kind)[:20]}. Export it as PNG, or as "
             f"{' or '.join(GRAY)}."
         )
-    digits = hashlib.sha256(f"medrobust {patient}".encode()).hexdigest()[:12] if patient else ""
-    return Header(width, height, kind in GRAY, digits, rule)
+    digits = hashlib.sha256(f"medrobust {patient.strip()}".encode()).hexdigest()[:12]
+    return Header(*size, kind in GRAY, digits if patient.strip() else "", rule)
 
 
-def picture(path: Path, ends: tuple[float, float] | None = None) -> Image.Image:
+def picture(path: Path) -> Image.Image:
     """The picture of one file, 8 bits, gray or RGB; see ``shown``."""
-    return shown(path, ends)[0]
+    return shown(path)[0]
 
 
 def shown(path: Path, ends: tuple[float, float] | None = None) -> tuple[Image.Image, str]:
@@ -84,16 +84,18 @@ def shown(path: Path, ends: tuple[float, float] | None = None) -> tuple[Image.Im
     Raises:
         DataError: for damaged pixels, or a compression for which no decoder is installed.
     """
-    found, values = _decoded(path)
+    found, values, padding = _numbers(path)
     try:
         if values.ndim == 3:
-            return Image.fromarray(_eight_bits(values, found)), ""
-        numbers, padding = _modality(values, found)
-        kind = found.PhotometricInterpretation
-        digest = hashlib.sha256(f"{kind} {numbers.shape}".encode() + numbers.tobytes()).hexdigest()
-        light = np.clip(_voi(numbers, padding, found, ends), 0, 1)
-        light = 1 - light if kind == "MONOCHROME1" else light  # 0 is white
-        light[padding] = 0
+            low, high = (0, 255) if values.dtype == np.uint8 else _stored(found)
+            light, digest = (values.astype(np.float64) - low) / (high - low), ""
+        else:
+            kind = found.PhotometricInterpretation
+            about = f"{kind} {values.shape}".encode()
+            digest = hashlib.sha256(about + values.tobytes()).hexdigest()
+            light = np.clip(_voi(values, padding, found, ends), 0, 1)
+            light = 1 - light if kind == "MONOCHROME1" else light  # 0 is white
+            light[padding] = 0
         return Image.fromarray(np.rint(light * 255).astype(np.uint8)), digest
     except Exception as error:
         raise _damaged(path, error) from error
@@ -101,12 +103,8 @@ def shown(path: Path, ends: tuple[float, float] | None = None) -> tuple[Image.Im
 
 def numbers(path: Path) -> np.ndarray:
     """The gray numbers of a file after its modality stage, float64 (P,), without padding."""
-    found, values = _decoded(path)
-    try:
-        rescaled, padding = _modality(values, found)
-        return rescaled[~padding]
-    except Exception as error:
-        raise _damaged(path, error) from error
+    _, values, padding = _numbers(path)
+    return values[~padding]
 
 
 def _rule(found: pydicom.Dataset) -> str:
@@ -158,11 +156,10 @@ def _modality(values: np.ndarray, found: pydicom.Dataset) -> tuple[np.ndarray, n
 
 def _look_up(values: np.ndarray, item: pydicom.Dataset) -> tuple[np.ndarray, float]:
     """Numbers through a LUT, float64, and the largest number it can give."""
-    _, first, bits = (int(one) for one in item.LUTDescriptor)
+    count, first, bits = (int(one) for one in item.LUTDescriptor)
     entries = item.LUTData
     if isinstance(entries, bytes):
-        narrow = len(entries) <= (int(item.LUTDescriptor[0]) or 2**16)
-        entries = np.frombuffer(entries, np.uint8 if narrow else "<u2")
+        entries = np.frombuffer(entries, np.uint8 if len(entries) <= (count or 2**16) else "<u2")
     table = np.atleast_1d(np.asarray(entries)).astype(np.float64)
     if first >= 2**15 and values.min() < 0:  # written unsigned, meant signed
         first -= 2**16
@@ -208,30 +205,19 @@ def _stored(found: pydicom.Dataset) -> tuple[int, int]:
     return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
 
 
-def _eight_bits(values: np.ndarray, found: pydicom.Dataset) -> np.ndarray:
-    if values.dtype == np.uint8:
-        return np.ascontiguousarray(values)
-    low, high = _stored(found)
-    return np.rint((values.astype(np.float64) - low) / (high - low) * 255).astype(np.uint8)
-
-
 def _read(path: Path, *, pixels: bool) -> pydicom.FileDataset:
     """A file by its content: some devices leave out the preamble, and the rest is whole."""
     try:
         found = pydicom.dcmread(path, stop_before_pixels=not pixels, force=True)
         picture = "Rows" in found and "Columns" in found
-        known = picture or "SOPClassUID" in found
-        syntax = found.file_meta.get("TransferSyntaxUID")
-        if known and not syntax:
+        if not picture and "SOPClassUID" not in found:
+            raise ValueError("no elements")
+        if not found.file_meta.get("TransferSyntaxUID"):
             implicit, little = found.original_encoding
             explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
             found.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else explicit
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such image. Correct the label file.") from error
     except Exception as error:  # damaged files fail in many ways
         raise _damaged(path, error) from error
-    if not known:
-        raise DataError(f"{path}: cannot be read as DICOM (no preamble, no elements). {AGAIN}")
     if not picture:
         raise DataError(
             f"{path}: holds no picture (a report, a plan or structures). Move it elsewhere."
@@ -239,14 +225,16 @@ def _read(path: Path, *, pixels: bool) -> pydicom.FileDataset:
     return found
 
 
-def _decoded(path: Path) -> tuple[pydicom.FileDataset, np.ndarray]:
-    """A file with its stored pixels; colours come as RGB."""
+def _numbers(path: Path) -> tuple[pydicom.FileDataset, np.ndarray, np.ndarray]:
+    """A file, its gray after the modality stage, or its colours as RGB, and what is padding."""
     found = _read(path, pixels=True)
     try:
-        return found, pixel_array(found)
+        values = pixel_array(found)
+        colours = values.ndim == 3
+        return found, *((values, np.zeros(0, bool)) if colours else _modality(values, found))
     except Exception as error:  # pydicom's decoders raise nearly anything on damaged bytes
         syntax = found.file_meta.get("TransferSyntaxUID")
-        if syntax is None or not getattr(syntax, "is_compressed", False):
+        if not getattr(syntax, "is_compressed", False):
             raise _damaged(path, error) from error
         missing = (
             f"its pixels are compressed as {syntax.name} and cannot be decoded "
@@ -258,4 +246,52 @@ def _decoded(path: Path) -> tuple[pydicom.FileDataset, np.ndarray]:
 
 def _damaged(path: Path, error: Exception) -> DataError:
     """Without the error's own words: they may quote what stands in the file."""
-    return blame(path, error, f"cannot be read as DICOM ({type(error).__name__}). {AGAIN}")
+    again = "Export it again, or as PNG."
+    return blame(path, error, f"cannot be read as DICOM ({type(error).__name__}). {again}")
+
+
+class Range:
+    """The numbers of all pictures of a set, and the powers of two between which they lie.
+
+    Gray of more than 8 bits is shown by one rule in all of them, never by each picture's own
+    extremes, which would turn brightness into noise.
+    """
+
+    def __init__(self) -> None:
+        self.low, self.high, self.whole = 0.0, 0.0, True
+        self._values = np.zeros(0)
+
+    def add(self, numbers: np.ndarray) -> None:
+        """Take in the numbers of one picture."""
+        flat = numbers.ravel()
+        if not flat.size:
+            return
+        self.low = min(self.low, float(flat.min()))
+        self.high = max(self.high, float(flat.max()))
+        some = flat[:: max(1, flat.size // SAMPLED)]
+        self.whole = self.whole and bool((some == np.rint(some)).all())
+        if len(self._values) < SAMPLED:
+            self._values = np.union1d(self._values, some)
+
+    def ends(self, least: float = 0) -> tuple[float, float]:
+        """What becomes black and white: 0 and the largest number of as many bits as are used.
+
+        Args:
+            least: that white is at least.
+        """
+        low = -_power(-self.low) if self.low < 0 else 0.0
+        high = _power(self.high, self.whole) - self.whole if self.high > 0 else 0.0
+        high = max(high, least)
+        return low, high if high > low else low + 1
+
+    def lost(self, ends: tuple[float, float]) -> int:
+        """Gray levels that are left, if few are and many were there; else 0."""
+        shown = np.clip((self._values - ends[0]) / (ends[1] - ends[0]), 0, 1)
+        levels = len(np.unique(np.rint(shown * 255)))
+        return levels if levels < LEAST_LEVELS and len(self._values) > 2 * levels else 0
+
+
+def _power(value: float, above: bool = False) -> float:
+    """The smallest power of two that is at least ``value``, or greater than it."""
+    fraction, exponent = np.frexp(value)
+    return float(2.0 ** (exponent if fraction > 0.5 or above else exponent - 1))

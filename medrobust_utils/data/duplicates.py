@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 import torch
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from ..core import env
 from .imageset import Rows
@@ -19,6 +18,7 @@ DETAILS = 0.7  # correlation of what is left of them, see ``near_duplicates``
 RESIDUE = 0.8  # the same without a blur: a quick first look at large sets
 FEW = 50  # images whose mean is too much theirs to be taken off at once
 SURROUND = 9  # side of the blur that is taken off; odd
+RULE = f"{THUMBNAIL}-{NEAR_DUPLICATE}-{DETAILS}"
 LARGEST_CHAIN = 0.1  # share of a set that near duplicates may join into one group
 
 
@@ -95,20 +95,19 @@ def _details_agree(flat: torch.Tensor, varies: torch.Tensor, pairs: torch.Tensor
     return (first * second).sum(1) > DETAILS
 
 
-def cut_chains(
-    groups: np.ndarray, pairs: np.ndarray, alike: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """The pairs to join, and those to leave: no chain grows beyond a tenth of the images.
+def join_groups(groups: np.ndarray, pairs: np.ndarray, alike: np.ndarray) -> tuple[np.ndarray, int]:
+    """Groups (N,) in which both images of a pair share a number, and how many pairs were left.
 
-    A chain joins images that are not alike themselves. The most alike are joined first, and what
-    would make a chain too large to split is left.
+    Near duplicates are kept, but on one side of a split; whole patients and lesions follow. A chain
+    joins images that are not alike themselves, so none grows beyond a tenth of the images: the most
+    alike are joined first, and what would make a chain too large to split is left.
 
     Args:
         groups: patients or lesions (N,), which are never parted.
         pairs, alike: see ``near_duplicates``; pairs that are certain have ``alike`` of 1 or more.
     """
     _, root = np.unique(groups, return_inverse=True)
-    size = np.bincount(root)
+    size, left = np.bincount(root), 0
     parent = list(range(len(size)))
 
     def top(group: int) -> int:
@@ -117,30 +116,15 @@ def cut_chains(
             group = parent[group]
         return group
 
-    join = np.zeros(len(alike), bool)
     for row in np.argsort(-alike, kind="stable"):
         one, other = (top(root[image]) for image in pairs[:, row])
         small = size[one] + size[other] <= LARGEST_CHAIN * len(groups)
-        if one == other or small or alike[row] >= 1 or len(groups) < FEW:
-            join[row] = True
-            if one != other:
-                parent[other] = one
-                size[one] += size[other]
-    return pairs[:, join], pairs[:, ~join]
-
-
-def join_groups(groups: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-    """Groups (N,) in which the two images of every pair (2, P) share a number.
-
-    Near duplicates are kept, but on one side of a split; whole patients and lesions follow.
-    """
-    _, known = np.unique(groups, return_inverse=True)
-    n, nodes = len(groups), len(groups) + int(known.max()) + 1
-    # An image is joined with its own group's node and with its near duplicates.
-    rows = np.concatenate([np.arange(n), pairs[0]])
-    columns = np.concatenate([n + known, pairs[1]])
-    graph = coo_array((np.ones(len(rows), np.int8), (rows, columns)), shape=(nodes, nodes))
-    return connected_components(graph, directed=False)[1][:n].astype(np.int64)
+        if one != other and (small or alike[row] >= 1 or len(groups) < FEW):
+            parent[other] = one
+            size[one] += size[other]
+        elif one != other:
+            left += 1
+    return pd.factorize(np.array([top(group) for group in root]))[0], left
 
 
 def _thumbnails(images: np.ndarray | Rows) -> torch.Tensor:

@@ -99,17 +99,12 @@ class ImageSet:
 
     def __post_init__(self) -> None:
         n = len(self.images)
-        sizes = {"targets": len(self.targets), "groups": len(self.groups), "ids": len(self.ids)}
-        for key in ("masks", "subjects", "parts"):
-            if (value := getattr(self, key)) is not None:
-                sizes[key] = len(value)
-        wrong = {key: size for key, size in sizes.items() if size != n}
-        if wrong:
-            raise DataError(f"{self.name}: {n} images but {wrong}. Each image needs one entry.")
+        for key in ("targets", "groups", "ids", "masks", "subjects", "parts"):
+            value = getattr(self, key)
+            if value is not None and len(value) != n:
+                raise DataError(f"{self.name}: {n} images need as many {key}, not {len(value)}.")
         if n == 0:
-            raise DataError(
-                f"{self.name}: no images. Check the folder, or the filter that was applied."
-            )
+            raise DataError(f"{self.name}: no images. Check the folder, or what was filtered.")
         if self.images.dtype not in (np.uint8, np.float32) or self.images.ndim != 4:
             raise DataError(
                 f"{self.name}: images must be uint8 or float32 (N, H, W, C), got "
@@ -181,7 +176,7 @@ def union(*sets: ImageSet) -> ImageSet:
     first = sets[0]
     return replace(
         first,
-        images=np.concatenate([_rows_of_floats(one) for one in sets]),
+        images=np.concatenate([to_float(x.images[:]).permute(0, 2, 3, 1).numpy() for x in sets]),
         targets=np.concatenate([one.targets[:] for one in sets]),
         groups=np.concatenate([one.groups for one in sets]),
         ids=tuple(f"{place}/{name}" for place, one in enumerate(sets) for name in one.ids),
@@ -191,7 +186,3 @@ def union(*sets: ImageSet) -> ImageSet:
         parts=None,
         census={},
     )
-
-
-def _rows_of_floats(data: ImageSet) -> np.ndarray:
-    return to_float(data.images[:]).permute(0, 2, 3, 1).numpy()

@@ -37,15 +37,15 @@ def load(
     try:
         if name.startswith(own.PREFIX):
             return own.read(name, size, duplicates=duplicates)
-        if name not in READERS:
-            raise DataError(
-                f"unknown data set {name!r}. Known: {', '.join(READERS)}, phantom-<modality>, and "
-                "folder:PATH for images of your own."
-            )
-        return READERS[name](env.data_root(), size, duplicates=duplicates)
+        if name in READERS:
+            return READERS[name](env.data_root(), size, duplicates=duplicates)
     except OSError as error:  # met beside the files, which have their own words for it
         place = error.filename or env.home()
         raise blame(place, error, f"cannot be used ({error.strerror or error}).") from error
+    raise DataError(
+        f"unknown data set {name!r}. Known: {', '.join(READERS)}, phantom-<modality>, and "
+        "folder:PATH for images of your own."
+    )
 
 
 def batches(
@@ -54,8 +54,5 @@ def batches(
     """Yield (indices, images float32 in [0, 1], targets), ``size`` at a time, in order."""
     for start in range(0, len(index), size):
         chunk = index[start : start + size]
-        yield (
-            chunk,
-            to_float(data.images[chunk]),
-            torch.from_numpy(np.ascontiguousarray(data.targets[chunk])),
-        )
+        targets = torch.from_numpy(np.ascontiguousarray(data.targets[chunk]))
+        yield chunk, to_float(data.images[chunk]), targets

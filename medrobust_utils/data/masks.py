@@ -7,39 +7,24 @@ counted: several labels at once, or none.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from ..core import env
-from ..core.disk import blame
 from ..core.errors import DataError
 from ..core.losses import IGNORED
-from .decoding import FORMATS, listing_key, open_image, remembered
+from .decoding import listing_key, open_image, remembered
+from .pictures import Size, sizes
 
 OVERLAPPING = 254  # in readers only; ``settle`` makes it IGNORED, as what has no label is at once
 EDGES = 0.2  # share of an outline's pixels that may be neither black nor white: smoothed edges
 LUMA = (0.299, 0.587, 0.114)  # of red, green and blue, ITU-R 601, as in Pillow's mode L
-Size = tuple[int, int]  # width, height
 
 
-def file_size(path: Path) -> tuple[Size, Size]:
-    """Width and height of a picture as it is shown and as its file has it: here the same."""
-    try:
-        with Image.open(path, formats=FORMATS) as file:  # reads the header only
-            return file.size, file.size
-    except Exception as error:  # as in ``open_image``
-        damaged = f"cannot be read as an image ({error}). Save it again."
-        raise blame(path, error, damaged) from error
-
-
-Sizes = Callable[[Path], tuple[Size, Size]]
-
-
-def outline(path: Path, image: Path, sizes: Sizes = file_size) -> np.ndarray:
+def outline(path: Path, image: Path) -> np.ndarray:
     """The pixels inside an outline, bool (H, W) of the file.
 
     Two colours are told apart, whatever they are (0 and 1, black and red, a palette, a shape in
@@ -53,7 +38,7 @@ def outline(path: Path, image: Path, sizes: Sizes = file_size) -> np.ndarray:
         DataError: naming the file, if it is damaged, of another shape, or holds several values.
     """
     file = open_image(path, None)
-    _check_size(path, file.size, image, sizes(image), exact=False)
+    _check_size(path, file.size, image, exact=False)
     if file.mode[0] in "IF":  # 16 bits and more
         gray = values = np.asarray(file, np.float64)
     else:
@@ -83,9 +68,8 @@ class MaskFiles:
 
     Only the few images that are explained need theirs, so none is decoded with the images and
     none is part of what identifies the data set. An image with several findings may have a
-    file for each; its mask is their union. Masks are uint8, 1 inside and 0 outside;
-    ``size`` is reached by the nearest pixel, so that a mask stays a mask, and like the images
-    (see ``decode``) without keeping the aspect ratio.
+    file for each; its mask is their union. Masks are uint8, 1 inside and 0 outside, at ``size``
+    by ``nearest``.
 
     Raises:
         DataError: when an indexed file is no outline, see ``outline``.
@@ -93,14 +77,8 @@ class MaskFiles:
 
     dtype, ndim = np.dtype(np.uint8), 3
 
-    def __init__(
-        self,
-        paths: Sequence[Sequence[Path]],
-        images: Sequence[Path],
-        size: int,
-        sizes: Sizes = file_size,
-    ) -> None:
-        self.paths, self.images, self.sizes = tuple(map(tuple, paths)), tuple(images), sizes
+    def __init__(self, paths: Sequence[Sequence[Path]], images: Sequence[Path], size: int) -> None:
+        self.paths, self.images = tuple(map(tuple, paths)), tuple(images)
         self.shape = (len(paths), size, size)
 
     def __len__(self) -> int:
@@ -108,77 +86,42 @@ class MaskFiles:
 
     def __getitem__(self, index: int | slice | np.ndarray) -> np.ndarray:
         rows = np.arange(len(self))[index]
-        if rows.ndim == 0:
-            return self._union(int(rows))
-        masks = [self._union(row) for row in rows]
-        return np.stack(masks) if masks else np.empty((0, *self.shape[1:]), np.uint8)
-
-    def _union(self, row: int) -> np.ndarray:
-        parts = [outline(path, self.images[row], self.sizes) for path in self.paths[row]]
+        if rows.ndim:
+            return np.array([self[row] for row in rows], np.uint8).reshape(-1, *self.shape[1:])
+        parts = (outline(path, self.images[rows]) for path in self.paths[rows])
         return np.maximum.reduce([nearest(part.astype(np.uint8), self.shape[1]) for part in parts])
 
 
 def read_label_maps(
     folder: Path,
-    images: Mapping[str, Path],
-    labels: Mapping[str, Path],
+    images: Sequence[Path],
+    labels: Sequence[Path],
     meaning: Mapping[int, int],
     size: int,
-    sizes: Sizes = file_size,
 ) -> np.ndarray:
     """The label map of every image, uint8 (N, size, size), in the order of ``images``.
 
     Args:
         folder: where the decoded images lie; the maps are kept there, under a name that changes
             with their files and with ``meaning``.
-        images: image id -> file.
-        labels: image id -> PNG of one channel (gray or palette), as large as its image.
+        labels: PNGs of one channel (gray or palette), each as large as its image.
         meaning: label value -> class number, or ``IGNORED``.
-        sizes: see ``file_size``.
 
     Raises:
-        DataError: if an image has no label map or the reverse, or a map is unreadable, has colours,
-            is not as large as its image, or holds a value without meaning.
+        DataError: if a map is unreadable, has colours, is not as large as its image, or holds a
+            value without meaning.
     """
-    check_partners(images, labels, "label map", "Unpack the set again, or move it elsewhere.")
-    key = listing_key([labels[image] for image in images], size, sorted(meaning.items()))
-    draw = partial(_classes, meaning=meaning, sizes=sizes)
+
+    def compute() -> np.ndarray:
+        maps = np.empty((len(images), size, size), np.uint8)
+        pairs = zip(labels, images, strict=True)
+        for row, pair in enumerate(env.progress(pairs, desc="label maps", leave=False)):
+            maps[row] = nearest(_classes(*pair, meaning), size)
+        return maps
+
     return remembered(
-        folder / f"labels-{key}.npy",
-        lambda: _stacked([(labels[key], path) for key, path in images.items()], size, draw),
+        folder / f"labels-{listing_key(labels, size, sorted(meaning.items()))}.npy", compute
     )
-
-
-def read_outlines(
-    folder: Path, images: Mapping[str, Path], files: Mapping[str, Path], size: int, sizes: Sizes
-) -> np.ndarray:
-    """The outline of every image, uint8 (N, size, size), 1 inside; kept like label maps."""
-    key = listing_key([files[image] for image in images], size, "outlines 2", *images.values())
-    pairs = [(files[image], path) for image, path in images.items()]
-    draw = partial(outline, sizes=sizes)
-    return remembered(folder / f"outlines-{key}.npy", lambda: _stacked(pairs, size, draw))
-
-
-def _stacked(
-    pairs: Sequence[tuple[Path, Path]], size: int, draw: Callable[[Path, Path], np.ndarray]
-) -> np.ndarray:
-    maps = np.empty((len(pairs), size, size), np.uint8)
-    for row, pair in enumerate(env.progress(pairs, desc="label maps", leave=False)):
-        maps[row] = nearest(draw(*pair).astype(np.uint8), size)
-    return maps
-
-
-def check_partners(
-    images: Mapping[str, Path], drawn: Mapping[str, Path], what: str, remedy: str
-) -> None:
-    """Raise DataError unless every image has its partner, and every partner its image."""
-    for here, there, missing in ((images, drawn, what), (drawn, images, "image")):
-        alone = [key for key in here if key not in there]
-        if alone:
-            raise DataError(
-                f"{here[alone[0]]}: its {missing} is missing, as are {len(alone) - 1} others. "
-                f"{remedy}"
-            )
 
 
 def nearest(label_map: np.ndarray, size: int) -> np.ndarray:
@@ -190,7 +133,7 @@ def nearest(label_map: np.ndarray, size: int) -> np.ndarray:
     return np.asarray(resized)
 
 
-def _classes(label: Path, image: Path, meaning: Mapping[int, int], sizes: Sizes) -> np.ndarray:
+def _classes(label: Path, image: Path, meaning: Mapping[int, int]) -> np.ndarray:
     """The class of every pixel of one label file, uint8 (H, W)."""
     file = open_image(label, None)
     if file.mode not in ("L", "P"):
@@ -198,7 +141,7 @@ def _classes(label: Path, image: Path, meaning: Mapping[int, int], sizes: Sizes)
             f"{label}: is of mode {file.mode}, but a label map has one channel of 8 bits, gray (L) "
             "or palette (P). Save the numbers of the classes, not their colours."
         )
-    _check_size(label, file.size, image, sizes(image), exact=True)
+    _check_size(label, file.size, image, exact=True)
     values = np.asarray(file)
     unknown = sorted(set(np.unique(values).tolist()) - meaning.keys())
     if unknown:
@@ -211,27 +154,16 @@ def _classes(label: Path, image: Path, meaning: Mapping[int, int], sizes: Sizes)
     return table[values]
 
 
-def _check_size(
-    path: Path, size: Size, image: Path, sizes: tuple[Size, Size], *, exact: bool
-) -> None:
+def _check_size(path: Path, size: Size, image: Path, *, exact: bool) -> None:
     """Raise DataError unless ``size`` is that of the shown image, or, not ``exact``, its shape."""
-    (width, height), raw = sizes
-    fits = size == (width, height)
-    if not exact:
-        fits = (
-            abs(size[0] * height / width - size[1]) < 1
-            and abs(size[1] * width / height - size[0]) < 1
+    (width, height), raw = sizes(image)
+    other = abs(size[0] * height / width - size[1]), abs(size[1] * width / height - size[0])
+    if size != (width, height) and (exact or max(other) >= 1):
+        turned = "It fits the picture before its EXIF orientation turns it upright: turn it, too."
+        raise DataError(
+            f"{path}: {size[0]} x {size[1]} pixels, but its image {image.name} has {width} x "
+            f"{height}. {turned if size == raw else 'Export it at the size of the image.'}"
         )
-    if fits:
-        return
-    turned = (
-        "It fits the picture as it lies in its file, before its EXIF orientation turns it upright: "
-        "turn it in the same way."
-    )
-    raise DataError(
-        f"{path}: {size[0]} x {size[1]} pixels, but its image {image.name} has {width} x {height}. "
-        f"{turned if size == raw else 'Export it at the size of the image.'}"
-    )
 
 
 def settle(name: str, maps: np.ndarray, classes: Sequence[str]) -> tuple[np.ndarray, dict]:
@@ -252,17 +184,12 @@ def settle(name: str, maps: np.ndarray, classes: Sequence[str]) -> tuple[np.ndar
         )
     for label_map in maps if counts[OVERLAPPING] else ():
         label_map[label_map == OVERLAPPING] = IGNORED
+    labelled = counts[: len(classes)]
     return maps, {
         "pixels_overlapping": int(counts[OVERLAPPING]),
         "pixels_unlabelled": int(counts[IGNORED]),
-        "pixel_shares": pixel_shares(maps, classes),
+        "pixel_shares": dict(zip(classes, (labelled / labelled.sum()).tolist(), strict=True)),
     }
-
-
-def pixel_shares(targets: np.ndarray, classes: Sequence[str]) -> dict[str, float]:
-    """Class -> its share of the labelled pixels of ``targets`` (N, H, W)."""
-    counts = pixel_counts(targets)[: len(classes)]
-    return dict(zip(classes, (counts / max(counts.sum(), 1)).tolist(), strict=True))
 
 
 def pixel_counts(maps: np.ndarray) -> np.ndarray:

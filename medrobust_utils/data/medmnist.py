@@ -8,10 +8,10 @@ none of Python's objects is ever loaded.
 
 from __future__ import annotations
 
-import json
 import shutil
 import zipfile
-from dataclasses import replace
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,9 +19,9 @@ import numpy as np
 from PIL import Image
 
 from ..core import env
-from ..core.disk import blame, reserve
+from ..core.disk import blame
 from ..core.errors import DataError
-from .decoding import building, listing_key, opened, to_square
+from .decoding import cached_pictures, listing_key, load_array, scratch, to_square
 from .imageset import ImageSet
 from .reading import combine, find_folder
 
@@ -38,24 +38,11 @@ class Kind(NamedTuple):
     several: bool = False
 
 
+FINDINGS = """atelectasis cardiomegaly effusion infiltration mass nodule pneumonia pneumothorax
+consolidation edema emphysema fibrosis pleural hernia"""
 SETS = {
     "chestmnist": Kind(
-        (
-            "atelectasis",
-            "cardiomegaly",
-            "effusion",
-            "infiltration",
-            "mass",
-            "nodule",
-            "pneumonia",
-            "pneumothorax",
-            "consolidation",
-            "edema",
-            "emphysema",
-            "fibrosis",
-            "pleural",
-            "hernia",
-        ),
+        tuple(FINDINGS.split()),
         (78_468, 11_219, 22_433),
         several=True,
     ),
@@ -83,111 +70,48 @@ def read(name: str, root: Path, size: int, *, duplicates: bool = False) -> Image
 
     Where no file is so large the largest is enlarged. Patients and lesions are not known, so
     only near duplicates share a group; the publisher's parts are kept in ``parts``.
-
-    Args:
-        name: one of SETS.
-        root: folder that holds ``medmnist``.
-        duplicates: whether exact copies stay in, see ``reading.combine``.
-
-    Raises:
-        DataError: naming the file, if it is missing, damaged, or holds something else than
-            published.
     """
-    kind, (path, side) = SETS[name], _file(find_folder(root, "medmnist"), name, size)
-    key = listing_key([path], size, *kind.classes, 2)
-    cache = env.home() / "decoded" / f"{name}-{size}-{key}"
-    if not cache.exists():
-        with building(cache) as folder:
-            _convert(folder, path, kind, side, size)
-    labels = [np.load(cache / f"{part}_labels.npy", allow_pickle=False) for part in PARTS]
+    kind, folder = SETS[name], find_folder(root, "medmnist")
+    files = {side: folder / f"{name}_{side}.npz" for side in SIDES}
+    files[SIDES[0]] = folder / f"{name}.npz"
+    files = {side: path for side, path in files.items() if path.is_file()}
+    if not files:
+        raise DataError(f"{folder}: no {name}.npz. Download it: `./data_download.sh {name}`.")
+    side = min((side for side in files if side >= size), default=max(files))
+    path = files[side]
+    labels = [_labels(path, part, kind) for part in PARTS]
     counts = tuple(map(len, labels))
+
+    def pictures() -> Iterator[tuple[np.ndarray, str]]:
+        shape = (side, side, 3) if kind.channels == 3 else (side, side)
+        for part, count in zip(PARTS, counts, strict=True):
+            with _member(path, f"{part}_images", (count, *shape)) as images:
+                for pixels in images:
+                    yield to_square(Image.fromarray(np.array(pixels)), size)
+
     rows = [(part, row) for part, n in zip(PARTS, counts, strict=True) for row in range(n)]
+    shape = (len(rows), size, size, kind.channels)
     data = combine(
         name=name,
         ids=[f"{part}_{row:05d}" for part, row in rows],
-        decoded=(*opened(cache, (len(rows), size, size, kind.channels)), cache),
+        decoded=cached_pictures(name, listing_key([path], size, 3), shape, pictures),
         targets=np.concatenate(labels),
         classes=kind.classes,
         groups=np.arange(len(rows)),
+        grouped=False,
         complete=counts == kind.counts,
         parts=[part for part, _ in rows],
         duplicates=duplicates,
     )
     data.census["pixels_a_side_in_the_file"] = side
-    return replace(data, subjects=None)
+    return data
 
 
-def _file(folder: Path, name: str, size: int) -> tuple[Path, int]:
-    """The smallest file of at least ``size`` pixels a side, else the largest, and its side."""
-    names = {side: f"{name}.npz" if side == SIDES[0] else f"{name}_{side}.npz" for side in SIDES}
-    found = {side: folder / file for side, file in names.items() if (folder / file).is_file()}
-    if not found:
-        raise DataError(
-            f"{folder}: none of {', '.join(names.values())}. Download one: "
-            f"`./data_download.sh {name}`."
-        )
-    side = min((side for side in found if side >= size), default=max(found))
-    return found[side], side
-
-
-def _convert(folder: Path, path: Path, kind: Kind, side: int, size: int) -> None:
-    """Write images, hashes and labels into ``folder``."""
-    columns = len(kind.classes) if kind.several else 1
-    labels = [
-        _labels(_member(path, folder, f"{part}_labels", most, (columns,)), path, part, kind)
-        for part, most in zip(PARTS, kind.counts, strict=True)
-    ]
-    shape = (sum(map(len, labels)), size, size, kind.channels)
-    images, hashes = reserve(folder / "images.npy", shape), []
-    for part, rows in zip(PARTS, labels, strict=True):
-        np.save(folder / f"{part}_labels.npy", rows)
-        colours = (3,) if kind.channels == 3 else ()
-        pictures = _member(path, folder, f"{part}_images", len(rows), (side, side, *colours))
-        for pixels in env.progress(pictures, desc=f"decoding {path.stem}, {part}"):
-            shown, digest = to_square(Image.fromarray(np.array(pixels)), size)
-            images[len(hashes)] = shown.reshape(shape[1:])
-            hashes.append(digest)
-        (folder / f"{part}_images.npy").unlink()
-    images.flush()
-    (folder / "hashes.json").write_text(json.dumps(hashes))
-
-
-def _member(path: Path, folder: Path, name: str, most: int, shape: tuple[int, ...]) -> np.ndarray:
-    """One array of whole numbers, unpacked into ``folder`` and mapped.
-
-    Raises:
-        DataError: unless it is as published: 1 to ``most`` rows of ``shape`` (images: ``most``),
-            uint8 for images.
-    """
-    unpacked, images = folder / f"{name}.npy", name.endswith("images")
-    try:
-        with (
-            zipfile.ZipFile(path) as archive,
-            archive.open(f"{name}.npy") as member,
-            unpacked.open("wb") as file,
-        ):
-            if archive.getinfo(f"{name}.npy").file_size > 8 * most * int(np.prod(shape)) + 4096:
-                raise ValueError("it is larger than published")
-            shutil.copyfileobj(member, file, 2**20)
-        array = np.load(unpacked, mmap_mode="r", allow_pickle=False)
-    except Exception as error:  # zipfile and NumPy raise nearly anything on damage
-        damaged = (
-            f"{name} cannot be read as an array ({error}). Download it again; other objects than "
-            "arrays, which could run code, are not loaded."
-        )
-        raise blame(path, error, damaged) from error
-    fits = array.shape[1:] == shape and (len(array) == most if images else 0 < len(array) <= most)
-    if not fits or (array.dtype != np.uint8 if images else array.dtype.kind not in "iu"):
-        raise DataError(
-            f"{path}: {name} is {array.dtype} {array.shape}, and whole numbers "
-            f"{(most if images else f'1 to {most}', *shape)} are published (uint8 for images). "
-            "Download it again."
-        )
-    return array
-
-
-def _labels(values: np.ndarray, path: Path, part: str, kind: Kind) -> np.ndarray:
+def _labels(path: Path, part: str, kind: Kind) -> np.ndarray:
     """Classes int64 (N,), or multi-hot uint8 (N, K)."""
+    most, columns = kind.counts[PARTS.index(part)], len(kind.classes) if kind.several else 1
+    with _member(path, f"{part}_labels", (most, columns)) as mapped:
+        values = np.array(mapped)
     limit = 2 if kind.several else len(kind.classes)
     if values.min() < 0 or values.max() >= limit:
         raise DataError(
@@ -195,3 +119,36 @@ def _labels(values: np.ndarray, path: Path, part: str, kind: Kind) -> np.ndarray
             f"{limit - 1} are published. Download it again."
         )
     return values.astype(np.uint8) if kind.several else values[:, 0].astype(np.int64)
+
+
+@contextmanager
+def _member(path: Path, name: str, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
+    """One array of whole numbers, unpacked into a file that goes again, and mapped.
+
+    Raises:
+        DataError: unless it is as published: images uint8 of ``shape``, labels of that or fewer.
+    """
+    images = name.endswith("images")
+    with scratch(env.home() / "decoded" / path.stem) as folder:
+        unpacked = folder / f"{name}.npy"
+        try:
+            with (
+                zipfile.ZipFile(path) as archive,
+                archive.open(unpacked.name) as member,
+                unpacked.open("wb") as file,
+            ):
+                if archive.getinfo(unpacked.name).file_size > 8 * int(np.prod(shape)) + 4096:
+                    raise ValueError("it is larger than published")
+                shutil.copyfileobj(member, file, 2**20)
+            array = load_array(unpacked, "", mmap_mode="r")
+        except Exception as error:  # zipfile and NumPy raise nearly anything on damage
+            damaged = f"{name} cannot be read as an array ({error}). Download it again."
+            raise blame(path, error, damaged) from error
+        n, right = (*array.shape, 0)[0], array.dtype == np.uint8 or not images
+        most = n == shape[0] if images else 0 < n <= shape[0]
+        if not (most and right and array.dtype.kind in "iu" and array.shape[1:] == shape[1:]):
+            raise DataError(
+                f"{path}: {name} is {array.dtype} {array.shape}, and whole numbers {shape} are "
+                "published (uint8 for images). Download it again."
+            )
+        yield array

@@ -2,7 +2,7 @@
 
 CoNSeP (Graham et al. 2019, HoVer-Net): ``consep_patches/{train,test}``, the publisher's two parts,
 each with ``images/<part>_<tile>_r<row><column>.png`` (or ``.jpg``) and ``labels/`` of the same
-names in PNG; ``consep_patches.cut`` makes them of the published fields.
+names in PNG; ``cut`` makes them of the published fields.
 
 PanNuke (Gamper et al. 2020): ``pannuke`` holds a folder a fold, whose name ends in the fold's
 number: ``Fold 1/images/fold1/{images,types}.npy`` and ``Fold 1/masks/fold1/masks.npy`` as
@@ -12,26 +12,33 @@ A fold is 12 GB of float64, which is never in memory at once.
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 from PIL import Image
 
 from ..core import env
-from ..core.disk import blame, reserve
+from ..core.disk import blame
 from ..core.errors import DataError
 from ..core.losses import IGNORED
-from .decoding import building, cached, decoded, listing_key, opened, to_square
+from .decoding import (
+    building,
+    cached_pictures,
+    decoded,
+    listing_key,
+    load_array,
+    open_image,
+    remembered,
+    to_square,
+)
 from .imageset import ImageSet
+from .layouts import patients
 from .masks import OVERLAPPING, nearest, read_label_maps
-from .reading import combine, find_folder, index_images
+from .reading import combine, find_folder, index_images, partners
 
 PANNUKE = ("background", "neoplastic", "inflammatory", "connective", "epithelial", "dead")
 CHANNELS = ("neoplastic", "inflammatory", "connective", "dead", "epithelial", "background")
@@ -42,71 +49,49 @@ CONSEP = ("background", "neoplastic", "inflammatory", "connective", "epithelial"
 # background, other, inflammatory, healthy, malignant epithelium, fibroblast, muscle, endothelium:
 # the publisher's kinds, read as PanNuke's
 MEANING = {0: 0, 1: 5, 2: 2, 3: 4, 4: 1, 5: 3, 6: 3, 7: 3}
-PATCHES = 656  # of 41 tiles, 16 each
+AGAIN = "Download it again; Python objects, which could run code, are not loaded."
+PATCHES = 656  # of 41 fields, 16 each
+SIDE = 256
+STARTS = (0, 256, 512, 744)  # the last patch overlaps its neighbour by 24 pixels
+FIELD = 1000
+KINDS = range(8)  # background and seven kinds of nuclei
+FIELDS = {"train": 27, "test": 14}  # fields of each
 
 
 class Fold(NamedTuple):
-    """One fold: its name, its three files, and how many images of which side it holds."""
+    """One fold: its name, its arrays as they lie on the disk, and the files of the first two."""
 
     name: str
-    images: Path
-    masks: Path
-    types: Path
-    count: int
-    side: int
+    images: np.ndarray
+    masks: np.ndarray
+    types: np.ndarray
+    files: tuple[Path, Path]
 
 
 def consep(root: Path, size: int, *, duplicates: bool = False) -> ImageSet:
     """All patches as RGB at ``size`` x ``size`` with label maps of six classes, grouped by tile.
 
     Patches of one tile overlap at the last row and column, and show the same section.
-
-    Args:
-        root: folder that holds ``consep_patches``.
-        duplicates: whether exact copies stay in, see ``reading.combine``.
-
-    Raises:
-        DataError: naming the file, if one is missing, unreadable, unknown or of another size.
     """
     folder = find_folder(root, "consep_patches")
-    images: dict[str, Path] = {}
-    labels: dict[str, Path] = {}
-    for part in ("train", "test"):
-        for files, kind, suffixes in (
-            (images, "images", (".jpg", ".png")),
-            (labels, "labels", (".png",)),
-        ):
-            found = index_images(folder, f"{part}/{kind}", suffixes)
-            for name in found.keys() & files.keys():
-                raise DataError(
-                    f"{found[name]}: the same name also lies at {files[name]}. Remove one."
-                )
-            files |= found
-    tiles = [_tile(path) for path in images.values()]
-    decoded_images = decoded("consep", list(images.values()), size, 3)
+    kinds = {"images": (".jpg", ".png"), "labels": (".png",)}
+    images, labels = (
+        index_images(folder, end, f"train/{kind}", f"test/{kind}") for kind, end in kinds.items()
+    )
+    files, maps = list(images.values()), partners(images, labels, "label map", "image")
+    pictures = decoded("consep", files, size, 3)
+    tiles = patients(r"((?:train|test)_\d+)_r\d\d", images)
     return combine(
         name="consep",
         ids=list(images),
-        decoded=decoded_images,
-        targets=read_label_maps(decoded_images[2], images, labels, MEANING, size),
+        decoded=pictures,
+        targets=read_label_maps(pictures[2], files, maps, MEANING, size),
         classes=CONSEP,
-        groups=pd.factorize(np.array(tiles, object))[0],
+        groups=tiles,
         complete=len(images) == PATCHES,
-        parts=[tile.partition("_")[0] for tile in tiles],
+        parts=[path.parents[1].name for path in files],
         duplicates=duplicates,
     )
-
-
-def _tile(path: Path) -> str:
-    """Part and number of the tile a patch was cut from."""
-    part = path.parent.parent.name
-    found = re.fullmatch(rf"({part}_\d+)_r\d\d", path.stem)
-    if not found:
-        raise DataError(
-            f"{path}: not of the form {part}_<tile>_r<row><column>, so its tile is unknown. "
-            "Rename or move it."
-        )
-    return found[1]
 
 
 def pannuke(root: Path, size: int, *, duplicates: bool = False) -> ImageSet:
@@ -114,147 +99,102 @@ def pannuke(root: Path, size: int, *, duplicates: bool = False) -> ImageSet:
 
     A pixel with several labels, or with none, is ignored and counted. Which slide an image comes
     from is not known: each is a group of its own, but for near duplicates.
-
-    Args:
-        root: folder that holds ``pannuke``.
-        duplicates: whether exact copies stay in, see ``reading.combine``.
-
-    Raises:
-        DataError: naming the file, if one is missing, unreadable, of another shape or out of range.
     """
     folds = _folds(find_folder(root, "pannuke"))
-    files = [path for fold in folds for path in (fold.images, fold.masks)]
-    key = listing_key(files, size, *CHANNELS, *PANNUKE)
-    cache = env.home() / "decoded" / f"pannuke-{size}-{key}"
-    n = sum(fold.count for fold in folds)
-    if not cache.exists():
-        with building(cache) as partial:
-            _convert(partial, folds, n, size)
-    labels = cached(cache / "labels.npy", mmap_mode="r")
-    if labels.shape != (n, size, size) or labels.dtype != np.uint8:
-        raise DataError(f"{cache}: the cache does not fit its data set. Delete it and run again.")
-    ids = [f"{fold.name}_{row:04d}" for fold in folds for row in range(fold.count)]
-    tissues = [str(tissue) for fold in folds for tissue in _types(fold)]
+    key = listing_key([path for fold in folds for path in fold.files], size, *CHANNELS, *PANNUKE)
+    n = sum(len(fold.images) for fold in folds)
+
+    def pictures() -> Iterator[tuple[np.ndarray, str]]:
+        for fold in folds:
+            for pixels in _chunks(fold.images, fold.files[0], 255):
+                for one in np.rint(pixels).astype(np.uint8):
+                    yield to_square(Image.fromarray(one), size)
+
+    def label_maps() -> np.ndarray:
+        maps = np.empty((n, size, size), np.uint8)
+        rows = iter(env.progress(range(n), desc="label maps", leave=False))
+        for fold in folds:
+            for masks in _chunks(fold.masks, fold.files[1], np.inf):
+                for label_map in _classes(masks):
+                    maps[next(rows)] = nearest(label_map, size)
+        return maps
+
+    images = cached_pictures("pannuke", key, (n, size, size, 3), pictures)
+    ids = [f"{fold.name}_{row:04d}" for fold in folds for row in range(len(fold.images))]
     data = combine(
         name="pannuke",
         ids=ids,
-        decoded=(*opened(cache, (n, size, size, 3)), cache),
-        targets=labels,
+        decoded=images,
+        targets=remembered(images[2] / "labels.npy", label_maps),
         classes=PANNUKE,
         groups=np.arange(n),
-        complete=tuple(fold.count for fold in folds) == FOLDS,
+        grouped=False,
+        complete=tuple(len(fold.images) for fold in folds) == FOLDS,
         parts=[name.partition("_")[0] for name in ids],
         duplicates=duplicates,
     )
-    kept = set(data.ids)
-    found = Counter(tissue for name, tissue in zip(ids, tissues, strict=True) if name in kept)
+    tissues = dict(zip(ids, (str(name) for fold in folds for name in fold.types), strict=True))
+    found = Counter(tissues[name] for name in data.ids)
     data.census["images_per_tissue"] = dict(sorted(found.items()))
-    return replace(data, subjects=None)
+    return data
 
 
 def _folds(folder: Path) -> list[Fold]:
     """The folds below ``folder``, by number, with their arrays held against each other."""
-    folds: dict[str, Fold] = {}
+    folds: dict[int, Fold] = {}
     for place in sorted(folder.iterdir()):
         if not place.is_dir() or place.name.startswith((".", "__")):
             continue
         number = re.search(r"(\d+)$", place.name)
-        if not number:
-            raise DataError(f"{place}: its name does not end in the fold's number. Rename it.")
-        name = f"fold{int(number[1])}"
-        if name in folds:
+        if not number or int(number[1]) in folds:
             raise DataError(
-                f"{place}: {folds[name].images} is of the same fold. Remove or rename one."
+                f"{place}: its name does not end in the number of a fold, or another folder has "
+                "the same fold. Rename it, or remove one."
             )
-        folds[name] = _fold(name, [_only(place, file) for file in FILES])
+        folds[int(number[1])] = _fold(f"fold{int(number[1])}", place)
     if not folds:
         raise DataError(f"{folder}: no fold in it. Unpack the archives there, a folder for each.")
-    return [folds[name] for name in sorted(folds, key=lambda name: int(name[4:]))]
+    return [folds[number] for number in sorted(folds)]
 
 
-def _only(place: Path, file: str) -> Path:
-    found = sorted(place.rglob(file))
-    if len(found) != 1:
-        raise DataError(
-            f"{place}: holds {len(found)} files {file}, and needs one. Unpack the archive of this "
-            "fold again, and no other in the same folder."
-        )
-    return found[0]
-
-
-def _fold(name: str, files: Sequence[Path]) -> Fold:
-    images, masks, types = (_array(path) for path in files)
-    n, side = images.shape[0] if images.ndim else 0, images.shape[1] if images.ndim > 1 else 0
-    expected = ((n, side, side, 3), (n, side, side, len(CHANNELS)), (n,))
-    for path, array, shape in zip(files, (images, masks, types), expected, strict=True):
-        if array.shape != shape or not array.size:
+def _fold(name: str, place: Path) -> Fold:
+    found = [sorted(place.rglob(file)) for file in FILES]
+    for file, paths in zip(FILES, found, strict=True):
+        if len(paths) != 1:
             raise DataError(
-                f"{path}: has the shape {array.shape}, but for {n} images of {side} pixels a side "
-                f"{shape} is needed. Download this fold again."
+                f"{place}: holds {len(paths)} files {file}, and needs one. Unpack the archive of "
+                "this fold again, and no other in the same folder."
             )
-    if types.dtype.kind not in "US":
-        raise DataError(f"{files[2]}: holds {types.dtype}, no names of tissues. Download it again.")
-    return Fold(name, *files, n, side)
-
-
-def _array(path: Path) -> np.ndarray:
+    files = [paths[0] for paths in found]
+    images, masks, types = (load_array(path, AGAIN, mmap_mode="r") for path in files)
+    n, side = (*images.shape, 0, 0)[:2]
+    shapes = ((n, side, side, 3), (n, side, side, len(CHANNELS)), (n,))
+    kinds = ("buif", "buif", "US")
+    for path, array, shape, kind in zip(files, (images, masks, types), shapes, kinds, strict=True):
+        if array.shape != shape or not array.size or array.dtype.kind not in kind:
+            raise DataError(
+                f"{path}: holds {array.dtype} {array.shape}, and for {n} images of {side} pixels a "
+                f"side {'names of tissues' if kind == 'US' else 'real numbers'} {shape} are "
+                "needed. Download this fold again."
+            )
     try:
-        if not path.is_file():  # to open a pipe is to wait for ever
-            raise ValueError("no file")
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-        if not isinstance(array, np.ndarray):
-            raise ValueError("an archive of arrays")
-        return array
-    except Exception as error:  # a damaged header raises many types
-        damaged = (
-            f"cannot be read as a plain array ({error}). Download it again; Python objects in it, "
-            "which could run code, are not loaded: save them as numbers or text."
-        )
-        raise blame(path, error, damaged) from error
-
-
-def _types(fold: Fold) -> np.ndarray:
-    try:
-        return _array(fold.types).astype(str)
+        return Fold(name, images, masks, types.astype(str), (files[0], files[1]))
     except ValueError as error:  # bytes beyond ASCII, or numbers that are no characters
-        raise DataError(f"{fold.types}: holds no text ({error}). Download it again.") from error
+        raise DataError(f"{files[2]}: holds no text ({error}). Download it again.") from error
 
 
-def _convert(partial: Path, folds: Sequence[Fold], n: int, size: int) -> None:
-    """Write images, labels and hashes into ``partial``, a few images in memory at a time."""
-    images = reserve(partial / "images.npy", (n, size, size, 3))
-    labels = reserve(partial / "labels.npy", (n, size, size))
-    hashes: list[str] = []
-    with env.progress(total=n, desc="decoding pannuke") as bar:
-        for fold in folds:
-            pixels, masks = _array(fold.images), _array(fold.masks)
-            for start in range(0, fold.count, CHUNK):
-                rows = slice(start, start + CHUNK)
-                maps = _classes(_checked(masks[rows], fold.masks, start, np.inf))
-                shown = np.rint(_checked(pixels[rows], fold.images, start, 255)).astype(np.uint8)
-                for image, label_map in zip(shown, maps, strict=True):
-                    images[len(hashes)], digest = to_square(Image.fromarray(image), size)
-                    labels[len(hashes)] = nearest(label_map, size)
-                    hashes.append(digest)
-                bar.update(len(maps))
-    images.flush()
-    labels.flush()
-    (partial / "hashes.json").write_text(json.dumps(hashes))
-
-
-def _checked(values: np.ndarray, path: Path, start: int, limit: float) -> np.ndarray:
-    """``values`` if all lie in [0, ``limit``]; NaN does not."""
-    if values.dtype.kind not in "buif":
-        raise DataError(f"{path}: holds {values.dtype}, no real numbers. Download it again.")
-    low, high = values.min(), values.max()
-    if not (low >= 0 and high <= limit) or not np.isfinite(high):
-        raise DataError(
-            f"{path}: images {start} to {start + len(values) - 1} hold values from {low} to "
-            f"{high}; 0 to {limit:g} are expected. Download this fold again."
-        )
-    if limit == 255 and values.dtype.kind == "f" and 0 < high <= 1:
-        raise DataError(f"{path}: values end at {high}, as if divided by 255. Undo that.")
-    return values
+def _chunks(array: np.ndarray, path: Path, limit: float) -> Iterator[np.ndarray]:
+    """A few rows at a time, all of them in [0, ``limit``]; NaN is not."""
+    for start in range(0, len(array), CHUNK):
+        values = array[start : start + CHUNK]
+        low, high = values.min(), values.max()
+        halved = limit == 255 and values.dtype.kind == "f" and 0 < high <= 1
+        if not (low >= 0 and high <= limit) or not np.isfinite(high) or halved:
+            raise DataError(
+                f"{path}: images {start} to {start + len(values) - 1} hold values from {low} to "
+                f"{high}; 0 to {limit:g} are expected, not divided by 255. Download it again."
+            )
+        yield values
 
 
 def _classes(masks: np.ndarray) -> np.ndarray:
@@ -265,3 +205,54 @@ def _classes(masks: np.ndarray) -> np.ndarray:
     maps[labels > 1] = OVERLAPPING
     maps[labels == 0] = IGNORED
     return maps
+
+
+def cut(source: Path, folder: Path) -> Path:
+    """Write ``folder/{train,test}/{images,labels}/<field>_r<row><column>.png``: all or nothing.
+
+    Args:
+        source: the unpacked archive; below it lie ``Train`` and ``Test``, each with
+            ``Images/<part>_<n>.png`` and ``Labels/<part>_<n>.mat``, whose ``type_map``
+            (1000, 1000) is the kind of each pixel.
+        folder: is made.
+
+    Raises:
+        DataError: naming the file, if a field or its labels are missing, unreadable, of another
+            size, or hold an unknown kind, or if the number of fields is not the publisher's.
+    """
+    with building(folder) as partial:
+        for part, number in FIELDS.items():
+            fields = sorted(source.glob(f"**/{part.title()}/Images/{part}_*.png"))
+            if len(fields) != number:
+                raise DataError(
+                    f"{source}: holds {len(fields)} fields {part}_*.png in {part.title()}/Images, "
+                    f"and {number} are expected. Download and unpack the archive again."
+                )
+            for what in ("images", "labels"):
+                (partial / part / what).mkdir(parents=True)
+            for path in env.progress(fields, desc=f"cutting {part}"):
+                _cut_field(path, partial / part)
+    return folder
+
+
+def _cut_field(path: Path, target: Path) -> None:
+    from scipy.io import loadmat
+
+    image, labels = open_image(path, "RGB"), path.parents[1] / "Labels" / f"{path.stem}.mat"
+    try:
+        kinds = np.asarray(loadmat(labels, variable_names=["type_map"])["type_map"])
+    except Exception as error:  # scipy raises nearly anything on damaged files
+        damaged = f"has no readable type_map ({error}). Unpack the archive again."
+        raise blame(labels, error, damaged) from error
+    right = image.size == kinds.shape == (FIELD, FIELD) and np.isin(kinds, KINDS).all()
+    if not right:
+        raise DataError(
+            f"{labels}: type_map {kinds.shape} of an image {image.size} must be {FIELD} x {FIELD} "
+            "like it, with kinds 0 to 7. Unpack the archive again."
+        )
+    drawn = Image.fromarray(kinds.astype(np.uint8))
+    for row, top in enumerate(STARTS):
+        for column, left in enumerate(STARTS):
+            name, box = f"{path.stem}_r{row}{column}.png", (left, top, left + SIDE, top + SIDE)
+            image.crop(box).save(target / "images" / name)
+            drawn.crop(box).save(target / "labels" / name)

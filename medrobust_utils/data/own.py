@@ -17,8 +17,8 @@ from __future__ import annotations
 import hashlib
 import re
 import warnings
-from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -26,22 +26,29 @@ import pandas as pd
 from ..core.disk import blame
 from ..core.errors import DataError
 from ..core.losses import IGNORED
-from . import dicom
-from .decoding import decoded
+from .decoding import decoded, listing_key, remembered
 from .imageset import ImageSet
-from .masks import check_partners, read_label_maps, read_outlines
-from .own_labels import Labels, read_labels
-from .pictures import SUFFIXES, scan, sizes, visible
-from .reading import combine
-from .tables import find_table
+from .layouts import find_table, named, number, read_table, words
+from .masks import MaskFiles, read_label_maps
+from .pictures import SUFFIXES, scan
+from .reading import combine, index_images, partners, visible
 
 PREFIX = "folder:"
 TABLE, NAMES, MASKS, MAPS, IMAGES = "labels.csv", "classes.txt", "masks", "labels", "images"
-PARTS = ("train", "val", "test")
+PARTS = {"train", "val", "test"}
 MOST_CLASSES = 254  # of label maps, whose larger numbers are spoken for
-
-
+ROLES = ("image", "label", "patient")
 RULES = 2  # number of the rules by which files become 8 bits: other rules, another cache
+
+
+class Labels(NamedTuple):
+    """Files by id, targets (None for label maps), classes, patients, columns left out."""
+
+    paths: dict[str, Path]
+    targets: np.ndarray | None
+    classes: tuple[str, ...]
+    patients: list[str]
+    constant: list[str]
 
 
 def place(name: str) -> Path:
@@ -73,7 +80,7 @@ def read(name: str, size: int, *, duplicates: bool = False) -> ImageSet:
 
     Args:
         name: ``folder:PATH``.
-        duplicates: whether exact copies stay in, see ``reading.assemble``.
+        duplicates: whether exact copies stay in, see ``reading.combine``.
 
     Raises:
         DataError: naming the file or folder, if it is missing, unreadable, of no known layout,
@@ -81,145 +88,109 @@ def read(name: str, size: int, *, duplicates: bool = False) -> ImageSet:
     """
     folder = place(name)
     labels = _find(folder)
-    files, n = list(labels.paths.values()), len(labels.paths)
+    paths, n = labels.paths, len(labels.paths)
+    files, targets, masks, census = list(paths.values()), labels.targets, None, {}
     seen = scan(files)
-    title = _title(folder)
-    made = (*labels.paths, seen.ends, seen.dicom_ends, RULES)
-    decoded_images = decoded(title, files, size, seen.channels, *made, opener=seen.open)
-    cache, targets, masks, census = decoded_images[2], labels.targets, None, {}
+    word = re.sub(r"[^A-Za-z0-9_]+", "_", folder.name)[:24].strip("_")
+    title = f"folder-{word}-{hashlib.sha256(str(folder).encode()).hexdigest()[:6]}"
+    made = (*paths, seen.ends, seen.dicom_ends, RULES)
+    images = decoded(title, files, size, seen.channels, *made, opener=seen.open)
     if targets is None:
         meaning = {number: number for number in (*range(len(labels.classes)), IGNORED)}
-        maps = _below(folder / MAPS, "")
-        targets = read_label_maps(cache, labels.paths, maps, meaning, size, sizes)
+        maps = index_images(folder / MAPS, SUFFIXES, deep=True)
+        maps = partners(paths, maps, "label map", "image")
+        targets = read_label_maps(images[2], files, maps, meaning, size)
     if (folder / MASKS).is_dir():
-        masks, census = _outlines(folder / MASKS, labels.paths, cache, size)
+        outlines = index_images(folder / MASKS, SUFFIXES, deep=True)
+        outlines = partners(paths, outlines, "outline (a black one, if nothing is there)", "image")
+        masks = MaskFiles([[path] for path in outlines], files, size)
+        census = _outlined(folder / MASKS, masks, images[2], listing_key(outlines, size, *files))
     given = zip(labels.patients, seen.patients, strict=True)
     patients = np.array([by_table or by_file for by_table, by_file in given], object)
     known = patients != ""
     alone = np.array([f"image {i}" for i in range(n)], object)
-    parts = [image.partition("/")[0] for image in labels.paths]
+    parts = [image.partition("/")[0] for image in paths]
     data = combine(
         name=title,
-        ids=list(labels.paths),
-        decoded=decoded_images,
+        ids=list(paths),
+        decoded=images,
         targets=np.array(targets),
         classes=labels.classes,
         groups=pd.factorize(np.where(known, "patient " + patients, alone))[0],
-        complete=False,
+        grouped=bool(known.any()),
         masks=masks,
-        parts=parts if set(parts) <= set(PARTS) else None,
+        parts=parts if set(parts) <= PARTS else None,
         known=known,
         duplicates=duplicates,
     )
-    data.census.update(seen.census | census | labels.census)
+    census |= {"columns_left_out": labels.constant} if labels.constant else {}
+    data.census.update(seen.census | census)
     data.census["images_without_a_patient"] = n - int(known.sum())
-    return data if known.any() else replace(data, subjects=None)
-
-
-def _title(folder: Path) -> str:
-    word = re.sub(r"[^A-Za-z0-9_]+", "_", folder.name)[:24].strip("_")
-    return f"folder-{word}-{hashlib.sha256(str(folder).encode()).hexdigest()[:6]}"
+    return data
 
 
 def _find(folder: Path) -> Labels:
     """Files and labels, in whichever layout they are."""
-    table = _table(folder)
-    if (folder / MAPS).is_dir() and (folder / NAMES).is_file():
-        if not (folder / IMAGES).is_dir():
-            raise DataError(f"{folder / IMAGES} is missing. Put the pictures of the maps there.")
-        paths = _below(folder / IMAGES, "")
-        medical = [path for path in paths.values() if path.suffix.lower() in dicom.SUFFIXES]
-        if medical:
-            raise DataError(f"{medical[0]}: label maps go with pictures; export it as PNG.")
-        patients = [""] * len(paths)
-        if table:
-            patients = read_labels(table, folder / IMAGES, paths).patients_of(paths)
-        return Labels(paths, _names(folder / NAMES), None, patients)
+    maps, base = (folder / MAPS).is_dir(), folder / IMAGES
+    table = find_table(folder, ("labels",), (".csv", ".tab", ".tsv", *(() if maps else (".txt",))))
+    if maps and (folder / NAMES).is_file() and base.is_dir():
+        paths = index_images(base, SUFFIXES, deep=True)
+        labels = Labels(paths, None, (), [""] * len(paths), [])
+        labels = _labels(table, base, paths) if table else labels
+        return labels._replace(targets=None, classes=_names(folder / NAMES))
     if table:
-        base = folder / IMAGES if (folder / IMAGES).is_dir() else folder
+        base = base if base.is_dir() else folder
         skip = () if base != folder else (MASKS, MAPS, table.name, NAMES)
-        labels = read_labels(table, base, _below(base, "", skip))
-        if labels.targets is None:
-            raise DataError(
-                f"{table}: has neither a column label nor one for a finding. Add one; for label "
-                f"maps, {folder / MAPS} and {folder / NAMES} are needed."
-            )
-        return labels
-    if (folder / MAPS).is_dir() and (folder / IMAGES).is_dir():
+        labels = _labels(table, base, index_images(base, SUFFIXES, deep=True, skip=skip))
+        if labels.targets is not None:
+            return labels
+    if table or (maps and (folder / IMAGES).is_dir()):
         raise DataError(
-            f"{folder / NAMES} is missing. For label maps write the names of the classes there, a "
-            f"line each; otherwise call the folders {MAPS} and {IMAGES} something else."
+            f"{folder}: {table or MAPS} says of no image what it shows. For classes give {TABLE} a "
+            f"column label, or one of 0 and 1 for each finding; for label maps {folder / IMAGES}, "
+            f"{folder / MAPS} and {folder / NAMES} (the classes, a line each) are needed."
         )
     return _class_folders(folder)
 
 
-def _table(folder: Path) -> Path | None:
-    """The table of labels; a ``labels.txt`` is one if it has a column image, not a list."""
-    text = folder / "labels.txt"
-    found = find_table(folder, ("labels",), (".csv", ".tab", ".tsv"))
-    if found or not text.is_file():
-        return found
-    try:
-        with text.open("rb") as file:
-            heading = file.readline().replace(b"\0", b"")  # also of UTF-16
-    except OSError as error:
-        raise blame(text, error, f"cannot be read ({error}).") from error
-    return text if re.search(rb"(?i)(^|[,;\t|])\W*image\W*([,;\t|]|$)", heading) else None
-
-
 def _class_folders(folder: Path) -> Labels:
-    inside = [path for path in visible(folder) if path.name != MASKS]
-    parts = [path.name for path in inside]
-    halves = inside if parts and set(parts) <= set(PARTS) else [folder]
+    parts = {path.name: path for path in visible(folder) if path.name != MASKS}
+    halves = parts if parts and parts.keys() <= PARTS else {"": folder}
     paths: dict[str, Path] = {}
-    labels: list[str] = []
-    for half in halves:
-        for part in visible(half):
-            if part.name == MASKS:
-                continue
+    shown: list[str] = []
+    for half, below in halves.items():
+        for part in (path for path in visible(below) if path.name != MASKS):
             if not part.is_dir():
                 raise DataError(
                     f"{part}: lies beside the folders of the classes. Move it into one of them, "
                     f"elsewhere, or list the images in {folder / TABLE}."
                 )
-            before = "" if half == folder else f"{half.name}/"
-            found = _below(part, f"{before}{part.name}/", flat=True)
-            if not found:
-                raise DataError(f"{part}: holds no image. Remove it, or put images there.")
-            paths |= found
-            labels += [part.name] * len(found)
-    classes = tuple(sorted(set(labels)))
+            found = index_images(part, SUFFIXES)
+            paths |= {f"{half}/{part.name}/{name}".lstrip("/"): p for name, p in found.items()}
+            shown += [part.name] * len(found)
+    classes = tuple(sorted(set(shown)))
     if len(classes) < 2:
         raise DataError(
             f"{folder}: holds {len(classes)} folder of a class, and two are needed to tell apart "
             f"({', '.join(classes) or 'none'}). Add one, or a {TABLE}."
         )
-    targets = np.array([classes.index(label) for label in labels], np.int64)
-    return Labels(paths, classes, targets, [""] * len(paths))
+    targets = np.array([classes.index(label) for label in shown], np.int64)
+    return Labels(paths, targets, classes, [""] * len(paths), [])
 
 
-def _below(
-    place: Path, before: str, skip: tuple[str, ...] = (), *, flat: bool = False
-) -> dict[str, Path]:
-    """Id -> file of every picture in ``place``, and in its folders unless ``flat``."""
-    paths: dict[str, Path] = {}
-    for path in visible(place):
-        if path.name in skip:
-            continue
-        if path.is_dir() and not flat and not path.is_symlink():
-            found = _below(path, f"{before}{path.name}/")
-        elif path.suffix.lower() in SUFFIXES and path.is_file():
-            found = {f"{before}{path.stem}": path}
-        else:
-            raise DataError(
-                f"{path}: not an image that is taken here ({', '.join(SUFFIXES)}). Move it "
-                "elsewhere, or rename it if it is one."
-            )
-        twice = found.keys() & paths.keys()
-        if twice:
-            raise DataError(f"{path}: {paths[min(twice)].name} has the same name. Rename one.")
-        paths |= found
-    return paths
+def _outlined(folder: Path, masks: MaskFiles, cache: Path, key: str) -> dict[str, int]:
+    """How many outlines are empty or full; all of them are read once, and none is kept."""
+    found = remembered(
+        cache / f"outlines-{key}.npy", lambda: np.array([[m.any(), m.all()] for m in masks])
+    )
+    empty, full = int((~found[:, 0]).sum()), int(found[:, 1].sum())
+    if len(masks) in (empty, full):
+        warnings.warn(
+            f"{folder}: all outlines are {'empty' if empty else 'full'}. If they should not be, "
+            "save them in black and white, white inside.",
+            stacklevel=2,
+        )
+    return {"outlines_empty": empty, "outlines_full": full}
 
 
 def _names(path: Path) -> tuple[str, ...]:
@@ -237,19 +208,63 @@ def _names(path: Path) -> tuple[str, ...]:
     return names
 
 
-def _outlines(
-    folder: Path, paths: dict[str, Path], cache: Path, size: int
-) -> tuple[np.ndarray, dict[str, int]]:
-    """The outline of every image, and how many are empty or full."""
-    files = _below(folder, "")
-    remedy = f"Where nothing was found save a black one; without {folder} none is needed."
-    check_partners(paths, files, "outline", remedy)
-    masks = read_outlines(cache, paths, files, size, sizes)
-    empty, full = int((~masks.any((1, 2))).sum()), int(masks.all((1, 2)).sum())
-    if len(masks) in (empty, full):
-        warnings.warn(
-            f"{folder}: all outlines are {'empty' if empty else 'full'}. If they should not be, "
-            "save them in black and white, white inside.",
-            stacklevel=2,
+def _labels(path: Path, base: Path, files: dict[str, Path]) -> Labels:
+    """The table at ``path``, each line with its file; the column ``image`` starts from ``base``."""
+    remedy = "Save it as CSV in UTF-8, with a column image and no column twice."
+    table = read_table(path, (), remedy=remedy)
+    table = table.rename(columns={c: c.lower() for c in table if c.lower() in ROLES})
+    if "image" not in table or not table.columns.is_unique:
+        raise DataError(f"{path}: found the columns {list(table.columns)}. {remedy}")
+    ids = [_image(name, base, files) for name in table["image"]]
+    lines = named(path, pd.Series(ids, table.index))
+    found = partners(lines, files, "file", "line in the table")
+    paths = dict(zip(ids, found, strict=True))
+    patients = [""] * len(paths)
+    if "patient" in table:  # what stands for an empty cell is no patient, nor the same one
+        patients = list(table["patient"].mask(words(table, "patient") == "", ""))
+    return _targets(path, table, Labels(paths, None, (), patients, []))
+
+
+def _image(name: str, base: Path, files: dict[str, Path]) -> str:
+    """The id of the image that a cell names, with or without its suffix."""
+    name = name.replace("\\", "/").removeprefix("./")
+    stem, dot, _ = name.rpartition(".")
+    return stem if dot and files.get(stem) == base / name else name
+
+
+def _targets(path: Path, table: pd.DataFrame, labels: Labels) -> Labels:
+    """What the table says of each image; columns that are the same in all lines say nothing."""
+    findings = [name for name in table if name not in ROLES]
+    if "label" in table:
+        if findings:
+            raise DataError(
+                f"{path}: has a column label and others ({', '.join(findings)}). Keep label, or "
+                "a column of 0 and 1 for each finding."
+            )
+        empty = table["label"] == ""
+        if empty.any():
+            raise DataError(f"{path}: line {empty.idxmax()} has no label. Fill or remove it.")
+        classes = tuple(sorted(set(table["label"])))
+        if len(classes) < 2:
+            raise DataError(f"{path}: all labels are {classes[0]!r}; two are needed.")
+        targets = table["label"].map(classes.index).to_numpy(np.int64)
+        return labels._replace(targets=targets, classes=classes)
+    if not findings:
+        return labels
+    values = table[findings].map(number)
+    odd = ~values.isin(("0", "1"))
+    if odd.any(axis=None):
+        line, column = odd.stack().idxmax()
+        raise DataError(
+            f"{path}: line {line} has {values[column][line][:20]!r} for {column}, and 0 or 1 is "
+            "needed. Correct it; a text label goes into a column label."
         )
-    return masks, {"outlines_empty": empty, "outlines_full": full}
+    present = (values == "1").astype(np.uint8)
+    same = present.min() == present.max()
+    kept, constant = [c for c in findings if not same[c]], [c for c in findings if same[c]]
+    if not kept:
+        raise DataError(f"{path}: {', '.join(constant)}: the same in all lines; two are needed.")
+    targets, classes = present[kept].to_numpy(), tuple(kept)
+    if len(kept) == 1:  # one question, two answers: absent, present
+        targets, classes = targets[:, 0].astype(np.int64), (f"no {kept[0]}", kept[0])
+    return labels._replace(targets=targets, classes=classes, constant=constant)

@@ -13,23 +13,13 @@ from importlib.resources import as_file, files
 import numpy as np
 from PIL import Image
 
-from ..core.errors import DataError
 from .decoding import open_image
 from .imageset import ImageSet
 
 # Left out: textures without an object, pictures through a telescope or microscope, drawings,
-# and the motorcycle's second, nearly equal view.
-PHOTOGRAPHS = {
-    "skimage.data": (
-        "astronaut.png",
-        "camera.png",  # gray
-        "chelsea.png",  # a cat
-        "coffee.png",
-        "motorcycle_left.png",
-        "rocket.jpg",
-    ),
-    "sklearn.datasets.images": ("china.jpg", "flower.jpg"),
-}
+# and the motorcycle's second, nearly equal view. The camera is gray, chelsea a cat.
+SCIKIT_IMAGE = "astronaut.png camera.png chelsea.png coffee.png motorcycle_left.png rocket.jpg"
+SCIKIT_LEARN = "china.jpg flower.jpg"
 CROP = 0.75  # side of a crop as a share of the photograph's shorter side
 PLACES = {
     "centre": (0.5, 0.5),
@@ -53,31 +43,26 @@ def natural_photos(size: int) -> ImageSet:
         DataError: naming the file, if an installed package lacks it.
     """
     images, ids = [], []
-    for package, names in PHOTOGRAPHS.items():
-        for name in names:
-            with as_file(files(package) / name) as path:
-                if not path.is_file():
-                    raise DataError(
-                        f"{path}: this photograph comes with {package.split('.')[0]}, but is "
-                        "missing. Install that package again from its wheel."
-                    )
-                photograph = open_image(path, "RGB")
-            for place, share in PLACES.items():
-                images.append(_crop(photograph, share, size))
-                ids.append(f"{path.stem}/{place}")
+    names = [files("skimage.data") / name for name in SCIKIT_IMAGE.split()]
+    names += [files("sklearn.datasets.images") / name for name in SCIKIT_LEARN.split()]
+    for name in names:
+        with as_file(name) as path:
+            photograph = open_image(path, "RGB")
+        for place, share in PLACES.items():
+            images.append(_crop(photograph, share, size))
+            ids.append(f"{path.stem}/{place}")
     pixels = np.stack(images)
-    count = len(ids) // len(PLACES)
     return ImageSet(
         name="natural-photographs",
         images=pixels,
         targets=np.zeros(len(ids), np.int64),
         classes=("photograph",),
-        groups=np.arange(count).repeat(len(PLACES)),
+        groups=np.arange(len(names)).repeat(len(PLACES)),
         ids=tuple(ids),
         synthetic=False,
         complete=True,
         checksum=hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest(),
-        census={"photographs": count, "crops of each": len(PLACES)},
+        census={"photographs": len(names), "crops of each": len(PLACES)},
     )
 
 

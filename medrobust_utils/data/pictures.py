@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -20,8 +20,6 @@ from ..core import env
 from ..core.disk import blame
 from ..core.errors import DataError
 from . import dicom
-from .masks import Size
-from .ranges import Range
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")  # Pillow hands some others to other programs
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", *dicom.SUFFIXES)
@@ -33,21 +31,11 @@ COLOURS = ("P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr")
 ORIENTATION = 0x0112  # the EXIF tag; 1 is upright, from 5 on the sides are swapped
 PHOTOMETRIC, WHITE_IS_ZERO = 262, 0  # a tag of TIFF, and its value for negatives
 TOO_LARGE = f"more than the {MOST_PIXELS // 10**6} million pixels that are taken. Save it smaller."
+Size = tuple[int, int]  # width, height
 
 
-class Opened(NamedTuple):
-    """One decoded picture, upright, in the mode of its file, and what is known of the file."""
-
-    image: Image.Image
-    mode: str
-    several: bool  # more pictures follow in the file, of which this is the first
-    turned: bool  # by its EXIF orientation
-    negative: bool  # the zero of its 16 bits is white
-    shortened: bool  # 16 bits a colour, of which Pillow keeps 8
-
-
-def open_upright(source: Path | BinaryIO, name: object) -> Opened:
-    """The first picture of a file.
+def open_upright(source: Path | BinaryIO, name: object) -> tuple[Image.Image, bool, list[str]]:
+    """The first picture of a file, whether the zero of its 16 bits is white, and what was done.
 
     Raises:
         DataError: for more than 25 million pixels, or fewer than 8 a side; and whatever Pillow
@@ -55,29 +43,31 @@ def open_upright(source: Path | BinaryIO, name: object) -> Opened:
     """
     with Image.open(source, formats=FORMATS) as file:
         check_size(name, *file.size)  # before anything is decoded
-        shortened = file.mode[0] not in "IF" and ";16" in str(file.tile)
-        turn = _orientation(file)
-        decoded = file.copy()
+        deep, turn = file.mode[0] in "IF", _orientation(file)
+        shortened = not deep and ";16" in str(file.tile)
+        image = file.copy()
         if turn != 1 and file.format != "TIFF":  # Pillow turns these while it decodes them
             # Without the camera's other notes, which Pillow would write anew, or fail to.
-            kept = {key: v for key, v in decoded.info.items() if key == "transparency"}
-            decoded.info = kept
-            decoded.getexif()[ORIENTATION] = turn
-            decoded = ImageOps.exif_transpose(decoded)
+            image.info = {key: v for key, v in image.info.items() if key == "transparency"}
+            image.getexif()[ORIENTATION] = turn
+            image = ImageOps.exif_transpose(image)
         negative = getattr(file, "tag_v2", {}).get(PHOTOMETRIC) == WHITE_IS_ZERO
-        deep = file.mode[0] in "IF"
-        return Opened(
-            decoded, file.mode, _has_another(file), turn != 1, deep and negative, shortened
-        )
+        done = {
+            "the first of several pictures in the file": _has_another(file),
+            "16 bits a colour shortened to 8": shortened,
+            "turned upright, as its camera noted": turn != 1,
+        }
+        return image, deep and negative, [words for words, true in done.items() if true]
 
 
-def eight_bits(opened: Opened, mode: str, ends: tuple[float, float] | None) -> Image.Image:
+def eight_bits(
+    image: Image.Image, negative: bool, mode: str, ends: tuple[float, float] | None
+) -> Image.Image:
     """A picture in Pillow's ``mode`` (``L`` or ``RGB``), what shows through laid on white.
 
     Args:
         ends: numbers that become black and white, for 16 bits and more; what is no number is black.
     """
-    image = opened.image
     if image.mode[0] in "IF":
         pixels = np.asarray(image)
         shown = np.empty(pixels.size, np.uint8)
@@ -87,7 +77,7 @@ def eight_bits(opened: Opened, mode: str, ends: tuple[float, float] | None) -> I
             light = np.clip((values - ends[0]) / (ends[1] - ends[0]), 0, 1)
             shown[part] = np.rint(np.where(np.isfinite(values), light, 0) * 255)
         image = Image.fromarray(shown.reshape(pixels.shape))
-        if opened.negative:
+        if negative:
             image = ImageOps.invert(image)  # Pillow has done so where there are only 8 bits
     if image.has_transparency_data:
         image = image.convert("LA") if image.mode == "La" else image
@@ -122,35 +112,35 @@ class Scan:
         Raises:
             DataError: naming the file, if it is damaged.
         """
-        if _is_dicom(path):
+        if is_dicom(path):
             image, digest = dicom.shown(path, self.dicom_ends)
             return image.convert(mode), digest
         try:
-            opened = open_upright(path, path)
-            image, digest = eight_bits(opened, mode, self.ends), ""
-            if opened.image.mode in DEEP:
-                pixels = np.asarray(opened.image).astype(np.int64)
-                about = f"{opened.negative} {pixels.shape}".encode()
+            image, negative, _ = open_upright(path, path)
+            digest = ""
+            if image.mode in DEEP:
+                pixels = np.asarray(image).astype(np.int64)
+                about = f"{negative} {pixels.shape}".encode()
                 digest = hashlib.sha256(about + pixels.tobytes()).hexdigest()
-            return image, digest
+            return eight_bits(image, negative, mode, self.ends), digest
         except DataError:
             raise
-        except Exception as error:  # Pillow's decoders raise nearly anything on damaged bytes
+        except Exception as error:
             raise _damaged(path, error) from error
 
 
 def scan(paths: Sequence[Path]) -> Scan:
-    """Look at every file: the headers, and the range of the pixels where there are 16 bits.
+    """Look at every file: its kind, and the range of the pixels where there are 16 bits.
 
     Raises:
         DataError: naming the file that is no picture, is too large or small, or holds several; or
             if the range leaves a set of many grays with few.
     """
     counts: Counter[str] = Counter()
-    patients, deep, medical = [], Range(), Range()
+    patients, deep, medical = [], dicom.Range(), dicom.Range()
     for path in env.progress(paths, desc="looking at the files", leave=False):
         patient = ""
-        if _is_dicom(path):
+        if is_dicom(path):
             found = dicom.header(path)
             check_size(path, found.width, found.height)
             gray, patient = found.gray, found.patient
@@ -169,29 +159,28 @@ def scan(paths: Sequence[Path]) -> Scan:
                 f"the whole set, its pictures keep {levels} gray levels: a few pixels are far "
                 "brighter than all others. Export them with a window, or as PNG of 8 bits."
             )
-    kinds = ("gray", "colour", "sixteen_bits", "dicom")
+    kinds = ("gray", "colour", "sixteen_bits", "first_of_several", "dicom")
     census: dict[str, int | str] = {f"files_{kind}": counts[kind] for kind in kinds}
     census["channels"] = 3 if counts["colour"] else 1
-    if counts["first_of_several"]:
-        census["files_first_of_several"] = counts["first_of_several"]
     if counts["sixteen_bits"]:
         census["sixteen_bit_rule"] = f"0 to {ends[1]:.0f} in all pictures becomes black to white"
-    if counts["dicom"]:
-        census |= {f"files_{rule}": n for rule, n in counts.items() if rule.startswith("dicom_by")}
-        census["dicom_rule"] = "the VOI LUT in the file, else its window, else the set's range"
+    census |= {f"files_{rule}": n for rule, n in counts.items() if rule.startswith("dicom_by")}
     if counts["dicom_by_range"]:
         census["dicom_range"] = f"{dicom_ends[0]:g} to {dicom_ends[1]:g} becomes black to white"
     return Scan(int(census["channels"]), ends, dicom_ends, tuple(patients), census)
 
 
 def sizes(path: Path) -> tuple[Size, Size]:
-    """Width and height of a picture as it is shown and as its file has it, see ``masks``."""
-    if _is_dicom(path):
+    """Width and height of a picture as it is shown and as its file has it."""
+    if is_dicom(path):
         found = dicom.header(path)
         return ((found.width, found.height),) * 2
-    with _opened(path) as file:
-        swapped = file.format != "TIFF" and _orientation(file) >= 5
-        return (file.size[::-1] if swapped else file.size), file.size
+    try:
+        with Image.open(path, formats=FORMATS) as file:  # reads the header only
+            swapped = file.format != "TIFF" and _orientation(file) >= 5
+            return (file.size[::-1] if swapped else file.size), file.size
+    except Exception as error:
+        raise _damaged(path, error) from error
 
 
 def check_size(name: object, width: int, height: int) -> None:
@@ -205,58 +194,37 @@ def check_size(name: object, width: int, height: int) -> None:
         )
 
 
-def visible(folder: Path) -> list[Path]:
-    """What lies in a folder, sorted, but for hidden files and what Windows leaves there."""
-    return [
-        path
-        for path in sorted(folder.iterdir())
-        if not path.name.startswith(".") and path.name not in ("Thumbs.db", "desktop.ini")
-    ]
-
-
-def _look(path: Path, deep: Range, counts: Counter[str]) -> bool:
-    """Whether a picture is gray; its numbers go into ``deep`` if it has 16 bits."""
-    with _opened(path) as file:
-        mode = file.mode
-        check_size(path, *file.size)
-        if mode not in (*GRAY, *DEEP, *COLOURS):
-            raise DataError(
-                f"{path}: its pixels are kept as {mode}. Save it as PNG of 8 or 16 bits."
-            )
-        if mode in DEEP:
-            counts["sixteen_bits"] += 1
-            try:
-                pixels = np.asarray(file)
-            except Exception as error:  # as above
-                raise _damaged(path, error) from error
-            least, brightest = int(pixels.min()), int(pixels.max())
-            if least < 0 or brightest > 65535:
-                raise DataError(
-                    f"{path}: holds values from {least} to {brightest}, and 0 to 65535 are taken. "
-                    "Save it with 16 bits."
-                )
-            deep.add(pixels)
-        if _has_another(file):
-            # a telephone's photograph: the second picture is a small one, or the depth
-            if file.format != "MPO":
-                raise DataError(f"{path}: holds several pictures. Save the one you mean as a file.")
-            counts["first_of_several"] += 1
-        return mode not in COLOURS
-
-
-def _is_dicom(path: Path) -> bool:
+def is_dicom(path: Path) -> bool:
+    """Whether a file is called like DICOM."""
     return path.suffix.lower() in dicom.SUFFIXES
 
 
-def _opened(path: Path) -> Image.Image:
+def _look(path: Path, deep: dicom.Range, counts: Counter[str]) -> bool:
+    """Whether a picture is gray; its numbers go into ``deep`` if it has 16 bits."""
     try:
-        return Image.open(path, formats=FORMATS)
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such image. Correct the label file.") from error
-    except Image.DecompressionBombError as error:
-        raise DataError(f"{path}: {TOO_LARGE}") from error
-    except Exception as error:  # as above
+        with Image.open(path, formats=FORMATS) as file:
+            mode, telephone = file.mode, file.format == "MPO"
+            check_size(path, *file.size)
+            pixels = np.asarray(file) if mode in DEEP else None
+            several = _has_another(file)
+    except DataError:
+        raise
+    except Exception as error:
         raise _damaged(path, error) from error
+    if mode not in (*GRAY, *DEEP, *COLOURS):
+        raise DataError(f"{path}: its pixels are kept as {mode}. Save it as PNG of 8 or 16 bits.")
+    if pixels is not None:
+        counts["sixteen_bits"] += 1
+        if pixels.min() < 0 or pixels.max() > 65535:
+            raise DataError(
+                f"{path}: holds values from {pixels.min()} to {pixels.max()}, and 0 to 65535 are "
+                "taken. Save it with 16 bits."
+            )
+        deep.add(pixels)
+    if several and not telephone:  # whose second picture is a small one, or the depth
+        raise DataError(f"{path}: holds several pictures. Save the one you mean as a file.")
+    counts["first_of_several"] += several
+    return mode not in COLOURS
 
 
 def _orientation(file: Image.Image) -> int:
@@ -277,6 +245,9 @@ def _has_another(file: Image.Image) -> bool:
 
 
 def _damaged(path: Path, error: Exception) -> DataError:
+    """In words, as Pillow's decoders raise nearly anything on damaged bytes."""
+    if isinstance(error, Image.DecompressionBombError):
+        return DataError(f"{path}: {TOO_LARGE}")
     damaged = (
         f"cannot be read as an image ({type(error).__name__}: {error}). Save it again as PNG, or "
         "remove it."

@@ -18,10 +18,9 @@ import pandas as pd
 from ..core.errors import DataError
 from . import medmnist, nuclei
 from .imageset import ImageSet
-from .layouts import Folders, Table, listed
-from .reading import assemble, find_folder, index_images
+from .layouts import Folders, Table, words
+from .reading import find_folder
 from .splits import Split
-from .tables import words
 
 ISIC = (
     "nevus",
@@ -49,22 +48,12 @@ LATER = {
 VASCULAR = "benign soft tissue proliferations - vascular"  # in ``diagnosis_2``, often without a 3
 
 
-def isic(root: Path, size: int, *, duplicates: bool = False) -> ImageSet:
-    """The ISIC Archive: the ten diagnoses that paper 1 most likely kept, as RGB.
+def _diagnosed(path: Path, table: pd.DataFrame) -> tuple[pd.DataFrame, dict]:
+    """The lines of the ISIC Archive that have one of the ten diagnoses, and what was counted.
 
-    ``isic/metadata.csv`` and ``images`` (or several, ``images_*``). Other diagnoses, and images
-    without one, are counted and left out. The patient decides the group, else the lesion, else the
-    image alone. Exports up to 2024 name one ``diagnosis``, later ones ``diagnosis_1`` to ``_5``.
+    Exports up to 2024 name one ``diagnosis``, later ones ``diagnosis_1`` to ``_5``. The patient
+    decides the group, else the lesion, else the image alone.
     """
-    folder = find_folder(root, "isic")
-    path, table = listed(folder, ("metadata",), ("isic_id",))
-    paths = index_images(folder, "images*", (".jpg", ".jpeg", ".png"))
-    unlisted = sorted(paths.keys() - set(table["isic_id"]))
-    if unlisted:
-        raise DataError(
-            f"{paths[unlisted[0]]}: has no line in metadata.csv, nor have {len(unlisted) - 1} "
-            "others. Download metadata.csv again or move them."
-        )
     if "diagnosis" not in table and "diagnosis_3" not in table:
         raise DataError(
             f"{path}: neither diagnosis nor diagnosis_3 is among its columns "
@@ -76,44 +65,25 @@ def isic(root: Path, size: int, *, duplicates: bool = False) -> ImageSet:
     label = label.mask(vascular, "vascular lesion")
     kept = label.isin(ISIC)
     others = Counter(label[~kept].replace("", "without a diagnosis"))
-    table, label = table[kept], label[kept]
+    table = table[kept].assign(diagnosis=label[kept])
     if table.empty:
         raise DataError(
             f"{path}: no image has one of the ten diagnoses ({', '.join(ISIC)}). Download images "
             "of them."
         )
-    names, known = _patients_or_lesions(table)
-    data = assemble(
-        name="isic",
-        folder=folder,
-        ids=list(table["isic_id"]),
-        paths={image: paths[image] for image in table["isic_id"] if image in paths},
-        size=size,
-        channels=3,
-        targets=label.map(ISIC.index).to_numpy("int64"),
-        classes=ISIC,
-        groups=pd.factorize(names)[0],
-        complete=False,  # the archive grows, and nobody knows which images the paper had
-        duplicates=duplicates,
-    )
-    data.census.update(known, other_diagnoses=sum(others.values()))
-    data.census["other_diagnoses_by_name"] = dict(others.most_common())
-    return data
-
-
-def _patients_or_lesions(table: pd.DataFrame) -> tuple[pd.Series, dict[str, int]]:
-    """What no split may part, and how many images were grouped by what."""
     patient, lesion = words(table, "patient_id"), words(table, "lesion_id")
-    by_lesion = (patient == "") & (lesion != "")
-    alone = (patient == "") & (lesion == "")
-    names = "patient " + patient
+    by_patient, by_lesion = patient != "", (patient == "") & (lesion != "")
     # A lesion belongs to one patient: where only some of its lines say whose, all are theirs.
-    both = (patient != "") & (lesion != "")
-    owner = dict(zip(lesion[both], names[both], strict=True))
-    names = names.mask(by_lesion, lesion.map(owner).fillna("lesion " + lesion))
-    names = names.mask(alone, "image " + table["isic_id"])
-    counts = {"grouped_by_lesion": int(by_lesion.sum()), "grouped_by_image": int(alone.sum())}
-    return names, {"grouped_by_patient": int((patient != "").sum()), **counts}
+    owner = ("patient " + patient)[by_patient & (lesion != "")].groupby(lesion).last()
+    told = ("patient " + patient).where(by_patient, "image " + table["isic_id"])
+    told = told.mask(by_lesion, lesion.map(owner).fillna("lesion " + lesion))
+    return table.assign(group=told), {
+        "grouped_by_patient": int(by_patient.sum()),
+        "grouped_by_lesion": int(by_lesion.sum()),
+        "grouped_by_image": int((~by_patient & ~by_lesion).sum()),
+        "other_diagnoses": sum(others.values()),
+        "other_diagnoses_by_name": dict(others.most_common()),
+    }
 
 
 def official_split(data: ImageSet, root: Path) -> Split:
@@ -141,23 +111,9 @@ def official_split(data: ImageSet, root: Path) -> Split:
 
 
 HAM10000 = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
-NIH = (
-    "Atelectasis",
-    "Cardiomegaly",
-    "Effusion",
-    "Infiltration",
-    "Mass",
-    "Nodule",
-    "Pneumonia",
-    "Pneumothorax",
-    "Consolidation",
-    "Edema",
-    "Emphysema",
-    "Fibrosis",
-    "Pleural_Thickening",
-    "Hernia",
-    "No Finding",
-)
+FINDINGS = """Atelectasis Cardiomegaly Effusion Infiltration Mass Nodule Pneumonia Pneumothorax
+Consolidation Edema Emphysema Fibrosis Pleural_Thickening Hernia"""
+NIH = (*FINDINGS.split(), "No Finding")
 SETS: dict[str, Folders | Table] = {
     # M. Nickparvar, Kaggle. Chen and Luo (PAKDD 2024) used the folder Training only.
     "brain_mri": Folders(
@@ -206,6 +162,19 @@ SETS: dict[str, Folders | Table] = {
         complete=10_015,
         outlines=("HAM10000_segmentations_lesion_tschandl", "_segmentation"),
     ),
+    # The ISIC Archive: the ten diagnoses that paper 1 most likely kept. Never complete: it grows,
+    # and nobody knows which images the paper had. Others are counted and left out.
+    "isic": Table(
+        "isic",
+        ("metadata",),
+        image="isic_id",
+        label="diagnosis",
+        group="group",
+        files="images*",
+        suffix=".jpg .jpeg .png",
+        classes=ISIC,
+        prepare=_diagnosed,
+    ),
     # Wang et al. 2017, ChestX-ray14: 14 findings, and none.
     "nih": Table(
         "nih_chestxray14",
@@ -240,7 +209,6 @@ SETS: dict[str, Folders | Table] = {
 # unknown. Images are gray but for HAM10000, ISIC, retinopathy and the nuclei.
 READERS: dict[str, Callable[..., ImageSet]] = {
     **{name: partial(declared.read, name) for name, declared in SETS.items()},
-    "isic": isic,
     "consep": nuclei.consep,
     "pannuke": nuclei.pannuke,
     **{name: partial(medmnist.read, name) for name in medmnist.SETS},

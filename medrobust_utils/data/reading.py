@@ -4,24 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from ..core.errors import DataError
-from .decoding import decoded, remembered
-from .duplicates import (
-    DETAILS,
-    NEAR_DUPLICATE,
-    THUMBNAIL,
-    cut_chains,
-    drop_duplicates,
-    join_groups,
-    near_duplicates,
-)
+from .decoding import Decoded, remembered
+from .duplicates import RULE, drop_duplicates, join_groups, near_duplicates
 from .imageset import ImageSet, Rows
 from .masks import MaskFiles, settle
 
@@ -37,83 +28,93 @@ def find_folder(root: Path, name: str) -> Path:
     return folder
 
 
-def index_images(folder: Path, pattern: str, suffixes: Sequence[str]) -> dict[str, Path]:
-    """Image id (file name without suffix) -> path, over all folders that match ``pattern``.
+def visible(folder: Path) -> list[Path]:
+    """What lies in a folder, sorted, but for hidden files and what Windows leaves there."""
+    return [
+        path
+        for path in sorted(folder.iterdir())
+        if not path.name.startswith(".") and path.name not in ("Thumbs.db", "desktop.ini")
+    ]
 
-    Hidden files and Windows' ``Thumbs.db``, which archives carry along, are passed over.
+
+def index_images(
+    folder: Path,
+    suffixes: Sequence[str],
+    *patterns: str,
+    deep: bool = False,
+    skip: Collection[str] = (),
+) -> dict[str, Path]:
+    """Image id (file name without suffix) -> file, over all folders that match ``patterns``.
+
+    Args:
+        suffixes: of images, in lower case; no other file may lie there.
+        patterns: below ``folder``; without any it is ``folder`` itself.
+        deep: whether there may be folders below, whose names begin the ids.
+        skip: names at the top that are passed over.
+
+    Raises:
+        DataError: if there is no image, another file, or the same name twice.
     """
+    places = [place for pattern in patterns for place in sorted(folder.glob(pattern))]
     paths: dict[str, Path] = {}
-    for path in sorted(folder.glob(f"{pattern}/*")):
-        if path.name.startswith(".") or path.name == "Thumbs.db":
-            continue
-        if path.suffix.lower() not in suffixes:
-            raise DataError(
-                f"{path}: not an image of this set ({', '.join(suffixes)}). Move it elsewhere."
-            )
-        if path.stem in paths:
-            raise DataError(f"{path}: the same image also lies at {paths[path.stem]}. Remove one.")
-        paths[path.stem] = path
+    for place in places if patterns else [folder]:
+        for name, path in _below(place, suffixes, deep, skip):
+            if name in paths:
+                raise DataError(
+                    f"{path}: the same name also lies at {paths[name]}. Remove or rename one."
+                )
+            paths[name] = path
     if not paths:
-        raise DataError(f"{folder}: no image in {pattern}. Unpack the archives there.")
+        where = f"{folder}: no image in {' or '.join(patterns) or 'it'}."
+        raise DataError(f"{where} Put images (the archives, unpacked) there.")
     return paths
 
 
-def assemble(
-    *,
-    name: str,
-    folder: Path,
-    ids: Sequence[str],
-    paths: Mapping[str, Path],
-    size: int,
-    channels: int,
-    masks: Mapping[str, Sequence[Path]] | None = None,
-    **labels: Any,
-) -> ImageSet:
-    """Check labels against files, decode, then ``combine``, which takes ``labels``.
+def _below(
+    place: Path, suffixes: Sequence[str], deep: bool, skip: Collection[str] = ()
+) -> Iterator[tuple[str, Path]]:
+    for path in visible(place):
+        if path.name in skip:
+            continue
+        if deep and path.is_dir() and not path.is_symlink():
+            yield from ((f"{path.name}/{k}", file) for k, file in _below(path, suffixes, deep))
+        elif path.suffix.lower() in suffixes and path.is_file():  # to open a pipe is to wait
+            yield path.stem, path
+        else:
+            raise DataError(
+                f"{path}: not an image that is taken here ({', '.join(suffixes)}), or no file. "
+                "Move it elsewhere, or rename it if it is one."
+            )
 
-    Args:
-        masks: image id -> files of its outlines, for sets whose findings were outlined.
+
+def partners(here: Mapping[str, Any], there: Mapping[str, Any], what: str, other: str) -> list[Any]:
+    """What ``there`` belongs to the names of ``here``, in their order; both say where things lie.
+
+    Raises:
+        DataError: naming the first, if one of ``here`` lacks ``what``, or of ``there`` ``other``.
     """
-    ids = [str(image) for image in ids]
-    repeated = pd.Series(ids).duplicated()
-    if repeated.any():
-        raise DataError(
-            f"{folder}: {ids[int(repeated.idxmax())]} is listed twice in the label file."
-        )
-    without_file = sorted(set(ids) - paths.keys())
-    without_label = sorted(paths.keys() - set(ids))
-    if without_file:
-        raise DataError(
-            f"{folder}: {len(without_file)} labelled images have no file, the first is "
-            f"{without_file[0]}. Download the set again, or cut the label file down to your images."
-        )
-    if without_label:
-        raise DataError(
-            f"{paths[without_label[0]]}: has no line in the label file, nor have "
-            f"{len(without_label) - 1} others. Download the label file again or move them."
-        )
-    unmasked = sorted(set(ids) - masks.keys()) if masks is not None else []
-    if unmasked:
-        raise DataError(
-            f"{folder}: {len(unmasked)} images have no outline, the first is {unmasked[0]}. "
-            "Unpack the archive of the outlines again, or move its folder away to do without."
-        )
-    files = [paths[image] for image in ids]
-    outlines = masks and MaskFiles([masks[image] for image in ids], files, size)
-    decoded_images = decoded(name, files, size, channels)
-    return combine(name=name, ids=ids, decoded=decoded_images, masks=outlines, **labels)
+    for one, two, missing in ((here, there, what), (there, here, other)):
+        alone = [one[name] for name in one if name not in two]
+        if alone:
+            where = alone[0][0] if isinstance(alone[0], list) else alone[0]
+            raise DataError(
+                f"{where}: its {missing} is missing, as are {len(alone) - 1} others. Bring it "
+                "(download a publisher's set again), or move the other elsewhere."
+            )
+    return [there[name] for name in here]
 
 
 def combine(
     *,
     name: str,
     ids: Sequence[str],
-    decoded: tuple[np.ndarray, Sequence[str], Path],
+    decoded: Decoded,
     targets: np.ndarray,
     classes: tuple[str, ...],
     groups: np.ndarray,
-    complete: bool,
-    masks: MaskFiles | np.ndarray | None = None,
+    grouped: bool = True,
+    complete: bool = False,
+    masks: MaskFiles | None = None,
     parts: Sequence[str] | None = None,
     known: np.ndarray | None = None,
     duplicates: bool = False,
@@ -121,11 +122,10 @@ def combine(
     """Remove duplicates among decoded images, join near duplicates, count.
 
     Args:
-        decoded: images, uint8 (N, size, size, C), hashes of their pixels, and the cache's folder,
-            see ``decoding.decoded``.
         targets: classes (N,), multi-hot (N, K), or label maps (N, size, size) as
             ``masks.settle`` takes them.
         groups: patients, lesions or tiles (N,); an image of which none is known has its own.
+        grouped: whether any is known.
         parts: the publisher's part of each image, see ``ImageSet``.
         known: bool (N,), whose patients are believed: two of them never share a group, however
             alike their images are, unless the pixels are the same.
@@ -134,7 +134,9 @@ def combine(
             group still holds them together.
     """
     images, hashes, cache = decoded
-    pairs, alike = _near_duplicates(images, cache)
+    place = cache / f"near_duplicates-{RULE}.npy"  # another rule, another file
+    found = remembered(place, lambda: np.vstack(near_duplicates(images)).astype(np.float64))
+    pairs, alike = found[:2].astype(np.int64), found[2]
     exact = np.array([hashes[a] == hashes[b] for a, b in pairs.T], bool)
     census: dict[str, Any] = {}
     join = np.ones(len(exact), bool)
@@ -142,15 +144,14 @@ def combine(
         join = exact | ~known[pairs].all(0) | (groups[pairs[0]] == groups[pairs[1]])
         if not join.all():
             census["near_duplicates_of_different_patients"] = int((~join).sum())
-    close, cut = cut_chains(groups, pairs[:, join], np.where(exact, 2, alike)[join])
-    if cut.size:
-        census["near_duplicate_pairs_not_joined"] = cut.shape[1]
+    joined, left = join_groups(groups, pairs[:, join], np.where(exact, 2, alike)[join])
+    if left:
+        census["near_duplicate_pairs_not_joined"] = left
         warnings.warn(
-            f"{name}: {cut.shape[1]} pairs of near duplicates would chain too many images into "
+            f"{name}: {left} pairs of near duplicates would chain too many images into "
             "one group, and are not joined. A column patient says better who belongs together.",
             stacklevel=2,
         )
-    joined = join_groups(groups, close)
     keep, removed = drop_duplicates(hashes, targets)
     if duplicates:
         keep, removed = np.arange(len(hashes)), {"duplicates_kept": len(hashes) - len(keep)}
@@ -181,14 +182,8 @@ def combine(
         checksum=digest.hexdigest(),
         census=census,
         masks=None if masks is None else Rows(masks, keep),
-        subjects=groups[keep],
+        subjects=groups[keep] if grouped else None,
         parts=parts,
     )
     data.census.update(images_per_class=data.class_counts())
     return data
-
-
-def _near_duplicates(images: np.ndarray, cache: Path) -> tuple[np.ndarray, np.ndarray]:
-    rule = f"near_duplicates-{THUMBNAIL}-{NEAR_DUPLICATE}-{DETAILS}.npy"  # other rule, other file
-    found = remembered(cache / rule, lambda: np.vstack(near_duplicates(images)).astype(np.float64))
-    return found[:2].astype(np.int64), found[2]

@@ -64,22 +64,9 @@ def split_by_image(data: ImageSet, *, seed: int) -> ThreeWay:
     Raises:
         DataError: if a class has too few images for three parts.
     """
-    from sklearn.model_selection import train_test_split  # slow to import
-
-    rest = np.arange(len(data))
-    sides = []
-    try:
-        for share in (0.2, 0.1 / 0.8):
-            rest, side = train_test_split(
-                rest, test_size=share, stratify=data.targets[rest], random_state=seed
-            )
-            sides.append(np.sort(side))
-    except ValueError as error:  # too few in all, or a class with a single one
-        raise DataError(
-            f"{data.name}: {len(data)} images are too few to split every class into three parts "
-            f"({error}). Bring more images."
-        ) from error
-    return ThreeWay(np.sort(rest), sides[1], sides[0])
+    rest, test = _stratified(data, np.arange(len(data)), 0.2, seed)
+    train, val = _stratified(data, rest, 0.1 / 0.8, seed)
+    return ThreeWay(np.sort(train), val, test)
 
 
 def split_like_datta(data: ImageSet, *, seed: int, share: float = 0.15) -> ThreeWay:
@@ -94,23 +81,27 @@ def split_like_datta(data: ImageSet, *, seed: int, share: float = 0.15) -> Three
         DataError: if the set does not say which images show the same lesion, or has too few
             lesions with one image to draw from every class.
     """
-    from sklearn.model_selection import train_test_split  # slow to import
-
     if data.subjects is None:
         raise DataError(f"{data.name} has no lesion numbers; this split needs HAM10000.")
     _, which, sizes = np.unique(data.subjects, return_inverse=True, return_counts=True)
-    single = np.flatnonzero(sizes[which] == 1)
+    _, test = _stratified(data, np.flatnonzero(sizes[which] == 1), share, seed)
+    return ThreeWay(np.setdiff1d(np.arange(len(data)), test), test, test)
+
+
+def _stratified(data: ImageSet, rows: np.ndarray, share: float, seed: int) -> Split:
+    """The rest of ``rows``, unsorted, and a ``share`` of every class, sorted."""
+    from sklearn.model_selection import train_test_split  # slow to import
+
     try:
-        _, test = train_test_split(
-            single, test_size=share, stratify=data.targets[single], random_state=seed
+        rest, side = train_test_split(
+            rows, test_size=share, stratify=data.targets[rows], random_state=seed
         )
     except ValueError as error:  # too few in all, or a class with a single one
         raise DataError(
-            f"{data.name}: {len(single)} lesions have one image each, too few to test on a share "
-            f"of every class ({error}). Bring more images, or split by lesion."
+            f"{data.name}: {len(rows)} images (lesions with one image) are too few to draw a share "
+            f"of every class ({error}). Bring more images, or split by group."
         ) from error
-    test = np.sort(test)
-    return ThreeWay(np.setdiff1d(np.arange(len(data)), test), test, test)
+    return Split(rest, np.sort(side))
 
 
 def split_official(data: ImageSet, *, seed: int) -> ThreeWay:

@@ -10,15 +10,14 @@ import io
 import unicodedata
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from ..core.errors import DataError
 from .decoding import to_square
-from .pictures import COLOURS, GRAY, TOO_LARGE, Opened, eight_bits, open_upright
+from .pictures import COLOURS, GRAY, TOO_LARGE, eight_bits, open_upright
 
 MOST_BYTES = 50_000_000
 AGAIN = "Open it in an image viewer, save it as PNG, and choose that file."
-UNKNOWN = "not a PNG, JPEG, TIFF, BMP or WEBP picture, or damaged at its beginning."
 DICOM = (
     "a DICOM file, not a picture. Export it as PNG from a DICOM viewer, with the window you "
     "would read it in, and without the patient's name."
@@ -49,27 +48,33 @@ def picture(
             are the same everywhere.
     """
     file = readable(name)
-    _check_bytes(file, content)
+    if not 0 < len(content) <= MOST_BYTES:
+        raise DataError(
+            f"{file}: empty, or more than the {MOST_BYTES // 10**6} MB that are taken. Choose "
+            "another file, or save it smaller: the networks see a few hundred pixels a side."
+        )
+    if bytes(content[128:132]) == b"DICM":
+        raise DataError(f"{file}: {DICOM}")
     try:
-        opened = open_upright(io.BytesIO(content), file)
-        notes, ends = _steps(file, opened, channels)
-        image = eight_bits(opened, "L" if channels == 1 else "RGB", ends)
+        image, negative, notes = open_upright(io.BytesIO(content), file)
+        more, ends = _steps(file, image, channels)
+        image = eight_bits(image, negative, "L" if channels == 1 else "RGB", ends)
+        notes += more
     except DataError:
         raise
-    except UnidentifiedImageError as error:
-        medical = file.lower().endswith((".dcm", ".dicom"))  # some lack the mark in their bytes
-        raise DataError(f"{file}: {DICOM if medical else f'{UNKNOWN} {AGAIN}'}") from error
     except Image.DecompressionBombError as error:
         raise DataError(f"{file}: {TOO_LARGE}") from error
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged bytes
-        raise DataError(f"{file}: truncated or damaged, so it cannot be read. {AGAIN}") from error
-    width, height = image.size
-    if width != height:
+        medical = file.lower().endswith((".dcm", ".dicom"))  # some lack the mark in their bytes
+        other = f"not a PNG, JPEG, TIFF, BMP or WEBP picture, truncated or damaged. {AGAIN}"
+        raise DataError(f"{file}: {DICOM if medical else other}") from error
+    if image.width != image.height:
         notes.append(
-            f"squeezed from {width} x {height} to {size} x {size} pixels, as in the papers"
+            f"squeezed from {image.width} x {image.height} to {size} x {size} pixels, as in the "
+            "papers"
         )
-    elif width != size:
-        notes.append(f"resized from {width} x {width} to {size} x {size} pixels")
+    elif image.width != size:
+        notes.append(f"resized from {image.width} x {image.width} to {size} x {size} pixels")
     pixels, _ = to_square(image, size)
     return pixels.reshape(size, size, channels).copy(), tuple(notes)
 
@@ -78,66 +83,39 @@ def readable(name: str) -> str:
     """A file name that is safe to show: at most 60 characters, without markup or controls."""
     known = unicodedata.normalize("NFC", name)
     plain = "".join(c if c.isalnum() or c in " ._-+()" else "?" for c in known).strip()
-    if len(plain) > 60:
-        plain = f"{plain[:44]}...{plain[-13:]}"
-    return plain or "the file"
-
-
-def _check_bytes(file: str, content: bytes) -> None:
-    if not len(content):
-        raise DataError(f"{file}: empty. Choose another file, or save this one again.")
-    if len(content) > MOST_BYTES:
-        raise DataError(
-            f"{file}: {len(content) / 1e6:.0f} MB, more than the {MOST_BYTES // 10**6} MB that are "
-            "taken. Save it smaller; the networks see only a few hundred pixels a side."
-        )
-    if bytes(content[128:132]) == b"DICM":
-        raise DataError(f"{file}: {DICOM}")
+    return (plain if len(plain) <= 60 else f"{plain[:44]}...{plain[-13:]}") or "the file"
 
 
 def _steps(
-    file: str, opened: Opened, channels: int
+    file: str, image: Image.Image, channels: int
 ) -> tuple[list[str], tuple[float, float] | None]:
     """What will be done to a picture, in words, and the ends of its gray where it is deep."""
-    notes, ends, mode = [], None, opened.mode
-    if opened.several:
-        notes.append("the first of several pictures in the file")
-    if opened.shortened:
-        notes.append("16 bits a colour shortened to 8")
-    if opened.turned:
-        notes.append("turned upright, as its camera noted")
-    if mode[0] in "IF":
-        ends = _ends(file, opened.image, notes)
-        mode = "L"
-    elif mode not in (*GRAY, *COLOURS):
+    notes, ends, mode = [], None, "L" if image.mode[0] in "IF" else image.mode
+    if mode not in (*GRAY, *COLOURS):
         raise DataError(f"{file}: its colours are kept as {mode}. {AGAIN}")
-    if opened.image.has_transparency_data:
-        layered = opened.image.convert("LA") if mode == "La" else opened.image
-        if layered.convert("RGBA").getchannel("A").getextrema() != (255, 255):
-            notes.append("transparent parts laid on white")
-    if mode in ("CMYK", "YCbCr"):
-        notes.append(f"turned from {mode} into RGB")
-    if mode == "1":
-        notes.append("black and white only, without grays")
-    if channels == 1 and mode not in GRAY:
-        notes.append("made gray")
-    if channels == 3 and mode in GRAY:
-        notes.append("gray, so all three colours are alike")
-    return notes, ends
-
-
-def _ends(file: str, image: Image.Image, notes: list[str]) -> tuple[float, float]:
-    """The darkest and the brightest number of gray of 16 or 32 bits."""
-    pixels = np.asarray(image)
-    known = np.isfinite(pixels)
-    seen = pixels[known] if known.any() else np.zeros(1)
-    low, high = float(seen.min()), float(seen.max())
-    if low == high:
-        raise DataError(
-            f"{file}: the same value everywhere, so there is nothing to see. Export it again, "
-            "with the window you would read it in."
+    if image.mode[0] in "IF":
+        pixels = np.asarray(image)
+        seen = pixels[np.isfinite(pixels)]
+        ends = (float(seen.min()), float(seen.max())) if seen.size else (0.0, 0.0)
+        if ends[0] == ends[1]:
+            raise DataError(
+                f"{file}: the same value everywhere, so there is nothing to see. Export it again, "
+                "with the window you would read it in."
+            )
+        notes.append(
+            f"gray values from {ends[0]:g} to {ends[1]:g} stretched to fill black to white"
         )
-    notes.append(f"gray values from {low:g} to {high:g} stretched to fill black to white")
-    if not known.all():
-        notes.append("pixels without a number taken for the darkest")
-    return low, high
+        if seen.size < pixels.size:
+            notes.append("pixels without a number taken for the darkest")
+    seen_through = False
+    if image.has_transparency_data:
+        layered = image.convert("LA") if mode == "La" else image
+        seen_through = layered.convert("RGBA").getchannel("A").getextrema() != (255, 255)
+    told = {
+        "transparent parts laid on white": seen_through,
+        f"turned from {mode} into RGB": mode in ("CMYK", "YCbCr"),
+        "black and white only, without grays": mode == "1",
+        "made gray": channels == 1 and mode not in GRAY,
+        "gray, so all three colours are alike": channels == 3 and mode in GRAY,
+    }
+    return [*notes, *(words for words, done in told.items() if done)], ends

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -31,23 +32,13 @@ def binary(data: ImageSet, positive: Sequence[str], names: tuple[str, str]) -> I
     unknown = [name for name in positive if name not in data.classes]
     if unknown:
         raise DataError(f"{data.name} has no class {unknown}. Known: {', '.join(data.classes)}.")
-    columns = [data.classes.index(name) for name in positive]
-    multi = data.multi_label
-    hit = data.targets[:, columns].any(1) if multi else np.isin(data.targets, columns)
+    hit = data.shown()[:, [data.classes.index(name) for name in positive]].any(1)
     if hit.all() or not hit.any():
         raise DataError(
             f"{data.name}: {int(hit.sum())} of {len(hit)} images are {names[1]}; both classes are "
             "needed. Choose another finding or bring more images."
         )
-    view = replace(
-        data,
-        targets=hit.astype(np.int64),
-        classes=names,
-        checksum=_checksum(data, *positive),
-        census=dict(data.census),
-    )
-    view.census["images_per_class"] = view.class_counts()
-    return view
+    return _view(data, *positive, targets=hit.astype(np.int64), classes=names)
 
 
 def undersample(data: ImageSet, per_class: int, *, seed: int) -> ImageSet:
@@ -64,23 +55,15 @@ def undersample(data: ImageSet, per_class: int, *, seed: int) -> ImageSet:
     """
     counts = data.class_counts()
     size = min(per_class, *counts.values())
-    several = data.multi_label or data.segmentation
-    if several or size < 1:
+    if data.targets.ndim > 1 or size < 1:
         raise DataError(
-            f"{data.name}: {size} images a class cannot be drawn from {counts}"
-            f"{' (several labels an image)' if several else ''}. "
-            "Ask for at least one, and make two classes with `binary` first."
+            f"{data.name}: {size} images a class cannot be drawn from {counts}. Ask for at least "
+            "one, of a set with one label an image; `binary` makes two classes of any."
         )
     order = np.random.default_rng(seed).permutation(len(data))
     drawn = [order[data.targets[order] == k][:size] for k in range(len(counts))]
-    rows = np.sort(np.concatenate(drawn))
-    view = replace(
-        _rows(data, rows),
-        checksum=_checksum(data, "undersample", str(size), str(seed)),
-        census=dict(data.census),
-    )
-    left_out = {name: count - size for name, count in counts.items()}
-    view.census.update(left_out_per_class=left_out, images_per_class=view.class_counts())
+    view = _view(data, "undersample", str(size), str(seed), rows=np.sort(np.concatenate(drawn)))
+    view.census["left_out_per_class"] = {name: count - size for name, count in counts.items()}
     return view
 
 
@@ -103,10 +86,9 @@ def label_maps(data: ImageSet) -> ImageSet:
             f"{len(data.classes) - 1}. Correct the masks."
         )
     targets, pixels = settle(data.name, maps, data.classes)
-    census = {key: value for key, value in data.census.items() if key != "classes"} | pixels
-    checksum = _checksum(data, "label maps")
-    view = replace(data, targets=targets, masks=None, checksum=checksum, census=census)
-    view.census["images_per_class"] = view.class_counts()
+    view = _view(data, "label maps", targets=targets, masks=None)
+    view.census.pop("classes", None)
+    view.census.update(pixels)
     return view
 
 
@@ -164,11 +146,17 @@ def copy_per_label(data: ImageSet, split: Split) -> tuple[ImageSet, Split]:
         checksum=hashlib.sha256((data.checksum + "one copy a label").encode()).hexdigest(),
         census=data.census | {"copies": len(source)},
     )
-    carried = Split(
-        np.flatnonzero(np.isin(source, split.train)), np.flatnonzero(np.isin(source, split.val))
-    )
+    carried = Split(*(np.flatnonzero(np.isin(source, side)) for side in split))
     check_split(copies, carried)
     return copies, carried
+
+
+def _view(data: ImageSet, *what: str, rows: np.ndarray | None = None, **changes: Any) -> ImageSet:
+    """``data`` with ``changes``, named after ``what`` was done, its images counted anew."""
+    view = data if rows is None else _rows(data, rows)
+    view = replace(view, checksum=_checksum(data, *what), census=dict(data.census), **changes)
+    view.census["images_per_class"] = view.class_counts()
+    return view
 
 
 def _rows(data: ImageSet, rows: np.ndarray) -> ImageSet:

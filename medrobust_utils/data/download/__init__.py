@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 import shutil
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from unittest.mock import patch
@@ -50,92 +52,64 @@ def download_set(dataset: DataSet, root: Path, only: str = "", share: int | None
 
     Args:
         only: name of one file of the set, where not all are wanted.
-        share: how many images are kept, in equal shares of the classes as far as possible.
+        share: how many images of the ISIC Archive, in equal shares of the classes as far as
+            possible.
 
     Raises:
         DataError: naming the file and the remedy; nothing unfinished is in place then.
     """
-    name, folder = dataset.name, root / dataset.folder
-    key = f"{name}/{only}" if only else name
+    folder, key = (
+        root / dataset.folder,
+        "@".join(filter(None, (dataset.name, only, str(share or "")))),
+    )
     with placing.exclusive(root) as staging:
-        record = placing.Record(root)
-        known = record.sets.get(name) or record.sets.get(key)
-        covers = known and known["share"] in (None, share)
-        there = placing.measure(folder).items() if covers else ()
-        if not covers or not all(Counter(known.get(what)) <= n for what, n in there):
-            work = staging / f"{name}@{only}{share or ''}"
-            if not only:
-                _take_over(work, sorted(set(staging.glob(f"{name}@*")) - {work}))
+        placed, work, record = staging / "placed.json", staging / key, {}
+        with suppress(FileNotFoundError, ValueError):
+            record = json.loads(placed.read_text())
+        known = Counter(record.get(dataset.name) or record.get(key))
+        if not known or not known <= placing.measure(folder):
             work.mkdir(exist_ok=True)
             if not (work / "ready").exists():
-                _gather(dataset, work, record, only, share)
-                tree = _shaped(dataset, work, folder, share)
-                record.sets[key] = {"share": share, **placing.measure(tree)}
-                record.write()
+                _gather(dataset, work, only, share)
+                tree = placing.lifted(work / "tree", dataset.lift)
+                if dataset.prepare == "consep_patches":
+                    tree = _cut(tree, work / "cut")
+                record[key] = placing.measure(tree)
+                write_atomic(placed, json.dumps(record, indent=1, sort_keys=True).encode())
                 tree.rename(work / "ready")
             placing.place(work / "ready", folder)
-        for left in staging.glob(f"{name}@{only}*"):  # of one file: what came of others stays
-            shutil.rmtree(left)
+        shutil.rmtree(work, ignore_errors=True)
     print(f"{key} is in place: {folder}")
 
 
-def _take_over(work: Path, others: list[Path]) -> None:
-    """Go on with what calls that wanted another part of the set left, unless it is cut already."""
-    for other in others:
-        if (other / "chosen.json").exists() or (other / "ready").exists():
-            shutil.rmtree(other)
-        elif not work.exists():
-            other.rename(work)
-            (work / "isic.json").unlink(missing_ok=True)  # as long as the other part needed
+def _cut(tree: Path, patches: Path) -> Path:
+    from ..nuclei import cut  # brings torch, which the command's help must not wait for
+
+    return patches if patches.exists() else cut(tree, patches)
 
 
-def _gather(
-    dataset: DataSet, work: Path, record: placing.Record, only: str, share: int | None
-) -> None:
+def _gather(dataset: DataSet, work: Path, only: str, share: int | None) -> None:
     """Fetch and unpack all that is wanted into ``work/tree``."""
-    if dataset.name == "isic":
-        return _from_isic(dataset, work, share)
     if dataset.access == "kaggle":
         return _from_kaggle(dataset, work)
+    tree, new = work / "tree", work / "new"
     try:
-        for file in dataset.files or _list_dataverse(dataset, work):
-            if only in ("", file.name) and not (work / f"{file.name}.got").exists():
-                _gather_file(dataset, file, work, record)
+        for file in dataset.files or LISTS[dataset.name](dataset, work, share):
+            done = work / f"{file.name}.got" if file.unpack else tree / file.name
+            if only not in ("", file.name) or done.exists():
+                continue
+            if file.unpack:
+                print(f"{dataset.name}: {file.name}")
+            check = partial(placing.unpack, target=new, into=file.unpack) if file.unpack else None
+            path = fetch(file, work / "coming" / file.name, check)
+            placing.place(*((new, tree) if file.unpack else (path, tree / file.name)))
+            done.touch()
+            shutil.rmtree(work / "coming")
     except DataError as error:
         if not dataset.kaggle or not has_credentials():
             raise
         print(f"{error}\nThe copy on Kaggle is tried instead.")
         _from_kaggle(dataset, work)
-
-
-def _gather_file(dataset: DataSet, file: RemoteFile, work: Path, record: placing.Record) -> None:
-    key, coming, new = f"{dataset.name}/{file.name}", work / "coming" / file.name, work / "new"
-    print(f"{dataset.name}: {file.name}")
-    check = partial(placing.unpack, target=new, into=file.unpack) if file.unpack else None
-    record.files[key] = fetch(file, coming, record.files.get(key), check)
-    record.write()
-    tree = work / "tree"
-    placing.place(new, tree) if file.unpack else placing.place(coming / file.name, tree / file.name)
-    (work / f"{file.name}.got").touch()
-    shutil.rmtree(coming, ignore_errors=True)
-
-
-def _shaped(dataset: DataSet, work: Path, folder: Path, share: int | None) -> Path:
-    """The tree in the layout that is read, and no more of it than its share."""
-    tree = placing.lifted(work / "tree", dataset.lift)
-    if dataset.prepare == "consep_patches":
-        from .. import consep_patches
-
-        if not (work / "cut").exists():
-            consep_patches.cut(tree, work / "cut")
-        tree = work / "cut"
-    if share is not None and dataset.reader != "isic":
-        chosen = work / "chosen.json"
-        if not chosen.exists():  # else killed while the others were removed
-            names = placing.shares(placing.classes(dataset, tree, folder), share)
-            write_atomic(chosen, json.dumps(names).encode())
-        placing.cut(dataset, tree, folder, set(json.loads(chosen.read_bytes())))
-    return tree
 
 
 def has_credentials() -> bool:
@@ -199,15 +173,15 @@ def _ask_kaggle(dataset: DataSet, cache: Path) -> Path:
 def _listed(dataset: DataSet, url: str, parse: Callable, work: Path):
     """What ``parse`` makes of the JSON at ``url``."""
     shutil.rmtree(work / "list", ignore_errors=True)  # no earlier answer
-    fetch(RemoteFile("list.json", (url,)), work / "list")
+    answer = fetch(RemoteFile("list.json", (url,)), work / "list")
     try:
-        return parse(json.loads((work / "list" / "list.json").read_bytes()))
+        return parse(json.loads(answer.read_bytes()))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         text = f"{dataset.name}: the list at {url} cannot be read ({error!r}). See {dataset.page}."
         raise DataError(text) from error
 
 
-def _list_dataverse(dataset: DataSet, work: Path) -> list[RemoteFile]:
+def _list_dataverse(dataset: DataSet, work: Path, _: int | None) -> list[RemoteFile]:
     """HAM10000's archives and its table, as the repository lists them, with their checksums."""
     doi = "doi:" + dataset.page.removeprefix("https://doi.org/")
     url = f"{DATAVERSE}/datasets/:persistentId/versions/:latest/files?persistentId={doi}"
@@ -227,13 +201,10 @@ def _dataverse_files(answer: dict) -> list[RemoteFile]:
     return files
 
 
-def _from_isic(dataset: DataSet, work: Path, share: int | None) -> None:
-    """Ten diagnoses of the ISIC Archive: their lists, then one image after another."""
-    from ..decoding import open_image  # brings torch, which the command's help must not wait for
-
-    listed, images = work / "isic.json", work / "tree" / "images"
+def _list_isic(dataset: DataSet, work: Path, share: int | None) -> list[RemoteFile]:
+    """The images of ten diagnoses in the ISIC Archive, whose table is made of their lists."""
+    listed, rows = work / "isic.json", {}
     if not listed.exists():
-        rows: dict[str, dict] = {}
         for diagnosis, query in QUERIES.items():
             url, found = f"{ISIC}?{urlencode({'query': query, 'limit': 100})}", 0
             while url and (share is None or found < share):
@@ -244,19 +215,13 @@ def _from_isic(dataset: DataSet, work: Path, share: int | None) -> None:
             raise DataError(text)
         write_atomic(listed, json.dumps(rows).encode())
     rows = json.loads(listed.read_bytes())
-    chosen = placing.shares({key: row["diagnosis"] for key, row in rows.items()}, share)
+    chosen = shares({key: row["diagnosis"] for key, row in rows.items()}, share)
     print(f"isic: {len(chosen):,} images")
-    images.mkdir(parents=True, exist_ok=True)
-    for name in {path.name for path in images.iterdir()} - {f"{key}.jpg" for key in chosen}:
-        (images / name).unlink()  # of a larger part, broken off
-    for key in chosen:
-        if not (images / f"{key}.jpg").exists():
-            file = RemoteFile(f"{key}.jpg", (rows[key].pop("url"),), rows[key].pop("size"))
-            fetch(file, work / key, check=lambda path: open_image(path, "RGB"))
-            placing.place(work / key / file.name, images / file.name)
-            shutil.rmtree(work / key)
     table = pd.DataFrame([rows[key] for key in chosen], columns=ISIC_COLUMNS)
-    write_atomic(images.with_name("metadata.csv"), table.to_csv(index=False).encode())
+    (work / "tree").mkdir(exist_ok=True)
+    write_atomic(work / "tree" / "metadata.csv", table.to_csv(index=False).encode())
+    files = ((f"images/{key}.jpg", rows[key]["url"], rows[key]["size"]) for key in chosen)
+    return [RemoteFile(name, (url,), size) for name, url, size in files]
 
 
 def _isic_page(diagnosis: str, answer: dict) -> tuple[dict[str, dict], str | None]:
@@ -272,3 +237,20 @@ def _isic_page(diagnosis: str, answer: dict) -> tuple[dict[str, dict], str | Non
     if after and urlsplit(after).netloc != urlsplit(ISIC).netloc:
         raise ValueError(f"it goes on at {after}, which is not the archive")
     return rows, after
+
+
+LISTS = {"ham10000": _list_dataverse, "isic": _list_isic}
+
+
+def shares(classes: dict[str, str], count: int | None) -> list[str]:
+    """``count`` of the names in ``classes`` (name -> class), in equal shares as far as possible.
+
+    The same each time. Classes that have too few give what they have, and the others fill up.
+    """
+    names, seen = sorted(classes), Counter()
+    random.Random(0).shuffle(names)
+    turns = []
+    for name in names:
+        seen[classes[name]] += 1
+        turns.append((seen[classes[name]], classes[name], name))  # each class gives one a turn
+    return sorted(name for *_, name in sorted(turns)[:count])

@@ -6,7 +6,6 @@ import argparse
 import os
 import tempfile
 import textwrap
-from collections import Counter
 from pathlib import Path
 from unittest.mock import patch
 
@@ -14,7 +13,6 @@ from ...core.errors import DataError, MedrobustError
 from .. import catalogue
 from ..catalogue import DataSet
 from . import download_set, has_credentials
-from .placing import DIVISIBLE
 
 TOKEN = """\
 Get a token at https://www.kaggle.com/settings (API), then give it in one of three ways:
@@ -22,22 +20,21 @@ Get a token at https://www.kaggle.com/settings (API), then give it in one of thr
   2. a file ~/.kaggle/kaggle.json, as the settings page hands it out
   3. on Colab: secrets of the names in 1, opened to this notebook (the key symbol at the left)"""
 SIDE = 32  # pixels that images are made small to for counting; exact copies are told in full size
+OPTIONS = {
+    "names": "a set (busi), or one of its files (chestmnist/chestmnist_64.npz)",
+    "--dest": "root of the data sets (default: $MEDROBUST_DATA)",
+    "--list": "describe the sets, where they come from and the folders they fill (default)",
+    "--dry-run": "show what would be fetched, and fetch nothing",
+    "--verify": "download nothing: decode and count what is there",
+    "--subset": "of the ISIC Archive only so many images, in equal shares of the classes",
+}
+KINDS = {"names": {"nargs": "*"}, "--dest": {"type": Path}, "--subset": {"type": int}}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the subcommand."""
-    text = "a set (busi), or one of its files (chestmnist/chestmnist_64.npz)"
-    parser.add_argument("names", nargs="*", metavar="NAME", help=text)
-    text = "root of the data sets (default: $MEDROBUST_DATA)"
-    parser.add_argument("--dest", type=Path, metavar="DIR", help=text)
-    text = "describe the sets, where they come from and the folders they fill (default)"
-    parser.add_argument("--list", action="store_true", help=text)
-    text = "show what would be fetched, and fetch nothing"
-    parser.add_argument("--dry-run", action="store_true", help=text)
-    text = "download nothing: decode and count what is there"
-    parser.add_argument("--verify", action="store_true", help=text)
-    text = "keep N images, in equal shares of the classes: a stand-in for the whole set"
-    parser.add_argument("--subset", type=int, metavar="N", help=text)
+    for name, text in OPTIONS.items():
+        parser.add_argument(name, help=text, **KINDS.get(name, {"action": "store_true"}))
 
 
 def main(options: argparse.Namespace) -> int:
@@ -46,8 +43,7 @@ def main(options: argparse.Namespace) -> int:
     Raises:
         DataError: before anything starts, if a name, the folder or the access is missing.
     """
-    sets, share = catalogue.load(), options.subset
-    wanted = _wanted(options.names)
+    sets, wanted, failed = catalogue.load(), _wanted(options.names), []
     if options.list or options.dry_run or not wanted:
         for name in wanted or sets:
             print(describe(sets[name], wanted.get(name)) + "\n")
@@ -55,21 +51,18 @@ def main(options: argparse.Namespace) -> int:
     root = options.dest or os.environ.get("MEDROBUST_DATA")
     if not root:
         raise DataError("name a folder for the data sets: --dest DIR, or set MEDROBUST_DATA.")
-    root, failed = Path(root).expanduser(), []
+    root = Path(root).expanduser()
     if not options.verify:
-        _check([sets[name] for name in wanted], share)
+        _check([sets[name] for name in wanted], options.subset)
     for name, files in wanted.items():
         try:
             for only in () if options.verify else files or ("",):
-                download_set(sets[name], root, only, share)
+                download_set(sets[name], root, only, options.subset)
             print(verify(sets[name], root))
         except MedrobustError as error:
             print(f"{error}\nThe publisher's page: {sets[name].page}. {sets[name].by_hand}")
             failed.append(name)
-    if failed:
-        print(f"not whole: {', '.join(failed)}")
-    elif not options.verify:
-        print(f"Set MEDROBUST_DATA={root}")
+    print(f"not whole: {', '.join(failed)}" if failed else f"Set MEDROBUST_DATA={root}")
     return 1 if failed else 0
 
 
@@ -89,14 +82,8 @@ def _wanted(words: list[str]) -> dict[str, list[str]]:
 
 def _check(sets: list[DataSet], share: int | None) -> None:
     """All that can be known to fail is said before anything starts."""
-    if share is not None and share < 1:
-        raise DataError(f"--subset {share}: at least one image is needed.")
-    whole = [dataset.name for dataset in sets if dataset.reader not in DIVISIBLE]
-    if share is not None and whole:
-        raise DataError(
-            f"--subset cannot take a part of {', '.join(whole)}: their images lie in few large "
-            "files, or in patches of larger ones. Leave it away for them."
-        )
+    if share is not None and (share < 1 or {dataset.name for dataset in sets} != {"isic"}):
+        raise DataError(f"--subset {share}: at least one image is needed, and of isic alone.")
     locked = [dataset for dataset in sets if dataset.access == "kaggle"]
     if locked and not has_credentials():
         lines = [
@@ -144,17 +131,13 @@ def verify(dataset: DataSet, root: Path) -> str:
         patch.dict(os.environ, MEDROBUST_HOME=home),  # a cache that goes away again
     ):
         census = dict(READERS[dataset.reader](root, SIDE, duplicates=True).census)
-    found = Counter({name.lower(): n for name, n in (census.get("images_per_class") or {}).items()})
+    found = {name.lower(): n for name, n in census["images_per_class"].items()}
     whole = {name.lower(): n for name, n in dataset.counts.items()}
     lines = [f"{dataset.name}: {census['images_listed']:,} images decoded"]
-    lines += [
-        f"  {name}: {found[name]:,}{_of(found[name], whole.get(name))}" for name in whole | found
-    ]
-    lines += [f"  exact copies or contradictions: {census.get('duplicates_kept', 0):,}"]
-    if any(found[name] != n for name, n in whole.items()):
-        lines += ["  incomplete, a stand-in for the whole set"]
+    for name in whole | found:
+        n, of = found.get(name, 0), whole.get(name)
+        lines.append(f"  {name}: {n:,}" + ("" if of in (None, n) else f" of {of:,}"))
+    lines.append(f"  exact copies or contradictions: {census.get('duplicates_kept', 0):,}")
+    if any(found.get(name) != n for name, n in whole.items()):
+        lines.append("  incomplete, a stand-in for the whole set")
     return "\n".join(lines)
-
-
-def _of(found: int, whole: int | None) -> str:
-    return "" if whole in (None, found) else f" of {whole:,}"

@@ -29,21 +29,19 @@ class _Refused(DataError):
     """The server will not give the file: asking again does not help, another server may."""
 
 
-def fetch(
-    file: RemoteFile, folder: Path, held: str | None = None, check: Callable | None = None
-) -> str:
+def fetch(file: RemoteFile, folder: Path, check: Callable[[Path], object] | None = None) -> Path:
     """Download ``file`` to ``folder/<name>``, going on where an earlier call broke off.
 
-    ``folder`` is for this file alone; ``held`` is the SHA-256 of an earlier good download, and
-    ``check``, called with the path, raises a DataError where the file is not whole. Returns the
-    SHA-256.
+    Args:
+        folder: for this file alone.
+        check: is called with the path, and raises a DataError where the file is not whole.
 
     Raises:
         DataError: saying what each server did, if none of them gave the whole file.
         OSError: for an error of the place.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     path, part, reasons = folder / file.name, folder / f"{file.name}.part", []
+    path.parent.mkdir(parents=True, exist_ok=True)
     for url in file.urls:
         failures, most, reason = 0, _size(part), None
         while failures < TRIES:
@@ -51,15 +49,15 @@ def fetch(
                 time.sleep(min(60, PAUSE * 2**failures))
             try:
                 if not path.exists():  # else killed while it was checked
-                    _transfer(file, url, part, trusted=bool(file.sha256 or file.md5 or held))
+                    _transfer(file, url, part)
                     part.replace(path)
-                return _checked(file, path, held, check)
-            except _Refused as error:
-                reason, failures = error, TRIES
+                return _checked(file, path, check)
             except DataError as error:
                 # A slow line that breaks every minute still gets there; only standstill counts.
                 reason, have = error, _size(part)
-                failures, most = (0 if have > most else failures + 1), max(have, most)
+                failures = 0 if have > most else failures + 1
+                failures = TRIES if isinstance(error, _Refused) else failures
+                most = max(have, most)
         reasons.append(f"{url}: {reason}")
     told = "\n  ".join(reasons)
     raise DataError(
@@ -72,42 +70,42 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def _transfer(file: RemoteFile, url: str, part: Path, trusted: bool) -> None:
-    """Complete ``part``; ``trusted``: a checksum will tell if two versions were joined."""
+def _transfer(file: RemoteFile, url: str, part: Path) -> None:
+    """Complete ``part``, from its end on if the server still has the same version."""
     note, state = part.with_name(f"{part.name}.json"), {}  # where the part came from
     with suppress(FileNotFoundError, ValueError):
         state = json.loads(note.read_text())
-    of_use = state.get("url") == url and state["total"] and (state["validator"] or trusted)
-    have = _size(part) if of_use else 0
+    have = _size(part) if state.get("url") == url and state["total"] and state["version"] else 0
     if have and have == state["total"]:  # killed just before the end
         return
     headers = {"Accept-Encoding": "identity"}
     if have:
-        headers |= {"Range": f"bytes={have}-", "If-Range": state["validator"]}
+        headers |= {"Range": f"bytes={have}-", "If-Range": state["version"]}
 
     def inspect(response: requests.Response, **_: object) -> None:
         """No server is believed; this is asked before the first byte is taken."""
-        nonlocal have, state
+        nonlocal state
         if response.is_redirect:
             return
         _check_status(response)
-        tag, length = response.headers.get("ETag", "W/"), response.headers.get("Content-Length")
-        if tag.startswith("W/"):  # weak tags do not tell bytes apart
-            tag = response.headers.get("Last-Modified")
+        answer = response.headers
+        version, length = answer.get("ETag", "W/"), answer.get("Content-Length")
+        if version.startswith("W/"):  # weak tags do not tell bytes apart
+            version = answer.get("Last-Modified")
         if response.status_code == 200:
-            have, total = 0, int(length) if length else file.bytes
-            if total is None and not trusted and "Transfer-Encoding" not in response.headers:
+            out.truncate(0)
+            total = int(length) if length else file.bytes
+            if not (total or file.md5 or file.sha256 or "Transfer-Encoding" in answer):
                 raise _Refused("does not say how long the file is: nobody could tell it is whole")
-            state = {"url": url, "validator": tag, "total": total}
+            state = {"url": url, "version": version, "total": total}
             write_atomic(note, json.dumps(state).encode())
         else:  # does it go on exactly where the part ends?
-            total, span = state.get("total") or 0, response.headers.get("Content-Range")
-            asked = (f"bytes {have}-{total - 1}/{total}", str(total - have), state.get("validator"))
-            if not have or (span, length, tag) != asked:
+            total = state.get("total") or 0
+            asked = (f"bytes {have}-{total - 1}/{total}", str(total - have), state.get("version"))
+            if not have or (answer.get("Content-Range"), length, version) != asked:
                 out.truncate(0)
                 raise DataError("went on with another piece or version than asked for; begun anew")
-        out.truncate(have)
-        need_room(part.parent, (total or 0) - have, file.name)
+        need_room(part.parent, (state["total"] or 0) - _size(part), file.name)
 
     wrong, bar = requests.exceptions, sys.stderr.isatty()
     ask = {"headers": headers, "timeout": TIMEOUT, "hooks": {"response": inspect}}
@@ -116,8 +114,6 @@ def _transfer(file: RemoteFile, url: str, part: Path, trusted: bool) -> None:
             pooch.HTTPDownloader(progressbar=bar, chunk_size=1 << 14, **ask)(url, out, None)
     except (wrong.TooManyRedirects, ValueError) as error:  # a ValueError is a bad address
         raise _Refused(f"leads nowhere ({error})") from error
-    except (wrong.Timeout, TimeoutError) as error:
-        raise DataError("did not answer in time") from error
     except (wrong.RequestException, urllib3.exceptions.HTTPError, ConnectionError) as error:
         raise DataError(f"the connection failed ({type(error).__name__})") from error
     if state["total"] not in (None, _size(part)):
@@ -126,19 +122,18 @@ def _transfer(file: RemoteFile, url: str, part: Path, trusted: bool) -> None:
 
 def _check_status(response: requests.Response) -> None:
     status, packed = response.status_code, response.headers.get("Content-Encoding", "identity")
-    if status in (408, 425, 429) or status >= 500:
-        raise DataError(f"is busy or out of order (HTTP {status} {response.reason})")
     if status in (401, 403):
         raise _Refused(f"wants an account or accepted terms (HTTP {status}); see the set's page")
-    if status not in (200, 206, 416):  # 416: the part is of another version
-        raise _Refused(f"does not give the file (HTTP {status} {response.reason})")
+    if status >= 400 and status != 416:  # which says that the part is of another version
+        busy = status in (408, 425, 429) or status >= 500
+        raise (DataError if busy else _Refused)(f"gives no file (HTTP {status} {response.reason})")
     if packed.lower() != "identity":
         raise DataError(f"was sent packed ({packed}), which nobody asked for")
 
 
-def _checked(file: RemoteFile, path: Path, held: str | None, check: Callable | None) -> str:
-    size, sha256 = _size(path), pooch.file_hash(str(path))
-    md5 = pooch.file_hash(str(path), "md5") if file.md5 else None
+def _checked(file: RemoteFile, path: Path, check: Callable[[Path], object] | None) -> Path:
+    known = {"sha256": file.sha256, "md5": file.md5}
+    sums = {kind: pooch.file_hash(str(path), kind) for kind, value in known.items() if value}
     try:
         with path.open("rb") as content:
             if PAGE.match(content.read(2000)):
@@ -146,16 +141,11 @@ def _checked(file: RemoteFile, path: Path, held: str | None, check: Callable | N
                     "sent a web page instead of the file: it asks for a sign-in, or this network's "
                     "own portal stands in between. Open the address in a browser"
                 )
-        if (file.bytes or size, file.sha256 or sha256, file.md5) != (size, sha256, md5):
+        if file.bytes not in (None, _size(path)) or any(known[k] != sums[k] for k in sums):
             raise DataError("came damaged: its size or checksum is not the publisher's")
-        if held not in (None, sha256):
-            raise _Refused(
-                f"its SHA-256 is not {held}, which the first good download had. If the publisher "
-                f"changed it on purpose, delete the entry of {file.name} in medrobust.lock.json"
-            )
         if check:
             check(path)
     except DataError:
         path.unlink()
         raise
-    return sha256
+    return path
