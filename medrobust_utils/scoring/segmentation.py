@@ -151,13 +151,12 @@ def per_image(counts: Tally) -> dict[str, np.ndarray]:
 def shape(maps: np.ndarray) -> dict[str, np.ndarray]:
     """What label maps (N, H, W) look like: (N,) each.
 
-    ``largest_area``, the share of the image that its largest class has; ``classes``, how many
-    occur; and ``regions``, connected areas of one class (neighbours share an edge).
+    ``largest_area``, the share of the image that its largest class has, and ``regions``, connected
+    areas of one class (neighbours share an edge).
     """
     kinds = [np.unique(one, return_counts=True) for one in maps]
     return {
         "largest_area": np.array([counts.max() for _, counts in kinds]) / maps[0].size,
-        "classes": np.array([len(names) for names, _ in kinds]),
         "regions": np.array(
             [
                 sum(ndimage.label(one == kind)[1] for kind in names)
