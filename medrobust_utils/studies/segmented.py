@@ -183,7 +183,6 @@ def within(scores: pd.DataFrame) -> pd.DataFrame:
     }
     rows = [one.rename("estimate").reset_index().assign(metric=k) for k, one in found.items()]
     attacked = pd.concat(rows[:2]).assign(**BACKGROUND._asdict())
-    drops = drops.drop(columns=["ours", "theirs"], errors="ignore")
     return pd.concat([drops, attacked, *rows[2:]])
 
 
@@ -225,7 +224,7 @@ def shapes(clean: Trained, settings: Mapping) -> pd.DataFrame:
     for rival, name in {"plain": "{}_above_plain", "plain, K times": "{}_above_strong"}.items():
         theirs = regions[regions["perturbed"].eq(rival)]
         parts.append(tables.paired(ours, theirs, name, apart=["perturbed"]))
-    return pd.concat(parts).drop(columns=["ours", "theirs"], errors="ignore")
+    return pd.concat(parts)
 
 
 def costs(clean: Trained, settings: Mapping) -> pd.DataFrame:

@@ -23,7 +23,7 @@ from ..core.errors import DataError
 from ..core.storage import fingerprint
 from ..data import ImageSet, ThreeWay, load, split_official, split_three_ways
 from ..data.imageset import rows_of, union
-from ..data.masks import pixel_shares
+from ..data.masks import pixel_counts
 from ..data.splits import leaks
 from ..data.views import label_maps
 from ..models import MedicalModel, build_unet
@@ -213,7 +213,8 @@ def task_rows(task: Task) -> pd.DataFrame:
     for side, index in sides.items():
         found = {"images": len(index), "groups": len(np.unique(data.groups[index]))}
         rows += [{"metric": name, "estimate": one, "side": side} for name, one in found.items()]
-        shares = pixel_shares(data.targets[index], data.classes)
+        counts = pixel_counts(data.targets[index])[: len(data.classes)]
+        shares = dict(zip(data.classes, (counts / counts.sum()).tolist(), strict=True))
         about = {"metric": "pixel_share", "side": side}
         rows += [{**about, "estimate": share, "kind": kind} for kind, share in shares.items()]
     return pd.DataFrame(rows, dtype=object).assign(**task.tags)
@@ -237,7 +238,7 @@ def compared(scores: pd.DataFrame) -> pd.DataFrame:
         ours = scores[few & scores["scheme"].isin(schemes) & (main | (rival == "clean"))]
         old = theirs[theirs["scheme"].eq(rival)]
         pairs = tables.paired(ours, old, apart=["scheme", "ball", "classes", "variant"])
-        parts.append(pairs.assign(against=rival).drop(columns=["ours", "theirs"], errors="ignore"))
+        parts.append(pairs.assign(against=rival))
     return tables.over_seeds(pd.concat(parts))
 
 
