@@ -352,7 +352,7 @@ def test_what_another_attack_has_fooled_is_not_attacked():
     assert not result.right[fooled].any()
     expected = np.where(right[:3], "earlier attack", "wrong before")
     assert (result.won[0, :3] == expected).all() and (result.queries[:, :3] == 0).all()
-    with pytest.raises(ContractError, match="one row for each eps"):
+    with pytest.raises(ContractError, match="expected"):
         attacks.autoattack_sweep(model, data, index, EPSILONS, fooled=fooled, **QUICK)
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from medrobust_utils import attacks
-from medrobust_utils.attacks import fold_batchnorm, partial_results
+from medrobust_utils.attacks import fold_batchnorm, radius_sweep
 from medrobust_utils.attacks.engine import gradient
 from medrobust_utils.data import phantom_set, to_float
 from medrobust_utils.models import build
@@ -136,7 +136,7 @@ def test_bisection_believes_only_the_network(network, skin, monkeypatch):
         network.backbone.fc.bias[0] += (logits[:, 1:].amax(1) - logits[:, 0]).max() + 0.01
     skin.targets[:] = 0
     fair = attacks.attack_sweep(network, skin, index, epsilons)
-    monkeypatch.setattr(partial_results, "quick_copy", lambda model, images: Slander(model).eval())
+    monkeypatch.setattr(radius_sweep, "quick_copy", lambda model, images: Slander(model).eval())
     astray = attacks.attack_sweep(network, skin, index, epsilons)
     assert fair.clean_right.all() and not fair.right[-1].all()
     assert (astray.right.sum(1) <= fair.right.sum(1) + 1).all()
@@ -150,7 +150,7 @@ def test_autoattack_believes_only_the_network(network, skin, monkeypatch):
     fair = attacks.autoattack_sweep(network, skin, index, **how)
     assert fair.clean_right.all() and fair.robust.sum() > 0
 
-    monkeypatch.setattr(partial_results, "quick_copy", lambda model, images: Contrary(model).eval())
+    monkeypatch.setattr(radius_sweep, "quick_copy", lambda model, images: Contrary(model).eval())
     astray = attacks.autoattack_sweep(network, skin, index, **how)
     assert np.allclose(astray.clean, fair.clean, atol=1e-5)
     assert astray.robust.sum() >= fair.robust.sum()

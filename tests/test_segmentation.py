@@ -255,7 +255,7 @@ def test_any_module_with_logits_of_pixels_will_do(cells, tmp_path, build):
 # Attacking and hardening
 
 
-@pytest.mark.parametrize("kind", attacks.segmenting.ATTACKS)
+@pytest.mark.parametrize("kind", attacks.layered.ATTACKS)
 def test_attacked_images_come_back_as_a_set(cells, model, kind, small_parts):
     index, how = np.array([30, 3, 21, 8, 40]), Attack(kind, 0.02, 4)
     attacked = segmentation.attack(model, cells, index, how)

@@ -7,15 +7,18 @@ from dataclasses import dataclass
 import torch
 
 from ..core.errors import ContractError
-from .gradient import BIM_STEP, BIM_STEPS, PGD_STEP, PGD_STEPS
+from .gradient import USUAL
 
-MODES = ("bisection", "skip_fooled", "independent")
+CHOICES = {
+    "mode": ("bisection", "skip_fooled", "independent"),
+    "engine": ("native", "foolbox"),
+    "attack": ("pgd", "fgsm", "bim", "mifgsm"),
+}
 BISECTION = (5, 0.7)  # steps, and the first as a share of eps
-ENGINES = ("native", "foolbox")
-ATTACKS = ("pgd", "fgsm", "bim", "mifgsm")
 # AutoAttack's standard version, its members in order, as in the reference code.
 MEMBERS = ("apgd-ce", "apgd-t", "fab-t", "square")
 ROBUST, WRONG = "", "wrong before"  # in the record, beside the names of the members
+EARLIER = "earlier attack"  # likewise: what was fooled before AutoAttack was asked
 
 
 @dataclass(frozen=True)
@@ -49,54 +52,35 @@ class AttackConfig:
     step_size: float | None = None
 
     def __post_init__(self) -> None:
-        for name, known in (("mode", MODES), ("engine", ENGINES), ("attack", ATTACKS)):
+        for name, known in CHOICES.items():
             if getattr(self, name) not in known:
                 value = f"{name}={getattr(self, name)!r}"
                 raise ContractError(f"{value}: choose one of {', '.join(known)}.")
-        warm = self.mode == "bisection"
-        if self.attack != "pgd" and warm:
+        halving = self.mode == "bisection"
+        if (self.attack != "pgd" or self.engine == "foolbox") and halving:
             raise ContractError(
-                f"{self.attack} starts at the image, not where another attack ended as bisection "
-                "asks. Choose mode='skip_fooled', or 'independent' for what the papers did."
+                "only the kit's own pgd goes by bisection, on from where another attack ended. "
+                "Choose mode='skip_fooled', or 'independent' for what the papers did."
             )
-        if self.engine == "foolbox" and (self.attack != "pgd" or warm):
-            raise ContractError(
-                f"engine='foolbox' sweeps pgd only, and attacks afresh at every eps. "
-                f"{self.mode} {self.attack}: use 'native'."
-            )
-        self._fill()
-        if self.steps < 1 or not (self.rel_step is None or self.rel_step >= 0):
-            raise ContractError(
-                f"steps={self.steps}, rel_step={self.rel_step}: take 1 step or more, forward."
-            )
-        if self.attack == "fgsm" and (self.steps, self.rel_step) != (1, 1.0):
-            raise ContractError(
-                "fgsm is one step of length eps: give it no steps, rel_step or step_size. For "
-                "more steps choose attack='bim'."
-            )
-
-    def _fill(self) -> None:
-        """Give ``steps`` and the length of a step their usual values, where none were given."""
-        usual = {
-            "pgd": BISECTION if self.mode == "bisection" else (PGD_STEPS, PGD_STEP),
-            "fgsm": (1, 1.0),
-            "bim": (BIM_STEPS, BIM_STEP),
-            "mifgsm": (BIM_STEPS, 1 / max(1, BIM_STEPS if self.steps is None else self.steps)),
-        }
-        steps, rel_step = usual[self.attack]
+        if self.attack != "pgd" and self.engine == "foolbox":
+            raise ContractError("engine='foolbox' sweeps pgd only: use 'native'.")
+        if self.rel_step is not None and self.step_size is not None:
+            raise ContractError("rel_step and step_size both tell the length of a step: give one.")
+        steps, share = BISECTION if halving else USUAL[self.attack]
         # this is the way to fill in a frozen dataclass
         if self.steps is None:
             object.__setattr__(self, "steps", steps)
-        if self.step_size is None:
-            object.__setattr__(
-                self, "rel_step", rel_step if self.rel_step is None else self.rel_step
-            )
-        elif self.rel_step is not None:
-            raise ContractError("rel_step and step_size both tell the length of a step: give one.")
-        elif not 0 <= self.step_size <= 1:
+        if self.rel_step is None and self.step_size is None:
+            share = 1 / max(1, self.steps) if share is None else share
+            object.__setattr__(self, "rel_step", share)
+        length = self.rel_step if self.step_size is None else self.step_size
+        if not (self.steps >= 1 and length >= 0 and (self.step_size or 0) <= 1):
             raise ContractError(
-                f"step_size={self.step_size} lies outside [0, 1]. Two gray levels are 2/255, not 2."
+                f"{self.steps} steps of {length}: take 1 step or more, forward, and no step_size "
+                "above 1. Two gray levels are 2/255, not 2."
             )
+        if self.attack == "fgsm" and (self.steps, self.rel_step) != (1, 1.0):
+            raise ContractError("fgsm is one step of length eps. For more take attack='bim'.")
 
     def lengths(self, eps: float | torch.Tensor) -> list[float | torch.Tensor]:
         """Of the steps at ``eps``, which may be each image's own."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Protocol
 
 import torch
 from torch import nn
@@ -21,15 +20,7 @@ from ..core.losses import IGNORED, correct, per_image
 
 TINY = torch.finfo(torch.float32).tiny
 NEARLY_ALL = 0.99  # share of the pixels; some hidden gradients show in the few others
-Fooled = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-
-
-class Loss(Protocol):
-    """What to climb: logits, labels and the share of the steps already taken, to (N,)."""
-
-    def __call__(
-        self, logits: torch.Tensor, labels: torch.Tensor, *, done: float
-    ) -> torch.Tensor: ...
+Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # of logits and labels, (N,)
 
 
 def ascend(
@@ -41,29 +32,26 @@ def ascend(
     lengths: Sequence[float] | torch.Tensor,
     start: torch.Tensor | None = None,
     decay: float | None = None,
-    loss: Loss | None = None,
+    loss: Callable[..., torch.Tensor] | None = None,
     dtype: torch.dtype = torch.float32,
     batch: int | None = None,
-    fooled: Fooled | None = None,
+    fooled: Loss | None = None,
     vanished: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Climb the loss from ``start`` by signed steps and return the last point.
 
-    Model, images and labels have been through ``gate.admit``.
+    Model, images and labels have been through ``gate.admit``; the model's parameters are left
+    alone.
 
     Args:
-        model: returns logits (N, K) or (N, K, H, W), in evaluation mode; its parameters are left
-            alone.
-        images: float32 (N, C, H, W) in [0, 1], on the model's device.
-        labels: what ``losses.per_image`` takes for the model's head.
         eps: radius of the ball around each image, in [0, 1]: one for all, or (N,).
         lengths: of the steps in turn, in the units of ``eps``: (S,), or (S, N) of each image.
         start: where to begin, projected into the ball first; the images without one.
         decay: share of the gathered gradient that each step keeps, every gradient scaled to
             mean magnitude 1 first (Dong et al. 2018, algorithm 1); None follows the last
             gradient alone.
-        loss: what to climb instead of ``losses.per_image``, each image's own number.
-        dtype: bfloat16 computes the gradients in mixed precision.
+        loss: what to climb instead of ``losses.per_image``: of logits, labels and ``done``, the
+            share of the steps already taken, each image's own number (N,).
         batch: gradients are taken of so many images at a time; of all without it.
         fooled: says of images (n, C, H, W) and their labels which are judged wrong, bool (n,). It
             is asked about those that ``model``, maybe a copy or in mixed precision, has wrong;
@@ -80,8 +68,7 @@ def ascend(
     lengths = _checked(eps, lengths, dtype, images)
     if not len(images):
         return images.clone()
-    span = extremes(labels)
-    images = images.detach()
+    span, images = extremes(labels), images.detach()
     low, high = ball(images, eps)
     moved = images.clone() if start is None else start.detach().clamp(low, high)
     gathered = None if decay is None else torch.zeros_like(images)
@@ -119,7 +106,7 @@ def ascend(
 
 def shares(rows: torch.Tensor, batch: int | None) -> tuple[torch.Tensor, ...]:
     """Rows in parts of ``batch`` at most, of nearly the same size; in one without it."""
-    return rows.tensor_split(math.ceil(len(rows) / batch) if batch else 1)
+    return rows.tensor_split(max(1, math.ceil(len(rows) / batch)) if batch else 1)
 
 
 def gradient(
@@ -128,7 +115,7 @@ def gradient(
     labels: torch.Tensor,
     span: tuple[float, float],
     dtype: torch.dtype = torch.float32,
-    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
+    loss: Loss | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Gradient of each image's own loss by its pixels (N, C, H, W), and the logits.
 
@@ -148,9 +135,7 @@ def gradient(
 
 
 def ball(images: torch.Tensor, eps: float | torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Lowest and highest images allowed: within ``eps``, within [0, 1], exact in float32.
-
-    ``eps`` may be each image's own, (N,).
+    """Lowest and highest images allowed: within ``eps``, one or (N,), and [0, 1], in float32.
 
     ``images + eps`` is rounded, to nearest, and may land up to half a unit in the last place
     too far out, which at a small eps is a percent of it. Where it does, the bound is the next
@@ -178,10 +163,7 @@ def random_start(
 
 
 def extremes(labels: torch.Tensor) -> tuple[float, float]:
-    """The smallest and the largest label, which is all that has to be read back of them.
-
-    Pixels of label maps (N, H, W) that are IGNORED are no labels.
-    """
+    """The smallest and the largest label, without IGNORED pixels: all that is read back of them."""
     if labels.ndim == 3:
         labels = labels[labels != IGNORED]
     if not labels.numel():
@@ -206,14 +188,9 @@ def _checked(
         check_eps(eps)
     steps = torch.as_tensor(lengths, dtype=torch.float32, device=images.device)
     if not len(steps) or not (steps >= 0).all():
-        raise ContractError(
-            f"steps of length {sorted(set(steps.flatten().tolist()))}: take 1 step or more, "
-            "forward."
-        )
+        given = sorted(set(steps.flatten().tolist()))
+        raise ContractError(f"steps of length {given}: take 1 step or more, forward.")
     if dtype not in (torch.float32, torch.bfloat16):
-        raise ContractError(
-            f"dtype={dtype}: choose torch.float32 or torch.bfloat16. Small gradients vanish in "
-            "float16, and float32 is what images are given in."
-        )
+        raise ContractError(f"dtype={dtype}: choose float32 or bfloat16; float16 loses gradients.")
     wide = steps if steps.ndim == 2 else steps[:, None]
     return wide.expand(-1, len(images))[..., None, None, None]

@@ -1,4 +1,4 @@
-"""Gradient attacks, L-infinity, on images in [0, 1]: all small settings of one engine.
+"""Gradient attacks, L-infinity, on images in [0, 1]: all small settings of one loop.
 
 Each returns adversarial images of the shape of ``images``, in [0, 1] and at most ``eps`` away,
 exactly so in float32. Images are float32 (N, C, H, W) on the model's device, the model is in
@@ -10,6 +10,7 @@ range: eight gray levels are 8/255.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -20,10 +21,13 @@ from ..core.gate import admit, gate
 from ..core.losses import labelled, per_image, per_pixel
 from . import engine
 
-PGD_STEPS = 40  # Foolbox 3.3.4, LinfPGD
-PGD_STEP = 0.01 / 0.3  # share of eps; likewise
-BIM_STEPS = 10  # Foolbox 3.3.4, LinfBasicIterativeAttack, and Dong et al. 2018
-BIM_STEP = 0.2  # share of eps; Foolbox likewise
+# Usual steps of an attack, and the length of one as a share of eps; None: the steps add up to eps.
+USUAL = {
+    "fgsm": (1, 1.0),  # Goodfellow et al. 2015, section 4
+    "bim": (10, 0.2),  # Foolbox 3.3.4
+    "mifgsm": (10, None),  # Dong et al. 2018, algorithm 1
+    "pgd": (40, 0.01 / 0.3),  # Foolbox 3.3.4
+}
 MIFGSM_DECAY = 1.0  # Dong et al. 2018
 
 
@@ -43,84 +47,57 @@ def fgsm(
     dtype: torch.dtype = torch.float32,
 ) -> torch.Tensor:
     """Fast gradient sign method: one step of length eps (Goodfellow et al. 2015, section 4)."""
-    return _attack(model, images, labels, eps, lengths=[eps], dtype=dtype)
+    return pgd(model, images, labels, eps, **_usual("fgsm", eps, {"dtype": dtype}))
 
 
 def bim(
-    model: nn.Module,
-    images: torch.Tensor,
-    labels: torch.Tensor,
-    eps: float,
-    *,
-    steps: int = BIM_STEPS,
-    step_size: float | None = None,
-    random_start: bool = False,
-    generator: torch.Generator | None = None,
-    dtype: torch.dtype = torch.float32,
+    model: nn.Module, images: torch.Tensor, labels: torch.Tensor, eps: float, **how: Any
 ) -> torch.Tensor:
     """Basic iterative method (Kurakin et al. 2017): signed steps from the image itself.
 
-    Args:
-        step_size: eps * 0.2 unless given, the default of Foolbox 3.3.4.
-        random_start, generator: see ``pgd``.
+    Ten of a fifth of eps, as in Foolbox 3.3.4, unless ``how`` says otherwise (see ``pgd``).
     """
-    return _attack(
-        model,
-        images,
-        labels,
-        eps,
-        lengths=[eps * BIM_STEP if step_size is None else step_size] * steps,
-        random_start=random_start,
-        generator=generator,
-        dtype=dtype,
-    )
+    return pgd(model, images, labels, eps, **_usual("bim", eps, how))
 
 
 def mifgsm(
-    model: nn.Module,
-    images: torch.Tensor,
-    labels: torch.Tensor,
-    eps: float,
-    *,
-    steps: int = BIM_STEPS,
-    step_size: float | None = None,
-    decay: float = MIFGSM_DECAY,
-    random_start: bool = False,
-    generator: torch.Generator | None = None,
-    dtype: torch.dtype = torch.float32,
+    model: nn.Module, images: torch.Tensor, labels: torch.Tensor, eps: float, **how: Any
 ) -> torch.Tensor:
     """Momentum iterative method (Dong et al. 2018, algorithm 1).
 
-    Args:
-        step_size: eps / steps unless given, as in the paper.
-        decay: share of the gathered gradient that each step keeps (mu, 1 in the paper).
-        random_start, generator: see ``pgd``.
+    Ten steps that add up to eps, and a decay (mu) of 1, unless ``how`` says otherwise (see
+    ``pgd``).
     """
-    return _attack(
-        model,
-        images,
-        labels,
-        eps,
-        lengths=[eps / max(1, steps) if step_size is None else step_size] * steps,
-        random_start=random_start,
-        generator=generator,
-        decay=decay,
-        dtype=dtype,
-    )
+    return pgd(model, images, labels, eps, **_usual("mifgsm", eps, {"decay": MIFGSM_DECAY} | how))
 
 
+def segpgd(
+    model: nn.Module, images: torch.Tensor, labels: torch.Tensor, eps: float, **how: Any
+) -> torch.Tensor:
+    """PGD for segmentation (Gu et al. 2022, "SegPGD", equations 4 and 5).
+
+    At first only pixels that are still right count; the weight of the wrong ones rises with the
+    steps to one half, so that no step is spent on making a wrong pixel more wrong. Begins at the
+    images themselves; ``labels`` are label maps (N, H, W), ``how`` is as for ``pgd``.
+    """
+    return pgd(model, images, labels, eps, random_start=False, loss=_still_right_first, **how)
+
+
+@gate()
 def pgd(
     model: nn.Module,
     images: torch.Tensor,
     labels: torch.Tensor,
     eps: float,
     *,
-    steps: int = PGD_STEPS,
+    steps: int = USUAL["pgd"][0],
     step_size: float | None = None,
     random_start: bool = True,
     generator: torch.Generator | None = None,
     start: torch.Tensor | None = None,
     targeted: bool = False,
+    decay: float | None = None,
+    loss: Callable[..., torch.Tensor] | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> torch.Tensor:
     """Projected gradient descent (Madry et al. 2018), with the defaults of Foolbox 3.3.4.
@@ -131,69 +108,25 @@ def pgd(
         generator: of the random start; torch's own without one.
         start: begin at these images instead, projected into the ball.
         targeted: ``labels`` are where the answer shall go: walk down their loss, not up.
+        decay, loss: see ``engine.ascend``.
         dtype: bfloat16 computes gradients in mixed precision. Score the result in float32.
     """
-    return _attack(
-        model,
-        images,
-        labels,
-        eps,
-        lengths=[eps * PGD_STEP if step_size is None else step_size] * steps,
-        start=start,
-        random_start=random_start,
-        generator=generator,
-        loss=_towards if targeted else None,
-        dtype=dtype,
-    )
-
-
-def segpgd(
-    model: nn.Module,
-    images: torch.Tensor,
-    labels: torch.Tensor,
-    eps: float,
-    *,
-    steps: int,
-    step_size: float,
-    dtype: torch.dtype = torch.float32,
-) -> torch.Tensor:
-    """PGD for segmentation (Gu et al. 2022, "SegPGD", equations 4 and 5).
-
-    At first only pixels that are still right count; the weight of the wrong ones rises with the
-    steps to one half, so that no step is spent on making a wrong pixel more wrong. Begins at the
-    images themselves.
-
-    Args:
-        labels: label maps (N, H, W).
-        steps, step_size: see ``pgd``.
-    """
-    return _attack(
-        model,
-        images,
-        labels,
-        eps,
-        lengths=[step_size] * steps,
-        loss=_still_right_first,
-        dtype=dtype,
-    )
-
-
-@gate()
-def _attack(
-    model: nn.Module,
-    images: torch.Tensor,
-    labels: torch.Tensor,
-    eps: float,
-    *,
-    start: torch.Tensor | None = None,
-    random_start: bool = False,
-    generator: torch.Generator | None = None,
-    **how: Any,
-) -> torch.Tensor:
     labels = admit(model, images, labels)
     if start is None and random_start:
         start = engine.random_start(images, eps, generator)
-    return engine.ascend(model, images, labels, eps, start=start, **how)
+    lengths = [eps * USUAL["pgd"][1] if step_size is None else step_size] * steps
+    loss = _towards if targeted else loss
+    how = dict(lengths=lengths, start=start, decay=decay, loss=loss, dtype=dtype)
+    return engine.ascend(model, images, labels, eps, **how)
+
+
+def _usual(attack: str, eps: float, how: dict[str, Any]) -> dict[str, Any]:
+    """``how``, and what it leaves open as is usual for an attack that begins at the image."""
+    steps, share = USUAL[attack]
+    steps, length = how.get("steps", steps), how.get("step_size")
+    if length is None:
+        length = eps / max(1, steps) if share is None else eps * share
+    return {"random_start": False} | how | {"steps": steps, "step_size": length}
 
 
 def _towards(logits: torch.Tensor, labels: torch.Tensor, *, done: float) -> torch.Tensor:
@@ -202,6 +135,5 @@ def _towards(logits: torch.Tensor, labels: torch.Tensor, *, done: float) -> torc
 
 def _still_right_first(logits: torch.Tensor, labels: torch.Tensor, *, done: float) -> torch.Tensor:
     weight = done / 2  # (t - 1) / 2T
-    right = logits.argmax(1) == labels
-    weights = torch.where(right, 1 - weight, weight)
+    weights = torch.where(logits.argmax(1) == labels, 1 - weight, weight)
     return (weights * per_pixel(logits, labels)).sum((1, 2)) / labelled(labels)

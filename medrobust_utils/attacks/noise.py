@@ -15,8 +15,6 @@ from ..core.errors import ContractError
 if TYPE_CHECKING:  # timm is slow to import, and attacks need it for nothing else
     from ..models import MedicalModel
 
-READINGS = ("variance", "multiplier")
-
 
 def noise_std(level: float, reading: str) -> float:
     """Standard deviation meant by a noise level of the paper.
@@ -26,11 +24,12 @@ def noise_std(level: float, reading: str) -> float:
         reading: ``variance`` takes it at its word (std = sqrt(level)); ``multiplier`` supposes
             that ``randn`` was multiplied by it (std = level).
     """
-    if reading not in READINGS:
-        raise ContractError(f"reading={reading!r}: choose one of {', '.join(READINGS)}.")
     if level < 0:
         raise ContractError(f"noise level {level} is negative; a variance is 0 or more.")
-    return math.sqrt(level) if reading == "variance" else level
+    readings = {"variance": math.sqrt(level), "multiplier": level}
+    if reading not in readings:
+        raise ContractError(f"reading={reading!r}: choose one of {', '.join(readings)}.")
+    return readings[reading]
 
 
 def gaussian(shape: Sequence[int], index: Sequence[int], seed: int) -> torch.Tensor:
@@ -44,6 +43,12 @@ def gaussian(shape: Sequence[int], index: Sequence[int], seed: int) -> torch.Ten
         generator = torch.Generator().manual_seed(seed * 1_000_003 + int(image))
         noise[row].normal_(generator=generator)
     return noise
+
+
+def uniform(images: torch.Tensor, index: Sequence[int], seed: int) -> torch.Tensor:
+    """Noise in [-1, 1] beside ``images`` (len(index), C, H, W), image by image as ``gaussian``."""
+    normal = gaussian(images.shape[1:], index, seed)
+    return torch.erf(normal / math.sqrt(2)).to(images.device)
 
 
 def signs(shape: Sequence[int], index: Sequence[int], seed: int) -> torch.Tensor:

@@ -11,7 +11,6 @@ short attacks, near its own radius, however many radii there are.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -22,19 +21,18 @@ from torch import nn
 
 from ..core.contracts import ask, check_labels, check_logits
 from ..core.errors import ContractError
-from ..core.gate import admit
+from ..core.gate import admit, gate
 from ..core.losses import correct, per_image
 from .config import AttackConfig
 from .engine import ascend, check_eps, extremes, gradient, shares
-from .foolbox import foolbox_steps
+from .foolbox import foolbox_pgd
 from .gradient import MIFGSM_DECAY
-from .noise import gaussian
+from .noise import uniform
 
 EARLIER = 0.7  # share of the radius at which a linear loss would be fooled; bisection begins there
 
 
-@dataclass(frozen=True)
-class AtRadius:
+class AtRadius(NamedTuple):
     """One radius: the attacked images (N, C, H, W) and their logits (N, K), scored in float32."""
 
     eps: float
@@ -42,8 +40,7 @@ class AtRadius:
     logits: torch.Tensor
 
 
-@torch.inference_mode(False)  # of use with a generator too, unlike ``gate``
-@torch.no_grad()
+@gate()
 def at_radii(
     model: nn.Module,
     images: torch.Tensor,
@@ -54,8 +51,8 @@ def at_radii(
     through: nn.Module | None = None,
     batch: int | None = None,
     **how: Any,
-) -> Iterator[AtRadius]:
-    """Yield one AtRadius for each eps: as it is done, or by bisection once all are.
+) -> list[AtRadius]:
+    """Attacked images and their logits at each eps.
 
     Args:
         images: float32 (N, C, H, W) in [0, 1], on the model's device.
@@ -71,17 +68,14 @@ def at_radii(
     Raises:
         ContractError: for anything that breaks the contract, before the first attack.
     """
-    job = Job(model, images, labels, epsilons, rows, through, batch, AttackConfig(**how))
-    if epsilons[0] == 0:
-        yield AtRadius(0.0, images, job.clean)
-    if job.config.mode != "bisection":
-        yield from job.in_turn()
-        return
-    moved, logits = (x.expand(len(job.radii), *x.shape).clone() for x in (images, job.clean))
-    for attempt in job.bisect():
+    numbers = np.arange(len(images)) if rows is None else rows
+    through, config = model if through is None else through, AttackConfig(**how)
+    job = Job(model, through, images, labels, numbers, epsilons, batch, config)
+    moved, logits = (x.expand(len(epsilons), *x.shape).clone() for x in (images, job.clean))
+    for attempt in job.attempts():
         attempt.put(moved, attempt.images)
         attempt.put(logits, attempt.logits)
-    yield from map(AtRadius, job.radii, moved, logits)
+    return list(map(AtRadius, epsilons, moved, logits))
 
 
 def check_radii(epsilons: Sequence[float]) -> None:
@@ -104,15 +98,15 @@ class Attempt(NamedTuple):
 
     Attributes:
         rows: (n,) of the images in their batch.
-        first, end: (n,): the radii from position ``first`` to before ``end`` have this outcome,
-            until a later attempt says otherwise.
+        first, end: the radii from position ``first`` to before ``end``, of all or each image's
+            own (n,), have this outcome until a later attempt says otherwise.
         images: (n, C, H, W), attacked.
         logits: (n, K) of those.
     """
 
     rows: torch.Tensor
-    first: torch.Tensor
-    end: torch.Tensor
+    first: torch.Tensor | int
+    end: torch.Tensor | int
     images: torch.Tensor
     logits: torch.Tensor
 
@@ -124,59 +118,56 @@ class Attempt(NamedTuple):
         outcomes[:, self.rows] = torch.where(here, values, outcomes[:, self.rows])
 
 
+@dataclass
 class Job:
-    """One batch of images, and how it is attacked.
+    """One batch of images, and how it is attacked; see ``at_radii``.
 
     Attributes:
-        radii: those above 0.
         clean: logits (N, K) before the attack.
         vanished: bool (N,): an attack met a gradient that was zero in nearly all pixels.
+        radii: those above 0; ``skip`` others come before them.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        images: torch.Tensor,
-        labels: torch.Tensor,
-        epsilons: Sequence[float],
-        rows: np.ndarray | None,
-        through: nn.Module | None,
-        batch: int | None,
-        config: AttackConfig,
-    ) -> None:
-        check_radii(epsilons)
-        self.labels = admit(model, images, labels)
-        if not len(images):
+    model: nn.Module
+    through: nn.Module
+    images: torch.Tensor
+    labels: torch.Tensor
+    numbers: np.ndarray
+    epsilons: Sequence[float]
+    batch: int | None
+    config: AttackConfig
+
+    def __post_init__(self) -> None:
+        check_radii(self.epsilons)
+        self.labels = admit(self.model, self.images, self.labels)
+        if not len(self.images):
             raise ContractError("no image to attack: the batch is empty.")
-        self.model, self.through = model, model if through is None else through
-        self.images, self.batch, self.config = images, batch, config
-        self.radii = [eps for eps in epsilons if eps]
-        self.clean = score(model, images, batch)
+        self.clean = score(self.model, self.images, self.batch)
         check_labels(self.labels, self.clean, extremes(self.labels))
         check_logits(self.clean, self.labels.ndim == 2)
-        self.vanished = torch.zeros(len(images), dtype=torch.bool, device=images.device)
-        self.noise = None
-        if config.attack == "pgd":
-            numbers = np.arange(len(images)) if rows is None else rows
-            # the error function takes normal noise to uniform noise in [-1, 1]
-            noise = torch.erf(gaussian(images.shape[1:], numbers, config.seed) / math.sqrt(2))
-            self.noise = noise.to(images.device)
+        self.vanished = torch.zeros(len(self.images), dtype=torch.bool, device=self.images.device)
+        self.skip = int(self.epsilons[0] == 0)
+        self.radii = list(self.epsilons[self.skip :])
+        random = self.config.attack == "pgd"
+        self.noise = uniform(self.images, self.numbers, self.config.seed) if random else None
 
-    def in_turn(self) -> Iterator[AtRadius]:
-        """One radius after the other. Unless all are attacked, the fooled keep that image."""
-        moved, logits = self.images, self.clean
-        for eps in self.radii:
-            every = self.config.mode == "independent"
+    def attempts(self) -> Iterator[Attempt]:
+        """Every attack on some of the images, in order."""
+        return self._bisect() if self.config.mode == "bisection" else self._in_turn()
+
+    def _in_turn(self) -> Iterator[Attempt]:
+        """One radius after the other, of all images or of those that none has fooled."""
+        logits, every = self.clean, self.config.mode == "independent"
+        for place, eps in enumerate(self.radii, self.skip):
             rows = (correct(logits, self.labels) | every).nonzero()[:, 0]
             if len(rows):
                 random = self.noise is not None
                 start = self.images[rows] + eps * self.noise[rows] if random else None
-                new, scored = self._attack(rows, eps, self.config.lengths(eps), start)
-                moved = moved.index_copy(0, rows, new)
+                moved, scored = self._attack(rows, eps, self.config.lengths(eps), start)
                 logits = logits.index_copy(0, rows, scored)
-            yield AtRadius(eps, moved, logits)
+                yield Attempt(rows, place, len(self.epsilons), moved, scored)
 
-    def bisect(self) -> Iterator[Attempt]:
+    def _bisect(self) -> Iterator[Attempt]:
         """Every attempt to find the smallest radius of each image, rightly judged before.
 
         It begins where the first gradient says, and goes on one radius up, or down one, two, four,
@@ -193,13 +184,26 @@ class Job:
         high = torch.where(right, count, 0)  # the smallest that succeeded
         reach, last = torch.ones_like(low), torch.zeros_like(right)
         delta, best = self.noise.clone(), torch.zeros_like(self.noise)
-        within = torch.ones_like(right, dtype=radii.dtype)
+        within = torch.ones_like(right, dtype=radii.dtype)  # the radius of ``delta``
+
+        def attempt(delta: torch.Tensor) -> tuple[torch.Tensor, Attempt]:
+            eps = radii[place]
+            scale = (eps / within[rows])[:, None, None, None]
+            # a step's length may be a share of eps, or the same for all
+            lengths = torch.stack([0 * eps + step for step in self.config.lengths(eps)])
+            start = self.images[rows] + delta[rows] * scale
+            moved, logits = self._attack(rows, eps, lengths, start)
+            fooled = ~correct(logits, self.labels[rows])
+            # a success counts at every larger radius, a failure below the smallest success so far
+            end = torch.where(fooled, count, high[rows]) + self.skip
+            return fooled, Attempt(rows, place + self.skip, end, moved, logits)
+
         delta[rows], place = self._guess(rows, radii)
         while len(rows):
-            attempt, fooled = self._attempt(rows, place, high[rows], delta, within, radii)
-            yield attempt
+            fooled, tried = attempt(delta)
+            yield tried
             within[rows], last[rows] = radii[place], fooled
-            delta = delta.index_copy(0, rows, attempt.images - self.images[rows])
+            delta = delta.index_copy(0, rows, tried.images - self.images[rows])
             best[rows[fooled]] = delta[rows[fooled]]
             high[rows[fooled]], low[rows[~fooled]] = place[fooled], place[~fooled]
             rows = (high - low > 1).nonzero()[:, 0]
@@ -210,8 +214,8 @@ class Job:
             reach[rows] *= 2
         rows = ((high > 0) & last).nonzero()[:, 0]
         if len(rows):
-            within[rows] = radii[high[rows]]
-            yield self._attempt(rows, high[rows] - 1, high[rows], best, within, radii)[0]
+            within[rows], place = radii[high[rows]], high[rows] - 1
+            yield attempt(best)[1]
 
     def _guess(self, rows: torch.Tensor, radii: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Which way to go at first (n, C, H, W), and at which radius, by position (n,).
@@ -231,35 +235,9 @@ class Job:
         slope, loss = torch.cat(slopes), torch.cat(losses)
         margin, weight = -torch.expm1(loss).log(), -torch.expm1(-loss)
         linear = margin * weight / slope.double().abs().sum((1, 2, 3))
-        linear = linear.nan_to_num(
-            torch.inf
-        ).float()  # no gradient tells nothing; a success is cheap
+        linear = linear.nan_to_num(torch.inf).float()  # no gradient tells nothing
         place = (EARLIER * linear[:, None] > radii).sum(1).clamp(len(radii) // 4, len(radii) - 1)
         return torch.where(slope == 0, self.noise[rows], slope.sign()), place
-
-    def _attempt(
-        self,
-        rows: torch.Tensor,
-        place: torch.Tensor,
-        high: torch.Tensor,
-        delta: torch.Tensor,
-        within: torch.Tensor,
-        radii: torch.Tensor,
-    ) -> tuple[Attempt, torch.Tensor]:
-        """Attack each image of ``rows`` at the radius of its ``place``; who was fooled, bool (n,).
-
-        It begins at ``delta``, of size ``within``. A success counts at every larger radius, a
-        failure below ``high``, the smallest success so far.
-        """
-        eps = radii[place]
-        scale = (eps / within[rows])[:, None, None, None]
-        start = self.images[rows] + delta[rows] * scale
-        # a step's length may be a share of eps, or the same for all
-        lengths = torch.stack([0 * eps + step for step in self.config.lengths(eps)])
-        moved, logits = self._attack(rows, eps, lengths, start)
-        fooled = ~correct(logits, self.labels[rows])
-        end = torch.where(fooled, len(radii), high)
-        return Attempt(rows, place, end, moved, logits), fooled
 
     def _attack(
         self,
@@ -270,26 +248,19 @@ class Job:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The images of ``rows``, attacked, and their logits."""
         images, labels, config = self.images[rows], self.labels[rows], self.config
+        how = dict(start=start, dtype=config.dtype)
         if config.engine == "foolbox":
-            how = (len(lengths), lengths[0], start, config.dtype)
-            moved = foolbox_steps(self.through, images, labels, eps, *how)
+            how |= dict(steps=len(lengths), step_size=lengths[0])
+            moved = foolbox_pgd(self.through, images, labels, eps, **how)
             return moved, self._rate(moved, labels)
-
         halving = config.mode == "bisection"
-        vanished = torch.zeros_like(rows, dtype=torch.bool)
-        moved = ascend(
-            self.through,
-            images,
-            labels,
-            eps,
-            lengths=lengths,
-            start=start,
-            dtype=config.dtype,
-            batch=self.batch,
-            fooled=(lambda x, y: ~correct(self._rate(x, y), y)) if halving else None,
-            decay=MIFGSM_DECAY if config.attack == "mifgsm" or halving else None,
-            vanished=vanished,
-        )
+        if halving:
+            how["fooled"] = lambda moved, labels: ~correct(self._rate(moved, labels), labels)
+        if halving or config.attack == "mifgsm":
+            how["decay"] = MIFGSM_DECAY
+        how["vanished"] = vanished = torch.zeros_like(rows, dtype=torch.bool)
+        how |= dict(lengths=lengths, batch=self.batch)
+        moved = ascend(self.through, images, labels, eps, **how)
         self.vanished[rows] |= vanished
         return moved, self._rate(moved, labels)
 

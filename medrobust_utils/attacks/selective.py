@@ -54,6 +54,20 @@ class Selected:
     evaluations: torch.Tensor
 
 
+@dataclass(frozen=True)
+class Selective:
+    """Method two as a value, with arguments of ``selective_fgsm``; called like an ``Attack``."""
+
+    step_size: float
+    bound: float
+    search: str = "exhaustive"
+
+    def __call__(
+        self, model: nn.Module, images: torch.Tensor, labels: torch.Tensor, dtype: torch.dtype
+    ) -> dict[str, torch.Tensor]:
+        return vars(selective_fgsm(model, images, labels, **vars(self), dtype=dtype))
+
+
 @gate()
 def selective_fgsm(
     model: nn.Module,
@@ -86,32 +100,33 @@ def selective_fgsm(
         ContractError: for an unknown search, a breach of the contract, or more than 10
             classes to combine, unless greedily.
     """
-    _check(images, step_size, bound, search, classes)
+    check_eps(step_size)
+    check_eps(bound)
+    if not len(images) or (classes is not None and not len(classes)):
+        raise ContractError("no image to perturb, or no class: give at least one.")
+    if search not in SEARCHES:
+        raise ContractError(f"search={search!r}: choose {', '.join(SEARCHES)}.")
     labels = admit(model, images, labels)
     quick = quick_copy(model, images[:1]) if search == "screened" else None
     found = []
     for image, label in zip(images, labels, strict=True):
         steps = _class_steps(model, image[None], label, step_size, classes)
-        try_signs = _Trial(model, image, label, steps, bound)
+        trial = _Trial(model, image, label, steps, bound)
         if search == "greedy":
-            signs, count = _greedy(try_signs.score, len(steps))
+            signs, count = _greedy(trial.score, len(steps))
         else:
-            shortlist = every = combinations(len(steps))
-            count = len(every)
+            shortlist = combinations(len(steps))
+            count = len(shortlist)
             if quick is None:
-                losses = try_signs.score(every)
+                losses = trial.score(shortlist)
             else:
-                screened = dtype or env.training_dtype(image.device)
-                rough = _Trial(quick, image, label, steps, bound, screened).score(every)
-                places, losses = _finalists(try_signs.score, every, rough)
-                shortlist, count = every[places], count + len(places)
-            signs = _best(try_signs.score, shortlist, losses)
-        pair = torch.stack([torch.zeros_like(signs), signs])
-        before, after = (try_signs.score(row[None])[0] for row in pair)
-        found.append((try_signs.images(signs[None])[0], signs, after, before, count))
-    parts = list(zip(*found, strict=True))
-    stacked = [torch.stack(part) for part in parts[:4]]
-    return Selected(*stacked, evaluations=torch.tensor(parts[4]))
+                rough = _Trial(quick, *trial.of, dtype or env.training_dtype(image.device))
+                places, losses = _finalists(trial.score, shortlist, rough.score(shortlist))
+                shortlist, count = shortlist[places], count + len(places)
+            signs = _best(trial.score, shortlist, losses)
+        before, after = (trial.score(row[None])[0] for row in (torch.zeros_like(signs), signs))
+        found.append((trial.images(signs[None])[0], signs, after, before, torch.tensor(count)))
+    return Selected(*map(torch.stack, zip(*found, strict=True)))
 
 
 def combinations(classes: int) -> torch.Tensor:
@@ -141,25 +156,22 @@ class _Trial:
         bound: float,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        self.model, self.image, self.label, self.steps = model, image, label, steps
-        self.low, self.high = (edge[0] for edge in ball(image[None], bound))
-        self.dtype = dtype
+        self.model, self.dtype, self.of = model, dtype, (image, label, steps, bound)
 
     def images(self, signs: torch.Tensor) -> torch.Tensor:
         """Candidates (M, C, H, W) in [0, 1] and within the bound."""
+        image, _, steps, bound = self.of
         with env.full_float32():  # the image that is kept is the one that was scored
-            moves = signs.to(self.steps.device, self.steps.dtype) @ self.steps.flatten(1)
-        moved = self.image + moves.view(-1, *self.image.shape)
-        return moved.clamp(self.low, self.high)
+            moves = signs.to(steps.device, steps.dtype) @ steps.flatten(1)
+        return (image + moves.view(-1, *image.shape)).clamp(*ball(image[None], bound))
 
     def score(self, signs: torch.Tensor) -> torch.Tensor:
         """Loss (M,) of each candidate against the true map, in nats, on the CPU."""
-        losses = []
+        losses, label = [], self.of[1]
         for part in signs.split(BATCH):
             candidates = self.images(part).to(memory_format=torch.channels_last)
             logits = ask(self.model, candidates, self.dtype)
-            labels = self.label.expand(len(part), -1, -1)
-            losses.append(per_image(logits, labels))
+            losses.append(per_image(logits, label.expand(len(part), -1, -1)))
         return torch.cat(losses).cpu()
 
 
@@ -197,15 +209,14 @@ def _best(score: Score, signs: torch.Tensor, losses: torch.Tensor) -> torch.Tens
 def _greedy(score: Score, classes: int) -> tuple[torch.Tensor, int]:
     """One pass over the classes, each given the sign with the least loss; 0 where none gains."""
     signs = torch.zeros(classes, dtype=torch.int8)
-    least, count = score(signs[None])[0], 1
+    least = score(signs[None])[0]
     for place in range(classes):
         tried = signs.repeat(2, 1)
-        tried[0, place], tried[1, place] = -1, 1
+        tried[:, place] = torch.tensor([-1, 1])
         losses = torch.cat([score(row[None]) for row in tried])
-        count += 2
         if losses.min() < least:
             signs, least = tried[losses.argmin()], losses.min()
-    return signs, count
+    return signs, 2 * classes + 1
 
 
 def _class_steps(
@@ -225,20 +236,3 @@ def _class_steps(
     uphill, _ = gradient(model, copies, targets, extremes(targets))
     check_finite(uphill.isfinite().all())
     return step_size * uphill.sign()
-
-
-def _check(
-    images: torch.Tensor,
-    step_size: float,
-    bound: float,
-    search: str,
-    classes: Sequence[int] | None,
-) -> None:
-    check_eps(step_size)
-    check_eps(bound)
-    if not len(images):
-        raise ContractError("no image to perturb. Give at least one.")
-    if classes is not None and not len(classes):
-        raise ContractError("classes=[]: name at least one class, or leave it out for all.")
-    if search not in SEARCHES:
-        raise ContractError(f"search={search!r}: choose {', '.join(SEARCHES)}.")

@@ -10,13 +10,9 @@ import torch
 
 from ..core.errors import ContractError
 from ..core.losses import correct
-from .config import ROBUST, WRONG
+from .config import EARLIER, ROBUST, WRONG
 from .red_flags import MUCH, Flag
 
-EARLIER = "earlier attack"  # in ``won``: what was fooled before AutoAttack was asked
-RANDOM_SEARCH = "random search beats gradients"  # the name of AutoAttack's red flag
-VANISHED = "gradients vanish under bisection"
-OVERTAKEN = "another attack fools what bisection calls robust"
 MISSED = 0.1  # share of the images by which a stronger attack may be ahead of bisection
 
 
@@ -53,11 +49,6 @@ class SweepResult:
         return _right(self.clean, self.labels)
 
     @property
-    def clean_wrong(self) -> int:
-        """Images that were wrong before the attack: no success of it."""
-        return int((~self.clean_right).sum())
-
-    @property
     def ranked(self) -> np.ndarray:
         """The logits (E, N, K), for AUC under attack and whatever else compares images.
 
@@ -67,21 +58,14 @@ class SweepResult:
         """
         if self.mode not in ("independent", "to the end"):
             raise ContractError(
-                f"a sweep in mode {self.mode!r} leaves an image alone once it is misclassified, so "
-                "that its AUC under attack would be too high. Run it with mode='independent'."
+                f"mode {self.mode!r} leaves an image alone once it is misclassified, so that its "
+                "AUC under attack would be too high. Run the sweep with mode='independent'."
             )
         return self.logits
 
     def accuracy(self) -> np.ndarray:
         """Share (E,) of all images judged right under attack."""
         return self.right.mean(1)
-
-    def success(self) -> np.ndarray:
-        """Share (E,) of the images right before that the attack fooled; NaN if there are none."""
-        before = self.clean_right
-        if not before.any():
-            return np.full(len(self.epsilons), np.nan)
-        return (~self.right[:, before]).mean(1)
 
     def min_adversarial_radius(self) -> np.ndarray:
         """Smallest eps (N,) at which each image was judged wrong.
@@ -102,7 +86,7 @@ class SweepResult:
             return []
         right, lost = int(self.clean_right.sum()), int(self.vanished.sum())
         measured = f"the gradient of {lost} of {right} images was zero in nearly all pixels"
-        return [Flag(VANISHED, lost > max(1, MUCH * right), measured)]
+        return [Flag("gradients vanish under bisection", lost > max(1, MUCH * right), measured)]
 
 
 @dataclass(frozen=True)
@@ -127,12 +111,11 @@ class AutoResult(SweepResult):
 
     def shares(self) -> list[dict[str, float]]:
         """For each eps the share of all images that each member fooled, and ``robust``."""
-        found = []
-        for won in self.won:
-            names, counts = np.unique(won, return_counts=True)
-            part = dict(zip(names.tolist(), (counts / won.size).tolist(), strict=True))
-            found.append({name or "robust": share for name, share in part.items()})
-        return found
+        names = np.unique(self.won).tolist()
+        return [
+            {name or "robust": float((won == name).mean()) for name in names if name in won}
+            for won in self.won
+        ]
 
     def flags(self) -> list[Flag]:
         """Signs that gradients were hidden, from who won: Square asks for none.
@@ -143,7 +126,7 @@ class AutoResult(SweepResult):
         fooled = int((~np.isin(last, [ROBUST, WRONG, EARLIER])).sum())
         blind = int((last == "square").sum())
         measured = f"{blind} of the {fooled} images that AutoAttack fooled fell to random search"
-        return [Flag(RANDOM_SEARCH, blind > max(1, MUCH * fooled), measured)]
+        return [Flag("random search beats gradients", blind > max(1, MUCH * fooled), measured)]
 
 
 def lowest(*results: SweepResult) -> SweepResult:
@@ -182,8 +165,9 @@ def overtaken(bisection: SweepResult, others: Sequence[SweepResult]) -> Flag:
     """Whether attacks fool many images, at some radius, that bisection calls robust there."""
     lost = (bisection.right & ~lowest(bisection, *others).right).sum(1)
     right, at = int(bisection.clean_right.sum()), int(lost.argmax())
-    measured = f"other attacks fool {lost[at]} of {right} images at eps {bisection.epsilons[at]:g}"
-    return Flag(OVERTAKEN, lost[at] > max(1, MISSED * right), measured + " that bisection does not")
+    measured = f"{lost[at]} of {right} images at eps {bisection.epsilons[at]:g}"
+    name = "another attack fools what bisection calls robust"
+    return Flag(name, lost[at] > max(1, MISSED * right), measured)
 
 
 def _right(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from .. import attacks
-from ..attacks import engine, segmenting
+from ..attacks import engine
 from ..core.errors import ContractError, Stopped
 from .scene import Scene
 
@@ -68,7 +68,7 @@ def attack(
     if kind == "fgsm":
         return attacks.fgsm(model, images, labels, eps)
     if maps:
-        return segmenting.Attack(kind, eps, STEPS)(model, images, labels, torch.float32)["images"]
+        return attacks.Attack(kind, eps, STEPS)(model, images, labels, torch.float32)["images"]
     how = dict(steps=STEPS, step_size=attacks.madry_step(eps, STEPS))
     if kind == "pgd":
         how["generator"] = torch.Generator().manual_seed(SEED)

@@ -12,8 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..attacks.gradient import pgd
-from ..attacks.segmenting import Layered
+from ..attacks import Layered, pgd
 from ..core import env
 from ..core.losses import per_image
 

@@ -11,8 +11,7 @@ from types import SimpleNamespace
 import torch
 
 from ..engine import ball
-from .margins import Loss
-from .query_counter import QueryCounter
+from .margins import Loss, QueryCounter
 
 MOMENTUM = 0.75  # share of the new step; section 4.1
 RHO = 0.75  # share of the steps that must go up, section 4.1

@@ -8,7 +8,7 @@ takes its place (see ``Goal``).
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,14 +20,13 @@ from ...core import env
 from ...core.contracts import check_labels, check_logits
 from ...core.errors import ContractError
 from ...core.gate import admit, gate
-from ..config import ROBUST, WRONG, AutoAttackConfig
+from ..config import EARLIER, ROBUST, WRONG, AutoAttackConfig
 from ..engine import check_eps, extremes
-from ..noise import gaussian
+from ..noise import uniform
 from ..radii import score
 from .apgd import apgd
 from .fab import fab
-from .margins import Goal, Loss
-from .query_counter import QueryCounter
+from .margins import Goal, Loss, QueryCounter
 from .square import square
 
 
@@ -51,6 +50,7 @@ class Attacked:
     queries: torch.Tensor
 
 
+@gate()
 def autoattack(
     model: nn.Module,
     images: torch.Tensor,
@@ -58,6 +58,7 @@ def autoattack(
     eps: float,
     *,
     rows: np.ndarray | None = None,
+    through: nn.Module | None = None,
     desc: str = "",
     **how: Any,
 ) -> Attacked:
@@ -69,44 +70,31 @@ def autoattack(
         labels: what ``losses.per_image`` takes for the model's head.
         eps: radius of the L-infinity ball, in [0, 1].
         rows: numbers (N,) that tell the images apart; 0 to N - 1 without them.
+        through: a ``quick_copy`` of ``model`` to take the gradients of.
         desc: label of the progress bar; no bar without one.
         how: what ``AutoAttackConfig`` takes.
 
     Raises:
         ContractError: for a breach of the contract, or a head that has no such goal.
     """
-    plan = AutoAttackConfig(**how)
-    return follow(plan, model, images, labels, eps, rows=rows, desc=desc)
-
-
-@gate()
-def follow(
-    plan: AutoAttackConfig,
-    model: nn.Module,
-    images: torch.Tensor,
-    labels: torch.Tensor,
-    eps: float,
-    *,
-    rows: np.ndarray | None = None,
-    desc: str = "",
-    through: nn.Module | None = None,
-) -> Attacked:
-    """``autoattack`` by a plan; gradients are taken ``through`` a ``quick_copy``, if given."""
+    config = AutoAttackConfig(**how)
     check_eps(eps)
     labels = admit(model, images, labels)
     if not len(images):
         raise ContractError("no image to attack: the batch is empty.")
-    goal = Goal(plan.finding)
+    goal = Goal(config.finding)
     first = score(model, images[:1])
     check_labels(labels[:1], first, extremes(labels))
     goal.check(labels, first)
+    through = model if through is None else through
+    counter = QueryCounter(model, through, labels, goal, config.dtype)
     numbers = np.arange(len(images)) if rows is None else np.asarray(rows)
-    job = _Job(plan, QueryCounter(model, labels, goal, plan.dtype, through), images, eps, numbers)
-    with env.progress(plan.members, desc=desc, disable=not desc) as bar:
+    job = _Job(config, counter, images, eps, numbers)
+    with env.progress(config.members, desc=desc, disable=not desc) as bar:
         for number, member in enumerate(bar):
             bar.set_postfix(attack=member, robust=int(job.up.sum()), refresh=False)
             job.run(member, number)
-    return Attacked(job.moved, job.logits, job.up, job.won, job.counter.queries)
+    return Attacked(job.moved, job.logits, job.up, job.won, counter.queries)
 
 
 class _Job:
@@ -114,69 +102,121 @@ class _Job:
 
     def __init__(
         self,
-        plan: AutoAttackConfig,
+        config: AutoAttackConfig,
         counter: QueryCounter,
         images: torch.Tensor,
         eps: float,
         numbers: np.ndarray,
     ) -> None:
-        self.plan, self.counter, self.goal = plan, counter, counter.goal
+        self.config, self.counter, self.goal = config, counter, counter.goal
         self.images, self.eps, self.numbers = images, eps, numbers
-        everyone = torch.arange(len(images), device=images.device)
+        self.all = torch.arange(len(images), device=images.device)
         self.moved = images.clone()
-        self.logits, self.up = counter.robust(images, everyone)
+        self.logits, self.up = counter.robust(images, self.all)
         check_logits(self.logits, counter.labels.ndim == 2)
         self.won = np.where(self.up.cpu().numpy(), ROBUST, WRONG).astype(object)
         margins = self.goal.margins(self.logits, counter.labels)
-        if plan.to_the_end and margins.shape[1] > 1:
+        if config.to_the_end and margins.shape[1] > 1:
             raise ContractError(
                 f"to_the_end asks how far one margin can be pushed, and there are "
                 f"{margins.shape[1]} ways to be fooled. Name one finding, or leave it out."
             )
         self.margin = margins.amin(1)
-        self.ways = margins.argsort(1)[:, : plan.targets]  # the closest first
+        self.ways = margins.argsort(1)[:, : config.targets]  # the closest first
 
     def run(self, member: str, number: int) -> None:
         """One member, over the images that it may still fool the network on."""
         # a number for each draw, so that members begin apart
-        seed = self.plan.seed * 1000 + number * 100
+        seed = self.config.seed * 1000 + number * 100
         # apgd-t and fab-t go once for each way to be fooled
         for way in range(self.ways.shape[1] if member.endswith("-t") else 1):
-            rows = torch.arange(len(self.images), device=self.images.device)
-            rows = rows if self.plan.to_the_end else rows[self.up]
+            rows = self.all if self.config.to_the_end else self.all[self.up]
             if not len(rows):
                 return
-            self._take(member, rows, self._attack(member, rows, way, seed + way))
+            self._take(member, rows, self._attack(member, rows, self.ways[rows, way], seed + way))
 
-    def _attack(self, member: str, rows: torch.Tensor, way: int, seed: int) -> torch.Tensor:
+    def _attack(
+        self, member: str, rows: torch.Tensor, ways: torch.Tensor, seed: int
+    ) -> torch.Tensor:
         """The images of ``rows``, attacked."""
-        plan, numbers = self.plan, self.numbers[rows.cpu().numpy()]
+        config, numbers = self.config, self.numbers[rows.cpu().numpy()]
         asked = (self.counter, self.images[rows], rows, self.eps)
-        how = dict(to_the_end=plan.to_the_end)
+        how = dict(to_the_end=config.to_the_end)
         if member == "square":
-            return square(*asked, queries=plan.queries, numbers=numbers, seed=seed, **how)
-        ways = self.ways[rows, way]
+            return square(*asked, queries=config.queries, numbers=numbers, seed=seed, **how)
         if member == "fab-t":
-            return fab(*asked, ways, steps=plan.steps)
+            return fab(*asked, ways, steps=config.steps)
 
         def loss_of(place: torch.Tensor) -> Loss:
             aimed = member == "apgd-t"
             return self.goal.towards(ways[place]) if aimed else self.goal.cross_entropy
 
-        # the error function takes normal noise to uniform noise in [-1, 1], each image its own
-        normal = gaussian(self.images.shape[1:], numbers, seed)
-        noise = torch.erf(normal / math.sqrt(2)).to(self.images.device)
+        noise = uniform(self.images, numbers, seed)
         noise = noise / noise.abs().amax((1, 2, 3), keepdim=True)
         start = self.images[rows] + self.eps * noise
-        return apgd(*asked, loss_of, steps=plan.steps, start=start, **how)
+        return apgd(*asked, loss_of, steps=config.steps, start=start, **how)
 
     def _take(self, member: str, rows: torch.Tensor, moved: torch.Tensor) -> None:
         """Believe an attack only what float32 confirms."""
         logits, up = self.counter.robust(moved, rows)
         margin = self.goal.margins(logits, self.counter.labels[rows]).amin(1)
-        better = margin < self.margin[rows] if self.plan.to_the_end else ~up
+        better = margin < self.margin[rows] if self.config.to_the_end else ~up
         fooled = rows[~up & self.up[rows]]
         self.won[fooled.cpu().numpy()] = member
         self.up[fooled] = False
         rows, moved, logits, margin = (part[better] for part in (rows, moved, logits, margin))
         self.moved[rows], self.logits[rows], self.margin[rows] = moved, logits, margin
+
+
+def attack_batch(
+    model: nn.Module,
+    through: nn.Module,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    epsilons: Sequence[float],
+    config: AutoAttackConfig,
+    rows: np.ndarray,
+    fooled: np.ndarray,
+    done: Callable[[int], object],
+) -> dict[str, np.ndarray]:
+    """AutoAttack at several eps, from the largest downwards, each image only where that is open.
+
+    What fools an image lies in every larger ball. So an image that is robust at one eps is so at
+    all smaller ones, and one that is fooled is so at all larger. An attack that succeeds is quick;
+    the one that fails costs all its queries, and each image meets but one of those.
+
+    Args:
+        rows: numbers (n,) that tell the images apart.
+        fooled: bool (E, n), by another attack.
+        done: called with n after each eps.
+
+    Returns:
+        The arrays of an ``AutoResult`` of these images.
+    """
+    labels = admit(model, images, labels)
+    clean = score(model, images)
+    check_logits(clean, labels.ndim == 2)
+    right = Goal(config.finding).robust(clean, labels).cpu().numpy()
+    clean, places = clean.cpu().numpy(), np.arange(len(epsilons))[:, None]
+    # the smallest eps, by position, at which each image is known to be fooled
+    smallest = np.where(fooled.any(0), fooled.argmax(0), len(epsilons))
+    won = np.where(places >= smallest, EARLIER, ROBUST).astype("U16")
+    won[:, ~right], smallest[~right] = WRONG, 0
+    logits, queries = clean[None].repeat(len(epsilons), 0), np.zeros(won.shape, np.int64)
+    undecided = np.ones(len(rows), bool)
+    for place in reversed(range(len(epsilons))):
+        here = np.flatnonzero(config.to_the_end | (undecided & (place < smallest)))
+        if len(here):
+            how = dict(rows=rows[here], through=through, **vars(config))
+            found = autoattack(model, images[here], labels[here], epsilons[place], **how)
+            robust = found.robust.cpu().numpy()
+            queries[place, here] = found.queries.cpu().numpy()
+            changed = ~robust | config.to_the_end
+            logits[place:, here[changed]] = found.logits.cpu().numpy()[changed]
+            beaten = ~robust & (place < smallest[here])
+            lost = here[beaten]
+            won[place:, lost], smallest[lost] = found.won[beaten].astype("U16"), place
+            undecided[here[robust]] = False
+        done(len(rows))
+    robust = places < smallest
+    return dict(logits=logits, clean=clean, robust=robust, won=won, queries=queries)

@@ -6,16 +6,14 @@ the answer is taken for a plane, and the point moves onto it, drawn towards the 
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
 
 from ..engine import ball
-from .query_counter import QueryCounter
+from .margins import QueryCounter
 
 BIAS = 0.1  # the largest pull towards the image (alpha_max); section 3
 OVERSHOOT = 1.05  # eta: how far beyond the plane
-BACK = 0.9  # beta: where to go on from a adversarial point, as a share of the way from the image
+BACK = 0.9  # beta: where to go on from an adversarial point, as a share of the way from the image
 NEWTON = 20  # steps to the nearest point of a plane; more than the border of a box ever took
 
 
@@ -28,7 +26,7 @@ def fab(
     *,
     steps: int,
 ) -> torch.Tensor:
-    """Attack images until each has a adversarial point within ``eps``.
+    """Attack images until each has an adversarial point within ``eps``.
 
     Args:
         images: float32 (n, C, H, W) in [0, 1].
@@ -47,23 +45,16 @@ def fab(
         if not len(live):
             break
         origin = images[live]
-        margin, slope, _ = counter.uphill(at, rows[live], partial(_margin, counter, way[live]))
+        margin, slope, _ = counter.uphill(at, rows[live], counter.goal.margin(way[live]))
         at = _step(at, origin, margin, slope)
         up = counter.robust(at, rows[live])[1]
         inside = ((at >= low[live]) & (at <= high[live])).flatten(1).all(1)
         done = ~up & inside
         result[live[done]] = at[done]
-        # a adversarial point too far away is still a point to come back from
+        # an adversarial point too far away is still a point to come back from
         at = torch.where(up[:, None, None, None], at, origin + BACK * (at - origin))
         live, at = live[~done], at[~done]
     return result
-
-
-def _margin(
-    counter: QueryCounter, way: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor
-) -> torch.Tensor:
-    """How far each image is from its border (n,)."""
-    return counter.goal.margins(logits, labels).gather(1, way[:, None])[:, 0]
 
 
 def _step(

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from ..engine import ball
-from .query_counter import QueryCounter
+from .margins import QueryCounter
 
 SHARE = 0.8  # of the pixels that the first square covers (p); AutoAttack's setting
 # The share is halved after so many of 10,000 queries; other budgets are stretched to that.
@@ -68,7 +68,7 @@ def side_of(query: int, queries: int, shape: tuple[int, int]) -> int:
 
 
 def _margin(counter: QueryCounter, images: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    """The least margin (n,), above 0 exactly for those that stand."""
+    """The least margin (n,), above 0 exactly for the robust ones."""
     logits, up = counter.robust(images, rows)
     margin = counter.goal.margins(logits, counter.labels[rows]).amin(1)
     tiny = torch.finfo(margin.dtype).tiny
