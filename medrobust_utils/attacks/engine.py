@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..core import env
 from ..core.contracts import ask, blamed, check_finite, check_labels, check_logits
@@ -20,24 +20,24 @@ from ..core.losses import IGNORED, correct, per_image
 
 TINY = torch.finfo(torch.float32).tiny
 NEARLY_ALL = 0.99  # share of the pixels; some hidden gradients show in the few others
-Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # of logits and labels, (N,)
+Loss = Callable[[Tensor, Tensor], Tensor]  # of logits and labels, (N,)
 
 
 def ascend(
     model: nn.Module,
-    images: torch.Tensor,
-    labels: torch.Tensor,
-    eps: float | torch.Tensor,
+    images: Tensor,
+    labels: Tensor,
+    eps: float | Tensor,
     *,
-    lengths: Sequence[float] | torch.Tensor,
-    start: torch.Tensor | None = None,
+    lengths: Sequence[float] | Tensor,
+    start: Tensor | None = None,
     decay: float | None = None,
-    loss: Callable[..., torch.Tensor] | None = None,
+    loss: Callable[..., Tensor] | None = None,
     dtype: torch.dtype = torch.float32,
     batch: int | None = None,
     fooled: Loss | None = None,
-    vanished: torch.Tensor | None = None,
-) -> torch.Tensor:
+    vanished: Tensor | None = None,
+) -> Tensor:
     """Climb the loss from ``start`` by signed steps and return the last point.
 
     Model, images and labels have been through ``gate.admit``; the model's parameters are left
@@ -61,13 +61,18 @@ def ascend(
 
     Returns:
         Images in [0, 1] with ``(result - images).abs() <= eps`` in float32, exactly.
-
-    Raises:
-        ContractError: for arguments, logits or gradients that break the contract.
     """
-    lengths = _checked(eps, lengths, dtype, images)
+    if not isinstance(eps, Tensor):  # others were checked as numbers, before they were sent
+        check_eps(eps)
+    lengths = torch.as_tensor(lengths, dtype=torch.float32, device=images.device)
+    if not len(lengths) or not (lengths >= 0).all():
+        given = sorted(set(lengths.flatten().tolist()))
+        raise ContractError(f"steps of length {given}: take 1 step or more, forward.")
+    if dtype not in (torch.float32, torch.bfloat16):
+        raise ContractError(f"dtype={dtype}: choose float32 or bfloat16; float16 loses gradients.")
     if not len(images):
         return images.clone()
+    lengths = lengths.view(len(lengths), -1, 1, 1, 1).expand(-1, len(images), -1, -1, -1)
     span, images = extremes(labels), images.detach()
     low, high = ball(images, eps)
     moved = images.clone() if start is None else start.detach().clamp(low, high)
@@ -104,19 +109,19 @@ def ascend(
     return moved
 
 
-def shares(rows: torch.Tensor, batch: int | None) -> tuple[torch.Tensor, ...]:
+def shares(rows: Tensor, batch: int | None) -> tuple[Tensor, ...]:
     """Rows in parts of ``batch`` at most, of nearly the same size; in one without it."""
     return rows.tensor_split(max(1, math.ceil(len(rows) / batch)) if batch else 1)
 
 
 def gradient(
     model: nn.Module,
-    images: torch.Tensor,
-    labels: torch.Tensor,
+    images: Tensor,
+    labels: Tensor,
     span: tuple[float, float],
     dtype: torch.dtype = torch.float32,
     loss: Loss | None = None,
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[Tensor, Tensor]:
     """Gradient of each image's own loss by its pixels (N, C, H, W), and the logits.
 
     Args:
@@ -134,14 +139,14 @@ def gradient(
     return uphill, logits.detach()
 
 
-def ball(images: torch.Tensor, eps: float | torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def ball(images: Tensor, eps: float | Tensor) -> tuple[Tensor, Tensor]:
     """Lowest and highest images allowed: within ``eps``, one or (N,), and [0, 1], in float32.
 
     ``images + eps`` is rounded, to nearest, and may land up to half a unit in the last place
     too far out, which at a small eps is a percent of it. Where it does, the bound is the next
     number inwards.
     """
-    if isinstance(eps, torch.Tensor):
+    if isinstance(eps, Tensor):
         eps = eps[:, None, None, None]
     low, high = images - eps, images + eps
     low = torch.where(images - low > eps, torch.nextafter(low, images), low)
@@ -149,9 +154,7 @@ def ball(images: torch.Tensor, eps: float | torch.Tensor) -> tuple[torch.Tensor,
     return low.clamp(min=0), high.clamp(max=1)
 
 
-def random_start(
-    images: torch.Tensor, eps: float, generator: torch.Generator | None
-) -> torch.Tensor:
+def random_start(images: Tensor, eps: float, generator: torch.Generator | None) -> Tensor:
     """``images`` plus uniform noise in [-eps, eps], drawn image after image.
 
     A batch split in two, with one generator for both halves, gets the same noise.
@@ -162,7 +165,7 @@ def random_start(
     return images + eps * noise.to(images.device)
 
 
-def extremes(labels: torch.Tensor) -> tuple[float, float]:
+def extremes(labels: Tensor) -> tuple[float, float]:
     """The smallest and the largest label, without IGNORED pixels: all that is read back of them."""
     if labels.ndim == 3:
         labels = labels[labels != IGNORED]
@@ -175,22 +178,3 @@ def check_eps(eps: float) -> None:
     """Raise ContractError unless ``eps`` lies in [0, 1]."""
     if not 0 <= eps <= 1:  # also catches NaN
         raise ContractError(f"eps={eps} lies outside [0, 1]. Eight gray levels are 8/255, not 8.")
-
-
-def _checked(
-    eps: float | torch.Tensor,
-    lengths: Sequence[float] | torch.Tensor,
-    dtype: torch.dtype,
-    images: torch.Tensor,
-) -> torch.Tensor:
-    """The lengths of the steps as (S, N, 1, 1, 1)."""
-    if not isinstance(eps, torch.Tensor):  # others were checked as numbers, before they were sent
-        check_eps(eps)
-    steps = torch.as_tensor(lengths, dtype=torch.float32, device=images.device)
-    if not len(steps) or not (steps >= 0).all():
-        given = sorted(set(steps.flatten().tolist()))
-        raise ContractError(f"steps of length {given}: take 1 step or more, forward.")
-    if dtype not in (torch.float32, torch.bfloat16):
-        raise ContractError(f"dtype={dtype}: choose float32 or bfloat16; float16 loses gradients.")
-    wide = steps if steps.ndim == 2 else steps[:, None]
-    return wide.expand(-1, len(images))[..., None, None, None]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.fx.experimental.optimization import fuse
 
 from ..core.contracts import ask
@@ -17,7 +17,7 @@ BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 ALIKE = 1e-3  # logits of the copy, relative and absolute; folding rounds about a hundredth of it
 
 
-def quick_copy(model: nn.Module, images: torch.Tensor) -> nn.Module:
+def quick_copy(model: nn.Module, images: Tensor) -> nn.Module:
     """A frozen copy, channels last, with batch norm folded into the convolutions before it.
 
     Batch norm in evaluation mode scales and shifts each channel, which the convolution's own

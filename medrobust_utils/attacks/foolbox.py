@@ -6,10 +6,10 @@ float32 rounds, so its images may lie a unit in the last place outside the ball.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..core import env
 from ..core.contracts import Asked, ask, blamed, check_labels, check_logits
@@ -18,13 +18,8 @@ from ..core.gate import admit, gate
 from . import engine
 from .gradient import USUAL
 
-if TYPE_CHECKING:
-    from eagerpy import Tensor
 
-
-def foolbox_fgsm(
-    model: nn.Module, images: torch.Tensor, labels: torch.Tensor, eps: float
-) -> torch.Tensor:
+def foolbox_fgsm(model: nn.Module, images: Tensor, labels: Tensor, eps: float) -> Tensor:
     """``fgsm`` by Foolbox, for which it is one step of length eps; softmax heads only."""
     return foolbox_pgd(model, images, labels, eps, steps=1, step_size=eps, random_start=False)
 
@@ -32,17 +27,17 @@ def foolbox_fgsm(
 @gate()
 def foolbox_pgd(
     model: nn.Module,
-    images: torch.Tensor,
-    labels: torch.Tensor,
+    images: Tensor,
+    labels: Tensor,
     eps: float,
     *,
     steps: int = USUAL["pgd"][0],
     step_size: float | None = None,
     random_start: bool = True,
     generator: torch.Generator | None = None,
-    start: torch.Tensor | None = None,
+    start: Tensor | None = None,
     dtype: torch.dtype = torch.float32,
-) -> torch.Tensor:
+) -> Tensor:
     """``pgd`` by Foolbox's LinfProjectedGradientDescentAttack; softmax heads, float32 only.
 
     The arguments are those of ``pgd``; the same generator or ``start`` gives the same start.
@@ -66,7 +61,7 @@ def foolbox_pgd(
     class FromStart(foolbox.attacks.LinfProjectedGradientDescentAttack):
         """Begins where it is told, which Foolbox has no argument for."""
 
-        def get_random_start(self, x0: Tensor, epsilon: float) -> Tensor:
+        def get_random_start(self, x0: Any, epsilon: float) -> Any:
             return self.project(astensor(start), x0, epsilon)
 
     how = dict(steps=steps, rel_stepsize=USUAL["pgd"][1], abs_stepsize=step_size)

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..core.errors import ContractError
 from ..core.gate import admit, gate
@@ -40,19 +40,17 @@ def madry_step(eps: float, steps: int) -> float:
 
 def fgsm(
     model: nn.Module,
-    images: torch.Tensor,
-    labels: torch.Tensor,
+    images: Tensor,
+    labels: Tensor,
     eps: float,
     *,
     dtype: torch.dtype = torch.float32,
-) -> torch.Tensor:
+) -> Tensor:
     """Fast gradient sign method: one step of length eps (Goodfellow et al. 2015, section 4)."""
     return pgd(model, images, labels, eps, **_usual("fgsm", eps, {"dtype": dtype}))
 
 
-def bim(
-    model: nn.Module, images: torch.Tensor, labels: torch.Tensor, eps: float, **how: Any
-) -> torch.Tensor:
+def bim(model: nn.Module, images: Tensor, labels: Tensor, eps: float, **how: Any) -> Tensor:
     """Basic iterative method (Kurakin et al. 2017): signed steps from the image itself.
 
     Ten of a fifth of eps, as in Foolbox 3.3.4, unless ``how`` says otherwise (see ``pgd``).
@@ -60,9 +58,7 @@ def bim(
     return pgd(model, images, labels, eps, **_usual("bim", eps, how))
 
 
-def mifgsm(
-    model: nn.Module, images: torch.Tensor, labels: torch.Tensor, eps: float, **how: Any
-) -> torch.Tensor:
+def mifgsm(model: nn.Module, images: Tensor, labels: Tensor, eps: float, **how: Any) -> Tensor:
     """Momentum iterative method (Dong et al. 2018, algorithm 1).
 
     Ten steps that add up to eps, and a decay (mu) of 1, unless ``how`` says otherwise (see
@@ -71,9 +67,7 @@ def mifgsm(
     return pgd(model, images, labels, eps, **_usual("mifgsm", eps, {"decay": MIFGSM_DECAY} | how))
 
 
-def segpgd(
-    model: nn.Module, images: torch.Tensor, labels: torch.Tensor, eps: float, **how: Any
-) -> torch.Tensor:
+def segpgd(model: nn.Module, images: Tensor, labels: Tensor, eps: float, **how: Any) -> Tensor:
     """PGD for segmentation (Gu et al. 2022, "SegPGD", equations 4 and 5).
 
     At first only pixels that are still right count; the weight of the wrong ones rises with the
@@ -86,20 +80,20 @@ def segpgd(
 @gate()
 def pgd(
     model: nn.Module,
-    images: torch.Tensor,
-    labels: torch.Tensor,
+    images: Tensor,
+    labels: Tensor,
     eps: float,
     *,
     steps: int = USUAL["pgd"][0],
     step_size: float | None = None,
     random_start: bool = True,
     generator: torch.Generator | None = None,
-    start: torch.Tensor | None = None,
+    start: Tensor | None = None,
     targeted: bool = False,
     decay: float | None = None,
-    loss: Callable[..., torch.Tensor] | None = None,
+    loss: Callable[..., Tensor] | None = None,
     dtype: torch.dtype = torch.float32,
-) -> torch.Tensor:
+) -> Tensor:
     """Projected gradient descent (Madry et al. 2018), with the defaults of Foolbox 3.3.4.
 
     Args:
@@ -129,11 +123,11 @@ def _usual(attack: str, eps: float, how: dict[str, Any]) -> dict[str, Any]:
     return {"random_start": False} | how | {"steps": steps, "step_size": length}
 
 
-def _towards(logits: torch.Tensor, labels: torch.Tensor, *, done: float) -> torch.Tensor:
+def _towards(logits: Tensor, labels: Tensor, *, done: float) -> Tensor:
     return -per_image(logits, labels)
 
 
-def _still_right_first(logits: torch.Tensor, labels: torch.Tensor, *, done: float) -> torch.Tensor:
+def _still_right_first(logits: Tensor, labels: Tensor, *, done: float) -> Tensor:
     weight = done / 2  # (t - 1) / 2T
     weights = torch.where(logits.argmax(1) == labels, 1 - weight, weight)
     return (weights * per_pixel(logits, labels)).sum((1, 2)) / labelled(labels)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..core.contracts import ask, check_labels
 from ..core.errors import ContractError
@@ -30,8 +30,8 @@ ATTACKS = ("background", "pgd", "segpgd")
 @gate()
 def layered_pgd(
     model: nn.Module,
-    images: torch.Tensor,
-    labels: torch.Tensor,
+    images: Tensor,
+    labels: Tensor,
     eps: float,
     *,
     classes: Sequence[int],
@@ -40,7 +40,7 @@ def layered_pgd(
     ball: str = "stage",
     present: bool = False,
     dtype: torch.dtype = torch.float32,
-) -> torch.Tensor:
+) -> Tensor:
     """Images after the last class; at most ``eps`` (``len(classes) * eps`` by stages) away.
 
     Args:
@@ -53,9 +53,6 @@ def layered_pgd(
         ball: one of BALLS. The paper names no bound; equation 2 clips only.
         present: leave out, image by image, the classes that its label map does not show
             ("as long as there are different classes" can be read so).
-
-    Raises:
-        ContractError: for an unknown ball, or a breach of the contract.
     """
     if ball not in BALLS:
         raise ContractError(f"ball={ball!r}: choose {' or '.join(BALLS)}.")
@@ -73,7 +70,7 @@ def layered_pgd(
     return moved
 
 
-def full_area(images: torch.Tensor, kind: int) -> torch.Tensor:
+def full_area(images: Tensor, kind: int) -> Tensor:
     """Label maps (N, H, W) that show the class ``kind`` everywhere."""
     n, _, height, width = images.shape
     return torch.full((n, height, width), kind, device=images.device)
@@ -102,8 +99,8 @@ class Attack:
         madry_step(self.eps, self.steps)  # refuses what is no number of steps
 
     def __call__(
-        self, model: nn.Module, images: torch.Tensor, labels: torch.Tensor, dtype: torch.dtype
-    ) -> dict[str, torch.Tensor]:
+        self, model: nn.Module, images: Tensor, labels: Tensor, dtype: torch.dtype
+    ) -> dict[str, Tensor]:
         length = madry_step(self.eps, self.steps) if self.step_size is None else self.step_size
         how = dict(steps=self.steps, step_size=length, dtype=dtype)
         if self.kind == "segpgd":
@@ -130,8 +127,8 @@ class Layered:
         madry_step(self.eps, self.steps)  # refuses what is no number of steps
 
     def __call__(
-        self, model: nn.Module, images: torch.Tensor, labels: torch.Tensor, dtype: torch.dtype
-    ) -> dict[str, torch.Tensor]:
+        self, model: nn.Module, images: Tensor, labels: Tensor, dtype: torch.dtype
+    ) -> dict[str, Tensor]:
         classes = range(ask(model, images[:1]).shape[1])
         how = dict(ball=self.ball, present=self.present, dtype=dtype)
         how |= dict(steps=self.steps, step_size=madry_step(self.eps, self.steps))

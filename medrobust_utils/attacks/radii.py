@@ -11,19 +11,19 @@ short attacks, near its own radius, however many radii there are.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..core.contracts import ask, check_labels, check_logits
 from ..core.errors import ContractError
 from ..core.gate import admit, gate
 from ..core.losses import correct, per_image
-from .config import AttackConfig
+from .config import AttackConfig, AutoAttackConfig
 from .engine import ascend, check_eps, extremes, gradient, shares
 from .foolbox import foolbox_pgd
 from .gradient import MIFGSM_DECAY
@@ -36,15 +36,15 @@ class AtRadius(NamedTuple):
     """One radius: the attacked images (N, C, H, W) and their logits (N, K), scored in float32."""
 
     eps: float
-    images: torch.Tensor
-    logits: torch.Tensor
+    images: Tensor
+    logits: Tensor
 
 
 @gate()
 def at_radii(
     model: nn.Module,
-    images: torch.Tensor,
-    labels: torch.Tensor,
+    images: Tensor,
+    labels: Tensor,
     epsilons: Sequence[float],
     *,
     rows: np.ndarray | None = None,
@@ -64,14 +64,11 @@ def at_radii(
         batch: images that go through a network together; all without it, and with Foolbox. As
             images are fooled, the others are put together anew.
         how: what ``AttackConfig`` takes.
-
-    Raises:
-        ContractError: for anything that breaks the contract, before the first attack.
     """
     numbers = np.arange(len(images)) if rows is None else rows
     through, config = model if through is None else through, AttackConfig(**how)
     job = Job(model, through, images, labels, numbers, epsilons, batch, config)
-    moved, logits = (x.expand(len(epsilons), *x.shape).clone() for x in (images, job.clean))
+    moved, logits = job.repeated(images), job.repeated(job.clean)
     for attempt in job.attempts():
         attempt.put(moved, attempt.images)
         attempt.put(logits, attempt.logits)
@@ -88,7 +85,7 @@ def check_radii(epsilons: Sequence[float]) -> None:
         raise ContractError(f"epsilons {list(epsilons)} must rise. Sort them, each once.")
 
 
-def score(model: nn.Module, images: torch.Tensor, batch: int | None = None) -> torch.Tensor:
+def score(model: nn.Module, images: Tensor, batch: int | None = None) -> Tensor:
     """Logits (N, K) in full float32, without a graph, of ``batch`` images at a time."""
     return torch.cat([ask(model, part) for part in shares(images, batch)])
 
@@ -104,13 +101,13 @@ class Attempt(NamedTuple):
         logits: (n, K) of those.
     """
 
-    rows: torch.Tensor
-    first: torch.Tensor | int
-    end: torch.Tensor | int
-    images: torch.Tensor
-    logits: torch.Tensor
+    rows: Tensor
+    first: Tensor | int
+    end: Tensor | int
+    images: Tensor
+    logits: Tensor
 
-    def put(self, outcomes: torch.Tensor, values: torch.Tensor) -> None:
+    def put(self, outcomes: Tensor, values: Tensor) -> None:
         """Write ``values`` (n, ...) into the ``outcomes`` (E, N, ...) of those radii."""
         places = torch.arange(len(outcomes), device=outcomes.device)[:, None]
         here = (places >= self.first) & (places < self.end)
@@ -122,20 +119,18 @@ class Attempt(NamedTuple):
 class Job:
     """One batch of images, and how it is attacked; see ``at_radii``.
 
-    Attributes:
-        clean: logits (N, K) before the attack.
-        vanished: bool (N,): an attack met a gradient that was zero in nearly all pixels.
-        radii: those above 0; ``skip`` others come before them.
+    ``clean`` has its logits (N, K) before the attack. ``vanished``, bool (N,), tells where a
+    gradient attack met a gradient of zero in nearly all pixels.
     """
 
     model: nn.Module
     through: nn.Module
-    images: torch.Tensor
-    labels: torch.Tensor
-    numbers: np.ndarray
+    images: Tensor
+    labels: Tensor
+    rows: np.ndarray
     epsilons: Sequence[float]
     batch: int | None
-    config: AttackConfig
+    config: AttackConfig | AutoAttackConfig
 
     def __post_init__(self) -> None:
         check_radii(self.epsilons)
@@ -146,28 +141,39 @@ class Job:
         check_labels(self.labels, self.clean, extremes(self.labels))
         check_logits(self.clean, self.labels.ndim == 2)
         self.vanished = torch.zeros(len(self.images), dtype=torch.bool, device=self.images.device)
-        self.skip = int(self.epsilons[0] == 0)
-        self.radii = list(self.epsilons[self.skip :])
-        random = self.config.attack == "pgd"
-        self.noise = uniform(self.images, self.numbers, self.config.seed) if random else None
+
+    def repeated(self, values: Tensor) -> Tensor:
+        """``values`` (N, ...) at every eps (E, N, ...), to be attacked."""
+        return values.expand(len(self.epsilons), *values.shape).clone()
+
+    def scores(self, done: Callable[[int], object]) -> dict[str, np.ndarray]:
+        """Arrays of a ``SweepResult``; ``done`` is called with N after each round."""
+        logits = self.repeated(self.clean)
+        for attempt in self.attempts():
+            attempt.put(logits, attempt.logits)
+            done(len(logits[0]))
+        found = {"logits": logits, "clean": self.clean}
+        if self.config.halving:
+            found["vanished"] = self.vanished
+        return {name: values.cpu().numpy() for name, values in found.items()}
 
     def attempts(self) -> Iterator[Attempt]:
-        """Every attack on some of the images, in order."""
-        return self._bisect() if self.config.mode == "bisection" else self._in_turn()
-
-    def _in_turn(self) -> Iterator[Attempt]:
-        """One radius after the other, of all images or of those that none has fooled."""
+        """Every attack on some of the images, in order: by bisection, or a radius after another."""
+        skip, pgd = int(self.epsilons[0] == 0), self.config.attack == "pgd"
+        noise = uniform(self.images, self.rows, self.config.seed) if pgd else None
+        if self.config.halving:
+            yield from self._bisect(noise, skip)
+            return
         logits, every = self.clean, self.config.mode == "independent"
-        for place, eps in enumerate(self.radii, self.skip):
+        for place, eps in enumerate(self.epsilons):
             rows = (correct(logits, self.labels) | every).nonzero()[:, 0]
-            if len(rows):
-                random = self.noise is not None
-                start = self.images[rows] + eps * self.noise[rows] if random else None
+            if eps and len(rows):
+                start = self.images[rows] + eps * noise[rows] if pgd else None
                 moved, scored = self._attack(rows, eps, self.config.lengths(eps), start)
                 logits = logits.index_copy(0, rows, scored)
                 yield Attempt(rows, place, len(self.epsilons), moved, scored)
 
-    def _bisect(self) -> Iterator[Attempt]:
+    def _bisect(self, noise: Tensor, skip: int) -> Iterator[Attempt]:
         """Every attempt to find the smallest radius of each image, rightly judged before.
 
         It begins where the first gradient says, and goes on one radius up, or down one, two, four,
@@ -175,7 +181,7 @@ class Job:
         begins at the last perturbation, scaled. A failure that is older than the success above it
         is tried again in the end, from that success.
         """
-        radii = torch.tensor(self.radii, dtype=torch.float32, device=self.images.device)
+        radii = torch.tensor(self.epsilons[skip:], dtype=torch.float32, device=noise.device)
         right = correct(self.clean, self.labels)
         rows, count = right.nonzero()[:, 0], len(radii)
         if not (len(rows) and count):
@@ -183,10 +189,10 @@ class Job:
         low = torch.full_like(right, -1, dtype=torch.long)  # the largest radius that failed
         high = torch.where(right, count, 0)  # the smallest that succeeded
         reach, last = torch.ones_like(low), torch.zeros_like(right)
-        delta, best = self.noise.clone(), torch.zeros_like(self.noise)
+        delta, best = noise.clone(), torch.zeros_like(noise)
         within = torch.ones_like(right, dtype=radii.dtype)  # the radius of ``delta``
 
-        def attempt(delta: torch.Tensor) -> tuple[torch.Tensor, Attempt]:
+        def attempt(delta: Tensor) -> tuple[Tensor, Attempt]:
             eps = radii[place]
             scale = (eps / within[rows])[:, None, None, None]
             # a step's length may be a share of eps, or the same for all
@@ -195,10 +201,10 @@ class Job:
             moved, logits = self._attack(rows, eps, lengths, start)
             fooled = ~correct(logits, self.labels[rows])
             # a success counts at every larger radius, a failure below the smallest success so far
-            end = torch.where(fooled, count, high[rows]) + self.skip
-            return fooled, Attempt(rows, place + self.skip, end, moved, logits)
+            end = torch.where(fooled, count, high[rows]) + skip
+            return fooled, Attempt(rows, place + skip, end, moved, logits)
 
-        delta[rows], place = self._guess(rows, radii)
+        delta[rows], place = self._guess(rows, radii, noise[rows])
         while len(rows):
             fooled, tried = attempt(delta)
             yield tried
@@ -217,14 +223,14 @@ class Job:
             within[rows], place = radii[high[rows]], high[rows] - 1
             yield attempt(best)[1]
 
-    def _guess(self, rows: torch.Tensor, radii: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _guess(self, rows: Tensor, radii: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Which way to go at first (n, C, H, W), and at which radius, by position (n,).
 
         As if the loss were log(1 + exp(-m)) of a margin m that falls evenly: a step along the
         signs of its gradient then fools from radius m / |gradient|_1 on, and an attack of some
         steps a little before.
         """
-        start = (self.images[rows] + radii[0] * self.noise[rows]).clamp(0, 1)
+        start = (self.images[rows] + radii[0] * noise).clamp(0, 1)
         labels, span = self.labels[rows], extremes(self.labels)
         slopes, losses = [], []
         for part in shares(torch.arange(len(rows), device=rows.device), self.batch):
@@ -237,15 +243,11 @@ class Job:
         linear = margin * weight / slope.double().abs().sum((1, 2, 3))
         linear = linear.nan_to_num(torch.inf).float()  # no gradient tells nothing
         place = (EARLIER * linear[:, None] > radii).sum(1).clamp(len(radii) // 4, len(radii) - 1)
-        return torch.where(slope == 0, self.noise[rows], slope.sign()), place
+        return torch.where(slope == 0, noise, slope.sign()), place
 
     def _attack(
-        self,
-        rows: torch.Tensor,
-        eps: float | torch.Tensor,
-        lengths: list[float] | torch.Tensor,
-        start: torch.Tensor | None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self, rows: Tensor, eps: float | Tensor, lengths: list[float] | Tensor, start: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         """The images of ``rows``, attacked, and their logits."""
         images, labels, config = self.images[rows], self.labels[rows], self.config
         how = dict(start=start, dtype=config.dtype)
@@ -253,10 +255,9 @@ class Job:
             how |= dict(steps=len(lengths), step_size=lengths[0])
             moved = foolbox_pgd(self.through, images, labels, eps, **how)
             return moved, self._rate(moved, labels)
-        halving = config.mode == "bisection"
-        if halving:
+        if config.halving:
             how["fooled"] = lambda moved, labels: ~correct(self._rate(moved, labels), labels)
-        if halving or config.attack == "mifgsm":
+        if config.halving or config.attack == "mifgsm":
             how["decay"] = MIFGSM_DECAY
         how["vanished"] = vanished = torch.zeros_like(rows, dtype=torch.bool)
         how |= dict(lengths=lengths, batch=self.batch)
@@ -264,7 +265,7 @@ class Job:
         self.vanished[rows] |= vanished
         return moved, self._rate(moved, labels)
 
-    def _rate(self, moved: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def _rate(self, moved: Tensor, labels: Tensor) -> Tensor:
         logits = score(self.model, moved, self.batch)
         check_logits(logits, labels.ndim == 2)
         return logits

@@ -6,13 +6,12 @@ import hashlib
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..core import env
 from ..core.contracts import check_model
@@ -30,8 +29,6 @@ from .sweep_result import AutoResult, SweepResult, lowest, overtaken
 # Batches that are attacked together by bisection, so that a network gets full ones from the
 # images still to be fooled. A kill costs all four: less than one of 40 steps at each of 8 eps.
 TOGETHER = 4
-# counts changes, so that no part of an older sweep is read back
-METHOD = {"bisection": 1, "autoattack": 3}
 PER_IMAGE = ("clean", "vanished")  # arrays of a part whose first axis is the image, not the eps
 
 
@@ -83,20 +80,42 @@ def attack_sweep(
     check_model(model)
     if not len(index):
         raise ContractError("no image to attack: the index is empty.")
-    if attack == "autoattack":
-        plan = _autoattack(model, data, index, epsilons, fooled, AutoAttackConfig(**how))
-    elif fooled is None:
-        plan = _gradient(model, data, index, epsilons, AttackConfig(attack=attack, **how))
-    else:
-        raise ContractError("fooled is for attack='autoattack'; others find that out themselves.")
+    auto, shape = attack == "autoattack", (len(epsilons), len(index))
+    config = AutoAttackConfig(**how) if auto else AttackConfig(attack=attack, **how)
+    known = np.zeros(shape, bool) if fooled is None else fooled
+    if known.shape != shape or not (auto or fooled is None):
+        raise ContractError(f"fooled is for AutoAttack, bool (eps, images): expected {shape}.")
+    if config.mode == "to the end" and len(epsilons) > 1:
+        raise ContractError(f"to_the_end takes one eps, not {len(epsilons)}: run it for each.")
     model.to(env.pick_device(), memory_format=torch.channels_last)
     if folder:
-        key = identify(model, data, index, [float(eps) for eps in epsilons], plan.settings)
+        settings = config.settings() | ({"fooled": np.packbits(known).tolist()} if auto else {})
+        key = identify(model, data, index, [float(eps) for eps in epsilons], settings)
         folder = folder / f"{attack}-{key}"
-    found = _swept(plan, model, data, index, batch, folder, desc)
+
+    def begin() -> nn.Module:
+        copied = auto or config.engine == "native"
+        return quick_copy(model, on_device(data, index[:1])[0]) if copied else model
+
+    def compute(through: nn.Module, part: slice, batch: int, done: Callable) -> dict:
+        images = on_device(data, index[part])
+        job = Job(model, through, *images, index[part], epsilons, batch, config)
+        return attack_batch(job, known[:, part], done) if auto else job.scores(done)
+
+    halving = config.mode == "bisection"
+    rounds = len(epsilons) if auto else sum(eps > 0 for eps in epsilons)
+    if halving:  # doubles its steps, then halves what is open, and tries once more in the end
+        rounds = 2 * int(rounds).bit_length() + 1
+    together = TOGETHER if halving else 1
+    with env.progress(total=int(rounds) * len(index), desc=desc, disable=not desc) as bar:
+        parts = _parts(begin, compute, len(index), batch, together, folder, bar)
+    found = {
+        name: np.concatenate([part[name] for part in parts], axis=int(name not in PER_IMAGE))
+        for name in parts[0].keys() - {"identity"}  # once written into every part
+    }
     labels = np.ascontiguousarray(data.targets[index])
-    result = AutoResult if attack == "autoattack" else SweepResult
-    return result(np.array(epsilons, float), labels=labels, mode=plan.mode, **found)
+    result = AutoResult if auto else SweepResult
+    return result(np.array(epsilons, float), labels=labels, mode=config.mode, **found)
 
 
 def autoattack_sweep(*asked: Any, **how: Any) -> AutoResult:
@@ -138,87 +157,6 @@ def robust_curve(
     return lowest(found, *others), [*flags, overtaken(found, others), *auto.flags()]
 
 
-class _Plan(NamedTuple):
-    """An attack, as a sweep asks for it.
-
-    Attributes:
-        mode: of the result.
-        settings: what changes the result.
-        compute: gives the arrays of a part of the index, from the network to take gradients of,
-            how many images go through it together, and what to call with the size of the part
-            whenever one of ``rounds`` steps is done.
-        together: batches in a part.
-        copied: whether gradients are taken of a ``quick_copy``.
-    """
-
-    mode: str
-    settings: dict
-    compute: Callable[[nn.Module, slice, int, Callable], dict[str, np.ndarray]]
-    rounds: int
-    together: int = 1
-    copied: bool = True
-
-
-def _gradient(
-    model: nn.Module,
-    data: ImageSet,
-    index: np.ndarray,
-    epsilons: Sequence[float],
-    config: AttackConfig,
-) -> _Plan:
-    halving, settings = config.mode == "bisection", asdict(config)
-    # sweeps were kept before these existed, and are still found where nobody sets them
-    if config.attack == "pgd":
-        del settings["attack"]
-    if config.step_size is None:
-        del settings["step_size"]
-    if halving:
-        settings["method"] = METHOD["bisection"]
-
-    def compute(through: nn.Module, part: slice, batch: int, done: Callable) -> dict:
-        images, labels = on_device(data, index[part])
-        job = Job(model, through, images, labels, index[part], epsilons, batch, config)
-        logits = job.clean.expand(len(epsilons), *job.clean.shape).clone()
-        for attempt in job.attempts():
-            attempt.put(logits, attempt.logits)
-            done(len(images))
-        found = {"logits": logits, "clean": job.clean}
-        if halving:
-            found["vanished"] = job.vanished
-        return {name: values.cpu().numpy() for name, values in found.items()}
-
-    rounds = int(sum(eps > 0 for eps in epsilons))
-    if halving:  # doubles its steps, then halves what is open, and tries once more in the end
-        rounds = 2 * rounds.bit_length() + 1
-    together, copied = TOGETHER if halving else 1, config.engine == "native"
-    return _Plan(config.mode, settings, compute, rounds, together, copied)
-
-
-def _autoattack(
-    model: nn.Module,
-    data: ImageSet,
-    index: np.ndarray,
-    epsilons: Sequence[float],
-    fooled: np.ndarray | None,
-    config: AutoAttackConfig,
-) -> _Plan:
-    if config.to_the_end and len(epsilons) > 1:
-        raise ContractError(f"to_the_end takes one eps, not {len(epsilons)}: run it for each.")
-    shape = (len(epsilons), len(index))
-    fooled = np.zeros(shape, bool) if fooled is None else fooled
-    if fooled.shape != shape:
-        raise ContractError(f"fooled has shape {fooled.shape}; expected (eps, images), {shape}.")
-    settings = asdict(config) | {"fooled": np.packbits(fooled).tolist()}
-    settings["method"] = METHOD["autoattack"]
-
-    def compute(through: nn.Module, part: slice, batch: int, done: Callable) -> dict:
-        asked = (*on_device(data, index[part]), epsilons, config, index[part], fooled[:, part])
-        return attack_batch(model, through, *asked, done)
-
-    mode = "to the end" if config.to_the_end else "autoattack"
-    return _Plan(mode, settings, compute, len(epsilons))
-
-
 def identify(
     model: nn.Module, data: ImageSet, index: np.ndarray, epsilons: list[float], settings: Mapping
 ) -> str:
@@ -232,50 +170,44 @@ def identify(
     return fingerprint(weights.hexdigest(), data.checksum, index.tolist(), epsilons, settings)
 
 
-def on_device(data: ImageSet, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+def on_device(data: ImageSet, rows: np.ndarray) -> tuple[Tensor, Tensor]:
     """The images of these rows on the device, as networks like them best, and their labels."""
     ((_, images, labels),) = batches(data, rows, len(rows))
     return images.to(env.pick_device(), memory_format=torch.channels_last), labels
 
 
-def _swept(
-    plan: _Plan,
-    model: nn.Module,
-    data: ImageSet,
-    index: np.ndarray,
+def _parts(
+    begin: Callable[[], nn.Module],
+    compute: Callable,
+    count: int,
     batch: int,
+    together: int,
     folder: Path | None,
-    desc: str,
-) -> dict[str, np.ndarray]:
+    bar: Any,
+) -> list[dict[str, np.ndarray]]:
     """The arrays of all images, part by part, each computed where it is not kept yet."""
     paths = sorted(folder.glob("*.npz")) if folder else []
     parts = {int(path.stem): read_arrays(path) for path in paths}  # by first position
-    through, position, together = None, 0, plan.together
-    with env.progress(total=plan.rounds * len(index), desc=desc, disable=not desc) as bar:
-        while position < len(index):
-            if position not in parts:
-                if through is None:  # not needed where every part is kept already
-                    image = on_device(data, index[:1])[0]
-                    through = quick_copy(model, image) if plan.copied else model
-                later = [first for first in parts if first > position]
-                stop = min(position + batch * together, len(index), *later)
-                part = _fitting(plan.compute, through, slice(position, stop), batch, bar.update)
-                if part is None and batch == 1 < together:
-                    together = 1  # what does not fit may be the images of the others
-                elif part is None:
-                    batch = _halved(min(batch, stop - position))
-                else:
-                    parts[position] = part
-                    if folder:
-                        write_arrays(folder / f"{position:07d}.npz", part)
-            position += len(parts[position]["clean"]) if position in parts else 0
-            bar.n = plan.rounds * position  # whatever a try that did not fit has counted
-            bar.refresh()
-    every = [parts[position] for position in sorted(parts)]
-    return {
-        name: np.concatenate([part[name] for part in every], axis=int(name not in PER_IMAGE))
-        for name in every[0].keys() - {"identity"}  # once written into every part
-    }
+    through, position, rounds = None, 0, bar.total // count
+    while position < count:
+        if position not in parts:
+            if through is None:  # not needed where every part is kept already
+                through = begin()
+            later = [first for first in parts if first > position]
+            stop = min(position + batch * together, count, *later)
+            part = _fitting(compute, through, slice(position, stop), batch, bar.update)
+            if part is not None:
+                parts[position] = part
+                if folder:
+                    write_arrays(folder / f"{position:07d}.npz", part)
+            elif batch == 1 < together:
+                together = 1  # what does not fit may be the images of the others
+            else:
+                batch = _halved(min(batch, stop - position))
+        position += len(parts[position]["clean"]) if position in parts else 0
+        bar.n = rounds * position  # whatever a try that did not fit has counted
+        bar.refresh()
+    return [parts[position] for position in sorted(parts)]
 
 
 def _fitting(compute: Callable, *args: Any) -> dict[str, np.ndarray] | None:

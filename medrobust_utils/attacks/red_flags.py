@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..core.contracts import check_logits
 from ..core.gate import admit, gate
@@ -50,8 +50,8 @@ class Flag:
 @gate()
 def red_flags(
     model: nn.Module,
-    images: torch.Tensor,
-    labels: torch.Tensor,
+    images: Tensor,
+    labels: Tensor,
     eps: float,
     *,
     steps: int = 10,
@@ -68,48 +68,48 @@ def red_flags(
         labels: what ``losses.per_image`` takes for the model's head.
         eps: above 0, within [0, 1]; one at which part of the images is robust tells most.
         seed: of the random starts and of the noise.
-
-    Raises:
-        ContractError: for a breach of the contract.
     """
     labels = admit(model, images, labels)
     images, labels = images[:MOST], labels[:MOST]
 
-    before = _right(model, images, labels)
+    def right(images: Tensor, labels: Tensor) -> Tensor:
+        logits = score(model, images, BATCH)
+        check_logits(logits, labels.ndim == 2)
+        return correct(logits, labels)
+
+    def batched(compute: Callable, *tensors: Tensor) -> Tensor:
+        parts = zip(*(tensor.split(BATCH) for tensor in tensors), strict=True)
+        return torch.cat([compute(*part) for part in parts])
+
+    def attacked(attack: Callable, radius: float, **how: Any) -> Tensor:
+        attack = partial(attack, model, eps=radius, dtype=dtype, **how)
+        return batched(attack, images, labels)
+
+    before = right(images, labels)
     images, labels, n = images[before], labels[before], int(before.sum())
     if not n:
         return [Flag("nothing to attack", True, f"0 of {len(before)} images right before")]
     draw = torch.Generator().manual_seed(seed)
-
-    def batched(compute: Callable, *tensors: torch.Tensor) -> torch.Tensor:
-        parts = zip(*(tensor.split(BATCH) for tensor in tensors), strict=True)
-        return torch.cat([compute(*part) for part in parts])
-
-    def attacked(attack: Callable, radius: float, **how: Any) -> torch.Tensor:
-        attack = partial(attack, model, eps=radius, dtype=dtype, **how)
-        return batched(attack, images, labels)
-
     moved = attacked(pgd, eps, steps=steps, step_size=eps / 4, generator=draw)
-    up = _right(model, moved, labels)
+    up = right(moved, labels)
     robust, lost = int(up.sum()), 0
     if robust:  # on from where they were left
-        further = partial(pgd, model, steps=3 * steps, step_size=eps / 4, dtype=dtype)
-        longer = batched(
-            lambda x, y, start: further(x, y, eps, start=start), images[up], labels[up], moved[up]
-        )
-        lost = int((~_right(model, longer, labels[up])).sum())
+        how = dict(eps=eps, steps=3 * steps, step_size=eps / 4, dtype=dtype)
+        three = (images[up], labels[up], moved[up])
+        longer = batched(lambda x, y, start: pgd(model, x, y, start=start, **how), *three)
+        lost = int((~right(longer, labels[up])).sum())
     under = torch.ones_like(up)
     for _ in range(DRAWS):  # plus or minus eps in each pixel, the largest noise there is
         coin = torch.randint(0, 2, images.shape, generator=draw).to(images) * 2 - 1
-        under &= _right(model, (images + eps * coin).clamp(0, 1), labels)
+        under &= right((images + eps * coin).clamp(0, 1), labels)
     missed = int((up & ~under).sum())
     huge = attacked(pgd, HUGE, steps=2 * steps, step_size=HUGE / 4, generator=draw)
-    left = int(_right(model, huge, labels).sum())
+    left = int(right(huge, labels).sum())
     # below the smallest normal float32 counts as zero: devices may flush such numbers
     slopes = batched(lambda x, y: gradient(model, x, y, extremes(y))[0], images, labels)
     zero = slopes.abs() < TINY
     none = int(zero.flatten(1).all(1).sum())
-    once = int(_right(model, attacked(fgsm, eps), labels).sum())
+    once = int(right(attacked(fgsm, eps), labels).sum())
     told = [
         f"of {n} images {robust} are robust after {steps} steps, {robust - lost} after {4 * steps}",
         f"{DRAWS} draws leave {int(under.sum())} of {n} images right, PGD {robust}; noise fools "
@@ -120,10 +120,3 @@ def red_flags(
     ]
     seen = (lost > max(1, MUCH * n), missed > 0, left > 0, none > 0, robust > once)
     return list(map(Flag, SIGNS, seen, told))
-
-
-def _right(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Which images are judged right, bool (N,)."""
-    logits = score(model, images, BATCH)
-    check_logits(logits, labels.ndim == 2)
-    return correct(logits, labels)

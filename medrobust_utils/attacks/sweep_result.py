@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import product
 
 import numpy as np
 import torch
@@ -52,9 +53,8 @@ class SweepResult:
     def ranked(self) -> np.ndarray:
         """The logits (E, N, K), for AUC under attack and whatever else compares images.
 
-        Raises:
-            ContractError: if the attack left an image alone once it was judged wrong. Such logits
-                say nothing of how low a score can be pushed: their AUC is far too high.
+        Refused if the attack left an image alone once it was judged wrong: such logits say nothing
+        of how low a score can be pushed.
         """
         if self.mode not in ("independent", "to the end"):
             raise ContractError(
@@ -77,10 +77,9 @@ class SweepResult:
         return np.where(self.clean_right, first, 0.0)
 
     def flags(self) -> list[Flag]:
-        """By bisection: sign that its assumption fails, an attack that had nothing to follow.
+        """By bisection: sign that attacks had no gradient to follow.
 
-        Where the gradient vanishes, an attack fails at a large radius that would succeed at a small
-        one, and bisection never looks there.
+        Then one fails at a large radius that would succeed at a small one, where none looks.
         """
         if self.vanished is None:
             return []
@@ -133,16 +132,12 @@ def lowest(*results: SweepResult) -> SweepResult:
     """The worst of several attacks on the same images at the same radii, image by image.
 
     An image counts as right at a radius only where no attack fooled it there or at a smaller one;
-    else it has the logits of the first success. So no curve lies below this one.
-
-    Raises:
-        ContractError: for results of other images or radii, or one whose logits do not show what
-            it counts as fooled: of a single finding, or of an earlier attack that is not given.
+    else it has the logits of the first success. So no curve lies below this one. Results of other
+    images or radii are refused, and one whose logits do not show what it counts as fooled.
     """
-    first = results[0]
-    for other in results[1:]:
-        same = ("epsilons", "labels", "clean_right")
-        if not all(np.array_equal(getattr(first, name), getattr(other, name)) for name in same):
+    first, alike = results[0], ("epsilons", "labels", "clean_right")
+    for other, name in product(results[1:], alike):
+        if not np.array_equal(getattr(first, name), getattr(other, name)):
             raise ContractError("attacks can be put together on the same images and radii only.")
     logits = first.logits.copy()
     for place in range(len(logits)):

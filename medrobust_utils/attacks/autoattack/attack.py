@@ -1,20 +1,20 @@
 """AutoAttack (Croce and Hein 2020) for every head: a cascade over the images still robust.
 
 Auto-PGD on the cross-entropy, targeted Auto-PGD, targeted FAB and Square, one after the other;
-whoever is fooled is left alone. The libraries stop with an error below five classes, because
+an image that is fooled is left alone. The libraries stop with an error below five classes, because
 the targeted loss is not defined there, and know no head with several labels; here the plain margin
 takes its place (see ``Goal``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ...core import env
 from ...core.contracts import check_labels, check_logits
@@ -23,10 +23,10 @@ from ...core.gate import admit, gate
 from ..config import EARLIER, ROBUST, WRONG, AutoAttackConfig
 from ..engine import check_eps, extremes
 from ..noise import uniform
-from ..radii import score
+from ..radii import Job, score
 from .apgd import apgd
 from .fab import fab
-from .margins import Goal, Loss, QueryCounter
+from .margins import Goal, QueryCounter
 from .square import square
 
 
@@ -43,18 +43,18 @@ class Attacked:
         queries: int64 (N,): how often the model was asked about each image.
     """
 
-    images: torch.Tensor
-    logits: torch.Tensor
-    robust: torch.Tensor
+    images: Tensor
+    logits: Tensor
+    robust: Tensor
     won: np.ndarray
-    queries: torch.Tensor
+    queries: Tensor
 
 
 @gate()
 def autoattack(
     model: nn.Module,
-    images: torch.Tensor,
-    labels: torch.Tensor,
+    images: Tensor,
+    labels: Tensor,
     eps: float,
     *,
     rows: np.ndarray | None = None,
@@ -82,102 +82,76 @@ def autoattack(
     labels = admit(model, images, labels)
     if not len(images):
         raise ContractError("no image to attack: the batch is empty.")
-    goal = Goal(config.finding)
-    first = score(model, images[:1])
-    check_labels(labels[:1], first, extremes(labels))
-    goal.check(labels, first)
+    goal, one = Goal(config.finding), score(model, images[:1])
+    check_labels(labels[:1], one, extremes(labels))
+    goal.check(labels, one)
     through = model if through is None else through
     counter = QueryCounter(model, through, labels, goal, config.dtype)
     numbers = np.arange(len(images)) if rows is None else np.asarray(rows)
-    job = _Job(config, counter, images, eps, numbers)
+    every, moved = torch.arange(len(images), device=images.device), images.clone()
+    logits, robust = counter.robust(images, every)
+    check_logits(logits, labels.ndim == 2)
+    won = np.where(robust.cpu().numpy(), ROBUST, WRONG).astype(object)
+    margins = goal.margins(logits, labels)
+    margin, ways = margins.amin(1), margins.argsort(1)[:, : config.targets]  # the closest first
+    if config.to_the_end and margins.shape[1] > 1:
+        raise ContractError(
+            f"to_the_end asks how far one margin can be pushed, and there are {margins.shape[1]} "
+            "ways to be fooled. Name one finding, or leave it out."
+        )
     with env.progress(config.members, desc=desc, disable=not desc) as bar:
         for number, member in enumerate(bar):
-            bar.set_postfix(attack=member, robust=int(job.up.sum()), refresh=False)
-            job.run(member, number)
-    return Attacked(job.moved, job.logits, job.up, job.won, counter.queries)
+            bar.set_postfix(attack=member, robust=int(robust.sum()), refresh=False)
+            # apgd-t and fab-t go once for each way to be fooled
+            for way in range(ways.shape[1] if member.endswith("-t") else 1):
+                rows = every if config.to_the_end else every[robust]
+                if not len(rows):
+                    break
+                # a number for each draw, so that members begin apart
+                draw = numbers[rows.cpu().numpy()], config.seed * 1000 + number * 100 + way
+                asked = (counter, images[rows], rows, eps, ways[rows, way], config)
+                found = _run(member, *asked, *draw)
+                # an attack is believed only what float32 confirms
+                scored, up = counter.robust(found, rows)
+                least = goal.margins(scored, labels[rows]).amin(1)
+                fooled = rows[~up & robust[rows]]
+                won[fooled.cpu().numpy()], robust[fooled] = member, False
+                better = least < margin[rows] if config.to_the_end else ~up
+                rows = rows[better]
+                moved[rows], logits[rows], margin[rows] = (
+                    x[better] for x in (found, scored, least)
+                )
+    return Attacked(moved, logits, robust, won, counter.queries)
 
 
-class _Job:
-    """The images of one call, and how far each has come."""
-
-    def __init__(
-        self,
-        config: AutoAttackConfig,
-        counter: QueryCounter,
-        images: torch.Tensor,
-        eps: float,
-        numbers: np.ndarray,
-    ) -> None:
-        self.config, self.counter, self.goal = config, counter, counter.goal
-        self.images, self.eps, self.numbers = images, eps, numbers
-        self.all = torch.arange(len(images), device=images.device)
-        self.moved = images.clone()
-        self.logits, self.up = counter.robust(images, self.all)
-        check_logits(self.logits, counter.labels.ndim == 2)
-        self.won = np.where(self.up.cpu().numpy(), ROBUST, WRONG).astype(object)
-        margins = self.goal.margins(self.logits, counter.labels)
-        if config.to_the_end and margins.shape[1] > 1:
-            raise ContractError(
-                f"to_the_end asks how far one margin can be pushed, and there are "
-                f"{margins.shape[1]} ways to be fooled. Name one finding, or leave it out."
-            )
-        self.margin = margins.amin(1)
-        self.ways = margins.argsort(1)[:, : config.targets]  # the closest first
-
-    def run(self, member: str, number: int) -> None:
-        """One member, over the images that it may still fool the network on."""
-        # a number for each draw, so that members begin apart
-        seed = self.config.seed * 1000 + number * 100
-        # apgd-t and fab-t go once for each way to be fooled
-        for way in range(self.ways.shape[1] if member.endswith("-t") else 1):
-            rows = self.all if self.config.to_the_end else self.all[self.up]
-            if not len(rows):
-                return
-            self._take(member, rows, self._attack(member, rows, self.ways[rows, way], seed + way))
-
-    def _attack(
-        self, member: str, rows: torch.Tensor, ways: torch.Tensor, seed: int
-    ) -> torch.Tensor:
-        """The images of ``rows``, attacked."""
-        config, numbers = self.config, self.numbers[rows.cpu().numpy()]
-        asked = (self.counter, self.images[rows], rows, self.eps)
-        how = dict(to_the_end=config.to_the_end)
-        if member == "square":
-            return square(*asked, queries=config.queries, numbers=numbers, seed=seed, **how)
-        if member == "fab-t":
-            return fab(*asked, ways, steps=config.steps)
-
-        def loss_of(place: torch.Tensor) -> Loss:
-            aimed = member == "apgd-t"
-            return self.goal.towards(ways[place]) if aimed else self.goal.cross_entropy
-
-        noise = uniform(self.images, numbers, seed)
-        noise = noise / noise.abs().amax((1, 2, 3), keepdim=True)
-        start = self.images[rows] + self.eps * noise
-        return apgd(*asked, loss_of, steps=config.steps, start=start, **how)
-
-    def _take(self, member: str, rows: torch.Tensor, moved: torch.Tensor) -> None:
-        """Believe an attack only what float32 confirms."""
-        logits, up = self.counter.robust(moved, rows)
-        margin = self.goal.margins(logits, self.counter.labels[rows]).amin(1)
-        better = margin < self.margin[rows] if self.config.to_the_end else ~up
-        fooled = rows[~up & self.up[rows]]
-        self.won[fooled.cpu().numpy()] = member
-        self.up[fooled] = False
-        rows, moved, logits, margin = (part[better] for part in (rows, moved, logits, margin))
-        self.moved[rows], self.logits[rows], self.margin[rows] = moved, logits, margin
+def _run(
+    member: str,
+    counter: QueryCounter,
+    images: Tensor,
+    rows: Tensor,
+    eps: float,
+    ways: Tensor,
+    config: AutoAttackConfig,
+    numbers: np.ndarray,
+    seed: int,
+) -> Tensor:
+    """What one member makes of some of the images."""
+    asked, how = (counter, images, rows, eps), dict(to_the_end=config.to_the_end)
+    if member == "square":
+        return square(*asked, queries=config.queries, numbers=numbers, seed=seed, **how)
+    if member == "fab-t":
+        return fab(*asked, ways, steps=config.steps)
+    goal = counter.goal
+    noise = uniform(images, numbers, seed)
+    noise = noise / noise.abs().amax((1, 2, 3), keepdim=True)
+    how |= dict(steps=config.steps, start=images + eps * noise)
+    if member == "apgd-t":
+        return apgd(*asked, lambda place: goal.towards(ways[place]), **how)
+    return apgd(*asked, lambda place: goal.cross_entropy, **how)
 
 
 def attack_batch(
-    model: nn.Module,
-    through: nn.Module,
-    images: torch.Tensor,
-    labels: torch.Tensor,
-    epsilons: Sequence[float],
-    config: AutoAttackConfig,
-    rows: np.ndarray,
-    fooled: np.ndarray,
-    done: Callable[[int], object],
+    job: Job, fooled: np.ndarray, done: Callable[[int], object]
 ) -> dict[str, np.ndarray]:
     """AutoAttack at several eps, from the largest downwards, each image only where that is open.
 
@@ -186,29 +160,27 @@ def attack_batch(
     the one that fails costs all its queries, and each image meets but one of those.
 
     Args:
-        rows: numbers (n,) that tell the images apart.
         fooled: bool (E, n), by another attack.
         done: called with n after each eps.
 
     Returns:
         The arrays of an ``AutoResult`` of these images.
     """
-    labels = admit(model, images, labels)
-    clean = score(model, images)
-    check_logits(clean, labels.ndim == 2)
-    right = Goal(config.finding).robust(clean, labels).cpu().numpy()
-    clean, places = clean.cpu().numpy(), np.arange(len(epsilons))[:, None]
+    config, count, clean = job.config, len(job.epsilons), job.clean.cpu().numpy()
+    right = Goal(config.finding).robust(job.clean, job.labels).cpu().numpy()
+    places = np.arange(count)[:, None]
     # the smallest eps, by position, at which each image is known to be fooled
-    smallest = np.where(fooled.any(0), fooled.argmax(0), len(epsilons))
+    smallest = np.where(fooled.any(0), fooled.argmax(0), count)
     won = np.where(places >= smallest, EARLIER, ROBUST).astype("U16")
     won[:, ~right], smallest[~right] = WRONG, 0
-    logits, queries = clean[None].repeat(len(epsilons), 0), np.zeros(won.shape, np.int64)
-    undecided = np.ones(len(rows), bool)
-    for place in reversed(range(len(epsilons))):
+    logits, queries = clean[None].repeat(count, 0), np.zeros(won.shape, np.int64)
+    undecided = np.ones(len(right), bool)
+    for place in reversed(range(count)):
         here = np.flatnonzero(config.to_the_end | (undecided & (place < smallest)))
         if len(here):
-            how = dict(rows=rows[here], through=through, **vars(config))
-            found = autoattack(model, images[here], labels[here], epsilons[place], **how)
+            how = dict(rows=job.rows[here], through=job.through, **vars(config))
+            asked = (job.model, job.images[here], job.labels[here], job.epsilons[place])
+            found = autoattack(*asked, **how)
             robust = found.robust.cpu().numpy()
             queries[place, here] = found.queries.cpu().numpy()
             changed = ~robust | config.to_the_end
@@ -217,6 +189,6 @@ def attack_batch(
             lost = here[beaten]
             won[place:, lost], smallest[lost] = found.won[beaten].astype("U16"), place
             undecided[here[robust]] = False
-        done(len(rows))
+        done(len(right))
     robust = places < smallest
     return dict(logits=logits, clean=clean, robust=robust, won=won, queries=queries)

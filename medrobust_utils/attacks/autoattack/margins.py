@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ...core.contracts import check_finite
 from ...core.errors import ContractError
@@ -24,13 +24,12 @@ FLOOR = 1e-12  # below a difference of logits; Croce and Hein 2020 do the same
 class Goal:
     """When an image with several labels counts as fooled.
 
-    Attributes:
-        finding: the label that has to flip; None for any of them. None for every other head.
+    That is when ``finding`` flips, or any of them if it is None, as for every other head.
     """
 
     finding: int | None = None
 
-    def check(self, labels: torch.Tensor, logits: torch.Tensor) -> None:
+    def check(self, labels: Tensor, logits: Tensor) -> None:
         """Raise ContractError if the head has no such goal."""
         if logits.ndim != 2:
             raise ContractError("AutoAttack judges whole images. Segmentations: pgd or segpgd.")
@@ -41,13 +40,13 @@ class Goal:
                 "it out for heads with one answer an image."
             )
 
-    def robust(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def robust(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Bool (N,): not fooled."""
         if self.finding is None:
             return correct(logits, labels)
         return (logits[:, self.finding] > 0) == labels[:, self.finding].bool()
 
-    def margins(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def margins(self, logits: Tensor, labels: Tensor) -> Tensor:
         """How far each image is from being misclassified in each way, (N, T); negative where it is.
 
         The ways are the T = K - 1 other classes in order (one for a single logit), the K labels,
@@ -61,23 +60,23 @@ class Goal:
         other = torch.ones_like(logits, dtype=torch.bool).scatter_(1, labels[:, None], False)
         return true - logits[other].view(len(logits), -1)
 
-    def cross_entropy(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
         """The loss of the head (N,); that of the one finding alone where there is one."""
         if self.finding is None:
             return per_image(logits, labels)
         return per_image(logits[:, [self.finding]], labels[:, self.finding])
 
-    def margin(self, way: torch.Tensor) -> Loss:
+    def margin(self, way: Tensor) -> Loss:
         """The margin of each image in its own way (N,), a column of ``margins``."""
         return lambda logits, labels: self.margins(logits, labels).gather(1, way[:, None])[:, 0]
 
-    def towards(self, way: torch.Tensor) -> Loss:
+    def towards(self, way: Tensor) -> Loss:
         """The loss that fools each image in its own way (N,), the targeted ratio (equation 7).
 
         The margin itself, negated, below four classes and for labels that do not compete.
         """
 
-        def loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        def loss(logits: Tensor, labels: Tensor) -> Tensor:
             margin = self.margin(way)(logits, labels)
             if labels.ndim == 2 or logits.shape[1] < 4:
                 return -margin
@@ -88,47 +87,30 @@ class Goal:
 
 
 class QueryCounter:
-    """A model, the labels of some images, and a goal.
+    """A model, the labels (N,) or (N, K) of some images, and a goal.
 
-    Attributes:
-        queries: int64 (N,): how often the model was asked about each image, with or without a
-            gradient.
+    Gradients are taken ``through`` the model or a ``quick_copy`` of it, in ``dtype``; answers are
+    its own, in float32. ``queries``, int64 (N,), counts both for each image.
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        through: nn.Module,
-        labels: torch.Tensor,
-        goal: Goal,
-        dtype: torch.dtype,
+        self, model: nn.Module, through: nn.Module, labels: Tensor, goal: Goal, dtype: torch.dtype
     ) -> None:
-        """
-        Args:
-            through: what to take the gradients of: ``model``, or a ``quick_copy`` of it.
-            labels: (N,) or (N, K), on the device of the images.
-            dtype: of the gradients; answers are float32 always.
-        """
         self.model, self.through, self.labels, self.goal = model, through, labels, goal
         self.dtype, self.span = dtype, extremes(labels)
         self.queries = torch.zeros(len(labels), dtype=torch.int64, device=labels.device)
 
-    def robust(self, images: torch.Tensor, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def robust(self, images: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (n, K) in float32 of the images with these numbers, and which are robust (n,)."""
         self.queries[rows] += 1
         logits = score(self.model, images)
         return logits, self.goal.robust(logits, self.labels[rows])
 
-    def uphill(
-        self, images: torch.Tensor, rows: torch.Tensor, loss: Loss
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def uphill(self, images: Tensor, rows: Tensor, loss: Loss) -> tuple[Tensor, Tensor, Tensor]:
         """The loss (n,), its gradient by the pixels, and whether each image is robust.
 
         With gradients in mixed precision, or through a copy, an image that seems fooled is asked
         about again: the model itself, in float32.
-
-        Raises:
-            ContractError: if the gradient is not finite.
         """
         labels = self.labels[rows]
         uphill, logits = gradient(self.through, images, labels, self.span, self.dtype, loss)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..engine import ball
 from .margins import QueryCounter
@@ -19,20 +20,19 @@ HALVED_AT = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 
 def square(
     counter: QueryCounter,
-    images: torch.Tensor,
-    rows: torch.Tensor,
+    images: Tensor,
+    rows: Tensor,
     eps: float,
     *,
     queries: int,
     numbers: np.ndarray,
     seed: int,
     to_the_end: bool = False,
-) -> torch.Tensor:
+) -> Tensor:
     """Attack images until they fall, with ``queries`` questions each at most.
 
     Args:
-        images: float32 (n, C, H, W) in [0, 1].
-        rows: their numbers in ``counter`` (n,).
+        images: float32 (n, C, H, W) in [0, 1]; ``rows`` are their numbers in ``counter`` (n,).
         numbers: what tells the images apart (n,): an image gets the same squares whatever the
             batch it comes in.
         to_the_end: go on with images that are fooled.
@@ -40,22 +40,32 @@ def square(
     Returns:
         Images in the ball, exactly: the point of the lowest margin.
     """
+    _, channels, *shape = images.shape
+    # all queries are drawn at once: ten numbers or so an image and query
+    random = [np.random.default_rng([seed, int(number)]) for number in numbers]
+    stripes = [one.choice([-1.0, 1.0], (channels, 1, shape[1])) for one in random]
+    places = [one.random((queries, 2), np.float32) for one in random]
+    signs = [2 * one.integers(0, 2, (queries, channels), np.int8) - 1 for one in random]
+    stripes = torch.from_numpy(np.stack(stripes)).to(images)
+    places, signs = (torch.from_numpy(np.stack(x)).to(images.device) for x in (places, signs))
     low, high = ball(images, eps)
-    draws = _Draws(images, queries, numbers, seed)
-    best = (images + eps * draws.stripes).clamp(low, high)
+    best = (images + eps * stripes).clamp(low, high)
     margin = _margin(counter, best, rows)
+    live = torch.arange(len(images), device=images.device)
     for query in range(1, queries):
-        live = torch.arange(len(images), device=images.device)
         if not to_the_end:
-            live = live[margin > 0]
+            live = live[margin[live] > 0]
         if not len(live):
             break
-        move = draws.squares(query, live, side_of(query, queries, images.shape[2:]))
+        side = side_of(query, queries, shape)
+        ends = zip(places[live, query].T, shape, strict=True)
+        down, across = (_inside(place, length, side) for place, length in ends)
+        inside = (down[:, :, None] & across[:, None, :])[:, None]
+        move = inside * signs[live, query][:, :, None, None].float()  # of one sign a channel
         tried = (best[live] + 2 * eps * move).clamp(low[live], high[live])
         found = _margin(counter, tried, rows[live])
         better = found < margin[live]
-        best[live[better]] = tried[better]
-        margin[live[better]] = found[better]
+        best[live[better]], margin[live[better]] = tried[better], found[better]
     return best
 
 
@@ -67,40 +77,16 @@ def side_of(query: int, queries: int, shape: tuple[int, int]) -> int:
     return max(1, min(side, min(shape) - 1))
 
 
-def _margin(counter: QueryCounter, images: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+def _inside(place: Tensor, length: int, side: int) -> Tensor:
+    """Which pixels (n, length) a square covers that begins at a ``place`` in [0, 1)."""
+    first = (place * (length - side + 1)).long().clamp_max(length - side)[:, None]
+    at = torch.arange(length, device=place.device)
+    return (at >= first) & (at < first + side)
+
+
+def _margin(counter: QueryCounter, images: Tensor, rows: Tensor) -> Tensor:
     """The least margin (n,), above 0 exactly for the robust ones."""
     logits, up = counter.robust(images, rows)
     margin = counter.goal.margins(logits, counter.labels[rows]).amin(1)
     tiny = torch.finfo(margin.dtype).tiny
     return torch.where(up, margin.clamp_min(tiny), margin.clamp_max(0))
-
-
-class _Draws:
-    """The stripes and squares of each image, drawn from its own number.
-
-    Places and signs of all queries are drawn at once: ten numbers or so an image and query.
-    """
-
-    def __init__(self, images: torch.Tensor, queries: int, numbers: np.ndarray, seed: int) -> None:
-        _, channels, self.height, self.width = images.shape
-        random = [np.random.default_rng([seed, int(number)]) for number in numbers]
-        stripes = [one.choice([-1.0, 1.0], (channels, 1, self.width)) for one in random]
-        self.stripes = torch.from_numpy(np.stack(stripes)).to(images)
-        places = [one.random((queries, 2), np.float32) for one in random]
-        self.places = torch.from_numpy(np.stack(places)).to(images.device)
-        signs = [2 * one.integers(0, 2, (queries, channels), np.int8) - 1 for one in random]
-        self.signs = torch.from_numpy(np.stack(signs)).to(images.device)
-
-    def squares(self, query: int, live: torch.Tensor, side: int) -> torch.Tensor:
-        """-1, 0 or 1 for each pixel (n, C, H, W): a square of one sign a channel."""
-        place = self.places[live, query]
-        down = self._inside(place[:, 0], self.height, side)
-        across = self._inside(place[:, 1], self.width, side)
-        inside = (down[:, :, None] & across[:, None, :])[:, None]
-        return inside * self.signs[live, query][:, :, None, None].float()
-
-    @staticmethod
-    def _inside(place: torch.Tensor, length: int, side: int) -> torch.Tensor:
-        first = (place * (length - side + 1)).long().clamp_max(length - side)[:, None]
-        at = torch.arange(length, device=place.device)
-        return (at >= first) & (at < first + side)
