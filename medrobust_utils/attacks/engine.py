@@ -40,27 +40,22 @@ def ascend(
 ) -> Tensor:
     """Climb the loss from ``start`` by signed steps and return the last point.
 
-    Model, images and labels have been through ``gate.admit``; the model's parameters are left
-    alone.
+    Model, images and labels have been through ``gate.admit``. The result lies in [0, 1], with
+    ``(result - images).abs() <= eps`` in float32, exactly.
 
     Args:
         eps: radius of the ball around each image, in [0, 1]: one for all, or (N,).
         lengths: of the steps in turn, in the units of ``eps``: (S,), or (S, N) of each image.
         start: where to begin, projected into the ball first; the images without one.
-        decay: share of the gathered gradient that each step keeps, every gradient scaled to
-            mean magnitude 1 first (Dong et al. 2018, algorithm 1); None follows the last
-            gradient alone.
+        decay: share of the gathered gradient that each step keeps, every gradient scaled to mean
+            magnitude 1 first (Dong et al. 2018, algorithm 1); None follows the last one alone.
         loss: what to climb instead of ``losses.per_image``: of logits, labels and ``done``, the
             share of the steps already taken, each image's own number (N,).
         batch: gradients are taken of so many images at a time; of all without it.
-        fooled: says of images (n, C, H, W) and their labels which are judged wrong, bool (n,). It
-            is asked about those that ``model``, maybe a copy or in mixed precision, has wrong;
-            they stay where they are. Without it all go to the end.
+        fooled: says of images and their labels which are judged wrong, bool (n,), if ``model``,
+            maybe a copy or in mixed precision, says so; they stay where they are.
         vanished: bool (N,), set here to True for each image that still had to move when its
             gradient was zero in all pixels but one in a hundred.
-
-    Returns:
-        Images in [0, 1] with ``(result - images).abs() <= eps`` in float32, exactly.
     """
     if not isinstance(eps, Tensor):  # others were checked as numbers, before they were sent
         check_eps(eps)

@@ -61,8 +61,7 @@ def bim(model: nn.Module, images: Tensor, labels: Tensor, eps: float, **how: Any
 def mifgsm(model: nn.Module, images: Tensor, labels: Tensor, eps: float, **how: Any) -> Tensor:
     """Momentum iterative method (Dong et al. 2018, algorithm 1).
 
-    Ten steps that add up to eps, and a decay (mu) of 1, unless ``how`` says otherwise (see
-    ``pgd``).
+    Ten steps that add up to eps, a decay (mu) of 1, unless ``how`` says otherwise (see ``pgd``).
     """
     return pgd(model, images, labels, eps, **_usual("mifgsm", eps, {"decay": MIFGSM_DECAY} | how))
 

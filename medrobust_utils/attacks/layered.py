@@ -44,8 +44,7 @@ def layered_pgd(
     """Images after the last class; at most ``eps`` (``len(classes) * eps`` by stages) away.
 
     Args:
-        model: returns logits (N, K, H, W), in evaluation mode.
-        images: float32 (N, C, H, W) in [0, 1], on the model's device.
+        model, images: see ``attacks.pgd``; logits are (N, K, H, W).
         labels: label maps (N, H, W); looked at with ``present`` only.
         eps: radius of each ball, in [0, 1].
         classes: in the order of attack.

@@ -91,14 +91,10 @@ def score(model: nn.Module, images: Tensor, batch: int | None = None) -> Tensor:
 
 
 class Attempt(NamedTuple):
-    """One attack of some images, each within its own radius.
+    """One attack of the ``rows`` (n,) of a batch: ``images`` (n, C, H, W), ``logits`` (n, K).
 
-    Attributes:
-        rows: (n,) of the images in their batch.
-        first, end: the radii from position ``first`` to before ``end``, of all or each image's
-            own (n,), have this outcome until a later attempt says otherwise.
-        images: (n, C, H, W), attacked.
-        logits: (n, K) of those.
+    The radii from position ``first`` to before ``end``, of all or of each image (n,), have this
+    outcome until a later attempt says otherwise.
     """
 
     rows: Tensor

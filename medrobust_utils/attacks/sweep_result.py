@@ -68,10 +68,7 @@ class SweepResult:
         return self.right.mean(1)
 
     def min_adversarial_radius(self) -> np.ndarray:
-        """Smallest eps (N,) at which each image was judged wrong.
-
-        0 for an image wrong before the attack, infinity for one that was never fooled.
-        """
+        """Smallest eps (N,) that fooled each image; 0 if it was wrong before, else infinity."""
         fooled = ~self.right
         first = np.where(fooled.any(0), self.epsilons[fooled.argmax(0)], np.inf)
         return np.where(self.clean_right, first, 0.0)
@@ -117,7 +114,7 @@ class AutoResult(SweepResult):
         ]
 
     def flags(self) -> list[Flag]:
-        """Signs that gradients were hidden, from who won: Square asks for none.
+        """Sign that gradients were hidden: Square, which asks for none, won.
 
         Each image counts once, and only if AutoAttack was the one to find an adversarial example.
         """
