@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from medrobust_utils import attacks, models
-from medrobust_utils.attacks.engine import random_start
+from medrobust_utils.attacks.engine import uniform_start
 from medrobust_utils.core.errors import ContractError
 from medrobust_utils.data import to_float
 
@@ -58,7 +58,7 @@ def test_pgd_has_the_same_outcome_for_every_image(case, begin):
     model, images, labels, eps = case
     start = None
     if begin == "random":
-        start = random_start(images, eps, torch.Generator().manual_seed(0))
+        start = uniform_start(images, eps, torch.Generator().manual_seed(0))
     how = dict(steps=20, start=start, random_start=False)
     ours = fooled(model, attacks.pgd(model, images, labels, eps, **how), labels)
     theirs = fooled(model, attacks.foolbox_pgd(model, images, labels, eps, **how), labels)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..core.errors import ContractError
-from .gradient import USUAL
+from .engine import USUAL
 
 CHOICES = {
     "mode": ("bisection", "skip_fooled", "independent"),

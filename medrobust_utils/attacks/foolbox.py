@@ -16,7 +16,6 @@ from ..core.contracts import Asked, ask, blamed, check_labels, check_logits
 from ..core.errors import ContractError
 from ..core.gate import admit, gate
 from . import engine
-from .gradient import USUAL
 
 
 def foolbox_fgsm(model: nn.Module, images: Tensor, labels: Tensor, eps: float) -> Tensor:
@@ -31,7 +30,7 @@ def foolbox_pgd(
     labels: Tensor,
     eps: float,
     *,
-    steps: int = USUAL["pgd"][0],
+    steps: int = engine.USUAL["pgd"][0],
     step_size: float | None = None,
     random_start: bool = True,
     generator: torch.Generator | None = None,
@@ -56,7 +55,7 @@ def foolbox_pgd(
     check_labels(labels, logits, engine.extremes(labels))
     check_logits(logits, multi_label=False)
     if start is None and random_start:
-        start = engine.random_start(images, eps, generator)
+        start = engine.uniform_start(images, eps, generator)
 
     class FromStart(foolbox.attacks.LinfProjectedGradientDescentAttack):
         """Begins where it is told, which Foolbox has no argument for."""
@@ -64,7 +63,7 @@ def foolbox_pgd(
         def get_random_start(self, x0: Any, epsilon: float) -> Any:
             return self.project(astensor(start), x0, epsilon)
 
-    how = dict(steps=steps, rel_stepsize=USUAL["pgd"][1], abs_stepsize=step_size)
+    how = dict(steps=steps, rel_stepsize=engine.USUAL["pgd"][1], abs_stepsize=step_size)
     attack = FromStart(**how, random_start=start is not None)
     wrapped = foolbox.PyTorchModel(Asked(model), bounds=(0, 1), device=images.device)
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]

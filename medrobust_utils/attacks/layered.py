@@ -18,8 +18,7 @@ from ..core.contracts import ask, check_labels
 from ..core.errors import ContractError
 from ..core.gate import admit, gate
 from ..core.losses import BACKGROUND
-from .engine import extremes
-from .gradient import madry_step, pgd, segpgd
+from .engine import extremes, madry_step, pgd, segpgd
 
 # What a class's steps are projected on: the ball around where that class began, so that the
 # classes may drift apart to K * eps together; or the ball around the image itself.
@@ -48,7 +47,7 @@ def layered_pgd(
         labels: label maps (N, H, W); looked at with ``present`` only.
         eps: radius of each ball, in [0, 1].
         classes: in the order of attack.
-        steps, step_size: of PGD, for each class; see ``gradient.pgd``.
+        steps, step_size: of PGD, for each class; see ``pgd``.
         ball: one of BALLS. The paper names no bound; equation 2 clips only.
         present: leave out, image by image, the classes that its label map does not show
             ("as long as there are different classes" can be read so).

@@ -24,9 +24,8 @@ from ..core.errors import ContractError
 from ..core.gate import admit, gate
 from ..core.losses import correct, per_image
 from .config import AttackConfig, AutoAttackConfig
-from .engine import ascend, check_eps, extremes, gradient, shares
+from .engine import MIFGSM_DECAY, ascend, check_eps, extremes, gradient, shares
 from .foolbox import foolbox_pgd
-from .gradient import MIFGSM_DECAY
 from .noise import uniform
 
 EARLIER = 0.7  # share of the radius at which a linear loss would be fooled; bisection begins there

@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from ..core.contracts import check_logits
 from ..core.gate import admit, gate
 from ..core.losses import correct
-from .engine import TINY, extremes, gradient
-from .gradient import fgsm, pgd
+from .engine import TINY, extremes, fgsm, gradient, pgd
 from .radii import score
 
 MOST = 64  # images looked at

@@ -50,7 +50,7 @@ def attack(
     Gradients are float32: bfloat16 pays in large batches, and makes a single image slower.
 
     Args:
-        images, labels: see ``attacks.gradient``; on the model's device.
+        images, labels: see ``attacks.engine``; on the model's device.
         eps: in units of the full range.
 
     Raises:
