@@ -8,10 +8,8 @@ from torch import nn
 
 from medrobust_utils import attacks
 from medrobust_utils.attacks import radius_sweep
-from medrobust_utils.attacks.autoattack.apgd import apgd
-from medrobust_utils.attacks.autoattack.fab import onto_plane
 from medrobust_utils.attacks.autoattack.margins import Goal
-from medrobust_utils.attacks.autoattack.square import HALVED_AT, side_of
+from medrobust_utils.attacks.autoattack.members import HALVED_AT, apgd, onto_plane, side_of
 from medrobust_utils.core.errors import ContractError
 
 QUICK = dict(steps=20, queries=100)

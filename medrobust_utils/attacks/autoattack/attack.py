@@ -24,10 +24,8 @@ from ..config import EARLIER, ROBUST, WRONG, AutoAttackConfig
 from ..engine import check_eps, extremes
 from ..noise import uniform
 from ..radii import Job, score
-from .apgd import apgd
-from .fab import fab
 from .margins import Goal, QueryCounter
-from .square import square
+from .members import apgd, fab, square
 
 
 @dataclass(frozen=True)
