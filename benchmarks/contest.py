@@ -17,8 +17,7 @@ import numpy as np
 
 import medrobust_utils
 from medrobust_utils.attacks import AttackConfig, attack_sweep
-from medrobust_utils.attacks.partial_results import identify
-from medrobust_utils.attacks.radius_sweep import TOGETHER
+from medrobust_utils.attacks.radius_sweep import TOGETHER, identify
 from medrobust_utils.core import env
 from medrobust_utils.core.errors import RunError
 from medrobust_utils.core.storage import fingerprint, read_arrays, write_arrays

@@ -19,7 +19,7 @@ from torch import nn
 
 from medrobust_utils.attacks import at_radii, attack_sweep
 from medrobust_utils.attacks.fold_batchnorm import quick_copy
-from medrobust_utils.attacks.partial_results import on_device
+from medrobust_utils.attacks.radius_sweep import on_device
 from medrobust_utils.core import env
 from medrobust_utils.data import to_float
 

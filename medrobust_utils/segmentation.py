@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .attacks import Attack, Layered, Selective
 from .attacks.engine import extremes
@@ -52,40 +52,23 @@ def fit(
     """Train ``model`` in place; see ``training.fit`` for what is kept, resumed and raised.
 
     The learning curve holds ``val_loss`` (nats), ``val_pixel_accuracy`` and ``val_mean_iou``, of
-    which the last chooses the epoch, unless the recipe's ``monitor`` says otherwise.
-
-    Args:
-        clean: images to validate on, where ``data`` holds none: a set and its rows. Other images
-            need another ``folder``.
-
-    Raises:
-        ContractError: for label maps that the model's classes do not cover.
+    which the last chooses the epoch, unless the recipe's ``monitor`` says otherwise. ``clean``, a
+    set and its rows, are images to validate on, where ``data`` holds none.
     """
-    recipe = {"monitor": "val_mean_iou", **recipe}
     shown, rows = clean or (data, split.val)
-    _check_head(model, data, split.train)
-    one = np.ones((1, len(rows)))
+    # all label maps against the model's classes: an index out of bounds kills a GPU
+    ((logits, label),) = _forward(model.eval(), data, split.train[:1], "")
+    values = np.flatnonzero(pixel_counts(data.targets[split.train])[:IGNORED])
+    check_labels(label, logits, (float(values.min(initial=0)), float(values.max(initial=0))))
 
     def validate(model: MedicalModel) -> dict[str, float]:
-        found = score(tallied(model, shown, rows), one, data.classes)
+        found = score(tallied(model, shown, rows), np.ones((1, len(rows))), data.classes)
         names = ("loss", "pixel_accuracy", "mean_iou")
         return {f"val_{name}": round(found[name].value, 5) for name in names}
 
-    return training.fit(
-        model, data, split, recipe, folder, seed=seed, validate=validate, objective=objective
-    )
-
-
-def _check_head(model: nn.Module, data: ImageSet, index: np.ndarray) -> None:
-    """Hold all label maps against the model's classes: an index out of bounds kills a GPU."""
-    training = model.training
-    ((images, _),) = _batches(model.eval(), data, index[:1], "")
-    logits = ask(model, images)
-    model.train(training)
-    values = np.flatnonzero(pixel_counts(data.targets[index])[:IGNORED])
-    span = (float(values.min(initial=0)), float(values.max(initial=0)))
-    label = torch.from_numpy(data.targets[index[:1]])
-    check_labels(label, logits, span)
+    recipe = {"monitor": "val_mean_iou", **recipe}
+    how = dict(seed=seed, validate=validate, objective=objective)
+    return training.fit(model, data, split, recipe, folder, **how)
 
 
 def predict(model: nn.Module, data: ImageSet, index: np.ndarray) -> np.ndarray:
@@ -121,15 +104,16 @@ def attack(
         dtype: of the gradients (see ``env.training_dtype``); images and scores stay float32.
         folder: keep them there, as ``harden`` does; without one nothing is kept.
     """
-    return _perturbed(model, data, index, how, dtype, folder)[0]
+    return harden(model, data, index, how, folder, dtype=dtype)[0]
 
 
+@gate()
 def harden(
     model: nn.Module,
     data: ImageSet,
     index: np.ndarray,
-    how: Layered | Selective,
-    folder: Path,
+    how: Attack | Layered | Selective,
+    folder: Path | None,
     *,
     dtype: torch.dtype = torch.float32,
 ) -> tuple[ImageSet, dict[str, np.ndarray]]:
@@ -142,36 +126,19 @@ def harden(
         The images as a data set (float32, in the order of ``index``), and what else the method
         tells of each image (``signs`` of ``Selective``).
     """
-    return _perturbed(model, data, index, how, dtype, folder)
-
-
-@gate()
-def _perturbed(
-    model: nn.Module,
-    data: ImageSet,
-    index: np.ndarray,
-    how: Attack | Layered | Selective,
-    dtype: torch.dtype,
-    folder: Path | None,
-) -> tuple[ImageSet, dict[str, np.ndarray]]:
-    """Every part of the images computed, or read back, and joined."""
-    index = np.asarray(index)
-    if not len(index):
-        raise ContractError("no image: the index is empty.")
-    origin = (digest(model), repr(how), str(dtype))
-    name, found = type(how).__name__.lower(), []
+    index, found = np.asarray(index), []
+    origin, name = (digest(model), repr(how), str(dtype)), type(how).__name__.lower()
     key = fingerprint(data.checksum, index.tolist(), *origin)
-    with env.progress(total=len(index), desc=f"{name}: perturbing") as bar:
-        for start in range(0, len(index), PART):
-            rows = index[start : start + PART]
+    starts = range(0, max(1, len(index)), PART)
+    for start in env.progress(starts, desc=f"{name}: perturbing"):
+        rows = index[start : start + PART]
 
-            def compute(rows: np.ndarray = rows) -> dict[str, np.ndarray]:
-                (pair,) = _batches(model, data, rows, "")
-                return {k: v.cpu().numpy() for k, v in how(model, *pair, dtype).items()}
+        def compute(rows: np.ndarray = rows) -> dict[str, np.ndarray]:
+            (pair,) = _batches(model, data, rows, "")
+            return {k: v.cpu().numpy() for k, v in how(model, *pair, dtype).items()}
 
-            path = folder and folder / f"{name}-{key}" / f"{start:06d}.npz"
-            found.append(cached_arrays(path, compute) if path else compute())
-            bar.update(len(rows))
+        path = folder and folder / f"{name}-{key}" / f"{start:06d}.npz"
+        found.append(cached_arrays(path, compute) if path else compute())
     arrays = {k: np.concatenate([part[k] for part in found]) for k in found[0]}
     images = torch.from_numpy(arrays.pop("images"))
     return with_images(data, index, images, *origin), arrays
@@ -179,7 +146,7 @@ def _perturbed(
 
 def _batches(
     model: nn.Module, data: ImageSet, index: np.ndarray, desc: str
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Images and label maps on the model's device, PART at a time, checked."""
     if not data.segmentation:
         raise ContractError(
@@ -200,7 +167,7 @@ def _batches(
 
 def _forward(
     model: nn.Module, data: ImageSet, index: np.ndarray, desc: str
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Logits float32 (N, K, H, W) and label maps, PART at a time, checked."""
     for images, labels in _batches(model, data, index, desc):
         logits = ask(model, images)

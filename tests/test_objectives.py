@@ -215,7 +215,7 @@ def test_adversarial_training_learns_from_images_moved_within_the_ball(batch):
         images,
         targets,
         8 / 255,
-        start=engine.random_start(images, 8 / 255, None),
+        start=engine.uniform_start(images, 8 / 255, None),
         **how,
     )
     assert torch.equal(moved, expected)

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from medrobust_utils import attacks
-from medrobust_utils.attacks import fold_batchnorm, partial_results
+from medrobust_utils.attacks import fold_batchnorm, radius_sweep
 from medrobust_utils.attacks.engine import gradient
 from medrobust_utils.data import phantom_set, to_float
 from medrobust_utils.models import build
@@ -23,11 +23,6 @@ def network():
             nn.init.uniform_(module.running_var, 0.5, 2.0)
             nn.init.uniform_(module.weight, 0.5, 1.5)
     return model.eval()
-
-
-@pytest.fixture
-def skin():
-    return phantom_set("dermatoscopy7", 12, size=32)
 
 
 def norms(model):
@@ -60,15 +55,11 @@ class Shared(nn.Module):
         return (self.one(self.conv(images)) + self.two(self.conv(images))).mean((2, 3))
 
 
-class Drawing(nn.Module):
+class Drawing(Shared):
     """Adds noise of its own, which tracing would freeze."""
 
-    def __init__(self):
-        super().__init__()
-        self.conv, self.norm = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)
-
     def forward(self, images):
-        return self.norm(self.conv(images)).mean((2, 3)) + torch.randn(len(images), 4)
+        return self.one(self.conv(images)).mean((2, 3)) + torch.randn(len(images), 4)
 
 
 class Branching(Shared):
@@ -77,84 +68,55 @@ class Branching(Shared):
         return pooled if pooled.max() > 0 else -pooled
 
 
-@pytest.mark.parametrize("kind", [Shared, Drawing, Branching])
+class Sized(Shared):
+    """Tracing takes the number of images for a constant."""
+
+    def forward(self, images):
+        return self.one(self.conv(images)).mean((2, 3)) / len(images)
+
+
+@pytest.mark.parametrize("kind", [Shared, Drawing, Branching, Sized])
 def test_what_cannot_be_folded_is_copied_as_it_is(kind):
     model, images = kind().eval(), torch.rand(2, 3, 8, 8)
-    copied = fold_batchnorm.quick_copy(model, images)
-    assert copied is not model and type(copied) is kind and norms(copied) == norms(model)
+    copied = fold_batchnorm.quick_copy(model, images[:1])
+    assert copied is not model
     torch.manual_seed(1)
     found = copied(images)
     torch.manual_seed(1)
     torch.testing.assert_close(found, model(images))
 
 
-class Single(nn.Module):
-    """Right for one image, wrong for more: tracing took their number for a constant."""
+class Wrong(nn.Module):
+    """``sign`` -1: follow its gradient and you go the wrong way; 1: calls every image wrong."""
 
-    def __init__(self, model):
+    def __init__(self, model, sign):
         super().__init__()
-        self.model = model
+        self.model, self.sign = model, sign
 
     def forward(self, images):
-        return self.model(images) / len(images)
+        logits = self.sign * self.model(images)
+        return logits + 100 * (torch.arange(7) > 0) if self.sign > 0 else logits
 
 
-def test_a_folded_copy_has_to_be_right_for_more_than_one_image(network, monkeypatch):
-    monkeypatch.setattr(fold_batchnorm, "fuse", Single)
-    copied = fold_batchnorm.quick_copy(network, torch.rand(1, 3, 32, 32))
-    assert type(copied) is type(network)
-
-
-class Contrary(nn.Module):
-    """Follow its gradient and you go the wrong way."""
-
-    def __init__(self, model):
-        super().__init__()
-        self.model = model
-
-    def forward(self, images):
-        return -self.model(images)
-
-
-class Slander(nn.Module):
-    """Calls every image wrong; its gradients are as good as any."""
-
-    def __init__(self, model):
-        super().__init__()
-        self.model = model
-
-    def forward(self, images):
-        logits = self.model(images)
-        return torch.cat([logits[:, :1], logits[:, 1:] + 100], 1)
-
-
-def test_bisection_believes_only_the_network(network, skin, monkeypatch):
-    """Who seems fooled to the copy is attacked on, until the network agrees."""
-    index, epsilons = np.arange(12), [0.0, 0.03, 0.1]
+@pytest.mark.parametrize(("attack", "sign"), [("pgd", 1), ("autoattack", -1)])
+def test_an_attack_believes_only_the_network(attack, sign, network, monkeypatch):
+    """To the copy every image is fooled at once; the network says which are."""
+    skin, index = phantom_set("dermatoscopy7", 12, size=32), np.arange(12)
+    skin.targets[:] = 0
     with torch.no_grad():  # all are right, some of them narrowly
         logits = network(to_float(skin.images))
         network.backbone.fc.bias[0] += (logits[:, 1:].amax(1) - logits[:, 0]).max() + 0.01
-    skin.targets[:] = 0
-    fair = attacks.attack_sweep(network, skin, index, epsilons)
-    monkeypatch.setattr(partial_results, "quick_copy", lambda model, images: Slander(model).eval())
-    astray = attacks.attack_sweep(network, skin, index, epsilons)
-    assert fair.clean_right.all() and not fair.right[-1].all()
-    assert (astray.right.sum(1) <= fair.right.sum(1) + 1).all()
-
-
-def test_autoattack_believes_only_the_network(network, skin, monkeypatch):
-    """To the copy everyone is fooled at once; the network says who has."""
-    index = np.arange(12)
-    how = dict(epsilons=[0.0002], steps=5, targets=2, queries=5)
-    skin.targets[:] = network(_float(skin)).argmax(1).numpy()
-    fair = attacks.autoattack_sweep(network, skin, index, **how)
-    assert fair.clean_right.all() and fair.robust.sum() > 0
-
-    monkeypatch.setattr(partial_results, "quick_copy", lambda model, images: Contrary(model).eval())
-    astray = attacks.autoattack_sweep(network, skin, index, **how)
-    assert np.allclose(astray.clean, fair.clean, atol=1e-5)
-    assert astray.robust.sum() >= fair.robust.sum()
-
-
-def _float(skin):
-    return torch.from_numpy(skin.images).permute(0, 3, 1, 2).float() / 255
+    how = dict(epsilons=[0.03, 0.1])
+    if attack == "autoattack":
+        how = dict(epsilons=[0.0002], attack=attack, steps=5, targets=2, queries=5)
+    fair = attacks.attack_sweep(network, skin, index, **how)
+    assert fair.clean_right.all()
+    monkeypatch.setattr(radius_sweep, "quick_copy", lambda model, images: Wrong(model, sign).eval())
+    astray = attacks.attack_sweep(network, skin, index, **how)
+    if attack == "pgd":  # attacked on, until the network agrees
+        assert not fair.right[-1].all()
+        assert (astray.right.sum(1) <= fair.right.sum(1) + 1).all()
+    else:
+        assert astray.right.sum() >= fair.right.sum() > 0
+    with torch.no_grad():
+        assert np.allclose(astray.clean, network(to_float(skin.images)), atol=1e-4)

@@ -19,7 +19,6 @@ import torch
 
 import medrobust_utils
 from medrobust_utils import data, models
-from medrobust_utils.attacks import partial_results
 from medrobust_utils.core import storage
 from medrobust_utils.core.errors import DataError, RunError
 from medrobust_utils.reporting import results
@@ -96,14 +95,6 @@ def test_no_kept_array_runs_code(tmp_path, kind):
     path.write_bytes(pickles()[kind])
     with pytest.raises(RunError, match=r"kept\.npz: cannot be read.*Delete it"):
         storage.cached_arrays(path, dict)
-
-
-@pytest.mark.parametrize("kind", ["pickle", "npz", "torch"])
-def test_no_part_of_a_sweep_runs_code(tmp_path, kind):
-    path = tmp_path / "0000000.npz"
-    path.write_bytes(pickles()[kind])
-    with pytest.raises(RunError, match=r"0000000\.npz: cannot be read"):
-        partial_results._read(path, "")
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -5,8 +5,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from torch import nn
-from torchvision.models.segmentation import lraspp_mobilenet_v3_large
 
 from medrobust_utils import attacks, models, segmentation
 from medrobust_utils.attacks.layered import layered_pgd
@@ -17,11 +15,8 @@ from medrobust_utils.data import ImageSet, ThreeWay, to_float
 from medrobust_utils.data.imageset import rows_of, union
 from medrobust_utils.data.phantoms import phantom_set
 from medrobust_utils.data.views import label_maps
-from medrobust_utils.models import digest
 from medrobust_utils.scoring.segmentation import per_image, score
 from medrobust_utils.segmentation import Attack, Layered, Selective
-from medrobust_utils.training import fit as training
-from medrobust_utils.training.adversarial import AdversarialTraining
 
 K = 6
 RECIPE = {
@@ -105,25 +100,6 @@ def test_training_learns_to_segment(cells, split, whole, model):
     assert last["val_mean_iou"] == pytest.approx(expected["mean_iou"].value, abs=1e-5)
 
 
-@pytest.mark.parametrize("steps", [8], ids="after {} steps".format)
-def test_an_interruption_changes_nothing(cells, split, whole, tmp_path, monkeypatch, steps):
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
-    real, done = training._Job._step, []
-
-    def interrupted(job, *args):
-        if len(done) == steps:
-            raise KeyboardInterrupt
-        done.append(1)
-        return real(job, *args)
-
-    monkeypatch.setattr(training._Job, "_step", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        fit(cells, split, tmp_path)
-    monkeypatch.setattr(training._Job, "_step", real)
-    torch.rand(17)
-    assert same(whole, fit(cells, split, tmp_path))
-
-
 class Watching:
     """An objective that keeps what it was shown."""
 
@@ -194,20 +170,6 @@ def test_validation_may_look_at_other_images(cells, split, tmp_path):
         fit(hardened, everyone, tmp_path / "own", recipe)
 
 
-def test_adversarial_training_takes_label_maps(cells, split, tmp_path, whole):
-    recipe = RECIPE | {"epochs": 1}
-    moved = fit(cells, split, tmp_path / "a", recipe, objective=AdversarialTraining(0.05, 2, 0.03))
-    still = fit(cells, split, tmp_path / "b", recipe, objective=AdversarialTraining(0.0, 1, 0.0))
-    assert moved[0][0]["train_loss"] > still[0][0]["train_loss"]
-    plain = fit(cells, split, tmp_path / "c", recipe)
-    assert still[0][0]["train_loss"] == pytest.approx(plain[0][0]["train_loss"], rel=1e-3)
-
-
-def test_class_weights_are_of_images(cells, split, tmp_path):
-    with pytest.raises(ContractError, match="one class an image"):
-        fit(cells, split, tmp_path, RECIPE | {"class_weights": True})
-
-
 # Predicting and scoring
 
 
@@ -221,41 +183,10 @@ def test_predictions_are_the_largest_logits(cells, model, small_parts):
     assert per_image(found)["pixel_accuracy"] == pytest.approx(np.array(right))
 
 
-class Foreign(nn.Module):
-    """A network of another library, which answers with a dictionary."""
-
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        self.net = lraspp_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=K)
-
-    def forward(self, images):
-        return self.net(images)["out"]
-
-
-def plain_convolution():
-    torch.manual_seed(0)
-    return nn.Conv2d(3, K, 3, padding=1)
-
-
-@pytest.mark.parametrize("build", [Foreign, plain_convolution])
-def test_any_module_with_logits_of_pixels_will_do(cells, tmp_path, build):
-    net, index = build().eval(), np.array([4])
-    logits = hand_logits(net, cells, index)
-    assert np.array_equal(segmentation.predict(net, cells, index), logits.argmax(1))
-    before = segmentation.tallied(net, cells, index).loss
-    attacked = segmentation.attack(net, cells, index, QUICK)
-    assert (segmentation.tallied(net, attacked, np.arange(1)).loss > before).all()
-    for how in BOTH:
-        hardened, _ = segmentation.harden(net, cells, index, how, tmp_path)
-        assert not np.array_equal(hardened.images, attacked.images)
-        assert len(hardened) == 1
-
-
 # Attacking and hardening
 
 
-@pytest.mark.parametrize("kind", attacks.segmenting.ATTACKS)
+@pytest.mark.parametrize("kind", attacks.layered.ATTACKS)
 def test_attacked_images_come_back_as_a_set(cells, model, kind, small_parts):
     index, how = np.array([30, 3, 21, 8, 40]), Attack(kind, 0.02, 4)
     attacked = segmentation.attack(model, cells, index, how)
@@ -286,15 +217,6 @@ def test_attacked_images_come_back_as_a_set(cells, model, kind, small_parts):
     assert (change < 0).all() if kind == "background" else (change > 0).all()
 
 
-def test_an_attack_goes_as_far_as_it_is_told(cells, model):
-    index = np.arange(3)
-    images = to_float(cells.images[index])
-    far = segmentation.attack(model, cells, index, Attack("pgd", 1.0, 2, 0.01))
-    assert 0.01 < (to_float(far.images) - images).abs().max() <= 0.02 + 1e-6
-    near = segmentation.attack(model, cells, index, Attack("pgd", 0.008, 2))
-    assert (to_float(near.images) - images).abs().max().item() == pytest.approx(0.008, rel=1e-4)
-
-
 @pytest.mark.parametrize("how", BOTH, ids=lambda how: type(how).__name__)
 def test_hardened_images_are_those_of_the_method(cells, model, tmp_path, small_parts, how):
     index = np.array([12, 2, 44, 7, 19, 3])
@@ -319,20 +241,6 @@ def test_hardened_images_are_those_of_the_method(cells, model, tmp_path, small_p
     close = (to_float(hardened.images) - expected).abs() < 1e-6
     assert close.float().mean() > 0.99
     assert hardened.ids == tuple(cells.ids[row] for row in index)
-
-
-def test_layered_takes_its_ball_and_classes(cells, model, tmp_path):
-    index = np.arange(4)
-    images = to_float(cells.images[index])
-    change = {}
-    for ball in ("stage", "image"):
-        for present in (False, True):
-            how = Layered(0.02, 2, ball, present)
-            found, _ = segmentation.harden(model, cells, index, how, tmp_path)
-            change[ball, present] = (to_float(found.images) - images).abs().amax().item()
-            change[found.checksum] = 0
-    assert len(change) == 8  # four different sets
-    assert change["image", False] <= 0.02 < 0.05 < change["stage", False] <= K * 0.02
 
 
 def perturbed(model, data, index, how, folder, **dtype):
@@ -378,12 +286,6 @@ def test_a_killed_run_goes_on_and_a_second_reads_back(
     assert equal(perturbed(model, cells, index, how, tmp_path / "cut"), whole) and len(calls) == 5
 
 
-def test_without_a_folder_nothing_is_kept(cells, model, tmp_path, monkeypatch, home):
-    monkeypatch.chdir(tmp_path)
-    segmentation.attack(model, cells, np.arange(2), QUICK)
-    assert not list(tmp_path.rglob("*")) and not list(home.rglob("*"))
-
-
 def test_what_is_kept_depends_on_all_it_was_made_of(cells, model, tmp_path):
     """Another seed's network, setting, image or precision is never read back."""
     other = unet(1).eval()
@@ -422,20 +324,6 @@ def test_what_is_kept_depends_on_all_it_was_made_of(cells, model, tmp_path):
     copy.load_state_dict(model.state_dict())
     perturbed(copy.eval(), *runs[0][1:], tmp_path)  # weights count, not objects
     assert len(files(tmp_path)) == len(runs) + 1
-
-
-def test_a_digest_changes_with_any_weight(model):
-    found = digest(model)
-    assert len(found) == 16 and int(found, 16) >= 0
-    for name in model.state_dict():
-        changed = unet()
-        state = {k: v.clone() for k, v in model.state_dict().items()}
-        state[name].view(-1)[-1] += 1
-        changed.load_state_dict(state)
-        assert digest(changed) != found, name
-    layouts = unet()
-    layouts.load_state_dict(model.state_dict())
-    assert digest(layouts.to(memory_format=torch.channels_last)) == found
 
 
 # Sets of rows, and unions

@@ -1,6 +1,5 @@
 """Whether a defence survives AutoAttack: hand-made outcomes, and a few phantoms attacked again."""
 
-import sys
 from dataclasses import replace
 
 import made
@@ -150,7 +149,7 @@ def test_a_network_of_paper_2_is_attacked_where_it_stands_and_read_back(tmp_path
     assert found.before.shape == found.result.right.shape == (2, 4)
     assert not (found.result.right & ~found.before).any()
     assert kept < {path.name for path in tmp_path.iterdir()}
-    monkeypatch.setattr(sys.modules["medrobust_utils.attacks.autoattack.sweep"], "follow", None)
+    monkeypatch.setattr("medrobust_utils.attacks.radius_sweep.attack_batch", None)
     again = survival.survive(one, robust, LIGHT, [0.001, 0.02], seed=0)
     assert np.array_equal(again.result.won, found.result.won)
 

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..core.errors import ContractError
-from .gradient import BIM_STEP, BIM_STEPS, PGD_STEP, PGD_STEPS
+from .engine import USUAL
 
-MODES = ("bisection", "skip_fooled", "independent")
+CHOICES = {
+    "mode": ("bisection", "skip_fooled", "independent"),
+    "engine": ("native", "foolbox"),
+    "attack": ("pgd", "fgsm", "bim", "mifgsm"),
+}
 BISECTION = (5, 0.7)  # steps, and the first as a share of eps
-ENGINES = ("native", "foolbox")
-ATTACKS = ("pgd", "fgsm", "bim", "mifgsm")
 # AutoAttack's standard version, its members in order, as in the reference code.
 MEMBERS = ("apgd-ce", "apgd-t", "fab-t", "square")
 ROBUST, WRONG = "", "wrong before"  # in the record, beside the names of the members
+EARLIER = "earlier attack"  # likewise: what was fooled before AutoAttack was asked
 
 
 @dataclass(frozen=True)
@@ -26,8 +31,7 @@ class AttackConfig:
         mode: ``bisection`` (PGD only), ``skip_fooled`` or ``independent``.
         engine: ``native``, or ``foolbox`` (PGD only, and not by bisection).
         steps: steps at each eps: 5 by bisection, where gradients gather as in MI-FGSM, else those
-            of the function ``attack`` names, unless given. FGSM has one step of length eps, and
-            refuses another.
+            of the function ``attack`` names, unless given. FGSM has one step of length eps.
         rel_step: length of a step as a share of eps: 0.7 by bisection, else that of the function
             ``attack`` names, unless given; None with ``step_size``. By bisection that is the first
             step's, and the k-th has a k-th of it.
@@ -49,61 +53,48 @@ class AttackConfig:
     step_size: float | None = None
 
     def __post_init__(self) -> None:
-        for name, known in (("mode", MODES), ("engine", ENGINES), ("attack", ATTACKS)):
+        for name, known in CHOICES.items():
             if getattr(self, name) not in known:
                 value = f"{name}={getattr(self, name)!r}"
                 raise ContractError(f"{value}: choose one of {', '.join(known)}.")
-        warm = self.mode == "bisection"
-        if self.attack != "pgd" and warm:
+        if (self.halving, self.engine == "foolbox", self.attack != "pgd").count(True) > 1:
             raise ContractError(
-                f"{self.attack} starts at the image, not where another attack ended as bisection "
-                "asks. Choose mode='skip_fooled', or 'independent' for what the papers did."
+                "only the kit's own pgd goes by bisection, and Foolbox runs pgd alone. Choose "
+                "mode='skip_fooled', or 'independent' for what the papers did."
             )
-        if self.engine == "foolbox" and (self.attack != "pgd" or warm):
-            raise ContractError(
-                f"engine='foolbox' sweeps pgd only, and attacks afresh at every eps. "
-                f"{self.mode} {self.attack}: use 'native'."
-            )
-        self._fill()
-        if self.steps < 1 or not (self.rel_step is None or self.rel_step >= 0):
-            raise ContractError(
-                f"steps={self.steps}, rel_step={self.rel_step}: take 1 step or more, forward."
-            )
-        if self.attack == "fgsm" and (self.steps, self.rel_step) != (1, 1.0):
-            raise ContractError(
-                "fgsm is one step of length eps: give it no steps, rel_step or step_size. For "
-                "more steps choose attack='bim'."
-            )
-
-    def _fill(self) -> None:
-        """Give ``steps`` and the length of a step their usual values, where none were given."""
-        usual = {
-            "pgd": BISECTION if self.mode == "bisection" else (PGD_STEPS, PGD_STEP),
-            "fgsm": (1, 1.0),
-            "bim": (BIM_STEPS, BIM_STEP),
-            "mifgsm": (BIM_STEPS, 1 / max(1, BIM_STEPS if self.steps is None else self.steps)),
-        }
-        steps, rel_step = usual[self.attack]
+        steps, share = BISECTION if self.halving else USUAL[self.attack]
         # this is the way to fill in a frozen dataclass
         if self.steps is None:
             object.__setattr__(self, "steps", steps)
-        if self.step_size is None:
-            object.__setattr__(
-                self, "rel_step", rel_step if self.rel_step is None else self.rel_step
-            )
-        elif self.rel_step is not None:
-            raise ContractError("rel_step and step_size both tell the length of a step: give one.")
-        elif not 0 <= self.step_size <= 1:
+        if self.rel_step is None and self.step_size is None:
+            share = 1 / max(1, self.steps) if share is None else share
+            object.__setattr__(self, "rel_step", share)
+        one = self.step_size is None or (self.rel_step is None and self.step_size <= 1)
+        forward = (self.rel_step if self.step_size is None else self.step_size) >= 0
+        usual = self.attack != "fgsm" or (self.steps, self.rel_step) == (1, 1.0)
+        if not (self.steps >= 1 and one and forward and usual):
             raise ContractError(
-                f"step_size={self.step_size} lies outside [0, 1]. Two gray levels are 2/255, not 2."
+                f"{self.steps} steps of rel_step={self.rel_step}, step_size={self.step_size}: take "
+                "1 step or more, forward, as a share of eps or of a length in [0, 1] (two gray "
+                "levels are 2/255); fgsm is one step of length eps."
             )
 
-    def lengths(self, eps: float | torch.Tensor) -> list[float | torch.Tensor]:
+    @property
+    def halving(self) -> bool:
+        """Whether it goes by bisection."""
+        return self.mode == "bisection"
+
+    def lengths(self, eps: float | Tensor) -> list[float | Tensor]:
         """Of the steps at ``eps``, which may be each image's own."""
         length = self.rel_step * eps if self.step_size is None else self.step_size
-        if self.mode != "bisection":
-            return [length] * self.steps
-        return [length / k for k in range(1, self.steps + 1)]
+        return [length / (k if self.halving else 1) for k in range(1, self.steps + 1)]
+
+    def settings(self) -> dict[str, Any]:
+        """What of this changes the result, as the name of a kept sweep has it."""
+        # sweeps were kept before these existed, and are still found where nobody sets them
+        later = {"attack": "pgd", "step_size": None}
+        settings = {k: v for k, v in asdict(self).items() if k not in later or v != later[k]}
+        return settings | ({"method": 1} if self.halving else {})  # counts changes of bisection
 
 
 @dataclass(frozen=True)
@@ -132,28 +123,31 @@ class AutoAttackConfig:
     dtype: torch.dtype = torch.float32
 
     def __post_init__(self) -> None:
-        if min(self.steps, self.targets, self.queries) < 1:
-            raise ContractError(
-                f"steps={self.steps}, targets={self.targets}, queries={self.queries}: 1 or more."
-            )
-        if self.dtype not in (torch.float32, torch.bfloat16):
-            raise ContractError(f"dtype={self.dtype}: choose torch.float32 or torch.bfloat16.")
+        known = self.dtype in (torch.float32, torch.bfloat16)
+        if min(self.steps, self.targets, self.queries) < 1 or not known:
+            raise ContractError(f"{self}: counts are 1 or more, dtype is float32 or bfloat16.")
 
     def shortened(self, ways: int) -> str:
         """What is less than the published settings where there are so many ways to fall.
 
         Such as "20 of 100 steps, 200 of 5000 queries"; empty where nothing is.
         """
-        full = AutoAttackConfig()
-        pairs = {
-            "steps": (self.steps, full.steps),
-            "targets": (min(self.targets, ways), min(full.targets, ways)),
-            "queries": (self.queries, full.queries),
-        }
-        less = [f"{few} of {all} {name}" for name, (few, all) in pairs.items() if few < all]
+        less, full = [], AutoAttackConfig()
+        for name, most in (("steps", full.steps), ("targets", ways), ("queries", full.queries)):
+            few, all = (min(getattr(config, name), most) for config in (self, full))
+            less += [f"{few} of {all} {name}"] * (few < all)
         return ", ".join(less)
+
+    @property
+    def mode(self) -> str:
+        """What a result by this is called."""
+        return "to the end" if self.to_the_end else "autoattack"
 
     @property
     def members(self) -> tuple[str, ...]:
         """The attacks that are run, in order."""
         return tuple(m for m in MEMBERS if not (self.to_the_end and m.startswith("fab")))
+
+    def settings(self) -> dict[str, Any]:
+        """What of this changes the result, as the name of a kept sweep has it."""
+        return asdict(self) | {"method": 3}  # counts changes of the attack

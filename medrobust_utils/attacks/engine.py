@@ -1,4 +1,11 @@
-"""The loop under every gradient attack: signed steps inside an L-infinity ball.
+"""Gradient attacks, L-infinity, on images in [0, 1]: small settings of one loop of signed steps.
+
+Each returns adversarial images of the shape of ``images``, in [0, 1] and at most ``eps`` away,
+exactly so in float32. Images are float32 (N, C, H, W) on the model's device, the model is in
+evaluation mode and returns logits (N, K); labels are class indices (N,), zeros and ones (N,)
+for a single logit, multi-hot (N, K), or label maps (N, H, W) where the model segments and returns
+(N, K, H, W). A breach raises ContractError. ``eps`` and ``step_size`` are in units of the full
+range: eight gray levels are 8/255.
 
 Nothing inside the loop waits for a GPU, unless the fooled are let go; what else has to be read
 back (label range, sanity of logits and gradients) is read before it or after it.
@@ -9,79 +16,177 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Protocol
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..core import env
 from ..core.contracts import ask, blamed, check_finite, check_labels, check_logits
 from ..core.errors import ContractError
-from ..core.losses import IGNORED, correct, per_image
+from ..core.gate import admit, gate
+from ..core.losses import IGNORED, correct, labelled, per_image, per_pixel
 
+# Usual steps of an attack, and the length of one as a share of eps; None: the steps add up to eps.
+USUAL = {
+    "fgsm": (1, 1.0),  # Goodfellow et al. 2015, section 4
+    "bim": (10, 0.2),  # Foolbox 3.3.4
+    "mifgsm": (10, None),  # Dong et al. 2018, algorithm 1
+    "pgd": (40, 0.01 / 0.3),  # Foolbox 3.3.4
+}
+MIFGSM_DECAY = 1.0  # Dong et al. 2018
 TINY = torch.finfo(torch.float32).tiny
 NEARLY_ALL = 0.99  # share of the pixels; some hidden gradients show in the few others
-Fooled = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+Loss = Callable[[Tensor, Tensor], Tensor]  # of logits and labels, (N,)
 
 
-class Loss(Protocol):
-    """What to climb: logits, labels and the share of the steps already taken, to (N,)."""
+def madry_step(eps: float, steps: int) -> float:
+    """Length of a step that can cross the ball two and a half times (Madry et al. 2018)."""
+    if steps < 1:
+        raise ContractError(f"steps={steps}: take 1 step or more.")
+    return 2.5 * eps / steps
 
-    def __call__(
-        self, logits: torch.Tensor, labels: torch.Tensor, *, done: float
-    ) -> torch.Tensor: ...
+
+def fgsm(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    eps: float,
+    *,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Fast gradient sign method: one step of length eps (Goodfellow et al. 2015, section 4)."""
+    return pgd(model, images, labels, eps, **_usual("fgsm", eps, {"dtype": dtype}))
+
+
+def bim(model: nn.Module, images: Tensor, labels: Tensor, eps: float, **how: Any) -> Tensor:
+    """Basic iterative method (Kurakin et al. 2017): signed steps from the image itself.
+
+    Ten of a fifth of eps, as in Foolbox 3.3.4, unless ``how`` says otherwise (see ``pgd``).
+    """
+    return pgd(model, images, labels, eps, **_usual("bim", eps, how))
+
+
+def mifgsm(model: nn.Module, images: Tensor, labels: Tensor, eps: float, **how: Any) -> Tensor:
+    """Momentum iterative method (Dong et al. 2018, algorithm 1).
+
+    Ten steps that add up to eps, a decay (mu) of 1, unless ``how`` says otherwise (see ``pgd``).
+    """
+    return pgd(model, images, labels, eps, **_usual("mifgsm", eps, {"decay": MIFGSM_DECAY} | how))
+
+
+def segpgd(model: nn.Module, images: Tensor, labels: Tensor, eps: float, **how: Any) -> Tensor:
+    """PGD for segmentation (Gu et al. 2022, "SegPGD", equations 4 and 5).
+
+    At first only pixels that are still right count; the weight of the wrong ones rises with the
+    steps to one half, so that no step is spent on making a wrong pixel more wrong. Begins at the
+    images themselves; ``labels`` are label maps (N, H, W), ``how`` is as for ``pgd``.
+    """
+    return pgd(model, images, labels, eps, random_start=False, loss=_still_right_first, **how)
+
+
+@gate()
+def pgd(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    eps: float,
+    *,
+    steps: int = USUAL["pgd"][0],
+    step_size: float | None = None,
+    random_start: bool = True,
+    generator: torch.Generator | None = None,
+    start: Tensor | None = None,
+    targeted: bool = False,
+    decay: float | None = None,
+    loss: Callable[..., Tensor] | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Projected gradient descent (Madry et al. 2018), with the defaults of Foolbox 3.3.4.
+
+    Args:
+        step_size: eps * 0.01 / 0.3 unless given.
+        random_start: begin at a uniform point of the ball, else at the image.
+        generator: of the random start; torch's own without one.
+        start: begin at these images instead, projected into the ball.
+        targeted: ``labels`` are where the answer shall go: walk down their loss, not up.
+        decay, loss: see ``ascend``.
+        dtype: bfloat16 computes gradients in mixed precision. Score the result in float32.
+    """
+    labels = admit(model, images, labels)
+    if start is None and random_start:
+        start = uniform_start(images, eps, generator)
+    lengths = [eps * USUAL["pgd"][1] if step_size is None else step_size] * steps
+    loss = _towards if targeted else loss
+    how = dict(lengths=lengths, start=start, decay=decay, loss=loss, dtype=dtype)
+    return ascend(model, images, labels, eps, **how)
+
+
+def _usual(attack: str, eps: float, how: dict[str, Any]) -> dict[str, Any]:
+    """``how``, and what it leaves open as is usual for an attack that begins at the image."""
+    steps, share = USUAL[attack]
+    steps, length = how.get("steps", steps), how.get("step_size")
+    if length is None:
+        length = eps / max(1, steps) if share is None else eps * share
+    return {"random_start": False} | how | {"steps": steps, "step_size": length}
+
+
+def _towards(logits: Tensor, labels: Tensor, *, done: float) -> Tensor:
+    return -per_image(logits, labels)
+
+
+def _still_right_first(logits: Tensor, labels: Tensor, *, done: float) -> Tensor:
+    weight = done / 2  # (t - 1) / 2T
+    weights = torch.where(logits.argmax(1) == labels, 1 - weight, weight)
+    return (weights * per_pixel(logits, labels)).sum((1, 2)) / labelled(labels)
 
 
 def ascend(
     model: nn.Module,
-    images: torch.Tensor,
-    labels: torch.Tensor,
-    eps: float | torch.Tensor,
+    images: Tensor,
+    labels: Tensor,
+    eps: float | Tensor,
     *,
-    lengths: Sequence[float] | torch.Tensor,
-    start: torch.Tensor | None = None,
+    lengths: Sequence[float] | Tensor,
+    start: Tensor | None = None,
     decay: float | None = None,
-    loss: Loss | None = None,
+    loss: Callable[..., Tensor] | None = None,
     dtype: torch.dtype = torch.float32,
     batch: int | None = None,
-    fooled: Fooled | None = None,
-    vanished: torch.Tensor | None = None,
-) -> torch.Tensor:
+    fooled: Loss | None = None,
+    vanished: Tensor | None = None,
+) -> Tensor:
     """Climb the loss from ``start`` by signed steps and return the last point.
 
-    Model, images and labels have been through ``gate.admit``.
+    Model, images and labels have been through ``gate.admit``. The result lies in [0, 1], with
+    ``(result - images).abs() <= eps`` in float32, exactly.
 
     Args:
-        model: returns logits (N, K) or (N, K, H, W), in evaluation mode; its parameters are left
-            alone.
-        images: float32 (N, C, H, W) in [0, 1], on the model's device.
-        labels: what ``losses.per_image`` takes for the model's head.
         eps: radius of the ball around each image, in [0, 1]: one for all, or (N,).
         lengths: of the steps in turn, in the units of ``eps``: (S,), or (S, N) of each image.
         start: where to begin, projected into the ball first; the images without one.
-        decay: share of the gathered gradient that each step keeps, every gradient scaled to
-            mean magnitude 1 first (Dong et al. 2018, algorithm 1); None follows the last
-            gradient alone.
-        loss: what to climb instead of ``losses.per_image``, each image's own number.
-        dtype: bfloat16 computes the gradients in mixed precision.
+        decay: share of the gathered gradient that each step keeps, every gradient scaled to mean
+            magnitude 1 first (Dong et al. 2018, algorithm 1); None follows the last one alone.
+        loss: what to climb instead of ``losses.per_image``: of logits, labels and ``done``, the
+            share of the steps already taken, each image's own number (N,).
         batch: gradients are taken of so many images at a time; of all without it.
-        fooled: says of images (n, C, H, W) and their labels which are judged wrong, bool (n,). It
-            is asked about those that ``model``, maybe a copy or in mixed precision, has wrong;
-            they stay where they are. Without it all go to the end.
+        fooled: says of images and their labels which are judged wrong, bool (n,), if ``model``,
+            maybe a copy or in mixed precision, says so; they stay where they are.
         vanished: bool (N,), set here to True for each image that still had to move when its
             gradient was zero in all pixels but one in a hundred.
-
-    Returns:
-        Images in [0, 1] with ``(result - images).abs() <= eps`` in float32, exactly.
-
-    Raises:
-        ContractError: for arguments, logits or gradients that break the contract.
     """
-    lengths = _checked(eps, lengths, dtype, images)
+    if not isinstance(eps, Tensor):  # others were checked as numbers, before they were sent
+        check_eps(eps)
+    lengths = torch.as_tensor(lengths, dtype=torch.float32, device=images.device)
+    if not len(lengths) or not (lengths >= 0).all():
+        given = sorted(set(lengths.flatten().tolist()))
+        raise ContractError(f"steps of length {given}: take 1 step or more, forward.")
+    if dtype not in (torch.float32, torch.bfloat16):
+        raise ContractError(f"dtype={dtype}: choose float32 or bfloat16; float16 loses gradients.")
     if not len(images):
         return images.clone()
-    span = extremes(labels)
-    images = images.detach()
+    lengths = lengths.view(len(lengths), -1, 1, 1, 1).expand(-1, len(images), -1, -1, -1)
+    span, images = extremes(labels), images.detach()
     low, high = ball(images, eps)
     moved = images.clone() if start is None else start.detach().clamp(low, high)
     gathered = None if decay is None else torch.zeros_like(images)
@@ -117,19 +222,19 @@ def ascend(
     return moved
 
 
-def shares(rows: torch.Tensor, batch: int | None) -> tuple[torch.Tensor, ...]:
+def shares(rows: Tensor, batch: int | None) -> tuple[Tensor, ...]:
     """Rows in parts of ``batch`` at most, of nearly the same size; in one without it."""
-    return rows.tensor_split(math.ceil(len(rows) / batch) if batch else 1)
+    return rows.tensor_split(max(1, math.ceil(len(rows) / batch)) if batch else 1)
 
 
 def gradient(
     model: nn.Module,
-    images: torch.Tensor,
-    labels: torch.Tensor,
+    images: Tensor,
+    labels: Tensor,
     span: tuple[float, float],
     dtype: torch.dtype = torch.float32,
-    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
-) -> tuple[torch.Tensor, torch.Tensor]:
+    loss: Loss | None = None,
+) -> tuple[Tensor, Tensor]:
     """Gradient of each image's own loss by its pixels (N, C, H, W), and the logits.
 
     Args:
@@ -147,16 +252,14 @@ def gradient(
     return uphill, logits.detach()
 
 
-def ball(images: torch.Tensor, eps: float | torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Lowest and highest images allowed: within ``eps``, within [0, 1], exact in float32.
-
-    ``eps`` may be each image's own, (N,).
+def ball(images: Tensor, eps: float | Tensor) -> tuple[Tensor, Tensor]:
+    """Lowest and highest images allowed: within ``eps``, one or (N,), and [0, 1], in float32.
 
     ``images + eps`` is rounded, to nearest, and may land up to half a unit in the last place
     too far out, which at a small eps is a percent of it. Where it does, the bound is the next
     number inwards.
     """
-    if isinstance(eps, torch.Tensor):
+    if isinstance(eps, Tensor):
         eps = eps[:, None, None, None]
     low, high = images - eps, images + eps
     low = torch.where(images - low > eps, torch.nextafter(low, images), low)
@@ -164,9 +267,7 @@ def ball(images: torch.Tensor, eps: float | torch.Tensor) -> tuple[torch.Tensor,
     return low.clamp(min=0), high.clamp(max=1)
 
 
-def random_start(
-    images: torch.Tensor, eps: float, generator: torch.Generator | None
-) -> torch.Tensor:
+def uniform_start(images: Tensor, eps: float, generator: torch.Generator | None) -> Tensor:
     """``images`` plus uniform noise in [-eps, eps], drawn image after image.
 
     A batch split in two, with one generator for both halves, gets the same noise.
@@ -177,11 +278,8 @@ def random_start(
     return images + eps * noise.to(images.device)
 
 
-def extremes(labels: torch.Tensor) -> tuple[float, float]:
-    """The smallest and the largest label, which is all that has to be read back of them.
-
-    Pixels of label maps (N, H, W) that are IGNORED are no labels.
-    """
+def extremes(labels: Tensor) -> tuple[float, float]:
+    """The smallest and the largest label, without IGNORED pixels: all that is read back of them."""
     if labels.ndim == 3:
         labels = labels[labels != IGNORED]
     if not labels.numel():
@@ -193,27 +291,3 @@ def check_eps(eps: float) -> None:
     """Raise ContractError unless ``eps`` lies in [0, 1]."""
     if not 0 <= eps <= 1:  # also catches NaN
         raise ContractError(f"eps={eps} lies outside [0, 1]. Eight gray levels are 8/255, not 8.")
-
-
-def _checked(
-    eps: float | torch.Tensor,
-    lengths: Sequence[float] | torch.Tensor,
-    dtype: torch.dtype,
-    images: torch.Tensor,
-) -> torch.Tensor:
-    """The lengths of the steps as (S, N, 1, 1, 1)."""
-    if not isinstance(eps, torch.Tensor):  # others were checked as numbers, before they were sent
-        check_eps(eps)
-    steps = torch.as_tensor(lengths, dtype=torch.float32, device=images.device)
-    if not len(steps) or not (steps >= 0).all():
-        raise ContractError(
-            f"steps of length {sorted(set(steps.flatten().tolist()))}: take 1 step or more, "
-            "forward."
-        )
-    if dtype not in (torch.float32, torch.bfloat16):
-        raise ContractError(
-            f"dtype={dtype}: choose torch.float32 or torch.bfloat16. Small gradients vanish in "
-            "float16, and float32 is what images are given in."
-        )
-    wide = steps if steps.ndim == 2 else steps[:, None]
-    return wide.expand(-1, len(images))[..., None, None, None]

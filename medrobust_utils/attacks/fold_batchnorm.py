@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.fx.experimental.optimization import fuse
 
 from ..core.contracts import ask
@@ -17,17 +17,12 @@ BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 ALIKE = 1e-3  # logits of the copy, relative and absolute; folding rounds about a hundredth of it
 
 
-def quick_copy(model: nn.Module, images: torch.Tensor) -> nn.Module:
+def quick_copy(model: nn.Module, images: Tensor) -> nn.Module:
     """A frozen copy, channels last, with batch norm folded into the convolutions before it.
 
-    Batch norm in evaluation mode scales and shifts each channel, which the convolution's own
-    weights can do. It cannot be folded where control flow depends on values, nor where one
-    convolution serves two batch norms or the network draws at random, which shows on ``images``.
-    The plain copy is slower, and as right.
-
-    Args:
-        model: in evaluation mode; left alone.
-        images: float32 (N, C, H, W) in [0, 1] on its device; one is enough.
+    It cannot be folded where control flow depends on values, nor where one convolution serves two
+    batch norms or the network draws at random, which shows on ``images`` (N, C, H, W); one is
+    enough. The plain copy is slower, and as right. ``model``, in evaluation mode, is left alone.
     """
     try:
         plain = copy.deepcopy(model).requires_grad_(False).to(memory_format=torch.channels_last)

@@ -6,108 +6,72 @@ float32 rounds, so its images may lie a unit in the last place outside the ball.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..core import env
 from ..core.contracts import Asked, ask, blamed, check_labels, check_logits
 from ..core.errors import ContractError
 from ..core.gate import admit, gate
-from .engine import check_eps, extremes
-from .engine import random_start as uniform_start
-from .gradient import PGD_STEP, PGD_STEPS
+from . import engine
 
 
-@gate()
-def foolbox_fgsm(
-    model: nn.Module, images: torch.Tensor, labels: torch.Tensor, eps: float
-) -> torch.Tensor:
-    """``fgsm`` by Foolbox's LinfFastGradientAttack; softmax heads only."""
-    from foolbox.attacks import LinfFastGradientAttack  # slow to import
-
-    labels = admit(model, images, labels)
-    return _run(LinfFastGradientAttack(), model, images, labels, eps)
+def foolbox_fgsm(model: nn.Module, images: Tensor, labels: Tensor, eps: float) -> Tensor:
+    """``fgsm`` by Foolbox, for which it is one step of length eps; softmax heads only."""
+    return foolbox_pgd(model, images, labels, eps, steps=1, step_size=eps, random_start=False)
 
 
 @gate()
 def foolbox_pgd(
     model: nn.Module,
-    images: torch.Tensor,
-    labels: torch.Tensor,
+    images: Tensor,
+    labels: Tensor,
     eps: float,
     *,
-    steps: int = PGD_STEPS,
+    steps: int = engine.USUAL["pgd"][0],
     step_size: float | None = None,
     random_start: bool = True,
     generator: torch.Generator | None = None,
-    start: torch.Tensor | None = None,
+    start: Tensor | None = None,
     dtype: torch.dtype = torch.float32,
-) -> torch.Tensor:
+) -> Tensor:
     """``pgd`` by Foolbox's LinfProjectedGradientDescentAttack; softmax heads, float32 only.
 
     The arguments are those of ``pgd``; the same generator or ``start`` gives the same start.
     """
+    import foolbox  # slow to import
+    from eagerpy import astensor
+
     labels = admit(model, images, labels)
-    if start is None and random_start:
-        start = uniform_start(images, eps, generator)
-    return foolbox_steps(model, images, labels, eps, steps, step_size, start, dtype)
-
-
-def foolbox_steps(
-    model: nn.Module,
-    images: torch.Tensor,
-    labels: torch.Tensor,
-    eps: float,
-    steps: int,
-    step_size: float | None,
-    start: torch.Tensor | None,
-    dtype: torch.dtype,
-) -> torch.Tensor:
-    """``foolbox_pgd`` of what ``admit`` let in, without a graph around it."""
-    import eagerpy
-    from foolbox.attacks import LinfProjectedGradientDescentAttack  # slow to import
-
-    if dtype != torch.float32:
-        raise ContractError(f"dtype={dtype}: Foolbox attacks in float32. Use the native engine.")
-
-    class FromStart(LinfProjectedGradientDescentAttack):
-        """Begins where it is told, which Foolbox has no argument for."""
-
-        def get_random_start(self, x0: eagerpy.Tensor, epsilon: float) -> eagerpy.Tensor:
-            return self.project(eagerpy.astensor(start), x0, epsilon)
-
-    attack = FromStart(
-        rel_stepsize=PGD_STEP,
-        abs_stepsize=step_size,
-        steps=steps,
-        random_start=start is not None,
-    )
-    return _run(attack, model, images, labels, eps)
-
-
-def _run(
-    attack: Callable, model: nn.Module, images: torch.Tensor, labels: torch.Tensor, eps: float
-) -> torch.Tensor:
-    """Clipped adversarial images of a Foolbox attack."""
-    import foolbox
-
-    check_eps(eps)
-    if labels.ndim != 1 or labels.is_floating_point():
+    engine.check_eps(eps)
+    if labels.ndim != 1 or labels.is_floating_point() or dtype != torch.float32:
         raise ContractError(
-            "Foolbox attacks softmax heads with int64 labels (N,) only. Use the native engine."
+            "Foolbox attacks softmax heads with int64 labels (N,), in float32. Use the native "
+            f"engine for {labels.dtype} labels {tuple(labels.shape)} and {dtype}."
         )
     logits = ask(model, images)
-    check_labels(labels, logits, extremes(labels))
+    check_labels(labels, logits, engine.extremes(labels))
     check_logits(logits, multi_label=False)
+    if start is None and random_start:
+        start = engine.uniform_start(images, eps, generator)
+
+    class FromStart(foolbox.attacks.LinfProjectedGradientDescentAttack):
+        """Begins where it is told, which Foolbox has no argument for."""
+
+        def get_random_start(self, x0: Any, epsilon: float) -> Any:
+            return self.project(astensor(start), x0, epsilon)
+
+    how = dict(steps=steps, rel_stepsize=engine.USUAL["pgd"][1], abs_stepsize=step_size)
+    attack = FromStart(**how, random_start=start is not None)
     wrapped = foolbox.PyTorchModel(Asked(model), bounds=(0, 1), device=images.device)
-    criterion = foolbox.Misclassification(labels.long())
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
     try:
         for parameter in learning:  # Foolbox would pile up their gradients
             parameter.requires_grad_(False)
         with env.full_float32(), torch.enable_grad(), blamed(model, images):
+            criterion = foolbox.Misclassification(labels.long())
             return attack(wrapped, images, criterion, epsilons=eps)[1]
     finally:
         for parameter in learning:

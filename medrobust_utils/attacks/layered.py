@@ -1,4 +1,4 @@
-"""Method one of paper 4: PGD towards one class after another, layer upon layer.
+"""Attacks on segmentations, as values that are called; method one of paper 4 among them.
 
 Avramidis et al. (draft), section 2 and equation 2: for each class in turn, 100 steps push the
 whole prediction to that class, each class starting from the last result. What earlier classes
@@ -9,26 +9,28 @@ the whole area in one class. The cost grows linearly with the number of classes.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..core.contracts import ask, check_labels
 from ..core.errors import ContractError
 from ..core.gate import admit, gate
-from .engine import extremes
-from .gradient import pgd
+from ..core.losses import BACKGROUND
+from .engine import extremes, madry_step, pgd, segpgd
 
 # What a class's steps are projected on: the ball around where that class began, so that the
 # classes may drift apart to K * eps together; or the ball around the image itself.
 BALLS = ("stage", "image")
+ATTACKS = ("background", "pgd", "segpgd")
 
 
 @gate()
 def layered_pgd(
     model: nn.Module,
-    images: torch.Tensor,
-    labels: torch.Tensor,
+    images: Tensor,
+    labels: Tensor,
     eps: float,
     *,
     classes: Sequence[int],
@@ -37,49 +39,95 @@ def layered_pgd(
     ball: str = "stage",
     present: bool = False,
     dtype: torch.dtype = torch.float32,
-) -> torch.Tensor:
+) -> Tensor:
     """Images after the last class; at most ``eps`` (``len(classes) * eps`` by stages) away.
 
     Args:
-        model: returns logits (N, K, H, W), in evaluation mode.
-        images: float32 (N, C, H, W) in [0, 1], on the model's device.
+        model, images: see ``attacks.pgd``; logits are (N, K, H, W).
         labels: label maps (N, H, W); looked at with ``present`` only.
         eps: radius of each ball, in [0, 1].
         classes: in the order of attack.
-        steps, step_size: of PGD, for each class; see ``gradient.pgd``.
+        steps, step_size: of PGD, for each class; see ``pgd``.
         ball: one of BALLS. The paper names no bound; equation 2 clips only.
         present: leave out, image by image, the classes that its label map does not show
             ("as long as there are different classes" can be read so).
-
-    Raises:
-        ContractError: for an unknown ball, or a breach of the contract.
     """
     if ball not in BALLS:
         raise ContractError(f"ball={ball!r}: choose {' or '.join(BALLS)}.")
     labels = admit(model, images, labels if present else None)
     if present:
         check_labels(labels, ask(model, images), extremes(labels))
-    moved = images.clone()
+    moved, how = images.clone(), dict(steps=steps, step_size=step_size, dtype=dtype)
     for kind in classes:
         chosen = torch.ones(len(images), dtype=torch.bool, device=images.device)
         if present:
             chosen = (labels == kind).flatten(1).any(1)
-        centre = (images if ball == "image" else moved)[chosen]
-        moved[chosen] = pgd(
-            model,
-            centre,
-            full_area(centre, kind),
-            eps,
-            steps=steps,
-            step_size=step_size,
-            start=moved[chosen],
-            targeted=True,
-            dtype=dtype,
-        )
+        centre, start = (images if ball == "image" else moved)[chosen], moved[chosen]
+        goal = full_area(centre, kind)
+        moved[chosen] = pgd(model, centre, goal, eps, start=start, targeted=True, **how)
     return moved
 
 
-def full_area(images: torch.Tensor, kind: int) -> torch.Tensor:
+def full_area(images: Tensor, kind: int) -> Tensor:
     """Label maps (N, H, W) that show the class ``kind`` everywhere."""
     n, _, height, width = images.shape
     return torch.full((n, height, width), kind, device=images.device)
+
+
+@dataclass(frozen=True)
+class Attack:
+    """An attack on a segmentation; called, it gives ``images`` (N, C, H, W), attacked.
+
+    Attributes:
+        kind: ``background`` pushes the whole prediction to the background (PGD; Avramidis et al.,
+            section 3), ``pgd`` away from the truth, ``segpgd`` likewise, right pixels first.
+        eps: radius, in units of the full range. 1 bounds nothing.
+        steps: number of steps.
+        step_size: in the units of ``eps``; ``attacks.madry_step`` unless given.
+    """
+
+    kind: str
+    eps: float
+    steps: int
+    step_size: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in ATTACKS:
+            raise ContractError(f"attack {self.kind!r}: choose {', '.join(ATTACKS)}.")
+        madry_step(self.eps, self.steps)  # refuses what is no number of steps
+
+    def __call__(
+        self, model: nn.Module, images: Tensor, labels: Tensor, dtype: torch.dtype
+    ) -> dict[str, Tensor]:
+        length = madry_step(self.eps, self.steps) if self.step_size is None else self.step_size
+        how = dict(steps=self.steps, step_size=length, dtype=dtype)
+        if self.kind == "segpgd":
+            return {"images": segpgd(model, images, labels, self.eps, **how)}
+        aimed = self.kind == "background"
+        goal = full_area(images, BACKGROUND) if aimed else labels
+        how |= dict(random_start=False, targeted=aimed)
+        return {"images": pgd(model, images, goal, self.eps, **how)}
+
+
+@dataclass(frozen=True)
+class Layered:
+    """Method one of paper 4 (see ``layered_pgd``), called like an ``Attack``.
+
+    Steps are ``attacks.madry_step`` long.
+    """
+
+    eps: float
+    steps: int
+    ball: str = "stage"
+    present: bool = False
+
+    def __post_init__(self) -> None:
+        madry_step(self.eps, self.steps)  # refuses what is no number of steps
+
+    def __call__(
+        self, model: nn.Module, images: Tensor, labels: Tensor, dtype: torch.dtype
+    ) -> dict[str, Tensor]:
+        classes = range(ask(model, images[:1]).shape[1])
+        how = dict(ball=self.ball, present=self.present, dtype=dtype)
+        how |= dict(steps=self.steps, step_size=madry_step(self.eps, self.steps))
+        return {"images": layered_pgd(model, images, labels, self.eps, classes=classes, **how)}

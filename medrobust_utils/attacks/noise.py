@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..core.contracts import ask
 from ..core.errors import ContractError
 
 if TYPE_CHECKING:  # timm is slow to import, and attacks need it for nothing else
     from ..models import MedicalModel
-
-READINGS = ("variance", "multiplier")
 
 
 def noise_std(level: float, reading: str) -> float:
@@ -26,14 +25,15 @@ def noise_std(level: float, reading: str) -> float:
         reading: ``variance`` takes it at its word (std = sqrt(level)); ``multiplier`` supposes
             that ``randn`` was multiplied by it (std = level).
     """
-    if reading not in READINGS:
-        raise ContractError(f"reading={reading!r}: choose one of {', '.join(READINGS)}.")
     if level < 0:
         raise ContractError(f"noise level {level} is negative; a variance is 0 or more.")
-    return math.sqrt(level) if reading == "variance" else level
+    readings = {"variance": math.sqrt(level), "multiplier": level}
+    if reading not in readings:
+        raise ContractError(f"reading={reading!r}: choose one of {', '.join(readings)}.")
+    return readings[reading]
 
 
-def gaussian(shape: Sequence[int], index: Sequence[int], seed: int) -> torch.Tensor:
+def gaussian(shape: Sequence[int], index: Sequence[int], seed: int) -> Tensor:
     """Standard normal noise (len(index), *shape), image by image from (seed, index).
 
     An image gets the same noise whatever the batch it comes in, so two models are compared
@@ -46,24 +46,24 @@ def gaussian(shape: Sequence[int], index: Sequence[int], seed: int) -> torch.Ten
     return noise
 
 
-def signs(shape: Sequence[int], index: Sequence[int], seed: int) -> torch.Tensor:
+def uniform(images: Tensor, index: Sequence[int], seed: int) -> Tensor:
+    """Noise in [-1, 1] beside ``images`` (len(index), C, H, W), image by image as ``gaussian``."""
+    normal = gaussian(images.shape[1:], index, seed)
+    return torch.erf(normal / math.sqrt(2)).to(images.device)
+
+
+def signs(shape: Sequence[int], index: Sequence[int], seed: int) -> Tensor:
     """Plus or minus 1 in each pixel, int64 (len(index), *shape), from (seed, index)."""
     draws = [np.random.default_rng([seed, int(image)]) for image in index]
     return torch.from_numpy(np.stack([2 * draw.integers(0, 2, shape) - 1 for draw in draws]))
 
 
-def noisy_logits(
-    model: MedicalModel, images: torch.Tensor, noise: torch.Tensor, std: float
-) -> torch.Tensor:
-    """Logits with noise of ``std`` added after normalisation, unclipped, as in the paper.
+def noisy_logits(model: MedicalModel, images: Tensor, noise: Tensor, std: float) -> Tensor:
+    """Logits with ``noise`` (N, 3, H, W) times ``std`` added after normalisation, unclipped.
 
     One unit is one unit of ImageNet-normalised pixels for every model (``model.noise_unit``),
-    about 0.226 of the [0, 1] range, so that models with another normalisation see the same
-    noise.
-
-    Args:
-        images: float32 (N, C, H, W) in [0, 1].
-        noise: standard normal (N, 3, H, W).
+    about 0.226 of the [0, 1] range of ``images`` (N, C, H, W), so that models with another
+    normalisation see the same noise.
     """
     if not hasattr(model, "noise_unit"):
         raise ContractError(

@@ -11,51 +11,47 @@ short attacks, near its own radius, however many radii there are.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..core.contracts import ask, check_labels, check_logits
 from ..core.errors import ContractError
-from ..core.gate import admit
+from ..core.gate import admit, gate
 from ..core.losses import correct, per_image
-from .config import AttackConfig
-from .engine import ascend, check_eps, extremes, gradient, shares
-from .foolbox import foolbox_steps
-from .gradient import MIFGSM_DECAY
-from .noise import gaussian
+from .config import AttackConfig, AutoAttackConfig
+from .engine import MIFGSM_DECAY, ascend, check_eps, extremes, gradient, shares
+from .foolbox import foolbox_pgd
+from .noise import uniform
 
 EARLIER = 0.7  # share of the radius at which a linear loss would be fooled; bisection begins there
 
 
-@dataclass(frozen=True)
-class AtRadius:
+class AtRadius(NamedTuple):
     """One radius: the attacked images (N, C, H, W) and their logits (N, K), scored in float32."""
 
     eps: float
-    images: torch.Tensor
-    logits: torch.Tensor
+    images: Tensor
+    logits: Tensor
 
 
-@torch.inference_mode(False)  # of use with a generator too, unlike ``gate``
-@torch.no_grad()
+@gate()
 def at_radii(
     model: nn.Module,
-    images: torch.Tensor,
-    labels: torch.Tensor,
+    images: Tensor,
+    labels: Tensor,
     epsilons: Sequence[float],
     *,
     rows: np.ndarray | None = None,
     through: nn.Module | None = None,
     batch: int | None = None,
     **how: Any,
-) -> Iterator[AtRadius]:
-    """Yield one AtRadius for each eps: as it is done, or by bisection once all are.
+) -> list[AtRadius]:
+    """Attacked images and their logits at each eps.
 
     Args:
         images: float32 (N, C, H, W) in [0, 1], on the model's device.
@@ -67,21 +63,15 @@ def at_radii(
         batch: images that go through a network together; all without it, and with Foolbox. As
             images are fooled, the others are put together anew.
         how: what ``AttackConfig`` takes.
-
-    Raises:
-        ContractError: for anything that breaks the contract, before the first attack.
     """
-    job = Job(model, images, labels, epsilons, rows, through, batch, AttackConfig(**how))
-    if epsilons[0] == 0:
-        yield AtRadius(0.0, images, job.clean)
-    if job.config.mode != "bisection":
-        yield from job.in_turn()
-        return
-    moved, logits = (x.expand(len(job.radii), *x.shape).clone() for x in (images, job.clean))
-    for attempt in job.bisect():
+    numbers = np.arange(len(images)) if rows is None else rows
+    through, config = model if through is None else through, AttackConfig(**how)
+    job = Job(model, through, images, labels, numbers, epsilons, batch, config)
+    moved, logits = job.repeated(images), job.repeated(job.clean)
+    for attempt in job.attempts():
         attempt.put(moved, attempt.images)
         attempt.put(logits, attempt.logits)
-    yield from map(AtRadius, job.radii, moved, logits)
+    return list(map(AtRadius, epsilons, moved, logits))
 
 
 def check_radii(epsilons: Sequence[float]) -> None:
@@ -94,29 +84,25 @@ def check_radii(epsilons: Sequence[float]) -> None:
         raise ContractError(f"epsilons {list(epsilons)} must rise. Sort them, each once.")
 
 
-def score(model: nn.Module, images: torch.Tensor, batch: int | None = None) -> torch.Tensor:
+def score(model: nn.Module, images: Tensor, batch: int | None = None) -> Tensor:
     """Logits (N, K) in full float32, without a graph, of ``batch`` images at a time."""
     return torch.cat([ask(model, part) for part in shares(images, batch)])
 
 
 class Attempt(NamedTuple):
-    """One attack of some images, each within its own radius.
+    """One attack of the ``rows`` (n,) of a batch: ``images`` (n, C, H, W), ``logits`` (n, K).
 
-    Attributes:
-        rows: (n,) of the images in their batch.
-        first, end: (n,): the radii from position ``first`` to before ``end`` have this outcome,
-            until a later attempt says otherwise.
-        images: (n, C, H, W), attacked.
-        logits: (n, K) of those.
+    The radii from position ``first`` to before ``end``, of all or of each image (n,), have this
+    outcome until a later attempt says otherwise.
     """
 
-    rows: torch.Tensor
-    first: torch.Tensor
-    end: torch.Tensor
-    images: torch.Tensor
-    logits: torch.Tensor
+    rows: Tensor
+    first: Tensor | int
+    end: Tensor | int
+    images: Tensor
+    logits: Tensor
 
-    def put(self, outcomes: torch.Tensor, values: torch.Tensor) -> None:
+    def put(self, outcomes: Tensor, values: Tensor) -> None:
         """Write ``values`` (n, ...) into the ``outcomes`` (E, N, ...) of those radii."""
         places = torch.arange(len(outcomes), device=outcomes.device)[:, None]
         here = (places >= self.first) & (places < self.end)
@@ -124,59 +110,65 @@ class Attempt(NamedTuple):
         outcomes[:, self.rows] = torch.where(here, values, outcomes[:, self.rows])
 
 
+@dataclass
 class Job:
-    """One batch of images, and how it is attacked.
+    """One batch of images, and how it is attacked; see ``at_radii``.
 
-    Attributes:
-        radii: those above 0.
-        clean: logits (N, K) before the attack.
-        vanished: bool (N,): an attack met a gradient that was zero in nearly all pixels.
+    ``clean`` has its logits (N, K) before the attack. ``vanished``, bool (N,), tells where a
+    gradient attack met a gradient of zero in nearly all pixels.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        images: torch.Tensor,
-        labels: torch.Tensor,
-        epsilons: Sequence[float],
-        rows: np.ndarray | None,
-        through: nn.Module | None,
-        batch: int | None,
-        config: AttackConfig,
-    ) -> None:
-        check_radii(epsilons)
-        self.labels = admit(model, images, labels)
-        if not len(images):
+    model: nn.Module
+    through: nn.Module
+    images: Tensor
+    labels: Tensor
+    rows: np.ndarray
+    epsilons: Sequence[float]
+    batch: int | None
+    config: AttackConfig | AutoAttackConfig
+
+    def __post_init__(self) -> None:
+        check_radii(self.epsilons)
+        self.labels = admit(self.model, self.images, self.labels)
+        if not len(self.images):
             raise ContractError("no image to attack: the batch is empty.")
-        self.model, self.through = model, model if through is None else through
-        self.images, self.batch, self.config = images, batch, config
-        self.radii = [eps for eps in epsilons if eps]
-        self.clean = score(model, images, batch)
+        self.clean = score(self.model, self.images, self.batch)
         check_labels(self.labels, self.clean, extremes(self.labels))
         check_logits(self.clean, self.labels.ndim == 2)
-        self.vanished = torch.zeros(len(images), dtype=torch.bool, device=images.device)
-        self.noise = None
-        if config.attack == "pgd":
-            numbers = np.arange(len(images)) if rows is None else rows
-            # the error function takes normal noise to uniform noise in [-1, 1]
-            noise = torch.erf(gaussian(images.shape[1:], numbers, config.seed) / math.sqrt(2))
-            self.noise = noise.to(images.device)
+        self.vanished = torch.zeros(len(self.images), dtype=torch.bool, device=self.images.device)
 
-    def in_turn(self) -> Iterator[AtRadius]:
-        """One radius after the other. Unless all are attacked, the fooled keep that image."""
-        moved, logits = self.images, self.clean
-        for eps in self.radii:
-            every = self.config.mode == "independent"
+    def repeated(self, values: Tensor) -> Tensor:
+        """``values`` (N, ...) at every eps (E, N, ...), to be attacked."""
+        return values.expand(len(self.epsilons), *values.shape).clone()
+
+    def scores(self, done: Callable[[int], object]) -> dict[str, np.ndarray]:
+        """Arrays of a ``SweepResult``; ``done`` is called with N after each round."""
+        logits = self.repeated(self.clean)
+        for attempt in self.attempts():
+            attempt.put(logits, attempt.logits)
+            done(len(logits[0]))
+        found = {"logits": logits, "clean": self.clean}
+        if self.config.halving:
+            found["vanished"] = self.vanished
+        return {name: values.cpu().numpy() for name, values in found.items()}
+
+    def attempts(self) -> Iterator[Attempt]:
+        """Every attack on some of the images, in order: by bisection, or a radius after another."""
+        skip, pgd = int(self.epsilons[0] == 0), self.config.attack == "pgd"
+        noise = uniform(self.images, self.rows, self.config.seed) if pgd else None
+        if self.config.halving:
+            yield from self._bisect(noise, skip)
+            return
+        logits, every = self.clean, self.config.mode == "independent"
+        for place, eps in enumerate(self.epsilons):
             rows = (correct(logits, self.labels) | every).nonzero()[:, 0]
-            if len(rows):
-                random = self.noise is not None
-                start = self.images[rows] + eps * self.noise[rows] if random else None
-                new, scored = self._attack(rows, eps, self.config.lengths(eps), start)
-                moved = moved.index_copy(0, rows, new)
+            if eps and len(rows):
+                start = self.images[rows] + eps * noise[rows] if pgd else None
+                moved, scored = self._attack(rows, eps, self.config.lengths(eps), start)
                 logits = logits.index_copy(0, rows, scored)
-            yield AtRadius(eps, moved, logits)
+                yield Attempt(rows, place, len(self.epsilons), moved, scored)
 
-    def bisect(self) -> Iterator[Attempt]:
+    def _bisect(self, noise: Tensor, skip: int) -> Iterator[Attempt]:
         """Every attempt to find the smallest radius of each image, rightly judged before.
 
         It begins where the first gradient says, and goes on one radius up, or down one, two, four,
@@ -184,7 +176,7 @@ class Job:
         begins at the last perturbation, scaled. A failure that is older than the success above it
         is tried again in the end, from that success.
         """
-        radii = torch.tensor(self.radii, dtype=torch.float32, device=self.images.device)
+        radii = torch.tensor(self.epsilons[skip:], dtype=torch.float32, device=noise.device)
         right = correct(self.clean, self.labels)
         rows, count = right.nonzero()[:, 0], len(radii)
         if not (len(rows) and count):
@@ -192,14 +184,27 @@ class Job:
         low = torch.full_like(right, -1, dtype=torch.long)  # the largest radius that failed
         high = torch.where(right, count, 0)  # the smallest that succeeded
         reach, last = torch.ones_like(low), torch.zeros_like(right)
-        delta, best = self.noise.clone(), torch.zeros_like(self.noise)
-        within = torch.ones_like(right, dtype=radii.dtype)
-        delta[rows], place = self._guess(rows, radii)
+        delta, best = noise.clone(), torch.zeros_like(noise)
+        within = torch.ones_like(right, dtype=radii.dtype)  # the radius of ``delta``
+
+        def attempt(delta: Tensor) -> tuple[Tensor, Attempt]:
+            eps = radii[place]
+            scale = (eps / within[rows])[:, None, None, None]
+            # a step's length may be a share of eps, or the same for all
+            lengths = torch.stack([0 * eps + step for step in self.config.lengths(eps)])
+            start = self.images[rows] + delta[rows] * scale
+            moved, logits = self._attack(rows, eps, lengths, start)
+            fooled = ~correct(logits, self.labels[rows])
+            # a success counts at every larger radius, a failure below the smallest success so far
+            end = torch.where(fooled, count, high[rows]) + skip
+            return fooled, Attempt(rows, place + skip, end, moved, logits)
+
+        delta[rows], place = self._guess(rows, radii, noise[rows])
         while len(rows):
-            attempt, fooled = self._attempt(rows, place, high[rows], delta, within, radii)
-            yield attempt
+            fooled, tried = attempt(delta)
+            yield tried
             within[rows], last[rows] = radii[place], fooled
-            delta = delta.index_copy(0, rows, attempt.images - self.images[rows])
+            delta = delta.index_copy(0, rows, tried.images - self.images[rows])
             best[rows[fooled]] = delta[rows[fooled]]
             high[rows[fooled]], low[rows[~fooled]] = place[fooled], place[~fooled]
             rows = (high - low > 1).nonzero()[:, 0]
@@ -210,17 +215,17 @@ class Job:
             reach[rows] *= 2
         rows = ((high > 0) & last).nonzero()[:, 0]
         if len(rows):
-            within[rows] = radii[high[rows]]
-            yield self._attempt(rows, high[rows] - 1, high[rows], best, within, radii)[0]
+            within[rows], place = radii[high[rows]], high[rows] - 1
+            yield attempt(best)[1]
 
-    def _guess(self, rows: torch.Tensor, radii: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _guess(self, rows: Tensor, radii: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Which way to go at first (n, C, H, W), and at which radius, by position (n,).
 
         As if the loss were log(1 + exp(-m)) of a margin m that falls evenly: a step along the
         signs of its gradient then fools from radius m / |gradient|_1 on, and an attack of some
         steps a little before.
         """
-        start = (self.images[rows] + radii[0] * self.noise[rows]).clamp(0, 1)
+        start = (self.images[rows] + radii[0] * noise).clamp(0, 1)
         labels, span = self.labels[rows], extremes(self.labels)
         slopes, losses = [], []
         for part in shares(torch.arange(len(rows), device=rows.device), self.batch):
@@ -231,69 +236,31 @@ class Job:
         slope, loss = torch.cat(slopes), torch.cat(losses)
         margin, weight = -torch.expm1(loss).log(), -torch.expm1(-loss)
         linear = margin * weight / slope.double().abs().sum((1, 2, 3))
-        linear = linear.nan_to_num(
-            torch.inf
-        ).float()  # no gradient tells nothing; a success is cheap
+        linear = linear.nan_to_num(torch.inf).float()  # no gradient tells nothing
         place = (EARLIER * linear[:, None] > radii).sum(1).clamp(len(radii) // 4, len(radii) - 1)
-        return torch.where(slope == 0, self.noise[rows], slope.sign()), place
-
-    def _attempt(
-        self,
-        rows: torch.Tensor,
-        place: torch.Tensor,
-        high: torch.Tensor,
-        delta: torch.Tensor,
-        within: torch.Tensor,
-        radii: torch.Tensor,
-    ) -> tuple[Attempt, torch.Tensor]:
-        """Attack each image of ``rows`` at the radius of its ``place``; who was fooled, bool (n,).
-
-        It begins at ``delta``, of size ``within``. A success counts at every larger radius, a
-        failure below ``high``, the smallest success so far.
-        """
-        eps = radii[place]
-        scale = (eps / within[rows])[:, None, None, None]
-        start = self.images[rows] + delta[rows] * scale
-        # a step's length may be a share of eps, or the same for all
-        lengths = torch.stack([0 * eps + step for step in self.config.lengths(eps)])
-        moved, logits = self._attack(rows, eps, lengths, start)
-        fooled = ~correct(logits, self.labels[rows])
-        end = torch.where(fooled, len(radii), high)
-        return Attempt(rows, place, end, moved, logits), fooled
+        return torch.where(slope == 0, noise, slope.sign()), place
 
     def _attack(
-        self,
-        rows: torch.Tensor,
-        eps: float | torch.Tensor,
-        lengths: list[float] | torch.Tensor,
-        start: torch.Tensor | None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self, rows: Tensor, eps: float | Tensor, lengths: list[float] | Tensor, start: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         """The images of ``rows``, attacked, and their logits."""
         images, labels, config = self.images[rows], self.labels[rows], self.config
+        how = dict(start=start, dtype=config.dtype)
         if config.engine == "foolbox":
-            how = (len(lengths), lengths[0], start, config.dtype)
-            moved = foolbox_steps(self.through, images, labels, eps, *how)
+            how |= dict(steps=len(lengths), step_size=lengths[0])
+            moved = foolbox_pgd(self.through, images, labels, eps, **how)
             return moved, self._rate(moved, labels)
-
-        halving = config.mode == "bisection"
-        vanished = torch.zeros_like(rows, dtype=torch.bool)
-        moved = ascend(
-            self.through,
-            images,
-            labels,
-            eps,
-            lengths=lengths,
-            start=start,
-            dtype=config.dtype,
-            batch=self.batch,
-            fooled=(lambda x, y: ~correct(self._rate(x, y), y)) if halving else None,
-            decay=MIFGSM_DECAY if config.attack == "mifgsm" or halving else None,
-            vanished=vanished,
-        )
+        if config.halving:
+            how["fooled"] = lambda moved, labels: ~correct(self._rate(moved, labels), labels)
+        if config.halving or config.attack == "mifgsm":
+            how["decay"] = MIFGSM_DECAY
+        how["vanished"] = vanished = torch.zeros_like(rows, dtype=torch.bool)
+        how |= dict(lengths=lengths, batch=self.batch)
+        moved = ascend(self.through, images, labels, eps, **how)
         self.vanished[rows] |= vanished
         return moved, self._rate(moved, labels)
 
-    def _rate(self, moved: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def _rate(self, moved: Tensor, labels: Tensor) -> Tensor:
         logits = score(self.model, moved, self.batch)
         check_logits(logits, labels.ndim == 2)
         return logits

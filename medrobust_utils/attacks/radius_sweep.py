@@ -1,31 +1,35 @@
-"""Accuracy at every eps: an attack over a data set, part by part, kept as it comes."""
+"""Accuracy at every eps: an attack over a data set, part by part, each kept as it is finished."""
 
 from __future__ import annotations
 
+import hashlib
+import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from ..core.errors import ContractError
+from ..core import env
+from ..core.contracts import check_model
+from ..core.errors import ContractError, RunError
 from ..core.gate import gate
-from ..data import ImageSet
-from .autoattack.sweep import attack_batch
+from ..core.storage import fingerprint, read_arrays, write_arrays
+from ..data import ImageSet, batches
+from .autoattack.attack import attack_batch
 from .config import AttackConfig, AutoAttackConfig
-from .partial_results import on_device, swept
-from .radii import Job
+from .fold_batchnorm import quick_copy
+from .radii import Job, check_radii
 from .red_flags import Flag
 from .sweep_result import AutoResult, SweepResult, lowest, overtaken
 
 # Batches that are attacked together by bisection, so that a network gets full ones from the
 # images still to be fooled. A kill costs all four: less than one of 40 steps at each of 8 eps.
 TOGETHER = 4
-# counts changes, so that no part of an older sweep is read back
-METHOD = {"bisection": 1, "autoattack": 3}
+PER_IMAGE = ("clean", "vanished")  # arrays of a part whose first axis is the image, not the eps
 
 
 @gate()
@@ -70,36 +74,48 @@ def attack_sweep(
 
     Raises:
         ContractError: for a breach of the contract, or an empty index.
-        RunError: for a kept part that is damaged or of another sweep, or if not even one
-            image fits into memory.
+        RunError: for a kept part that is damaged, or if not even one image fits into memory.
     """
-    common = dict(batch=batch, folder=folder, desc=desc)
-    if attack == "autoattack":
-        return _autoattack(model, data, index, epsilons, fooled, AutoAttackConfig(**how), common)
-    if fooled is not None:
-        raise ContractError("fooled is for attack='autoattack'; others find that out themselves.")
-    config = AttackConfig(attack=attack, **how)
-    above = int(sum(eps > 0 for eps in epsilons))
+    check_radii(epsilons)
+    check_model(model)
+    if not len(index):
+        raise ContractError("no image to attack: the index is empty.")
+    auto, shape = attack == "autoattack", (len(epsilons), len(index))
+    config = AutoAttackConfig(**how) if auto else AttackConfig(attack=attack, **how)
+    known = np.zeros(shape, bool) if fooled is None else fooled
+    if known.shape != shape or not (auto or fooled is None):
+        raise ContractError(f"fooled is for AutoAttack, bool (eps, images): expected {shape}.")
+    if config.mode == "to the end" and len(epsilons) > 1:
+        raise ContractError(f"to_the_end takes one eps, not {len(epsilons)}: run it for each.")
+    model.to(env.pick_device(), memory_format=torch.channels_last)
+    if folder:
+        settings = config.settings() | ({"fooled": np.packbits(known).tolist()} if auto else {})
+        key = identify(model, data, index, [float(eps) for eps in epsilons], settings)
+        folder = folder / f"{attack}-{key}"
 
-    def compute(through: nn.Module, rows: np.ndarray, batch: int, done: Callable) -> dict:
-        return _scores(model, through, data, rows, epsilons, config, batch, done)
+    def begin() -> nn.Module:
+        copied = auto or config.engine == "native"
+        return quick_copy(model, on_device(data, index[:1])[0]) if copied else model
 
-    found = swept(
-        attack,
-        model,
-        data,
-        index,
-        epsilons,
-        _settings(config),
-        compute,
-        # bisection doubles its steps, then halves what is open, and tries once more in the end
-        rounds=2 * above.bit_length() + 1 if config.mode == "bisection" else above,
-        together=TOGETHER if config.mode == "bisection" else 1,
-        copied=config.engine == "native",
-        **common,
-    )
+    def compute(through: nn.Module, part: slice, batch: int, done: Callable) -> dict:
+        images = on_device(data, index[part])
+        job = Job(model, through, *images, index[part], epsilons, batch, config)
+        return attack_batch(job, known[:, part], done) if auto else job.scores(done)
+
+    halving = config.mode == "bisection"
+    rounds = len(epsilons) if auto else sum(eps > 0 for eps in epsilons)
+    if halving:  # doubles its steps, then halves what is open, and tries once more in the end
+        rounds = 2 * int(rounds).bit_length() + 1
+    together = TOGETHER if halving else 1
+    with env.progress(total=int(rounds) * len(index), desc=desc, disable=not desc) as bar:
+        parts = _parts(begin, compute, len(index), batch, together, folder, bar)
+    found = {
+        name: np.concatenate([part[name] for part in parts], axis=int(name not in PER_IMAGE))
+        for name in parts[0].keys() - {"identity"}  # once written into every part
+    }
     labels = np.ascontiguousarray(data.targets[index])
-    return SweepResult(np.array(epsilons, float), labels=labels, mode=config.mode, **found)
+    result = AutoResult if auto else SweepResult
+    return result(np.array(epsilons, float), labels=labels, mode=config.mode, **found)
 
 
 def autoattack_sweep(*asked: Any, **how: Any) -> AutoResult:
@@ -144,88 +160,76 @@ def robust_curve(
     return lowest(found, *others), [*flags, overtaken(found, others), *auto.flags()]
 
 
-def _autoattack(
-    model: nn.Module,
-    data: ImageSet,
-    index: np.ndarray,
-    epsilons: Sequence[float],
-    fooled: np.ndarray | None,
-    config: AutoAttackConfig,
-    common: Mapping,
-) -> AutoResult:
-    if config.to_the_end and len(epsilons) > 1:
-        raise ContractError(f"to_the_end takes one eps, not {len(epsilons)}: run it for each.")
-    shape = (len(epsilons), len(index))
-    fooled = np.zeros(shape, bool) if fooled is None else fooled
-    if fooled.shape != shape:
-        raise ContractError(
-            f"fooled has shape {fooled.shape}; expected {shape}: one row for each eps, one column "
-            "for each image."
-        )
-    place = {int(row): column for column, row in enumerate(index)}
-
-    def compute(through: nn.Module, rows: np.ndarray, _: int, done: Callable) -> dict:
-        known = fooled[:, [place[int(row)] for row in rows]]
-        images, labels = on_device(data, rows)
-        return attack_batch(model, through, images, labels, epsilons, config, rows, known, done)
-
-    settings = asdict(config) | {"fooled": np.packbits(fooled).tolist()}
-    settings["method"] = METHOD["autoattack"]
-    found = swept(
-        "autoattack",
-        model,
-        data,
-        index,
-        epsilons,
-        settings,
-        compute,
-        rounds=len(epsilons),
-        **common,
-    )
-    mode = "to the end" if config.to_the_end else "autoattack"
-    labels = np.ascontiguousarray(data.targets[index])
-    return AutoResult(np.array(epsilons, float), labels=labels, mode=mode, **found)
+def identify(
+    model: nn.Module, data: ImageSet, index: np.ndarray, epsilons: list[float], settings: Mapping
+) -> str:
+    """Changes with whatever changes the result: weights, architecture, images, settings."""
+    architecture = re.sub(" at 0x[0-9a-f]+", "", repr(model))  # addresses change with the process
+    weights = hashlib.sha256(architecture.encode())
+    tensors = model.state_dict() | dict(model.named_buffers())
+    for name, tensor in sorted(tensors.items()):
+        weights.update(name.encode())
+        weights.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return fingerprint(weights.hexdigest(), data.checksum, index.tolist(), epsilons, settings)
 
 
-def _scores(
-    model: nn.Module,
-    through: nn.Module,
-    data: ImageSet,
-    rows: np.ndarray,
-    epsilons: Sequence[float],
-    config: AttackConfig,
+def on_device(data: ImageSet, rows: np.ndarray) -> tuple[Tensor, Tensor]:
+    """The images of these rows on the device, as networks like them best, and their labels."""
+    ((_, images, labels),) = batches(data, rows, len(rows))
+    return images.to(env.pick_device(), memory_format=torch.channels_last), labels
+
+
+def _parts(
+    begin: Callable[[], nn.Module],
+    compute: Callable,
+    count: int,
     batch: int,
-    done: Callable[[int], object],
-) -> dict[str, np.ndarray]:
-    """The scores of one part."""
-    images, labels = on_device(data, rows)
-    job = Job(model, images, labels, epsilons, rows, through, batch, config)
-    logits = job.clean.expand(len(job.radii), *job.clean.shape).clone()
-    if config.mode == "bisection":
-        for attempt in job.bisect():
-            attempt.put(logits, attempt.logits)
-            done(len(rows))
-    else:
-        for place, found in enumerate(job.in_turn()):
-            logits[place] = found.logits
-            done(len(rows))
-    clean, logits = job.clean.cpu().numpy(), logits.cpu().numpy()
-    if epsilons[0] == 0:
-        logits = np.concatenate([clean[None], logits])
-    found = {"logits": logits, "clean": clean}
-    if config.mode == "bisection":
-        found["vanished"] = job.vanished.cpu().numpy()
-    return found
+    together: int,
+    folder: Path | None,
+    bar: Any,
+) -> list[dict[str, np.ndarray]]:
+    """The arrays of all images, part by part, each computed where it is not kept yet."""
+    paths = sorted(folder.glob("*.npz")) if folder else []
+    parts = {int(path.stem): read_arrays(path) for path in paths}  # by first position
+    through, position, rounds = None, 0, bar.total // count
+    while position < count:
+        if position not in parts:
+            if through is None:  # not needed where every part is kept already
+                through = begin()
+            later = [first for first in parts if first > position]
+            stop = min(position + batch * together, count, *later)
+            part = _fitting(compute, through, slice(position, stop), batch, bar.update)
+            if part is not None:
+                parts[position] = part
+                if folder:
+                    write_arrays(folder / f"{position:07d}.npz", part)
+            elif batch == 1 < together:
+                together = 1  # what does not fit may be the images of the others
+            else:
+                batch = _halved(min(batch, stop - position))
+        position += len(parts[position]["clean"]) if position in parts else 0
+        bar.n = rounds * position  # whatever a try that did not fit has counted
+        bar.refresh()
+    return [parts[position] for position in sorted(parts)]
 
 
-def _settings(config: AttackConfig) -> dict:
-    """What of the configuration changes the result."""
-    settings = asdict(config)
-    # sweeps were kept before these two existed, and are still found where nobody sets them
-    if config.attack == "pgd":
-        del settings["attack"]
-    if config.step_size is None:
-        del settings["step_size"]
-    if config.mode in METHOD:
-        settings["method"] = METHOD[config.mode]
-    return settings
+def _fitting(compute: Callable, *args: Any) -> dict[str, np.ndarray] | None:
+    """One part, or None if it does not fit into memory."""
+    try:
+        return compute(*args)
+    except RuntimeError as error:
+        if not env.out_of_memory(error):
+            raise
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()  # out here nothing of the failed try is held any more
+    return None
+
+
+def _halved(size: int) -> int:
+    if size == 1:
+        raise RunError(
+            "not even one image fits into memory. Choose smaller images, a smaller model, or "
+            "close what else uses the memory."
+        )
+    warnings.warn(f"{size} images do not fit into memory: going on with {size // 2}", stacklevel=5)
+    return size // 2

@@ -11,11 +11,11 @@ The gradients are taken once for each class; the candidates need no gradient.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..core import env
 from ..core.contracts import ask, check_finite, check_labels, check_logits
@@ -32,7 +32,7 @@ TIE = 1e-5  # losses this close (relative, floor 1) may be rounding of the batch
 FINALISTS = 64  # of the screening, at most, scored again in float32
 MOST = 10  # classes whose combinations are all tried: 59,049 forward passes an image
 
-Score = Callable[[torch.Tensor], torch.Tensor]  # signs (M, K) to losses (M,)
+Score = Callable[[Tensor], Tensor]  # signs (M, K) to losses (M,)
 
 
 @dataclass(frozen=True)
@@ -47,18 +47,32 @@ class Selected:
         evaluations: candidates scored an image, the second scoring of ``screened`` included.
     """
 
-    images: torch.Tensor
-    signs: torch.Tensor
-    loss: torch.Tensor
-    before: torch.Tensor
-    evaluations: torch.Tensor
+    images: Tensor
+    signs: Tensor
+    loss: Tensor
+    before: Tensor
+    evaluations: Tensor
+
+
+@dataclass(frozen=True)
+class Selective:
+    """Method two as a value, with arguments of ``selective_fgsm``; called like an ``Attack``."""
+
+    step_size: float
+    bound: float
+    search: str = "exhaustive"
+
+    def __call__(
+        self, model: nn.Module, images: Tensor, labels: Tensor, dtype: torch.dtype
+    ) -> dict[str, Tensor]:
+        return vars(selective_fgsm(model, images, labels, **vars(self), dtype=dtype))
 
 
 @gate()
 def selective_fgsm(
     model: nn.Module,
-    images: torch.Tensor,
-    labels: torch.Tensor,
+    images: Tensor,
+    labels: Tensor,
     *,
     step_size: float,
     bound: float,
@@ -79,47 +93,69 @@ def selective_fgsm(
             scores the best, 64 at most, again in float32; ``greedy`` begins at zeros and gives one
             class after another its best sign, 2K + 1 evaluations. Of equal losses the one with more
             zeros wins, and among those the first.
-        classes: whose perturbations are tried, the columns of ``signs``; all K without them.
+        classes: whose perturbations are tried, the columns of ``signs``, 10 at most unless
+            greedily; all K without them.
         dtype: of screening; that of ``env.training_dtype`` unless given.
-
-    Raises:
-        ContractError: for an unknown search, a breach of the contract, or more than 10
-            classes to combine, unless greedily.
     """
-    _check(images, step_size, bound, search, classes)
+    check_eps(step_size)
+    check_eps(bound)
+    if not len(images) or (classes is not None and not len(classes)):
+        raise ContractError("no image to perturb, or no class: give at least one.")
+    if search not in SEARCHES:
+        raise ContractError(f"search={search!r}: choose {', '.join(SEARCHES)}.")
     labels = admit(model, images, labels)
     quick = quick_copy(model, images[:1]) if search == "screened" else None
-    found = []
+    dtype, found = dtype or env.training_dtype(images.device), []
     for image, label in zip(images, labels, strict=True):
-        steps = _class_steps(model, image[None], label, step_size, classes)
-        try_signs = _Trial(model, image, label, steps, bound)
+        steps = _class_steps(model, image[None], label[None], step_size, classes)
+        trial = _Trial(model, image, label, steps, bound)
         if search == "greedy":
-            signs, count = _greedy(try_signs.score, len(steps))
+            signs, count = _greedy(trial.score, len(steps)), 2 * len(steps) + 1
         else:
-            shortlist = every = combinations(len(steps))
-            count = len(every)
-            if quick is None:
-                losses = try_signs.score(every)
-            else:
-                screened = dtype or env.training_dtype(image.device)
-                rough = _Trial(quick, image, label, steps, bound, screened).score(every)
-                places, losses = _finalists(try_signs.score, every, rough)
-                shortlist, count = every[places], count + len(places)
-            signs = _best(try_signs.score, shortlist, losses)
-        pair = torch.stack([torch.zeros_like(signs), signs])
-        before, after = (try_signs.score(row[None])[0] for row in pair)
-        found.append((try_signs.images(signs[None])[0], signs, after, before, count))
-    parts = list(zip(*found, strict=True))
-    stacked = [torch.stack(part) for part in parts[:4]]
-    return Selected(*stacked, evaluations=torch.tensor(parts[4]))
+            tried = combinations(len(steps))
+            losses = (
+                replace(trial, model=quick, dtype=dtype) if quick is not None else trial
+            ).score(tried)
+            count = len(tried)
+            if quick is not None:
+                places, losses = _finalists(trial.score, tried, losses)
+                tried, count = tried[places], count + len(places)
+            signs = _best(trial.score, tried, losses)
+        before, after = (trial.score(row[None])[0] for row in (torch.zeros_like(signs), signs))
+        found.append((trial.moved(signs[None])[0], signs, after, before, torch.tensor(count)))
+    return Selected(*map(torch.stack, zip(*found, strict=True)))
 
 
-def combinations(classes: int) -> torch.Tensor:
-    """All sign vectors, int8 (3^K, K), by rising number of non-zero signs.
+@dataclass(frozen=True)
+class _Trial:
+    """What sign vectors make of one image (C, H, W)."""
 
-    Raises:
-        ContractError: for more than 10 classes.
-    """
+    model: nn.Module
+    image: Tensor
+    label: Tensor
+    steps: Tensor
+    bound: float
+    dtype: torch.dtype = torch.float32
+
+    def moved(self, signs: Tensor) -> Tensor:
+        """Candidates (M, C, H, W) in [0, 1] and within the bound."""
+        with env.full_float32():  # the image that is kept is the one that was scored
+            moves = signs.to(self.steps.device, self.steps.dtype) @ self.steps.flatten(1)
+        moved = self.image + moves.view(-1, *self.image.shape)
+        return moved.clamp(*ball(self.image[None], self.bound))
+
+    def score(self, signs: Tensor) -> Tensor:
+        """Loss (M,) of each candidate against the true map, in nats, on the CPU."""
+        losses = []
+        for part in signs.split(BATCH):
+            candidates = self.moved(part).to(memory_format=torch.channels_last)
+            logits = ask(self.model, candidates, self.dtype)
+            losses.append(per_image(logits, self.label.expand(len(part), -1, -1)))
+        return torch.cat(losses).cpu()
+
+
+def combinations(classes: int) -> Tensor:
+    """All sign vectors, int8 (3^K, K), by rising number of non-zeros; K is 10 at most."""
     if classes > MOST:
         raise ContractError(
             f"3^{classes} combinations are too many to try. Take search='greedy', or name up to "
@@ -129,43 +165,7 @@ def combinations(classes: int) -> torch.Tensor:
     return every[every.abs().sum(1).argsort(stable=True)]
 
 
-class _Trial:
-    """Losses of sign vectors for one image."""
-
-    def __init__(
-        self,
-        model: nn.Module,
-        image: torch.Tensor,
-        label: torch.Tensor,
-        steps: torch.Tensor,
-        bound: float,
-        dtype: torch.dtype = torch.float32,
-    ) -> None:
-        self.model, self.image, self.label, self.steps = model, image, label, steps
-        self.low, self.high = (edge[0] for edge in ball(image[None], bound))
-        self.dtype = dtype
-
-    def images(self, signs: torch.Tensor) -> torch.Tensor:
-        """Candidates (M, C, H, W) in [0, 1] and within the bound."""
-        with env.full_float32():  # the image that is kept is the one that was scored
-            moves = signs.to(self.steps.device, self.steps.dtype) @ self.steps.flatten(1)
-        moved = self.image + moves.view(-1, *self.image.shape)
-        return moved.clamp(self.low, self.high)
-
-    def score(self, signs: torch.Tensor) -> torch.Tensor:
-        """Loss (M,) of each candidate against the true map, in nats, on the CPU."""
-        losses = []
-        for part in signs.split(BATCH):
-            candidates = self.images(part).to(memory_format=torch.channels_last)
-            logits = ask(self.model, candidates, self.dtype)
-            labels = self.label.expand(len(part), -1, -1)
-            losses.append(per_image(logits, labels))
-        return torch.cat(losses).cpu()
-
-
-def _finalists(
-    score: Score, signs: torch.Tensor, rough: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _finalists(score: Score, signs: Tensor, rough: Tensor) -> tuple[Tensor, Tensor]:
     """Places and exact losses of the best of ``signs`` by their ``rough`` losses, in order.
 
     No more than FINALISTS, and fewer where twice the largest error seen so far could not bring
@@ -182,7 +182,7 @@ def _finalists(
     return places, exact[way]
 
 
-def _best(score: Score, signs: torch.Tensor, losses: torch.Tensor) -> torch.Tensor:
+def _best(score: Score, signs: Tensor, losses: Tensor) -> Tensor:
     """The first of ``signs`` (M, K) with the least loss, as trying them one by one finds it.
 
     The last digits of a loss depend on the batch it was computed in. So those whose ``losses``
@@ -194,51 +194,29 @@ def _best(score: Score, signs: torch.Tensor, losses: torch.Tensor) -> torch.Tens
     return signs[close[alone.argmin()]]
 
 
-def _greedy(score: Score, classes: int) -> tuple[torch.Tensor, int]:
+def _greedy(score: Score, classes: int) -> Tensor:
     """One pass over the classes, each given the sign with the least loss; 0 where none gains."""
     signs = torch.zeros(classes, dtype=torch.int8)
-    least, count = score(signs[None])[0], 1
+    least = score(signs[None])[0]
     for place in range(classes):
         tried = signs.repeat(2, 1)
-        tried[0, place], tried[1, place] = -1, 1
+        tried[:, place] = torch.tensor([-1, 1])
         losses = torch.cat([score(row[None]) for row in tried])
-        count += 2
         if losses.min() < least:
             signs, least = tried[losses.argmin()], losses.min()
-    return signs, count
+    return signs
 
 
 def _class_steps(
-    model: nn.Module,
-    image: torch.Tensor,
-    label: torch.Tensor,
-    step_size: float,
-    classes: Sequence[int] | None,
-) -> torch.Tensor:
+    model: nn.Module, image: Tensor, label: Tensor, length: float, classes: Sequence[int] | None
+) -> Tensor:
     """The a_k (len(classes), C, H, W) of one image (1, C, H, W): equation 4 for every class."""
     logits = ask(model, image)
     check_logits(logits, multi_label=False)
-    check_labels(label[None], logits, extremes(label[None]))
+    check_labels(label, logits, extremes(label))
     chosen = range(logits.shape[1]) if classes is None else classes
     targets = torch.cat([full_area(image, kind) for kind in chosen])
     copies = image.expand(len(targets), -1, -1, -1)
     uphill, _ = gradient(model, copies, targets, extremes(targets))
     check_finite(uphill.isfinite().all())
-    return step_size * uphill.sign()
-
-
-def _check(
-    images: torch.Tensor,
-    step_size: float,
-    bound: float,
-    search: str,
-    classes: Sequence[int] | None,
-) -> None:
-    check_eps(step_size)
-    check_eps(bound)
-    if not len(images):
-        raise ContractError("no image to perturb. Give at least one.")
-    if classes is not None and not len(classes):
-        raise ContractError("classes=[]: name at least one class, or leave it out for all.")
-    if search not in SEARCHES:
-        raise ContractError(f"search={search!r}: choose {', '.join(SEARCHES)}.")
+    return length * uphill.sign()

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import product
 
 import numpy as np
 import torch
 
 from ..core.errors import ContractError
 from ..core.losses import correct
-from .config import ROBUST, WRONG
+from .config import EARLIER, ROBUST, WRONG
 from .red_flags import MUCH, Flag
 
-EARLIER = "earlier attack"  # in ``won``: what was fooled before AutoAttack was asked
-RANDOM_SEARCH = "random search beats gradients"  # the name of AutoAttack's red flag
-VANISHED = "gradients vanish under bisection"
-OVERTAKEN = "another attack fools what bisection calls robust"
 MISSED = 0.1  # share of the images by which a stronger attack may be ahead of bisection
 
 
@@ -53,22 +50,16 @@ class SweepResult:
         return _right(self.clean, self.labels)
 
     @property
-    def clean_wrong(self) -> int:
-        """Images that were wrong before the attack: no success of it."""
-        return int((~self.clean_right).sum())
-
-    @property
     def ranked(self) -> np.ndarray:
         """The logits (E, N, K), for AUC under attack and whatever else compares images.
 
-        Raises:
-            ContractError: if the attack left an image alone once it was judged wrong. Such logits
-                say nothing of how low a score can be pushed: their AUC is far too high.
+        Refused if the attack left an image alone once it was judged wrong: such logits say nothing
+        of how low a score can be pushed.
         """
         if self.mode not in ("independent", "to the end"):
             raise ContractError(
-                f"a sweep in mode {self.mode!r} leaves an image alone once it is misclassified, so "
-                "that its AUC under attack would be too high. Run it with mode='independent'."
+                f"mode {self.mode!r} leaves an image alone once it is misclassified, so that its "
+                "AUC under attack would be too high. Run the sweep with mode='independent'."
             )
         return self.logits
 
@@ -76,33 +67,22 @@ class SweepResult:
         """Share (E,) of all images judged right under attack."""
         return self.right.mean(1)
 
-    def success(self) -> np.ndarray:
-        """Share (E,) of the images right before that the attack fooled; NaN if there are none."""
-        before = self.clean_right
-        if not before.any():
-            return np.full(len(self.epsilons), np.nan)
-        return (~self.right[:, before]).mean(1)
-
     def min_adversarial_radius(self) -> np.ndarray:
-        """Smallest eps (N,) at which each image was judged wrong.
-
-        0 for an image wrong before the attack, infinity for one that was never fooled.
-        """
+        """Smallest eps (N,) that fooled each image; 0 if it was wrong before, else infinity."""
         fooled = ~self.right
         first = np.where(fooled.any(0), self.epsilons[fooled.argmax(0)], np.inf)
         return np.where(self.clean_right, first, 0.0)
 
     def flags(self) -> list[Flag]:
-        """By bisection: sign that its assumption fails, an attack that had nothing to follow.
+        """By bisection: sign that attacks had no gradient to follow.
 
-        Where the gradient vanishes, an attack fails at a large radius that would succeed at a small
-        one, and bisection never looks there.
+        Then one fails at a large radius that would succeed at a small one, where none looks.
         """
         if self.vanished is None:
             return []
         right, lost = int(self.clean_right.sum()), int(self.vanished.sum())
         measured = f"the gradient of {lost} of {right} images was zero in nearly all pixels"
-        return [Flag(VANISHED, lost > max(1, MUCH * right), measured)]
+        return [Flag("gradients vanish under bisection", lost > max(1, MUCH * right), measured)]
 
 
 @dataclass(frozen=True)
@@ -127,15 +107,14 @@ class AutoResult(SweepResult):
 
     def shares(self) -> list[dict[str, float]]:
         """For each eps the share of all images that each member fooled, and ``robust``."""
-        found = []
-        for won in self.won:
-            names, counts = np.unique(won, return_counts=True)
-            part = dict(zip(names.tolist(), (counts / won.size).tolist(), strict=True))
-            found.append({name or "robust": share for name, share in part.items()})
-        return found
+        names = np.unique(self.won).tolist()
+        return [
+            {name or "robust": float((won == name).mean()) for name in names if name in won}
+            for won in self.won
+        ]
 
     def flags(self) -> list[Flag]:
-        """Signs that gradients were hidden, from who won: Square asks for none.
+        """Sign that gradients were hidden: Square, which asks for none, won.
 
         Each image counts once, and only if AutoAttack was the one to find an adversarial example.
         """
@@ -143,23 +122,19 @@ class AutoResult(SweepResult):
         fooled = int((~np.isin(last, [ROBUST, WRONG, EARLIER])).sum())
         blind = int((last == "square").sum())
         measured = f"{blind} of the {fooled} images that AutoAttack fooled fell to random search"
-        return [Flag(RANDOM_SEARCH, blind > max(1, MUCH * fooled), measured)]
+        return [Flag("random search beats gradients", blind > max(1, MUCH * fooled), measured)]
 
 
 def lowest(*results: SweepResult) -> SweepResult:
     """The worst of several attacks on the same images at the same radii, image by image.
 
     An image counts as right at a radius only where no attack fooled it there or at a smaller one;
-    else it has the logits of the first success. So no curve lies below this one.
-
-    Raises:
-        ContractError: for results of other images or radii, or one whose logits do not show what
-            it counts as fooled: of a single finding, or of an earlier attack that is not given.
+    else it has the logits of the first success. So no curve lies below this one. Results of other
+    images or radii are refused, and one whose logits do not show what it counts as fooled.
     """
-    first = results[0]
-    for other in results[1:]:
-        same = ("epsilons", "labels", "clean_right")
-        if not all(np.array_equal(getattr(first, name), getattr(other, name)) for name in same):
+    first, alike = results[0], ("epsilons", "labels", "clean_right")
+    for other, name in product(results[1:], alike):
+        if not np.array_equal(getattr(first, name), getattr(other, name)):
             raise ContractError("attacks can be put together on the same images and radii only.")
     logits = first.logits.copy()
     for place in range(len(logits)):
@@ -182,8 +157,9 @@ def overtaken(bisection: SweepResult, others: Sequence[SweepResult]) -> Flag:
     """Whether attacks fool many images, at some radius, that bisection calls robust there."""
     lost = (bisection.right & ~lowest(bisection, *others).right).sum(1)
     right, at = int(bisection.clean_right.sum()), int(lost.argmax())
-    measured = f"other attacks fool {lost[at]} of {right} images at eps {bisection.epsilons[at]:g}"
-    return Flag(OVERTAKEN, lost[at] > max(1, MISSED * right), measured + " that bisection does not")
+    measured = f"{lost[at]} of {right} images at eps {bisection.epsilons[at]:g}"
+    name = "another attack fools what bisection calls robust"
+    return Flag(name, lost[at] > max(1, MISSED * right), measured)
 
 
 def _right(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from .. import attacks
-from ..attacks import engine, segmenting
+from ..attacks import engine
 from ..core.errors import ContractError, Stopped
 from .scene import Scene
 
@@ -50,7 +50,7 @@ def attack(
     Gradients are float32: bfloat16 pays in large batches, and makes a single image slower.
 
     Args:
-        images, labels: see ``attacks.gradient``; on the model's device.
+        images, labels: see ``attacks.engine``; on the model's device.
         eps: in units of the full range.
 
     Raises:
@@ -68,7 +68,7 @@ def attack(
     if kind == "fgsm":
         return attacks.fgsm(model, images, labels, eps)
     if maps:
-        return segmenting.Attack(kind, eps, STEPS)(model, images, labels, torch.float32)["images"]
+        return attacks.Attack(kind, eps, STEPS)(model, images, labels, torch.float32)["images"]
     how = dict(steps=STEPS, step_size=attacks.madry_step(eps, STEPS))
     if kind == "pgd":
         how["generator"] = torch.Generator().manual_seed(SEED)

@@ -1,29 +1,29 @@
 """Adversarial training (Madry et al. 2018): learn from the images that an attack makes.
 
-``LayeredTraining`` does so with method one of paper 4, which its authors leave to future work
-("integrate steps into conventional training").
+The attack sees the model as it is now, in evaluation mode (as in TRADES' code), so that batch
+norm's running statistics are those of the training step alone. ``LayeredTraining`` does so with
+method one of paper 4, which its authors leave to future work ("integrate steps into conventional
+training").
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from ..attacks.gradient import pgd
-from ..attacks.segmenting import Layered
+from ..attacks import Layered, pgd
 from ..core import env
 from ..core.losses import per_image
 
 
 @dataclass(frozen=True)
 class AdversarialTraining:
-    """Cross-entropy of images that PGD moved against the model as it is now.
-
-    The attack sees the model in evaluation mode (as in TRADES' code), so that batch norm's
-    running statistics are those of the training step alone.
+    """Cross-entropy of images that PGD moved.
 
     Attributes:
         eps: radius, in units of the full range.
@@ -42,35 +42,21 @@ class AdversarialTraining:
     def __call__(
         self,
         model: nn.Module,
-        images: torch.Tensor,
-        targets: torch.Tensor,
+        images: Tensor,
+        targets: Tensor,
         rows: np.ndarray,
         dtype: torch.dtype,
-    ) -> torch.Tensor:
-        model.eval()
+    ) -> Tensor:
         how = dict(steps=self.steps, step_size=self.step_size, dtype=dtype)
-        moved = pgd(model, images, targets, self.eps, **how)
-        model.train()
-        with env.autocast(images.device, dtype):
-            logits = model(moved)
-        return per_image(logits.float(), targets).mean()
+        return _loss(model, partial(pgd, model, images, targets, self.eps, **how), targets, dtype)
 
 
 @dataclass(frozen=True)
-class LayeredTraining:
-    """Cross-entropy of images that method one moved against the model as it is now.
+class LayeredTraining(Layered):
+    """Cross-entropy of images that ``Layered`` moved, with its attributes; ``steps`` is of a class.
 
-    Like ``AdversarialTraining``, with the layers of ``attacks.layered`` in place of PGD: the model
-    never sees a clean image, as model 2 of the paper does not.
-
-    Attributes:
-        eps, steps, ball, present: of ``Layered``; ``steps`` is of each class.
+    The model never sees a clean image, as model 2 of the paper does not.
     """
-
-    eps: float
-    steps: int
-    ball: str = "stage"
-    present: bool = False
 
     @property
     def identity(self) -> str:
@@ -79,15 +65,22 @@ class LayeredTraining:
     def __call__(
         self,
         model: nn.Module,
-        images: torch.Tensor,
-        targets: torch.Tensor,
+        images: Tensor,
+        targets: Tensor,
         rows: np.ndarray,
         dtype: torch.dtype,
-    ) -> torch.Tensor:
-        model.eval()
-        how = Layered(self.eps, self.steps, self.ball, self.present)
-        moved = how(model, images, targets, dtype)["images"]
-        model.train()
-        with env.autocast(images.device, dtype):
-            logits = model(moved)
-        return per_image(logits.float(), targets).mean()
+    ) -> Tensor:
+        attack = Layered(**vars(self))
+        return _loss(model, lambda: attack(model, images, targets, dtype)["images"], targets, dtype)
+
+
+def _loss(
+    model: nn.Module, attack: Callable[[], Tensor], targets: Tensor, dtype: torch.dtype
+) -> Tensor:
+    """The mean loss of the images that ``attack`` makes of the model in evaluation mode."""
+    model.eval()
+    moved = attack()
+    model.train()
+    with env.autocast(moved.device, dtype):
+        logits = model(moved)
+    return per_image(logits.float(), targets).mean()

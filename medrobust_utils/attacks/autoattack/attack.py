@@ -1,34 +1,31 @@
 """AutoAttack (Croce and Hein 2020) for every head: a cascade over the images still robust.
 
 Auto-PGD on the cross-entropy, targeted Auto-PGD, targeted FAB and Square, one after the other;
-whoever is fooled is left alone. The libraries stop with an error below five classes, because
+an image that is fooled is left alone. The libraries stop with an error below five classes, because
 the targeted loss is not defined there, and know no head with several labels; here the plain margin
 takes its place (see ``Goal``).
 """
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ...core import env
 from ...core.contracts import check_labels, check_logits
 from ...core.errors import ContractError
 from ...core.gate import admit, gate
-from ..config import ROBUST, WRONG, AutoAttackConfig
+from ..config import EARLIER, ROBUST, WRONG, AutoAttackConfig
 from ..engine import check_eps, extremes
-from ..noise import gaussian
-from ..radii import score
-from .apgd import apgd
-from .fab import fab
-from .margins import Goal, Loss
-from .query_counter import QueryCounter
-from .square import square
+from ..noise import uniform
+from ..radii import Job, score
+from .margins import Goal, QueryCounter
+from .members import apgd, fab, square
 
 
 @dataclass(frozen=True)
@@ -44,20 +41,22 @@ class Attacked:
         queries: int64 (N,): how often the model was asked about each image.
     """
 
-    images: torch.Tensor
-    logits: torch.Tensor
-    robust: torch.Tensor
+    images: Tensor
+    logits: Tensor
+    robust: Tensor
     won: np.ndarray
-    queries: torch.Tensor
+    queries: Tensor
 
 
+@gate()
 def autoattack(
     model: nn.Module,
-    images: torch.Tensor,
-    labels: torch.Tensor,
+    images: Tensor,
+    labels: Tensor,
     eps: float,
     *,
     rows: np.ndarray | None = None,
+    through: nn.Module | None = None,
     desc: str = "",
     **how: Any,
 ) -> Attacked:
@@ -69,114 +68,125 @@ def autoattack(
         labels: what ``losses.per_image`` takes for the model's head.
         eps: radius of the L-infinity ball, in [0, 1].
         rows: numbers (N,) that tell the images apart; 0 to N - 1 without them.
+        through: a ``quick_copy`` of ``model`` to take the gradients of.
         desc: label of the progress bar; no bar without one.
         how: what ``AutoAttackConfig`` takes.
 
     Raises:
         ContractError: for a breach of the contract, or a head that has no such goal.
     """
-    plan = AutoAttackConfig(**how)
-    return follow(plan, model, images, labels, eps, rows=rows, desc=desc)
-
-
-@gate()
-def follow(
-    plan: AutoAttackConfig,
-    model: nn.Module,
-    images: torch.Tensor,
-    labels: torch.Tensor,
-    eps: float,
-    *,
-    rows: np.ndarray | None = None,
-    desc: str = "",
-    through: nn.Module | None = None,
-) -> Attacked:
-    """``autoattack`` by a plan; gradients are taken ``through`` a ``quick_copy``, if given."""
+    config = AutoAttackConfig(**how)
     check_eps(eps)
     labels = admit(model, images, labels)
     if not len(images):
         raise ContractError("no image to attack: the batch is empty.")
-    goal = Goal(plan.finding)
-    first = score(model, images[:1])
-    check_labels(labels[:1], first, extremes(labels))
-    goal.check(labels, first)
+    goal, one = Goal(config.finding), score(model, images[:1])
+    check_labels(labels[:1], one, extremes(labels))
+    goal.check(labels, one)
+    through = model if through is None else through
+    counter = QueryCounter(model, through, labels, goal, config.dtype)
     numbers = np.arange(len(images)) if rows is None else np.asarray(rows)
-    job = _Job(plan, QueryCounter(model, labels, goal, plan.dtype, through), images, eps, numbers)
-    with env.progress(plan.members, desc=desc, disable=not desc) as bar:
+    every, moved = torch.arange(len(images), device=images.device), images.clone()
+    logits, robust = counter.robust(images, every)
+    check_logits(logits, labels.ndim == 2)
+    won = np.where(robust.cpu().numpy(), ROBUST, WRONG).astype(object)
+    margins = goal.margins(logits, labels)
+    margin, ways = margins.amin(1), margins.argsort(1)[:, : config.targets]  # the closest first
+    if config.to_the_end and margins.shape[1] > 1:
+        raise ContractError(
+            f"to_the_end asks how far one margin can be pushed, and there are {margins.shape[1]} "
+            "ways to be fooled. Name one finding, or leave it out."
+        )
+    with env.progress(config.members, desc=desc, disable=not desc) as bar:
         for number, member in enumerate(bar):
-            bar.set_postfix(attack=member, robust=int(job.up.sum()), refresh=False)
-            job.run(member, number)
-    return Attacked(job.moved, job.logits, job.up, job.won, job.counter.queries)
+            bar.set_postfix(attack=member, robust=int(robust.sum()), refresh=False)
+            # apgd-t and fab-t go once for each way to be fooled
+            for way in range(ways.shape[1] if member.endswith("-t") else 1):
+                rows = every if config.to_the_end else every[robust]
+                if not len(rows):
+                    break
+                # a number for each draw, so that members begin apart
+                draw = numbers[rows.cpu().numpy()], config.seed * 1000 + number * 100 + way
+                asked = (counter, images[rows], rows, eps, ways[rows, way], config)
+                found = _run(member, *asked, *draw)
+                # an attack is believed only what float32 confirms
+                scored, up = counter.robust(found, rows)
+                least = goal.margins(scored, labels[rows]).amin(1)
+                fooled = rows[~up & robust[rows]]
+                won[fooled.cpu().numpy()], robust[fooled] = member, False
+                better = least < margin[rows] if config.to_the_end else ~up
+                rows = rows[better]
+                moved[rows], logits[rows], margin[rows] = (
+                    x[better] for x in (found, scored, least)
+                )
+    return Attacked(moved, logits, robust, won, counter.queries)
 
 
-class _Job:
-    """The images of one call, and how far each has come."""
+def _run(
+    member: str,
+    counter: QueryCounter,
+    images: Tensor,
+    rows: Tensor,
+    eps: float,
+    ways: Tensor,
+    config: AutoAttackConfig,
+    numbers: np.ndarray,
+    seed: int,
+) -> Tensor:
+    """What one member makes of some of the images."""
+    asked, how = (counter, images, rows, eps), dict(to_the_end=config.to_the_end)
+    if member == "square":
+        return square(*asked, queries=config.queries, numbers=numbers, seed=seed, **how)
+    if member == "fab-t":
+        return fab(*asked, ways, steps=config.steps)
+    goal = counter.goal
+    noise = uniform(images, numbers, seed)
+    noise = noise / noise.abs().amax((1, 2, 3), keepdim=True)
+    how |= dict(steps=config.steps, start=images + eps * noise)
+    if member == "apgd-t":
+        return apgd(*asked, lambda place: goal.towards(ways[place]), **how)
+    return apgd(*asked, lambda place: goal.cross_entropy, **how)
 
-    def __init__(
-        self,
-        plan: AutoAttackConfig,
-        counter: QueryCounter,
-        images: torch.Tensor,
-        eps: float,
-        numbers: np.ndarray,
-    ) -> None:
-        self.plan, self.counter, self.goal = plan, counter, counter.goal
-        self.images, self.eps, self.numbers = images, eps, numbers
-        everyone = torch.arange(len(images), device=images.device)
-        self.moved = images.clone()
-        self.logits, self.up = counter.robust(images, everyone)
-        check_logits(self.logits, counter.labels.ndim == 2)
-        self.won = np.where(self.up.cpu().numpy(), ROBUST, WRONG).astype(object)
-        margins = self.goal.margins(self.logits, counter.labels)
-        if plan.to_the_end and margins.shape[1] > 1:
-            raise ContractError(
-                f"to_the_end asks how far one margin can be pushed, and there are "
-                f"{margins.shape[1]} ways to be fooled. Name one finding, or leave it out."
-            )
-        self.margin = margins.amin(1)
-        self.ways = margins.argsort(1)[:, : plan.targets]  # the closest first
 
-    def run(self, member: str, number: int) -> None:
-        """One member, over the images that it may still fool the network on."""
-        # a number for each draw, so that members begin apart
-        seed = self.plan.seed * 1000 + number * 100
-        # apgd-t and fab-t go once for each way to be fooled
-        for way in range(self.ways.shape[1] if member.endswith("-t") else 1):
-            rows = torch.arange(len(self.images), device=self.images.device)
-            rows = rows if self.plan.to_the_end else rows[self.up]
-            if not len(rows):
-                return
-            self._take(member, rows, self._attack(member, rows, way, seed + way))
+def attack_batch(
+    job: Job, fooled: np.ndarray, done: Callable[[int], object]
+) -> dict[str, np.ndarray]:
+    """AutoAttack at several eps, from the largest downwards, each image only where that is open.
 
-    def _attack(self, member: str, rows: torch.Tensor, way: int, seed: int) -> torch.Tensor:
-        """The images of ``rows``, attacked."""
-        plan, numbers = self.plan, self.numbers[rows.cpu().numpy()]
-        asked = (self.counter, self.images[rows], rows, self.eps)
-        how = dict(to_the_end=plan.to_the_end)
-        if member == "square":
-            return square(*asked, queries=plan.queries, numbers=numbers, seed=seed, **how)
-        ways = self.ways[rows, way]
-        if member == "fab-t":
-            return fab(*asked, ways, steps=plan.steps)
+    What fools an image lies in every larger ball. So an image that is robust at one eps is so at
+    all smaller ones, and one that is fooled is so at all larger. An attack that succeeds is quick;
+    the one that fails costs all its queries, and each image meets but one of those.
 
-        def loss_of(place: torch.Tensor) -> Loss:
-            aimed = member == "apgd-t"
-            return self.goal.towards(ways[place]) if aimed else self.goal.cross_entropy
+    Args:
+        fooled: bool (E, n), by another attack.
+        done: called with n after each eps.
 
-        # the error function takes normal noise to uniform noise in [-1, 1], each image its own
-        normal = gaussian(self.images.shape[1:], numbers, seed)
-        noise = torch.erf(normal / math.sqrt(2)).to(self.images.device)
-        noise = noise / noise.abs().amax((1, 2, 3), keepdim=True)
-        start = self.images[rows] + self.eps * noise
-        return apgd(*asked, loss_of, steps=plan.steps, start=start, **how)
-
-    def _take(self, member: str, rows: torch.Tensor, moved: torch.Tensor) -> None:
-        """Believe an attack only what float32 confirms."""
-        logits, up = self.counter.robust(moved, rows)
-        margin = self.goal.margins(logits, self.counter.labels[rows]).amin(1)
-        better = margin < self.margin[rows] if self.plan.to_the_end else ~up
-        fooled = rows[~up & self.up[rows]]
-        self.won[fooled.cpu().numpy()] = member
-        self.up[fooled] = False
-        rows, moved, logits, margin = (part[better] for part in (rows, moved, logits, margin))
-        self.moved[rows], self.logits[rows], self.margin[rows] = moved, logits, margin
+    Returns:
+        The arrays of an ``AutoResult`` of these images.
+    """
+    config, count, clean = job.config, len(job.epsilons), job.clean.cpu().numpy()
+    right = Goal(config.finding).robust(job.clean, job.labels).cpu().numpy()
+    places = np.arange(count)[:, None]
+    # the smallest eps, by position, at which each image is known to be fooled
+    smallest = np.where(fooled.any(0), fooled.argmax(0), count)
+    won = np.where(places >= smallest, EARLIER, ROBUST).astype("U16")
+    won[:, ~right], smallest[~right] = WRONG, 0
+    logits, queries = clean[None].repeat(count, 0), np.zeros(won.shape, np.int64)
+    undecided = np.ones(len(right), bool)
+    for place in reversed(range(count)):
+        here = np.flatnonzero(config.to_the_end | (undecided & (place < smallest)))
+        if len(here):
+            how = dict(rows=job.rows[here], through=job.through, **vars(config))
+            asked = (job.model, job.images[here], job.labels[here], job.epsilons[place])
+            found = autoattack(*asked, **how)
+            robust = found.robust.cpu().numpy()
+            queries[place, here] = found.queries.cpu().numpy()
+            changed = ~robust | config.to_the_end
+            logits[place:, here[changed]] = found.logits.cpu().numpy()[changed]
+            beaten = ~robust & (place < smallest[here])
+            lost = here[beaten]
+            won[place:, lost], smallest[lost] = found.won[beaten].astype("U16"), place
+            undecided[here[robust]] = False
+        done(len(right))
+    robust = places < smallest
+    return dict(logits=logits, clean=clean, robust=robust, won=won, queries=queries)

@@ -1,0 +1,223 @@
+"""The members of AutoAttack: Auto-PGD, FAB and Square, L-infinity, for any goal.
+
+Each attacks images float32 (n, C, H, W) in [0, 1], whose numbers in ``counter`` are ``rows`` (n,),
+until they are fooled, and returns images in the ball, exactly. No image sees another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..engine import Loss, ball
+from .margins import QueryCounter
+
+# Auto-PGD
+MOMENTUM = 0.75  # share of the new step; section 4.1
+RHO = 0.75  # share of the steps that must go up, section 4.1
+# Checks lie at these shares of the steps: the first, how much closer each, the closest.
+FIRST, CLOSER, CLOSEST = 0.22, 0.03, 0.06
+# FAB
+BIAS = 0.1  # the largest pull towards the image (alpha_max); section 3
+OVERSHOOT = 1.05  # eta: how far beyond the plane
+BACK = 0.9  # beta: where to go on from an adversarial point, as a share of the way from the image
+NEWTON = 20  # steps to the nearest point of a plane; more than the border of a box ever took
+# Square
+SHARE = 0.8  # of the pixels that the first square covers (p); AutoAttack's setting
+# The share is halved after so many of 10,000 queries; other budgets are stretched to that.
+HALVED_AT = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
+
+
+def apgd(
+    counter: QueryCounter,
+    images: Tensor,
+    rows: Tensor,
+    eps: float,
+    loss_of: Callable[[Tensor], Loss],
+    *,
+    steps: int,
+    start: Tensor,
+    to_the_end: bool = False,
+) -> Tensor:
+    """Auto-PGD (Croce and Hein 2020, algorithm 1): momentum, and steps that shorten.
+
+    Returns the first point that fools, else that of the highest loss.
+
+    Args:
+        loss_of: gives the loss to climb for some of the n images, by their positions.
+        steps: at most so many; one gradient more is computed, at the start.
+        start: where to begin, projected into the ball.
+        to_the_end: go on with images that are fooled, and return the point of the highest loss.
+    """
+    result = images.clone()
+    low, high = ball(images, eps)
+    at = start.clamp(low, high)
+    place = torch.arange(len(images), device=images.device)
+    loss, slope, up = counter.uphill(at, rows, loss_of(place))
+    # what is known of each image that is still robust; the first axis is the image
+    s = SimpleNamespace(place=place, low=low, high=high, at=at, before=at, slope=slope, loss=loss)
+    s.best, s.best_slope, s.best_loss, s.checked_loss = at, slope, loss, loss
+    s.length, s.rises = torch.full_like(loss, 2 * eps), torch.zeros_like(loss)
+    s.shortened = torch.ones_like(loss, dtype=torch.bool)
+    gap, since = max(int(FIRST * steps), 1), 0
+    for step in range(steps + 1):
+        if step:
+            plain = s.at + s.length[:, None, None, None] * s.slope.sign()
+            plain = plain.clamp(s.low, s.high)
+            share = 1.0 if step == 1 else MOMENTUM
+            moved = s.at + share * (plain - s.at) + (1 - share) * (s.at - s.before)
+            s.before, s.at = s.at, moved.clamp(s.low, s.high)
+            loss, s.slope, up = counter.uphill(s.at, rows[s.place], loss_of(s.place))
+            s.rises, s.loss = s.rises + (loss > s.loss), loss
+            better = loss > s.best_loss
+            s.best = torch.where(better[..., None, None, None], s.at, s.best)
+            s.best_slope = torch.where(better[..., None, None, None], s.slope, s.best_slope)
+            s.best_loss = torch.where(better, loss, s.best_loss)
+            since += 1
+        if not to_the_end and not up.all():  # before a check may send it back to its best point
+            result[s.place[~up]] = s.at[~up]
+            vars(s).update({name: known[up] for name, known in vars(s).items()})
+        if not len(s.place):
+            return result
+        if since == gap:
+            # conditions 1 and 2 of section 4.1: too few steps went up, or the best loss stands
+            # still although the steps were as long at the last check
+            halve = s.rises <= RHO * gap
+            halve |= ~s.shortened & (s.best_loss <= s.checked_loss)
+            s.shortened, s.checked_loss = halve, s.best_loss
+            s.rises = torch.zeros_like(s.rises)
+            s.length = torch.where(halve, s.length / 2, s.length)
+            s.at = torch.where(halve[..., None, None, None], s.best, s.at)
+            s.slope = torch.where(halve[..., None, None, None], s.best_slope, s.slope)
+            gap, since = max(gap - max(int(CLOSER * steps), 1), max(int(CLOSEST * steps), 1)), 0
+    result[s.place] = s.best
+    return result
+
+
+def fab(
+    counter: QueryCounter, images: Tensor, rows: Tensor, eps: float, way: Tensor, *, steps: int
+) -> Tensor:
+    """Fast adaptive boundary (Croce and Hein 2020, "Minimally distorted adversarial examples").
+
+    Looks for the adversarial point nearest to the image, whatever eps is: at each step the border
+    of the answer is taken for a plane, and the point moves onto it, drawn towards the image.
+    Returns the image where none lies in the ball. ``way`` (n,) is how to change each answer, a
+    column of ``Goal.margins``.
+    """
+    result, at = images.clone(), images
+    low, high = ball(images, eps)
+    live = torch.arange(len(images), device=images.device)
+    for _ in range(steps):
+        if not len(live):
+            break
+        origin = images[live]
+        margin, slope, _ = counter.uphill(at, rows[live], counter.goal.margin(way[live]))
+        # onto the plane from the point and from the image, and a mean of both (equation 9)
+        back = (slope * (origin - at)).sum((1, 2, 3))
+        near, far = onto_plane(at, slope, -margin), onto_plane(origin, slope, -margin - back)
+        a, b = (move.abs().amax((1, 2, 3)).clamp_min(1e-8) for move in (near, far))
+        pull = (a / (a + b)).clamp(0, BIAS)[:, None, None, None]
+        at = (1 - pull) * (at + OVERSHOOT * near) + pull * (origin + OVERSHOOT * far)
+        at = at.clamp(0, 1)
+        up = counter.robust(at, rows[live])[1]
+        done = ~up & ((at >= low[live]) & (at <= high[live])).flatten(1).all(1)
+        result[live[done]] = at[done]
+        # an adversarial point too far away is still a point to come back from
+        at = torch.where(up[:, None, None, None], at, origin + BACK * (at - origin))
+        live, at = live[~done], at[~done]
+    return result
+
+
+def onto_plane(points: Tensor, normal: Tensor, offset: Tensor) -> Tensor:
+    """The least L-infinity move within [0, 1] with ``(normal * move).sum() == offset``.
+
+    Each pixel moves by ``min(t, room)`` towards the plane, ``room`` being its way to the end of
+    [0, 1]; the sum that makes is concave and piecewise linear in t, so Newton's method from t = 0
+    never overshoots and ends after finitely many steps. ``points`` are (n, C, H, W), ``offset``
+    (n,); a plane that the box does not reach is approached as far as it goes.
+    """
+    weight = normal.abs().flatten(1)
+    side = torch.where(offset >= 0, 1.0, -1.0)[:, None] * normal.flatten(1).sign()
+    room = torch.where(side > 0, 1 - points.flatten(1), points.flatten(1))
+    room = torch.where(side == 0, 0.0, room)
+    most, goal = room.amax(1), offset.abs()
+    t = torch.zeros_like(goal)
+    for _ in range(NEWTON):
+        reached = (weight * torch.minimum(t[:, None], room)).sum(1)
+        free = (weight * (room > t[:, None])).sum(1)
+        t = torch.where(free > 0, t + (goal - reached) / free.clamp_min(1e-30), t).clamp(min=0)
+        t = torch.minimum(t, most)
+    return (side * torch.minimum(t[:, None], room)).view_as(points)
+
+
+def square(
+    counter: QueryCounter,
+    images: Tensor,
+    rows: Tensor,
+    eps: float,
+    *,
+    queries: int,
+    numbers: np.ndarray,
+    seed: int,
+    to_the_end: bool = False,
+) -> Tensor:
+    """Square attack (Andriushchenko et al. 2020): random search that asks for no gradient.
+
+    Begins with vertical stripes of plus or minus eps and tries one square of one colour at a time,
+    keeping it where the margin falls. So hidden gradients do not help. Returns the point of the
+    lowest margin. ``numbers`` (n,) tell the images apart: each gets the same squares in any batch.
+    """
+    _, channels, *shape = images.shape
+    # all queries are drawn at once: ten numbers or so an image and query
+    random = [np.random.default_rng([seed, int(number)]) for number in numbers]
+    stripes = [one.choice([-1.0, 1.0], (channels, 1, shape[1])) for one in random]
+    places = [one.random((queries, 2), np.float32) for one in random]
+    signs = [2 * one.integers(0, 2, (queries, channels), np.int8) - 1 for one in random]
+    stripes = torch.from_numpy(np.stack(stripes)).to(images)
+    places, signs = (torch.from_numpy(np.stack(x)).to(images.device) for x in (places, signs))
+    low, high = ball(images, eps)
+    best = (images + eps * stripes).clamp(low, high)
+    margin = _margin(counter, best, rows)
+    live = torch.arange(len(images), device=images.device)
+    for query in range(1, queries):
+        if not to_the_end:
+            live = live[margin[live] > 0]
+        if not len(live):
+            break
+        side = side_of(query, queries, shape)
+        ends = zip(places[live, query].T, shape, strict=True)
+        down, across = (_inside(place, length, side) for place, length in ends)
+        inside = (down[:, :, None] & across[:, None, :])[:, None]
+        move = inside * signs[live, query][:, :, None, None].float()  # of one sign a channel
+        tried = (best[live] + 2 * eps * move).clamp(low[live], high[live])
+        found = _margin(counter, tried, rows[live])
+        better = found < margin[live]
+        best[live[better]], margin[live[better]] = tried[better], found[better]
+    return best
+
+
+def side_of(query: int, queries: int, shape: tuple[int, int]) -> int:
+    """Side of the square in pixels at one query, at most that of the image less one."""
+    at = query / queries * 10_000
+    share = SHARE / 2 ** sum(at > limit for limit in HALVED_AT)
+    side = round((share * shape[0] * shape[1]) ** 0.5)
+    return max(1, min(side, min(shape) - 1))
+
+
+def _inside(place: Tensor, length: int, side: int) -> Tensor:
+    """Which pixels (n, length) a square covers that begins at a ``place`` in [0, 1)."""
+    first = (place * (length - side + 1)).long().clamp_max(length - side)[:, None]
+    at = torch.arange(length, device=place.device)
+    return (at >= first) & (at < first + side)
+
+
+def _margin(counter: QueryCounter, images: Tensor, rows: Tensor) -> Tensor:
+    """The least margin (n,), above 0 exactly for the robust ones."""
+    logits, up = counter.robust(images, rows)
+    margin = counter.goal.margins(logits, counter.labels[rows]).amin(1)
+    tiny = torch.finfo(margin.dtype).tiny
+    return torch.where(up, margin.clamp_min(tiny), margin.clamp_max(0))
