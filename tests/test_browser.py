@@ -13,8 +13,6 @@ import pytest
 import served
 from PIL import Image
 
-from medrobust_utils.explorer.shelf import Shelf
-
 ROOT = Path(__file__).parents[1]
 
 
@@ -24,21 +22,9 @@ def out(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """A home in which the networks that the tests open lie ready: no page waits for a training."""
-    home = tmp_path_factory.mktemp("home")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MEDROBUST_HOME", str(home))
-        shelf = Shelf(home / "checkpoints", seed=0)
-        for paper in ("4_unet_adversarial_training", "3_domain_assimilation"):
-            shelf.open(shelf.first(paper))  # the page opens what was trained last
-    return home
-
-
-@pytest.fixture(scope="module")
-def server(trained, out):
+def server(tmp_path_factory, out):
     """The command of `make explore`, with caches of its own and no data set."""
-    private = {"MEDROBUST_HOME": trained, "MEDROBUST_DATA": ""}
+    private = {"MEDROBUST_HOME": tmp_path_factory.mktemp("home"), "MEDROBUST_DATA": ""}
     with served.started(ROOT, "--out", out, **private) as started:
         yield started
 
@@ -106,7 +92,7 @@ def test_pictures_stand_side_by_side_where_there_is_room_else_below_one_another(
         ("left", 1, 2),
         ("left", 0, 2),
         ("right", "none", 1),
-        ("right", 2, 2),
+        ("right", 1, 2),
         ("image", 3, 2),
         ("attack", 1, 2),
         ("layer", 2, 2),

@@ -10,8 +10,12 @@ import numpy as np
 import torch
 
 from ..core.errors import ContractError
-from ..data import ImageSet, to_float
-from ..models import MedicalModel
+from ..data import ImageSet, to_float, upload
+from ..data.views import enhanced_pixels
+from ..models import MedicalModel, digest
+
+CONTRAST = "seen through the paper's contrast filter"
+CLASSES, FINDINGS, PIXELS = "one class", "findings", "pixels"  # what networks answer with
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,44 +23,24 @@ class Network:
     """A trained network in evaluation mode.
 
     Attributes:
-        name: what a reader calls it, e.g. ``vanilla`` or ``adversarial training``.
-        identity: digest of its weights: names what was computed with them.
+        name: what a reader calls it, e.g. ``vanilla``.
+        read: gives the model; asked again and again, so it keeps what it can.
         facts: where it comes from, for the record (JSON).
     """
 
     name: str
-    model: MedicalModel = field(repr=False)
-    identity: str
+    read: Callable[[], MedicalModel] = field(repr=False)
     facts: dict = field(default_factory=dict)
-
-
-class Shelved(Network):
-    """A network that is read when somebody first asks for more than its name.
-
-    Args:
-        read: gives the network; asked for its model again and again, so it keeps what it can.
-    """
-
-    def __init__(self, name: str, read: Callable[[], Network]) -> None:
-        vars(self).update(name=name, _read=read)  # the class is frozen
-
-    def __repr__(self) -> str:
-        return f"Shelved({self.name!r})"
 
     @property
     def model(self) -> MedicalModel:
         """Its model; of many networks not all stay in memory."""
-        return self._read().model
+        return self.read()
 
     @cached_property
-    def identity(self) -> str:
-        """See ``Network``."""
-        return self._read().identity
-
-    @cached_property
-    def facts(self) -> dict:
-        """See ``Network``."""
-        return self._read().facts
+    def weights(self) -> str:
+        """Digest of its weights."""
+        return digest(self.model)
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,56 +69,68 @@ class Scene:
 
     Attributes:
         paper: name of the protocol, e.g. ``2_attentive_cnn``.
-        key: the task, as the names of its networks' folders begin.
-        data: the images as the networks see them.
-        rows: test images on offer.
-        networks: the undefended one first.
+        key: of the task.
+        data: the images on offer, as the networks see them.
+        networks: the undefended one first, then what it is best compared with.
         warnings: what a reader must know, e.g. that the split leaks.
-        prepare: what the task does to a raw image, uint8 (H, W, C) both ways, before a network
-            sees it, as it was done to ``data``; None for nothing.
-        prepared: what that is, in a few words.
+        enhanced: whether the networks see images through a contrast filter.
     """
 
     paper: str
     key: str
     data: ImageSet
-    rows: np.ndarray
     networks: tuple[Network, ...]
     warnings: tuple[str, ...] = ()
-    prepare: Callable[[np.ndarray], np.ndarray] | None = None
-    prepared: str = ""
+    enhanced: bool = False
 
-    @cached_property
-    def names(self) -> tuple[str, ...]:
-        """A line for each image on offer: its number, what it shows, its name."""
-        shown = self.data.shown(self.rows).astype(bool)
-        wanted = np.array(self.data.classes)
-        return tuple(
-            f"{number}: {', '.join(wanted[row]) or 'nothing'} ({self.data.ids[place]})"
-            for number, (place, row) in enumerate(zip(self.rows, shown, strict=True))
-        )
+    @property
+    def head(self) -> str:
+        """What its networks answer with."""
+        return PIXELS if self.data.segmentation else FINDINGS if self.data.multi_label else CLASSES
 
     @property
     def pair(self) -> Scene:
         """The same with its first two networks alone."""
         return replace(self, networks=self.networks[:2])
 
-    def sample(self, number: int) -> Sample:
-        """The image in place ``number`` of ``rows``.
-
-        Raises:
-            ContractError: if there is no such place.
-        """
-        if not 0 <= number < len(self.rows):
-            raise ContractError(
-                f"image {number}: {self.key} offers {len(self.rows)}. Choose 0 to "
-                f"{len(self.rows) - 1}."
+    @cached_property
+    def samples(self) -> tuple[Sample, ...]:
+        """The images on offer."""
+        images, targets = to_float(self.data.images[:]), torch.from_numpy(self.data.targets)
+        masks = [None] * len(images) if self.data.masks is None else self.data.masks > 0
+        return tuple(
+            Sample(
+                self.data.ids[n],
+                images[n : n + 1],
+                targets[n : n + 1],
+                mask if mask is not None and mask.any() else None,
             )
-        row = self.rows[number : number + 1]
-        target = torch.from_numpy(np.ascontiguousarray(self.data.targets[row]))
-        masks = self.data.masks
-        mask = np.asarray(masks[row])[0] > 0 if masks is not None else None
-        if mask is not None and not mask.any():
-            mask = None
-        name = self.data.ids[int(row[0])]
-        return Sample(name, to_float(self.data.images[row]), target, mask)
+            for n, mask in enumerate(masks)
+        )
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """A line for each image on offer: its number, what it shows, its name."""
+        wanted, shown = np.array(self.data.classes), self.data.shown().astype(bool)
+        return tuple(
+            f"{number}: {', '.join(wanted[row]) or 'nothing'} ({self.data.ids[number]})"
+            for number, row in enumerate(shown)
+        )
+
+    def sample(self, number: int) -> Sample:
+        """The image of this number; ContractError if there is none."""
+        if not 0 <= number < len(self.samples):
+            raise ContractError(
+                f"image {number}: {self.key} offers {len(self.samples)}. Choose 0 to "
+                f"{len(self.samples) - 1}."
+            )
+        return self.samples[number]
+
+    def uploaded(self, name: str, content: bytes) -> Sample:
+        """A picture that somebody brought, made to fit; DataError for what is none."""
+        _, height, _, channels = self.data.images.shape
+        pixels, notes = upload.picture(name, content, size=height, channels=channels)
+        if self.enhanced:
+            pixels, notes = enhanced_pixels(pixels[None])[0], (*notes, CONTRAST)
+        shown = f"uploaded: {upload.readable(name)}"
+        return Sample(shown, to_float(pixels[None]), notes=notes)
