@@ -47,14 +47,14 @@ def test_all_that_could_be_chosen_can_be_chosen(explorer):
     ]
     assert len(explorer.eps.options) == 33, "the clean image and 32 radii"
     offered = {name: [text for text, _ in one.options] for name, one in explorer.lists.items()}
-    assert offered["attack"] == ["PGD", "MI-FGSM", "BIM", "FGSM", "random noise"]
+    assert offered["attack"] == ["PGD", "random noise", "MI-FGSM", "BIM", "FGSM"]
     assert offered["map"] == ["grad-cam", "grad-cam++", "hirescam", "layercam"]
     assert offered["class"][:3] == ["what it answers", "the image's label", "akiec"]
     assert offered["image"] == list(scenes.single_label().names)
     assert offered["right"] == ["none", *offered["left"]]
     click(explorer.lists["paper"], "U-Net")
     attacks = [text for text, _ in explorer.lists["attack"].options]
-    assert attacks == ["PGD to the background", "PGD", "SegPGD", "random noise"]
+    assert attacks == ["PGD to the background", "SegPGD", "PGD", "random noise"]
 
 
 @pytest.mark.parametrize("name", ["left", "image", "attack", "class", "layer", "map"])
@@ -104,7 +104,7 @@ def test_other_data_and_another_paper_fill_the_lists(explorer):
     click(explorer.lists["paper"], "U-Net")
     assert [label for label, _ in explorer.lists["data"].options] == [TISSUE.title]
     assert explorer.lists["attack"].value == "noise", "an attack that fits stays"
-    assert "Dice" in explorer.numbers.value
+    assert "dice" in explorer.numbers.value
 
 
 def test_data_that_cannot_be_opened_is_a_sentence_and_all_stays(explorer, tmp_path):
@@ -196,7 +196,8 @@ def test_a_view_is_saved_as_it_is_on_show(explorer):
     assert (numbers.suffix, png.suffix, png.stem) == (".json", ".png", numbers.stem)
     assert str(png) in said(explorer)[0] and list(explorer.out.iterdir()) == [folder]
     shown = [pixels(one) for one in pictures(explorer)]
-    assert (pixels(png.read_bytes()) == np.concatenate(shown, 1)).all()
+    # drawn as one figure, so the rims of letters may differ
+    assert np.abs(pixels(png.read_bytes()) - np.concatenate(shown, 1)).mean() < 2
     found = json.loads(numbers.read_text("utf-8"))
     assert found["schema"] == panel.SCHEMA and found["records"] == explorer.records
     assert found["provenance"]["versions"]["torch"]

@@ -59,11 +59,7 @@ class Entry:
         """
         for folder, card in self.found:
             if card.built is None:
-                raise RunError(
-                    f"{folder.name}: was trained by an earlier version of the kit, which did not "
-                    "write how to build the network. Run the paper's notebook again: it reads back "
-                    "what was trained."
-                )
+                raise RunError(f"{folder.name}: was trained by an earlier version. {cards.AGAIN}")
         newest = {card.arm: (folder, card) for folder, card in reversed(self.found)}
         found, networks = _ranked(self.paper, list(newest.values())), []
         for folder, card in found:
@@ -144,22 +140,17 @@ class Index:
 
 def _ranked(paper: str, found: list[tuple[Path, cards.Card]]) -> list[tuple[Path, cards.Card]]:
     """The undefended network first, and next to it what it is best compared with."""
-    field_, plain, partner, alike = COMPARED[paper]
+    name, plain, partner, alike = COMPARED[paper]
 
     def kind(one: tuple) -> str:
-        return one[1].own[field_]
+        return one[1].own[name]
 
     def common(one: tuple) -> list:
-        return [one[1].own[name] for name in alike]
+        return [one[1].own[other] for other in alike]
+
+    def rank(one: tuple) -> tuple:
+        return one is not first, kind(one) == plain, common(one) != common(first)
 
     partners = [common(one) for one in found if kind(one) == partner]
     first = min(found, key=lambda one: (kind(one) != plain, common(one) not in partners))
-    return sorted(
-        found,
-        key=lambda one: (
-            one is not first,
-            kind(one) == plain,
-            common(one) != common(first),
-            kind(one) != partner,
-        ),
-    )
+    return sorted(found, key=lambda one: (*rank(one), kind(one) != partner))

@@ -10,37 +10,26 @@ import numpy as np
 import torch
 
 from ..core.errors import ContractError
+from ..core.losses import BACKGROUND, IGNORED, as_classes
 from ..data import ImageSet, to_float, upload
 from ..data.views import enhanced_pixels
 from ..models import MedicalModel, digest
 
 CONTRAST = "seen through the paper's contrast filter"
-CLASSES, FINDINGS, PIXELS = "one class", "findings", "pixels"  # what networks answer with
 
 
 @dataclass(frozen=True, eq=False)
 class Network:
-    """A trained network in evaluation mode.
-
-    Attributes:
-        name: what a reader calls it, e.g. ``vanilla``.
-        read: gives the model; asked again and again, so it keeps what it can.
-        facts: where it comes from, for the record (JSON).
-    """
+    """A trained network in evaluation mode; ``read`` gives the model, again and again."""
 
     name: str
     read: Callable[[], MedicalModel] = field(repr=False)
-    facts: dict = field(default_factory=dict)
-
-    @property
-    def model(self) -> MedicalModel:
-        """Its model; of many networks not all stay in memory."""
-        return self.read()
+    facts: dict = field(default_factory=dict)  # where it comes from, for the record (JSON)
 
     @cached_property
     def weights(self) -> str:
         """Digest of its weights."""
-        return digest(self.model)
+        return digest(self.read())
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +37,6 @@ class Sample:
     """One image to look at.
 
     Attributes:
-        name: the publisher's name of it, or that of an uploaded file.
         image: float32 (1, C, H, H) in [0, 1], on the CPU.
         label: class index (1,), zeros and ones (1, K), or a label map (1, H, H); None where nobody
             knows: an uploaded image.
@@ -67,10 +55,10 @@ class Sample:
 class Scene:
     """Networks of one paper for one task, and images that none of them was trained on.
 
+    Answers are scores (K,): softmax, or a sigmoid for each finding; of a segmentation the shares of
+    the pixels.
+
     Attributes:
-        paper: name of the protocol, e.g. ``2_attentive_cnn``.
-        key: of the task.
-        data: the images on offer, as the networks see them.
         networks: the undefended one first, then what it is best compared with.
         warnings: what a reader must know, e.g. that the split leaks.
         enhanced: whether the networks see images through a contrast filter.
@@ -84,11 +72,6 @@ class Scene:
     enhanced: bool = False
 
     @property
-    def head(self) -> str:
-        """What its networks answer with."""
-        return PIXELS if self.data.segmentation else FINDINGS if self.data.multi_label else CLASSES
-
-    @property
     def pair(self) -> Scene:
         """The same with its first two networks alone."""
         return replace(self, networks=self.networks[:2])
@@ -96,17 +79,11 @@ class Scene:
     @cached_property
     def samples(self) -> tuple[Sample, ...]:
         """The images on offer."""
-        images, targets = to_float(self.data.images[:]), torch.from_numpy(self.data.targets)
-        masks = [None] * len(images) if self.data.masks is None else self.data.masks > 0
-        return tuple(
-            Sample(
-                self.data.ids[n],
-                images[n : n + 1],
-                targets[n : n + 1],
-                mask if mask is not None and mask.any() else None,
-            )
-            for n, mask in enumerate(masks)
-        )
+        data, images = self.data, to_float(self.data.images[:]).split(1)
+        labels = torch.from_numpy(data.targets).split(1)
+        masks = [None] * len(data) if data.masks is None else data.masks > 0
+        masks = [mask if mask is not None and mask.any() else None for mask in masks]
+        return tuple(map(Sample, data.ids, images, labels, masks))
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -119,11 +96,9 @@ class Scene:
 
     def sample(self, number: int) -> Sample:
         """The image of this number; ContractError if there is none."""
-        if not 0 <= number < len(self.samples):
-            raise ContractError(
-                f"image {number}: {self.key} offers {len(self.samples)}. Choose 0 to "
-                f"{len(self.samples) - 1}."
-            )
+        if not 0 <= number < len(self.data):
+            last = len(self.data) - 1
+            raise ContractError(f"image {number}: {self.key} has others. Choose 0 to {last}.")
         return self.samples[number]
 
     def uploaded(self, name: str, content: bytes) -> Sample:
@@ -134,3 +109,38 @@ class Scene:
             pixels, notes = enhanced_pixels(pixels[None])[0], (*notes, CONTRAST)
         shown = f"uploaded: {upload.readable(name)}"
         return Sample(shown, to_float(pixels[None]), notes=notes)
+
+    def answers(self, logits: torch.Tensor) -> torch.Tensor:
+        """Logits as labels: indices (N,), zeros and ones (N, K), or label maps (N, H, W)."""
+        if self.data.multi_label:
+            return (logits > 0).to(torch.uint8)
+        return as_classes(logits).argmax(1)
+
+    def scores(self, logits: torch.Tensor) -> np.ndarray:
+        """Logits as scores (N, K)."""
+        if self.data.segmentation:
+            return np.stack([self.of_label(one[None]) for one in logits.argmax(1).cpu()])
+        logits = as_classes(logits.double()).cpu()
+        return (logits.sigmoid() if self.data.multi_label else logits.softmax(1)).numpy()
+
+    def of_label(self, label: torch.Tensor) -> np.ndarray:
+        """A label as scores (K,)."""
+        count = len(self.data.classes)
+        if self.data.segmentation:
+            known = label[label != IGNORED].long()
+            return np.bincount(known, minlength=count) / max(1, len(known))
+        return label[0].double().numpy() if self.data.multi_label else np.eye(count)[int(label)]
+
+    def main(self, scores: np.ndarray) -> int:
+        """The one class that stands for an answer; the background only where nothing else is."""
+        if self.data.segmentation:
+            scores = np.where(np.arange(len(scores)) == BACKGROUND, 0, scores)
+        return int(scores.argmax())
+
+    def words(self, scores: np.ndarray) -> str:
+        """An answer for a reader; several findings by their rank."""
+        classes = self.data.classes
+        if not self.data.multi_label:
+            return classes[self.main(scores)]
+        ranked = np.argsort(-scores, kind="stable")
+        return ", ".join(classes[n] for n in ranked if scores[n] > 0.5) or "nothing"

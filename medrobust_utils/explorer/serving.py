@@ -77,7 +77,7 @@ def serve(
         browser: whether to open the page in the user's browser.
 
     Raises:
-        RunError: if Voila is missing, or the notebook is missing or marks no cell as the app's.
+        RunError: without Voila, or without the notebook or its cells tagged app.
         ProtocolError: for a parameter that the notebook does not have, of the wrong type, or that
             is chosen on the page itself, and for a paper that does not exist.
     """
@@ -124,13 +124,7 @@ def serve(
 def app_notebook(root: Path, given: Sequence[tuple[str, str]], out: Path) -> nbformat.NotebookNode:
     """The explorer's notebook with its parameters set, cut down to the cells tagged ``app``.
 
-    Args:
-        root: the project's folder.
-        given: names and values of parameters, as typed.
-        out: what OUT is set to.
-
-    Raises:
-        RunError, ProtocolError: as `serve` does.
+    Raises RunError and ProtocolError as ``serve`` does.
     """
     path = root / "notebooks" / f"{NAME}.ipynb"
     if not path.is_file():

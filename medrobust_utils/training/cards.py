@@ -24,24 +24,10 @@ from ..models import MedicalModel, build, build_assimilated, build_attentive, bu
 
 NAME, SAMPLES, SHIPPED = "card.json", "samples.npz", "weights.safetensors"
 OFFERED = 60  # test images that are kept
+AGAIN = (
+    "Run the paper's notebook again: it reads back what was trained, and writes what is missing."
+)
 BUILDERS = {one.__name__: one for one in (build, build_assimilated, build_attentive, build_unet)}
-
-
-class Built(BaseModel):
-    """How to build a network again: a name in BUILDERS, its arguments, and what weights leave out.
-
-    Attributes:
-        mean, std: of its normalisation.
-        strides: of its convolutions, in order: files of weights may have others than timm.
-    """
-
-    model_config = ConfigDict(frozen=True, strict=True)
-    builder: str
-    args: list[str | int]
-    how: dict[str, Any]
-    mean: list[float]
-    std: list[float]
-    strides: list[list[int]]
 
 
 class Card(BaseModel):
@@ -58,6 +44,8 @@ class Card(BaseModel):
         own: what tells it from other networks on its task, its training seed among them.
         tags: what rows on its task carry: data set, split and what else tells it apart.
         data: name, classes, synthetic and complete of the data set.
+        built: a name in BUILDERS, its ``args`` and ``how``, and what weights leave out: ``mean``
+            and ``std`` of the normalisation, and the ``strides`` of the convolutions in order.
     """
 
     model_config = ConfigDict(frozen=True, strict=True, populate_by_name=True)
@@ -73,7 +61,7 @@ class Card(BaseModel):
     own: dict[str, Any] = {}
     tags: dict[str, Any] = {}
     data: dict[str, Any] = {}
-    built: Built | None = None
+    built: dict[str, Any] | None = None
 
 
 def leave(folder: Path, arm: Any, model: MedicalModel, paper: str) -> None:
@@ -140,23 +128,22 @@ def network(folder: Path) -> MedicalModel:
     Raises:
         RunError: for a card that does not say how to build it, or weights that do not fit.
     """
-    card, again = read(folder), "Run the paper's notebook again: it reads back what was trained."
-    built = card.built
-    options = list((built and built.how.get("options") or {}).values())
-    if built is None or built.builder not in BUILDERS or not _harmless(options):
-        raise RunError(f"{folder.name}: its card does not say how to build the network. {again}")
-    how = {name: "scratch" if name == "start" else value for name, value in built.how.items()}
+    card = read(folder)
+    state, built = weights(folder), card.built or {}
     try:
-        model = BUILDERS[built.builder](*built.args, **how)
-        model.renormalise(built.mean, built.std)
-        for part, stride in zip(_convolutions(model), built.strides, strict=True):
+        how = built["how"] | ({"start": "scratch"} if "start" in built["how"] else {})
+        if not _numbers(list((how.get("options") or {}).values())):
+            raise ValueError("options are numbers")  # text could name a file to load, or a hub
+        model = BUILDERS[built["builder"]](*built["args"], **how)
+        model.renormalise(built["mean"], built["std"])
+        for part, stride in zip(_convolutions(model), built["strides"], strict=True):
             part.stride = tuple(stride)
-        model.load_state_dict(weights(folder))
-    except (MedrobustError, RuntimeError, TypeError, ValueError) as error:
-        if isinstance(error, RunError):
-            raise
+        model.load_state_dict(state)
+    except (MedrobustError, RuntimeError, TypeError, ValueError, KeyError) as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise RunError(f"{folder}: its weights do not fit its card ({reason}). {again}") from error
+        raise RunError(
+            f"{folder}: its card does not build its network ({reason}). {AGAIN}"
+        ) from error
     model.start, model.source = card.own.get("start", "scratch"), card.source
     return model.to(env.pick_device(), memory_format=torch.channels_last).eval()
 
@@ -196,27 +183,21 @@ def samples(folder: Path, card: Card) -> ImageSet:
     return ImageSet(**about, **arrays | {"ids": tuple(arrays["ids"].tolist())})
 
 
-def _built(model: MedicalModel) -> Built | None:
+def _built(model: MedicalModel) -> dict[str, Any] | None:
     if model.built is None:
         return None
-    return Built(
-        builder=model.built["builder"],
-        args=model.built["args"],
-        how=plain(model.built["how"])[0],
-        mean=model.mean.flatten().tolist(),
-        std=model.std.flatten().tolist(),
-        strides=[list(part.stride) for part in _convolutions(model)],
-    )
+    strides = [list(part.stride) for part in _convolutions(model)]
+    mean, std = model.mean.flatten().tolist(), model.std.flatten().tolist()
+    return plain(model.built)[0] | {"mean": mean, "std": std, "strides": strides}
 
 
 def _convolutions(model: nn.Module) -> list[nn.Conv2d]:
     return [part for part in model.modules() if isinstance(part, nn.Conv2d)]
 
 
-def _harmless(value: Any) -> bool:
-    """Whether timm is given numbers alone: text could name a file to load, or a hub to ask."""
+def _numbers(value: Any) -> bool:
     if isinstance(value, list):
-        return all(map(_harmless, value))
+        return all(map(_numbers, value))
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
