@@ -22,13 +22,13 @@ class Drawn(Entry):
     def open(self):
         if self == BROKEN:
             raise RunError("skin-vanilla: its weights are missing. Run the notebook again.")
-        return getattr(scenes, self.key)()
+        return getattr(scenes, self.found[0])()
 
 
-SKIN = Drawn(TWO, "single_label", "skin, drawn", True, ())
-CHEST = Drawn(TWO, "multi_label", "chests, drawn", True, ())
-BROKEN = Drawn(TWO, "broken", "weights that are gone", True, ())
-TISSUE = Drawn(FOUR, "segmentation", "tissue, drawn", True, ())
+SKIN = Drawn(TWO, "skin, drawn", True, ("single_label",))
+CHEST = Drawn(TWO, "chests, drawn", True, ("multi_label",))
+BROKEN = Drawn(TWO, "weights that are gone", True, ("broken",))
+TISSUE = Drawn(FOUR, "tissue, drawn", True, ("segmentation",))
 
 
 class FakeIndex:

@@ -15,7 +15,7 @@ from medrobust_utils.core.errors import ContractError, ProtocolError, RunError
 from medrobust_utils.core.losses import correct
 from medrobust_utils.data import to_float
 from medrobust_utils.data.views import enhanced_pixels
-from medrobust_utils.explorer.networks import COMPARED, Index
+from medrobust_utils.explorer.networks import COMPARED, PAIR, Index
 from medrobust_utils.explorer.scene import CONTRAST
 from medrobust_utils.models import digest
 from medrobust_utils.reporting import protocol
@@ -84,7 +84,7 @@ def changed(folder, **values):
 def test_an_earlier_run_opens_with_its_weights_on_images_it_never_saw(paper, checkpoints):
     folder, models = checkpoints
     earlier, pair = Index(folder).entries(paper)
-    assert "PHANTOMS" in earlier.title and "2 networks" in earlier.title and pair.key == "pair"
+    assert "PHANTOMS" in earlier.title and "2 networks" in earlier.title and pair.title == PAIR
     scene = earlier.open()
     kind, plain, partner, _ = COMPARED[paper]
     for network, wanted in zip(scene.networks, (plain, partner), strict=True):
@@ -243,12 +243,12 @@ def test_the_newest_run_on_real_images_opens_first(tmp_path):
     pretended(tmp_path, "2_attentive_cnn", "skin-ham10000-224", "ab", age=20)
     pretended(tmp_path, "2_attentive_cnn", "fundus-retinopathy-224", "a", age=10)
     index = Index(tmp_path)
-    assert index.first().key.startswith("skin-ham10000")  # with one network nothing is compared
-    assert index.first("4_unet_adversarial_training").key == "pair"
-    assert index.first(CT).key.startswith("ct-iq_othnccd")
+    assert index.first().title.startswith("skin-ham10000")  # with one network nothing is compared
+    assert index.first("4_unet_adversarial_training").title == PAIR
+    assert index.first(CT).title.startswith("ct-iq_othnccd")
     assert [entry.synthetic for entry in index.entries(CT)] == [False, True, True]
     drawn = Index(tmp_path, synthetic=True)
-    assert (drawn.first().paper, drawn.first().key) == (CT, "pair")
+    assert (drawn.first().paper, drawn.first().title) == (CT, PAIR)
     assert all(entry.synthetic for paper in COMPARED for entry in drawn.entries(paper))
     assert list(index.papers()) == protocol.list_papers()
     for call in (index.entries, index.first):

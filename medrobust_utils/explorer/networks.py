@@ -15,6 +15,7 @@ from ..reporting import protocol
 from ..training import cards
 from .scene import Network, Scene
 
+PAIR = "PHANTOMS, a small pair"
 READY = Path(__file__).parent / "ready"
 FIRST = "3_domain_assimilation"  # whose pair opens where there are no earlier runs
 # What a paper compares: the field of its arms, the undefended kind, the one to set beside it, and
@@ -46,7 +47,6 @@ class Entry:
     """
 
     paper: str
-    key: str
     title: str
     synthetic: bool
     found: tuple[tuple[Path, cards.Card], ...] = field(repr=False, compare=False)
@@ -105,20 +105,15 @@ class Index:
                 key = (card.task, card.seed, card.checksum, card.split)
                 groups.setdefault(key, []).append((folder, card))
         found = []
-        for (task, seed, checksum, split), group in groups.items():
+        for (task, seed, _, split), group in groups.items():
             synthetic, number = "phantom-" in task, len({card.arm for _, card in group})
             title = f"{'PHANTOMS: ' * synthetic}{task}, {number} network{'s' * (number > 1)}"
-            title += f", seed {seed}" * bool(seed)
-            if [other[:2] for other in groups].count((task, seed)) > 1:
-                title += f", split {split[:4]}"
-            key = f"{task}-{seed}-{checksum[:6]}-{split[:4]}"
-            found.append(Entry(paper, key, title, synthetic, tuple(group)))
+            title += f", seed {seed}, split {split[:4]}"
+            found.append(Entry(paper, title, synthetic, tuple(group)))
+        found.sort(key=lambda entry: entry.synthetic)
         ready = tuple(one for one in cards.find(READY) if one[1].paper == paper)
-        found.append(Entry(paper, "pair", "PHANTOMS, a small pair", True, ready))
-        return sorted(
-            (one for one in found if one.synthetic or not self.synthetic),
-            key=lambda entry: (entry.synthetic, entry.key == "pair"),
-        )
+        found.append(Entry(paper, PAIR, True, ready))
+        return [one for one in found if one.synthetic or not self.synthetic]
 
     def first(self, paper: str = "") -> Entry:
         """What to open first, of one paper or of all: the newest run, else a ready pair.
@@ -127,11 +122,11 @@ class Index:
         """
         entries = [one for name in ([paper] if paper else COMPARED) for one in self.entries(name)]
         if self.synthetic:
-            entries = [one for one in entries if one.key == "pair"]
+            entries = [one for one in entries if one.title == PAIR]
 
         def rank(entry: Entry) -> tuple:
             alone = len({card.arm for _, card in entry.found}) < 2
-            pair = entry.key == "pair"
+            pair = entry.title == PAIR
             other = pair and entry.paper != (paper or FIRST)
             return entry.synthetic, alone, pair, other, -cards.finished_at(entry.found[0][0])
 

@@ -7,13 +7,14 @@ arguments. ``samples.npz`` holds test images that it was never trained on.
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ..core import env
@@ -181,6 +182,16 @@ def samples(folder: Path, card: Card) -> ImageSet:
         )
     about = card.data | {"classes": tuple(card.data["classes"]), "checksum": card.checksum}
     return ImageSet(**about, **arrays | {"ids": tuple(arrays["ids"].tolist())})
+
+
+def ship(trained: Path, folder: Path) -> None:
+    """Copy a finished training to ``folder``, without optimiser and in half precision."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copy(trained / NAME, folder)
+    np.savez_compressed(folder / SAMPLES, **read_arrays(trained / SAMPLES))
+    state = weights(trained).items()
+    state = {name: one.half() if one.is_floating_point() else one for name, one in state}
+    save_file({name: one.contiguous() for name, one in state.items()}, folder / SHIPPED)
 
 
 def _built(model: MedicalModel) -> dict[str, Any] | None:
