@@ -103,7 +103,8 @@ def _lines(part: SubFigure, one: Look, numbers: dict) -> None:
         said.append(f"{name} {values[name]:.2f}" if name in values else _cut(name, 32))
     drawn = numbers["synthetic"] and numbers["label"] is not None  # an upload is no phantom
     told = f"{'a phantom, ' * drawn}label: {numbers['label'] or 'none'}, {numbers['image']}"
-    attack = NAMES.get(numbers["attack"], "no attack")
+    within = f"{NAMES[one.choice.attack]} within {numbers['eps_255']:.3g}/255"
+    attack = within if numbers["attack"] else "no attack"
     alike = [(name, numbers[name]) for name in ("correlation", "similarity")]
     alike = ", ".join(f"{name} {value:.2f}" for name, value in alike if value is not None)
     made = f"{numbers['method']} for {_cut(numbers['explained'], 18)} at {numbers['layer']}"
@@ -114,7 +115,7 @@ def _lines(part: SubFigure, one: Look, numbers: dict) -> None:
     for height, text, look in (
         (0.99, _cut(numbers["network"], 64), {"fontsize": 10, "weight": "bold"}),
         (0.947, _cut(" → ".join(said), 78), {"fontsize": 10}),
-        (0.9, _cut(f"{attack} within {numbers['eps_255']:.3g}/255; {told}", 84), {}),
+        (0.9, _cut(f"{attack}; {told}", 84), {}),
         (0.075, f"{_cut(made, 60)}; maps alike: {alike or 'no'}", {}),
         (0.038, "; ".join(lines), {"color": "0.25"}),
     ):

@@ -153,7 +153,8 @@ def look(scene: Scene, network: Network, sample: Sample, choice: Choice) -> Look
         ContractError: for a choice that does not fit the scene.
     """
     model, logits = network.read(), []
-    with env.progress(total=1 + -(-len(LEVELS) // BATCH), desc=network.name) as bar:
+    how = {"total": 1 + -(-len(LEVELS) // BATCH), "desc": network.name, "leave": False, "delay": 1}
+    with env.progress(**how) as bar:
         images, clean = _attacked(scene, network, sample, choice.attack)
         bar.update()
         kind, notes = _explained(scene, sample, choice.target, scene.scores(clean)[0])
