@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import textwrap
 from collections.abc import Sequence
+from functools import lru_cache
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -48,6 +49,12 @@ def encode(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=DPI, pil_kwargs={"compress_level": 1})
     return buffer.getvalue()
+
+
+@lru_cache(maxsize=66)
+def picture(one: Look, place: int) -> bytes:
+    """One network's block as PNG; those of two networks at every place are kept."""
+    return encode(draw([one], place))
 
 
 def _pictures(axes: np.ndarray, one: Look, numbers: dict, place: int) -> None:

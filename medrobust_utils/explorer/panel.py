@@ -151,9 +151,9 @@ class Explorer:
         self.looks = [look(self.scene, one, value["image"], how) for one in chosen]
         self.records = [one.record(self.eps.value) for one in self.looks]
         for number, picture in enumerate(self.pictures):
-            if one := self.looks[number : number + 1]:
-                picture.value = figure.encode(figure.draw(one, self.eps.value))
-            picture.layout.display = None if one else "none"
+            if number < len(self.looks):
+                picture.value = figure.picture(self.looks[number], self.eps.value)
+            picture.layout.display = None if number < len(self.looks) else "none"
         self.numbers.value = table(self.records)
         self.views += 1
         self._say("; ".join(value["image"].notes) or "Done.")
