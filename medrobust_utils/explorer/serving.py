@@ -7,6 +7,8 @@ import secrets
 import signal
 import socket
 import tempfile
+import threading
+import webbrowser
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -104,7 +106,7 @@ def serve(
         (template / "conf.json").write_text(json.dumps({"base_template": "lab"}))
         nbformat.write(book, page / f"{NAME}.ipynb")
         token = secrets.token_urlsafe(16)  # other users of this machine are not asked in
-        how = {"port": port or _free_port(), "token": token, "open_browser": browser}
+        how = {"port": port or _free_port(), "token": token, "open_browser": False}
         app = Voila(config=Config(SETTINGS), connection_dir_root=private, **how)
         app.initialize([str(page / f"{NAME}.ipynb")])
         # where Voila reports a failed cell, nobody listens otherwise
@@ -115,6 +117,8 @@ def serve(
         def announce() -> None:
             url = f"{app.connection_url}?token={token}"
             print(f"The explorer is at {url}\nCtrl-C ends it.", flush=True)
+            if browser:  # Voila's own way leaves out the token; one in the terminal blocks
+                threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
 
         IOLoop.current().add_callback(announce)  # once the port is open
         with suppress(KeyboardInterrupt):  # a second Ctrl-C, while the kernels end
