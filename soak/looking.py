@@ -1,4 +1,4 @@
-"""How much memory 200 interactions with the panel take, after 300 that fill what is kept."""
+"""How much memory 120 moves of the explorer's slider take, after 60 that fill what is kept."""
 
 import gc
 import json
@@ -7,41 +7,30 @@ from pathlib import Path
 
 import psutil
 import torch
-from drive import CHEST, FakeShelf, click, settled
+from drive import CHEST, FakeIndex, click
 
-from medrobust_utils.explorer import controls, gallery
 from medrobust_utils.explorer.panel import Explorer
 
 
 def main() -> None:
-    """Look, and print what was drawn, kept and taken."""
+    """Look, and print what was taken."""
     torch.set_num_threads(1)
-    gallery.ROOM = 3_500_000  # those of one image, and some of the next
-    draw, drawn = gallery.picture.draw, []
     with tempfile.TemporaryDirectory() as out:
-        explorer = settled(Explorer(FakeShelf(), Path(out), CHEST))
-        click(explorer.controls.right, "none")
-        click(explorer.controls.attack, "random noise")
-        settled(explorer)
-        gallery.picture.draw = lambda seen: drawn.append(1) or draw(seen)
-        before = interact(explorer, 0, 300)
-        seen = len(drawn)
-        after = interact(explorer, 300, 500)
-    found = {"drawn": len(drawn) - seen, "growth": after - before}
-    found |= {"used": explorer._gallery._pictures.used, "room": gallery.ROOM}
-    print(json.dumps(found))
+        explorer = Explorer(FakeIndex(), Path(out), CHEST).show()
+        click(explorer.lists["right"], "none")
+        before = interact(explorer, 60)
+        growth = interact(explorer, 120) - before
+    print(json.dumps({"growth": growth}))
 
 
-def interact(explorer: Explorer, first: int, last: int) -> int:
-    """Move eps over an image to and fro, four times, then over the next one; resident bytes."""
-    one, there = explorer.controls, list(range(len(controls.EPS)))
-    places = (there + there[::-1]) * 4
-    for number in range(first, last):
-        turn, step = divmod(number, len(places))
-        with one.quiet():
-            one.image.value = turn
-        one.eps.set_state({"index": places[step]})
-        settled(explorer)
+def interact(explorer: Explorer, moves: int) -> int:
+    """Move the slider from end to end, image after image; resident bytes."""
+    places = len(explorer.eps.options)
+    for number in range(moves):
+        turn, place = divmod(number, places)
+        if not place:
+            explorer.lists["image"].set_state({"index": turn})
+        explorer.eps.set_state({"index": place})
     gc.collect()
     return psutil.Process().memory_info().rss
 

@@ -1,66 +1,58 @@
-"""Drive the explorer's panel as people do: a shelf that opens at once, clicks, dropped files."""
+"""Drive the explorer's panel as people do: networks that open at once, clicks, dropped files."""
 
 import datetime as dt
 import io
 import re
+from dataclasses import dataclass
 
 import numpy as np
 import scenes
 from PIL import Image
 
 from medrobust_utils.core.errors import RunError
-from medrobust_utils.explorer.shelf import Place
+from medrobust_utils.explorer.networks import Entry
 
-LONG = 600  # seconds; ends a wait for what never comes
-SKIN = Place("2_attentive_cnn", "skin-0-abc", "skin, drawn", True)
-CHEST = Place("2_attentive_cnn", "chest-0-abc", "chests, drawn", True)
-BROKEN = Place("2_attentive_cnn", "broken-0-abc", "weights that are gone", True)
-TISSUE = Place("4_unet_adversarial_training", "tissue-0-abc", "tissue, drawn", True)
+TWO, FOUR = "2_attentive_cnn", "4_unet_adversarial_training"
 
 
-class FakeShelf:
-    """Places with ready scenes, and one that cannot be opened; ``before`` runs at every opening."""
+@dataclass(frozen=True)
+class Drawn(Entry):
+    """An entry with a ready scene; BROKEN cannot be opened."""
 
-    def __init__(self, before=lambda place: None):
-        self.before, self.opened = before, []
+    def open(self):
+        if self == BROKEN:
+            raise RunError("skin-vanilla: its weights are missing. Run the notebook again.")
+        return getattr(scenes, self.found[0])()
+
+
+SKIN = Drawn(TWO, "skin, drawn", True, ("single_label",))
+CHEST = Drawn(TWO, "chests, drawn", True, ("multi_label",))
+BROKEN = Drawn(TWO, "weights that are gone", True, ("broken",))
+TISSUE = Drawn(FOUR, "tissue, drawn", True, ("segmentation",))
+
+
+class FakeIndex:
+    """Two papers with drawn networks."""
 
     def papers(self):
-        return {"2_attentive_cnn": "Attentive CNN", "4_unet_adversarial_training": "U-Net"}
+        return {TWO: "Attentive CNN", FOUR: "U-Net"}
 
-    def places(self, paper):
-        return [SKIN, CHEST, BROKEN] if paper == SKIN.paper else [TISSUE]
+    def entries(self, paper):
+        return [SKIN, CHEST, BROKEN] if paper == TWO else [TISSUE]
 
     def first(self, paper=""):
-        return self.places(paper or SKIN.paper)[0]
-
-    def open(self, place):
-        self.opened.append(place.key)
-        self.before(place)
-        if place == BROKEN:
-            raise RunError("skin-vanilla: its weights are missing. Run the notebook again.")
-        makers = (scenes.single_label, scenes.multi_label, scenes.segmentation)
-        return dict(zip((SKIN, CHEST, TISSUE), makers, strict=True))[place]()
+        return self.entries(paper or TWO)[0]
 
 
 def said(explorer):
     """The sentence of the status line, and its kind."""
-    kind, text = re.search(
-        r'data-state="(\w+)".*?>(.*)</div>', explorer.controls.status.value
-    ).groups()
+    kind, text = re.search(r'data-state="(\w+)".*?>(.*)</div>', explorer.status.value).groups()
     return text, kind
-
-
-def settled(explorer):
-    """Wait for the picture that was asked for; it must have come without trouble."""
-    assert explorer.wait(LONG)
-    text, kind = said(explorer)
-    assert kind == "done", text
-    return explorer
 
 
 def pictures(explorer):
     """Bytes of the pictures that are on show."""
-    return [one.value for one in explorer.controls.pictures if one.layout.display != "none"]
+    return [one.value for one in explorer.pictures if one.layout.display != "none"]
 
 
 def click(dropdown, label):
@@ -82,12 +74,12 @@ def drop(upload, name, content):
     upload.set_state(state)
 
 
-def a_file(mode="RGB", size=(64, 64), kind="PNG", seed=0):
+def a_file(mode="RGB", size=(64, 64), seed=0):
     """Bytes of a picture with something on it."""
     rng = np.random.default_rng(seed)
     deep = mode == "I;16"
     shape = size[::-1] if mode in ("L", "I;16") else (*size[::-1], len(mode))
     pixels = rng.integers(0, 40000 if deep else 256, shape).astype(np.uint16 if deep else np.uint8)
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, kind)
+    Image.fromarray(pixels).save(buffer, "PNG")
     return buffer.getvalue()

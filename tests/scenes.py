@@ -9,10 +9,11 @@ from torch import nn
 from medrobust_utils.core import env
 from medrobust_utils.core.losses import per_image
 from medrobust_utils.data import to_float
+from medrobust_utils.data.imageset import rows_of
 from medrobust_utils.data.phantoms import phantom_set
 from medrobust_utils.data.views import label_maps
 from medrobust_utils.explorer.scene import Network, Scene
-from medrobust_utils.models import MedicalModel, build, build_unet, digest
+from medrobust_utils.models import MedicalModel, build, build_unet
 
 SIZE = 64
 TRAINED = 32  # images; the rest is looked at
@@ -42,14 +43,20 @@ def trained(model, data, steps):
     return model.eval()
 
 
-def scene(key, data, first, second):
-    networks = tuple(
-        Network(name, model, digest(model), {"from": "a test"})
-        for name, model in (("vanilla", first), ("adversarial training", second))
-    )
+def network(name, model):
+    """A network that is at hand."""
+    return Network(name, lambda: model, {"from": "a test"})
+
+
+def scene(key, data, *models):
+    """The images that nothing was trained on, and one or two networks."""
     rows = np.arange(TRAINED, len(data))
-    warnings = ("trained for seconds on drawn images",)
-    return Scene("2_attentive_cnn", key, data, rows, networks, warnings)
+    masks = None if data.masks is None else data.masks[rows]
+    held = rows_of(data, rows)
+    object.__setattr__(held, "masks", masks)
+    names = ("vanilla", "adversarial training")
+    networks = tuple(map(network, names, models))
+    return Scene("2_attentive_cnn", key, held, networks, ("trained for seconds",))
 
 
 @cache

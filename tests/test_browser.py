@@ -1,6 +1,5 @@
 """The explorer in a browser, as `make explore` serves it: all that can be chosen, and uploads."""
 
-import io
 import json
 import os
 import signal
@@ -13,8 +12,6 @@ import pytest
 import served
 from PIL import Image
 
-from medrobust_utils.explorer.shelf import Shelf
-
 ROOT = Path(__file__).parents[1]
 
 
@@ -24,21 +21,9 @@ def out(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """A home in which the networks that the tests open lie ready: no page waits for a training."""
-    home = tmp_path_factory.mktemp("home")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MEDROBUST_HOME", str(home))
-        shelf = Shelf(home / "checkpoints", seed=0)
-        for paper in ("4_unet_adversarial_training", "3_domain_assimilation"):
-            shelf.open(shelf.first(paper))  # the page opens what was trained last
-    return home
-
-
-@pytest.fixture(scope="module")
-def server(trained, out):
+def server(tmp_path_factory, out):
     """The command of `make explore`, with caches of its own and no data set."""
-    private = {"MEDROBUST_HOME": trained, "MEDROBUST_DATA": ""}
+    private = {"MEDROBUST_HOME": tmp_path_factory.mktemp("home"), "MEDROBUST_DATA": ""}
     with served.started(ROOT, "--out", out, **private) as started:
         yield started
 
@@ -58,16 +43,9 @@ def panel(shared):
     assert shared.abroad == []
 
 
-def encoded(array, kind="png"):
-    buffer = io.BytesIO()
-    Image.fromarray(array).save(buffer, kind)
-    return buffer.getvalue()
-
-
-def drawing(*shape, dtype=np.uint8):
-    """Noise that PNG cannot shrink, in the whole range of ``dtype``."""
-    draw = np.random.default_rng(0).integers
-    return draw(0, np.iinfo(dtype).max, shape, dtype=dtype, endpoint=True)
+def drawing(*shape):
+    """Noise that PNG cannot shrink."""
+    return np.random.default_rng(0).integers(0, 255, shape, np.uint8)
 
 
 def keep_screenshots(page, name):
@@ -106,9 +84,10 @@ def test_pictures_stand_side_by_side_where_there_is_room_else_below_one_another(
         ("left", 1, 2),
         ("left", 0, 2),
         ("right", "none", 1),
-        ("right", 2, 2),
+        ("right", 1, 2),
         ("image", 3, 2),
         ("attack", 1, 2),
+        ("class", "negative", 2),
         ("layer", 2, 2),
         ("map", "hirescam", 2),
     ],
@@ -118,14 +97,6 @@ def test_a_choice_changes_what_is_shown(panel, name, option, blocks):
     shown = panel.choose(name, option)
     assert len(shown) == blocks
     assert shown != before
-
-
-def test_another_class_changes_what_is_shown(panel):
-    shown = panel.page.locator("tr", has_text="class explained").locator("td").first.inner_text()
-    other = next(name for name in panel.options("class")[2:] if name != shown)
-    panel.choose("class", other)
-    cells = panel.page.locator("tr", has_text="class explained").locator("td").all_inner_texts()
-    assert cells == [other, other]
 
 
 def test_the_slider_changes_what_is_shown(panel):
@@ -150,25 +121,14 @@ def test_a_drag_over_all_values_ends_with_the_last_ones_picture(panel):
     assert panel.page.locator(".widget-hslider .widget-readout").inner_text() == "16"
 
 
-@pytest.mark.parametrize(
-    "name, content, said",
-    [
-        ("colours.png", encoded(drawing(90, 70, 3)), "gray"),
-        ("deep.png", encoded(drawing(64, 64, dtype=np.uint16)), "stretched"),
-        ("see-through.png", encoded(drawing(64, 64, 4)), "transparen"),
-        ("large.png", encoded(drawing(2100, 2100, 3)), "gray"),  # 13 MB: more than Tornado's limit
-    ],
-    ids=["colours", "16 bits", "see-through", "13 MB"],
-)
-def test_an_own_image_is_shown_and_what_was_done_to_it_is_said(
-    panel, tmp_path, name, content, said
-):
+def test_an_own_image_is_shown_and_what_was_done_to_it_is_said(panel, tmp_path):
+    """Of 13 MB: more than Tornado's own limit."""
     before = panel.views()
-    (tmp_path / name).write_bytes(content)
-    panel.upload(tmp_path / name)
+    Image.fromarray(drawing(2100, 2100, 3)).save(tmp_path / "large.png")
+    panel.upload(tmp_path / "large.png")
     panel.settled(before)
-    assert panel.chosen("image") == f"uploaded: {name}"
-    assert said in panel.page.locator("body").inner_text()
+    assert panel.chosen("image") == "uploaded: large.png"
+    assert "made gray" in panel.page.locator("body").inner_text()
 
 
 def test_what_is_no_picture_is_refused_in_words_and_nothing_else_happens(panel, tmp_path):
@@ -200,7 +160,7 @@ def test_another_paper_brings_its_own_networks_images_and_attacks(panel):
     panel.choose("paper", segmentation)
     assert panel.chosen("paper") == segmentation
     assert all(panel.options(name) != options for name, options in before.items())
-    assert "Dice" in panel.page.locator("table").inner_text()
+    assert "dice" in panel.page.locator("table").inner_text()
     keep_screenshots(panel.page, "segmentation")
 
 

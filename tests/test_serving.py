@@ -40,7 +40,9 @@ def project(tmp_path):
     root = tmp_path / "pro{j}ect"
     (root / "notebooks").mkdir(parents=True)
     (root / "pyproject.toml").touch()
-    path = tiny.notebook(root / "notebooks", serving.NAME, "print('not ' + 'served')", SHOW)
+    own = 'SEED: int = 0  # random seed\nPAPER: str = ""  # which\nOUT: str = ""  # folder'
+    cells = ("print('not ' + 'served')", SHOW)
+    path = tiny.notebook(root / "notebooks", serving.NAME, *cells, parameters=own)
     tag(path, 3, "app")
     return root
 
@@ -110,39 +112,25 @@ def test_a_port_that_is_taken_does_not_matter(project):
             assert fetch(second.url)[0] == 200
 
 
-def test_the_views_go_beside_the_notebooks_other_results(project):
-    book = serving.app_notebook(project, (), project / "results" / serving.NAME / "app")
-    assert str(project / "results") in "".join(cell.source for cell in book.cells)
-    assert [cell.metadata.get("tags") for cell in book.cells[2:]] == [
-        ["parameters"],
-        ["injected-parameters"],
-        ["app"],
-    ]
+def test_what_cannot_be_served_is_refused_before_it_opens(project, tmp_path):
+    def book(*given, root=project):
+        return serving.app_notebook(root, given, project / "results" / serving.NAME / "app")
 
-
-def test_what_cannot_be_served_is_refused_with_the_remedy(project, tmp_path):
+    tags = [cell.metadata.get("tags") for cell in book(("PAPER", "2_attentive_cnn")).cells[2:]]
+    assert tags == [["parameters"], ["injected-parameters"], ["app"]]
+    for given, error, words in (
+        (("SEED", "1,2"), RunError, "one value"),
+        (("SEDE", "1"), ProtocolError, "SEED: int = 0  random seed"),
+        (("PAPER", "2_attentive"), ProtocolError, "no paper '2_attentive'"),
+        (("ATTACK", "pgd"), ProtocolError, "ATTACK is chosen on the page"),
+    ):
+        with pytest.raises(error, match=words):
+            book(given)
     with pytest.raises(RunError, match="project's folder"):
-        serving.app_notebook(tmp_path, (), tmp_path)
-    with pytest.raises(RunError, match="one value"):
-        serving.app_notebook(project, [("SEED", "1,2")], tmp_path)
-    with pytest.raises(ProtocolError, match="SEED: int = 0  random seed"):
-        serving.app_notebook(project, [("SEDE", "1")], tmp_path)
+        book(root=tmp_path)
     tag(project / "notebooks" / f"{serving.NAME}.ipynb", 3)
     with pytest.raises(RunError, match="tagged app"):
-        serving.app_notebook(project, (), tmp_path)
-
-
-def test_parameters_that_the_page_cannot_take_are_refused_before_it_opens(tmp_path):
-    (tmp_path / "notebooks").mkdir()
-    parameters = 'OUT: str = ""  # folder\nPAPER: str = ""  # which\nATTACK: str = "pgd"  # how'
-    path = tiny.notebook(tmp_path / "notebooks", serving.NAME, SHOW, parameters=parameters)
-    tag(path, 2, "app")
-    with pytest.raises(ProtocolError, match="no paper '2_attentive'"):
-        serving.app_notebook(tmp_path, [("PAPER", "2_attentive")], tmp_path)
-    with pytest.raises(ProtocolError, match="ATTACK is chosen on the page"):
-        serving.app_notebook(tmp_path, [("ATTACK", "pgd")], tmp_path)
-    book = serving.app_notebook(tmp_path, [("PAPER", "2_attentive_cnn")], tmp_path)
-    assert "2_attentive_cnn" in "".join(cell.source for cell in book.cells)
+        book()
 
 
 def test_what_fails_is_a_sentence_on_the_page_and_a_traceback_in_the_terminal(tmp_path):

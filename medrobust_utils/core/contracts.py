@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from . import env
-from .errors import ContractError, MedrobustError, Stopped
+from .errors import ContractError, MedrobustError
 from .losses import IGNORED
 
 
@@ -64,7 +64,7 @@ def blamed(model: nn.Module, images: torch.Tensor) -> Iterator[None]:
     """Turn what the model raises into an error that says so; a full memory is not its fault."""
     try:
         yield
-    except (MedrobustError, Stopped, MemoryError):
+    except (MedrobustError, MemoryError):
         raise
     except Exception as error:
         if env.out_of_memory(error):

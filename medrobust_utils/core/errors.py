@@ -21,10 +21,6 @@ class RunError(MedrobustError):
     """A notebook run failed, or its record cannot be read."""
 
 
-class Stopped(Exception):
-    """Work that nobody waits for any more ends here; no fault of what it passes through."""
-
-
 def in_words(error: Exception) -> str:
     """An error in a sentence, also one of the system: a full disk, a folder that is none."""
     if isinstance(error, OSError) and error.strerror:

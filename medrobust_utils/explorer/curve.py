@@ -2,183 +2,101 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 
 import numpy as np
-from matplotlib.figure import Figure
-from scipy.stats import binomtest
+import pandas as pd
 
-from .. import plots
-from ..core import env
 from ..core.errors import ContractError
 from ..explain import measures
 from ..scoring import metrics
-from . import answers
-from .look import Choice, Memory, Seen, look
-from .record import CLASSES, PIXELS
+from ..scoring.inference import exact_share
+from .look import Choice, Look, look, place_of
 from .scene import Scene
 
 FEW = 5  # with fewer patients, lesions or tiles an interval would promise what nobody knows
-TITLES = {
-    "correlation": "likeness of the two maps: correlation",
-    "lost": "answers lost",
-    "no_map": "images without a map: share",
-}
-LOST = {
-    CLASSES: "right answers lost: share",
-    PIXELS: "pixels with another class: share",
-}
+METRICS = ["correlation", "lost", "no_map"]
 
 
 def rows(
-    scene: Scene, choice: Choice, eps_255: Sequence[float], count: int, *, seed: int, memory: Memory
+    scene: Scene, choice: Choice, eps_255: Sequence[float], count: int, *, seed: int
 ) -> list[dict]:
-    """Numbers of every network at every eps, and of the second network less the first.
+    """Numbers of every network at the radii nearest to ``eps_255``, and of their difference.
 
-    ``correlation`` compares the maps of the clean and of the attacked image, over those images
-    that have a map at every eps in every network: the attack empties maps, and a mean over
-    whoever is left would praise the network whose maps it empties most. ``no_map`` is the share
-    of images whose map it emptied. ``lost`` is, of images that were answered rightly, the share
-    that is not any more; for findings the share of images with another list of findings, for
-    label maps that of the pixels with another class. ``correlation_by_chance`` (eps 0) compares
-    clean maps of different images.
+    ``correlation`` compares maps over those images that have one at every eps in every network:
+    a mean over whoever is left would praise the network whose maps the attack empties most
+    (``no_map``: their share). ``lost`` are answers that were right and are not any more; of
+    findings all that changed, of label maps the share of pixels. ``correlation_by_chance`` (eps 0)
+    compares clean maps of different images.
 
     Args:
-        choice: all but eps; of label maps always the label's class is explained.
         count: images, drawn from the scene's by chance (``seed``).
 
     Returns:
-        Dicts for ``results.Run.add``: metric, value, low and high (95 %; None with fewer than
-        ``FEW`` groups), n images in ``groups`` groups, network, eps_255.
+        Dicts for ``results.Run.add``; low and high (95 %) are None with fewer than ``FEW`` groups.
 
     Raises:
         ContractError: for a count below 1, and see ``look``.
     """
     if count < 1:
         raise ContractError(f"IMAGES={count}: choose 1 or more.")
-    numbers = np.sort(np.random.default_rng(seed).permutation(len(scene.rows))[:count])
-    groups = scene.data.groups[scene.rows[numbers]]
-    if scene.data.segmentation:
-        choice = replace(choice, target=answers.LABEL)
-    seen = _looks(scene, choice, eps_255, numbers, memory)
-    likeness = _array(seen, lambda one: one.record["correlation"])
-    lost = _array(seen, _lost)
-    no_map = _array(seen, lambda one: float(one.before.valid[0] and not one.after.valid[0]))
-    everywhere = np.isfinite(likeness).all((0, 1))
-    cells = {"correlation": np.where(everywhere, likeness, np.nan), "lost": lost, "no_map": no_map}
-    found = []
-    for metric, values in cells.items():
-        for name, per_eps in zip(_names(scene), values, strict=True):
-            for eps, one in zip(eps_255, per_eps, strict=True):
-                found.append(_row(metric, one, groups, seed, network=name, eps_255=eps))
-        if metric != "no_map" and len(values) > 1:
-            for eps, first, second in zip(eps_255, *values[:2], strict=True):
-                tags = dict(network="second less first", eps_255=eps)
-                found.append(_row(f"{metric}_difference", second - first, groups, seed, **tags))
-    for name, looks in zip(_names(scene), seen, strict=True):
-        chance = _by_chance(looks[0])
-        found.append(_row("correlation_by_chance", chance, groups, seed, network=name, eps_255=0))
+    drawn = np.sort(np.random.default_rng(seed).permutation(len(scene.samples))[:count])
+    cells, found = [], []
+
+    def add(metric: str, values: Sequence[float], images: Sequence[int], **tags: object) -> None:
+        found.append(_row(metric, np.array(values, float), scene.data.groups[images], seed) | tags)
+
+    for network in scene.networks:
+        clean = []
+        for image in drawn:
+            one = look(scene, network, scene.sample(int(image)), choice)
+            clean.append(one.maps.maps[0])
+            tags = {"network": network.name, "image": image}
+            cells += [tags | {"eps_255": eps} | _numbers(one, place_of(eps)) for eps in eps_255]
+        chance = measures.correlation(np.stack(clean), np.roll(clean, 1, axis=0))
+        chance = chance if len(clean) > 1 else [np.nan]
+        add("correlation_by_chance", chance, drawn[: len(chance)], network=network.name, eps_255=0)
+    table = pd.DataFrame(cells)
+    table["correlation"] = table["correlation"].astype(float)
+    without = table.loc[table["correlation"].isna(), "image"]
+    table.loc[table["image"].isin(without), "correlation"] = np.nan
+    for (name, eps), part in table.groupby(["network", "eps_255"], sort=False):
+        for metric in METRICS:
+            add(metric, part[metric], part["image"], network=name, eps_255=eps)
+    if len(scene.networks) > 1:
+        first, second = (
+            table[table["network"] == network.name].reset_index() for network in scene.networks[:2]
+        )
+        gains = second[METRICS[:2]].astype(float) - first[METRICS[:2]].astype(float)
+        for eps, part in gains.groupby(first["eps_255"]):
+            for metric in gains:
+                tags = {"network": "second minus first", "eps_255": eps}
+                add(f"{metric}_difference", part[metric], first["image"][part.index], **tags)
     return found
 
 
-def _names(scene: Scene) -> list[str]:
-    return [network.name for network in scene.networks]
+def _numbers(one: Look, place: int) -> dict[str, float | None]:
+    record = one.record(place)
+    lost = record.get("pixels_changed")
+    if one.scene.data.multi_label:
+        lost = float(record["answer_after"] != record["answer_before"])
+    elif lost is None and record["answer_before"] == record["label"]:
+        lost = float(record["answer_after"] != record["label"])
+    emptied = bool(record["no_map_after"]) and not record["no_map_before"]
+    return {"correlation": record["correlation"], "lost": lost, "no_map": float(emptied)}
 
 
-def _looks(
-    scene: Scene, choice: Choice, eps_255: Sequence[float], numbers: np.ndarray, memory: Memory
-) -> list[list[list[Seen]]]:
-    """Network, eps, image."""
-    samples = [scene.sample(int(number)) for number in numbers]
-    steps = len(scene.networks) * len(eps_255) * len(samples)
-    with env.progress(total=steps, desc="looking") as bar:
-
-        def every(network: object, eps: float) -> Iterator[Seen]:
-            for sample in samples:
-                yield look(scene, network, sample, replace(choice, eps_255=eps), memory=memory)
-                bar.update()
-
-        return [[list(every(network, eps)) for eps in eps_255] for network in scene.networks]
-
-
-def _array(seen: list, number: object) -> np.ndarray:
-    """(networks, eps, images) of a number; NaN where there is none."""
-    return np.array([[[number(one) for one in looks] for looks in row] for row in seen], float)
-
-
-def _lost(one: Seen) -> float | None:
-    """Whether the attack took the answer away; None where there was no right one to take."""
-    record = one.record
-    if record["head"] == PIXELS:
-        return record["pixels_changed"]
-    if record["head"] == CLASSES:
-        right = record["answer_before"] == record["label"]
-        return float(record["answer_after"] != record["label"]) if right else None
-    return float(record["changed"])
-
-
-def _by_chance(looks: Sequence[Seen]) -> np.ndarray:
-    """Correlation of each image's clean map with that of the next image."""
-    maps = np.concatenate([one.before.maps for one in looks])
-    return measures.correlation(maps, np.roll(maps, 1, axis=0)) if len(maps) > 1 else [np.nan]
-
-
-def _row(metric: str, values: np.ndarray, groups: np.ndarray, seed: int, **tags: object) -> dict:
-    values = np.asarray(values, float)
+def _row(metric: str, values: np.ndarray, groups: np.ndarray, seed: int) -> dict:
     known = np.isfinite(values)
     values, groups = values[known], groups[known]
-    found = {"metric": metric, "n": len(values), "groups": len(np.unique(groups)), **tags}
-    found["value"] = float(values.mean()) if len(values) else float("nan")
-    if found["groups"] < FEW:
-        return found | {"low": None, "high": None}
-    if set(values) <= {0.0, 1.0}:
-        # Exact (Clopper and Pearson 1934), with as many answers as there are groups: a bootstrap
-        # of eight zeros would be sure of zero.
-        hits = round(found["value"] * found["groups"])
-        low, high = binomtest(hits, found["groups"]).proportion_ci(0.95)
-    else:
-        mean = metrics.weighted_mean(values, metrics.group_weights(groups, seed))
-        low, high = mean.low, mean.high
-    return found | {"low": float(low), "high": float(high)}
-
-
-def draw(found: Sequence[dict], head: str) -> Figure:
-    """Three panels over eps: likeness of the maps, answers lost, images without a map.
-
-    Args:
-        found: see ``rows``.
-        head: what the networks answer with (``record``).
-    """
-    figure, axes = plots.grid(1, 3, 3.6, 3)
-    titles = TITLES | {"lost": LOST.get(head, "other findings: share of images")}
-    for axis, (metric, title) in zip(axes[0], titles.items(), strict=True):
-        part = [row for row in found if row["metric"] == metric]
-        for number, name in enumerate(dict.fromkeys(row["network"] for row in part)):
-            _line(axis, [row for row in part if row["network"] == name], name, number)
-        axis.set_title(title, fontsize=9)
-        axis.set(xlabel="eps (1/255)", xscale="log")
-        eps = sorted({row["eps_255"] for row in part})
-        axis.set_xticks(eps, [f"{one:g}" for one in eps])
-        axis.minorticks_off()
-    for number, row in enumerate(r for r in found if r["metric"] == "correlation_by_chance"):
-        look_of = dict(color=plots.PALETTE[number], linestyle=":", linewidth=1)
-        axes[0][0].axhline(row["value"], label="between different images", **look_of)
-    handles, labels = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=8)
-    return figure
-
-
-def _line(axis: object, part: Sequence[dict], name: str, number: int) -> None:
-    eps, value = ([row[key] for row in part] for key in ("eps_255", "value"))
-    axis.plot(
-        eps,
-        value,
-        "o^"[number % 2] + ("-", "--")[number % 2],
-        color=plots.PALETTE[number],
-        label=name,
-    )
-    for row in part:
-        if row["low"] is not None:
-            at = row["eps_255"] * (1 + 0.06 * number)  # side by side
-            axis.plot([at, at], [row["low"], row["high"]], color=plots.PALETTE[number], linewidth=1)
+    mean, number, low, high = float("nan"), len(np.unique(groups)), None, None
+    if len(values):
+        mean = float(values.mean())
+    if number >= FEW and set(values) <= {0.0, 1.0}:
+        # with as many answers as there are groups: a bootstrap of eight zeros would be sure of zero
+        low, high = exact_share(round(mean * number), number)
+    elif number >= FEW:
+        estimate = metrics.weighted_mean(values, metrics.group_weights(groups, seed))
+        low, high = float(estimate.low), float(estimate.high)
+    about = {"n": len(values), "groups": number}
+    return {"metric": metric, "value": mean, "low": low, "high": high} | about

@@ -1,198 +1,290 @@
-"""One look: an image, an attack on it, and what a network sees in both."""
+"""One look: an image attacked within 32 radii, and what a network says and sees in each.
+
+All is computed when an image is opened; a slider then only picks a place.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
+from torch import nn
 
+from .. import attacks
+from ..attacks import engine
+from ..core import env
 from ..core.contracts import ask, check_logits
 from ..core.errors import ContractError
-from ..explain import cam_layers, cams
-from . import answers, record
-from .attacking import NAMES, STEPS, Outdated, attack, attacks_for, interruptible
-from .memory import Memory
+from ..core.losses import IGNORED
+from ..core.storage import plain
+from ..explain import cam_layers, cams, measures
 from .scene import Network, Sample, Scene
-from .seen import Choice, Seen
 
-WAIT_SECONDS = 0.05  # before one who waits asks again whether to go on
-
-__all__ = [
-    "Choice",
-    "Memory",
-    "NAMES",
-    "Outdated",
-    "STEPS",
-    "Seen",
-    "attacks_for",
-    "layers",
-    "look",
-]
+RADII = tuple(2 ** (k / 4) for k in range(-15, 17))  # gray levels of 255: up to 16
+LEVELS = (0.0, *RADII)  # place 0 is the clean image
+STEPS = 10  # of an iterative attack at each radius that bisection tries
+BATCH = 11  # images that are explained together
+SHARED = {"pgd": "PGD", "noise": "random noise"}
+ON_CLASSES = SHARED | {"mifgsm": "MI-FGSM", "bim": "BIM", "fgsm": "FGSM"}
+ON_LABEL_MAPS = {"background": "PGD to the background", "segpgd": "SegPGD"} | SHARED
+NAMES = ON_CLASSES | ON_LABEL_MAPS
+ANSWER, LABEL = "answer", "label"  # targets beside the names of classes
 
 
-def look(
-    scene: Scene,
-    network: Network,
-    sample: Sample,
-    choice: Choice,
-    *,
-    memory: Memory,
-    go_on: Callable[[], bool] = lambda: True,
-) -> Seen:
-    """Attack an image and explain what the network says of it, before and after.
+@dataclass(frozen=True)
+class Choice:
+    """What to look at: an attack (see ``attacks_for``), and which map.
 
-    The attack aims away from the image's label, or from the network's own answer where nobody knows
-    one. Both maps explain the same class, and of a segmentation the same pixels. What ``memory``
-    holds already is not computed again.
+    Attributes:
+        target: which class to explain: ``answer`` (what the network says of the clean image),
+            ``label`` (what the image shows) or the name of a class.
+        layer: a module of the network; empty for the usual one.
+        method: one of ``cams.METHODS``.
+    """
 
-    Args:
-        go_on: asked before every pass through the network.
+    attack: str = "pgd"
+    target: str = ANSWER
+    layer: str = ""
+    method: str = "grad-cam"
+
+    def __post_init__(self) -> None:
+        if self.attack not in NAMES:
+            raise ContractError(f"attack {self.attack!r}: choose one of {', '.join(NAMES)}.")
+
+
+def attacks_for(scene: Scene) -> dict[str, str]:
+    """Attacks that fit a scene's networks, the usual one first, and what to call them."""
+    return ON_LABEL_MAPS if scene.data.segmentation else ON_CLASSES
+
+
+def place_of(eps_255: float) -> int:
+    """The place among LEVELS nearest to a radius in gray levels."""
+    return int(np.abs(np.array(LEVELS) - eps_255).argmin())
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """What one network makes of one image at each of the 33 LEVELS.
+
+    Attributes:
+        images: float32 (33, C, H, W) in [0, 1].
+        scores: (33, K), see ``Scene``.
+        label_maps: uint8 (33, H, W), the answers of a segmentation; None for other networks.
+        maps: activation maps, all for the class number ``explained``.
+        mask: bool (H, H), what a map should hit: the outlined finding, or where the label map has
+            the class; empty without one.
+    """
+
+    scene: Scene
+    network: Network
+    sample: Sample
+    choice: Choice
+    images: np.ndarray
+    scores: np.ndarray
+    label_maps: np.ndarray | None
+    maps: cams.Maps
+    explained: int
+    mask: np.ndarray
+    notes: tuple[str, ...]
+
+    def region(self, place: int) -> np.ndarray | None:
+        """The pixels that a segmentation gives to the explained class, bool (H, W)."""
+        return None if self.label_maps is None else self.label_maps[place] == self.explained
+
+    def record(self, place: int) -> dict:
+        """All choices and numbers at a place in types of strict JSON; None for what has no value.
+
+        ``correlation``, ``similarity`` (SSIM) and ``top_overlap`` compare the map with that of the
+        clean image; ``inside`` is the share of a map in the mask, to be held against
+        ``mask_share``, and ``pointing`` whether its brightest place lies there. ``dice`` is that of
+        the explained class against the label map, ``pixels_changed`` the share of pixels with
+        another class than before.
+        """
+        scene, label, maps, now = self.scene, self.sample.label, self.maps.maps, [place]
+        names, mask = scene.data.classes, self.mask[None]
+        found = {
+            "paper": scene.paper,
+            "task": scene.key,
+            "data": scene.data.name,
+            "synthetic": scene.data.synthetic,
+            "network": self.network.name,
+            "weights": self.network.weights,
+            "network_facts": self.network.facts,
+            "image": self.sample.name,
+            "label": None if label is None else scene.words(scene.of_label(label)),
+            "attack": self.choice.attack if place else None,
+            "eps_255": LEVELS[place],
+            "largest_change_255": np.abs(self.images[place] - self.images[0]).max() * 255,
+            "explained": names[self.explained],
+            "layer": self.maps.layer,
+            "method": self.choice.method,
+            "mask_share": mask.mean() if mask.any() else None,
+            "correlation": measures.correlation(maps[:1], maps[now])[0],
+            "similarity": measures.similarity(maps[:1], maps[now])[0],
+            "top_overlap": measures.top_overlap(maps[:1], maps[now])[0],
+            "warnings": scene.warnings,
+            "notes": self.notes,
+        }
+        for when, at in (("before", 0), ("after", place)):
+            found[f"answer_{when}"] = scene.words(self.scores[at])
+            found[f"probabilities_{when}"] = dict(zip(names, self.scores[at], strict=True))
+            found[f"no_map_{when}"] = self.maps.reasons[at]
+            found[f"inside_{when}"] = measures.energy_inside(maps[[at]], mask)[0]
+            found[f"pointing_{when}"] = measures.pointing(maps[[at]], mask)[0]
+            if self.label_maps is not None and label is not None:
+                given = self.region(at) & (label[0] != IGNORED).numpy()
+                both = (mask.sum() + given.sum()) or np.nan
+                found[f"dice_{when}"] = 2 * (mask[0] & given).sum() / both
+        if self.label_maps is not None:
+            found["pixels_changed"] = (self.label_maps[place] != self.label_maps[0]).mean()
+        return plain(found)[0]
+
+
+@lru_cache(maxsize=8)
+def look(scene: Scene, network: Network, sample: Sample, choice: Choice) -> Look:
+    """Attack an image within all radii, and explain what the network says of it at each.
+
+    All maps explain the same class, and of a segmentation the same pixels: those that the network
+    gives to it in the clean image, or where it gives none, those of the label.
 
     Raises:
-        Outdated: when ``go_on`` says no.
         ContractError: for a choice that does not fit the scene.
     """
-    if choice.attack not in attacks_for(scene):
-        known = ", ".join(attacks_for(scene))
-        raise ContractError(f"attack {choice.attack!r} does not fit {scene.key}: choose {known}.")
-    with _alone(go_on), interruptible(network.model, go_on):
-        stages = _Stages(scene, network, sample, memory)
-        clean = stages.logits(())
-        to = (choice.attack, choice.eps_255) if choice.eps_255 else ()
-        attacked, fooled = stages.image(to), stages.logits(to)
-        kind, notes = answers.explained(scene, sample, choice.target, clean)
-        layer, more = stages.layer(choice.layer)
-        _, and_more = stages.region(kind)
-        before, after = (stages.map(step, kind, layer, choice.method) for step in ((), to))
-    regions = [None, None]
-    mask = sample.mask
-    if scene.data.segmentation:
-        regions = [(one.argmax(1) == kind)[0].numpy() for one in (clean, fooled)]
-        mask = None if sample.label is None else (sample.label[0] == kind).numpy()
-    seen = Seen(
-        sample.image[0].numpy(),
-        attacked[0].numpy(),
-        before,
-        after,
-        mask if mask is not None and mask.any() else None,
-        *regions,
-        record={},
+    model, logits = network.read(), []
+    how = {"total": 1 + -(-len(LEVELS) // BATCH), "desc": network.name, "leave": False, "delay": 1}
+    with env.progress(**how) as bar:
+        images, clean = _attacked(scene, network, sample, choice.attack)
+        bar.update()
+        kind, notes = _explained(scene, sample, choice.target, scene.scores(clean)[0])
+        regions, nowhere = None, np.zeros(images.shape[2:], bool)
+        mask = nowhere if sample.mask is None else sample.mask
+        if scene.data.segmentation:
+            mask = mask if sample.label is None else (sample.label[0] == kind).numpy()
+            region = (clean.argmax(1)[0] == kind).cpu().numpy()
+            regions = np.stack([region if region.any() else mask] * len(images))
+        layer, more = _layer(scene, network, choice.layer)
+
+        def seen(_module: nn.Module, _inputs: tuple, output: torch.Tensor) -> None:
+            logits.append(output.detach().float().cpu())
+            bar.update()
+
+        hook = model.register_forward_hook(seen)  # one pass for answers and maps
+        try:
+            how = {"method": choice.method, "layer": layer, "regions": regions, "batch": BATCH}
+            maps = cams.grad_cam(model, images, [kind] * len(images), **how)
+        finally:
+            hook.remove()
+    answers = torch.cat(logits)
+    return Look(
+        scene,
+        network,
+        sample,
+        choice,
+        images.cpu().numpy(),
+        scene.scores(answers),
+        answers.argmax(1).to(torch.uint8).numpy() if scene.data.segmentation else None,
+        maps,
+        kind,
+        mask,
+        (*sample.notes, *notes, *more),
     )
-    notes = (*sample.notes, *notes, *more, *and_more)
-    written = record.write(scene, network, sample, choice, seen, (clean, fooled), kind, notes)
-    return replace(seen, record=written)
 
 
-def layers(network: Network, shape: tuple[int, int, int]) -> dict[str, int]:
-    """``cam_layers.layers`` of a network, while nobody else is at it."""
-    with _alone():
-        return cam_layers.layers(network.model, shape)
+@lru_cache(maxsize=8)
+def layers(scene: Scene, network: Network) -> dict[str, int]:
+    """Layers of a network that can be explained, and the sides of their maps."""
+    return cam_layers.layers(network.read(), tuple(scene.sample(0).image.shape[1:]))
 
 
-# Attacks and maps hang hooks into a network and freeze its weights for a while. A panel looks in a
-# thread of its own, and the cells below it may look at the same networks meanwhile.
-_LOOKING = threading.RLock()
+@lru_cache(maxsize=8)
+def _attacked(
+    scene: Scene, network: Network, sample: Sample, kind: str
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The image at every level (33, C, H, W), and the logits of the clean one.
 
-
-@contextmanager
-def _alone(go_on: Callable[[], bool] = lambda: True) -> Iterator[None]:
-    while not _LOOKING.acquire(timeout=WAIT_SECONDS):
-        if not go_on():
-            raise Outdated
-    try:
-        yield
-    finally:
-        _LOOKING.release()
-
-
-class _Stages:
-    """The steps of a look, each kept in the memory under all that it depends on.
-
-    ``to`` names the image: nothing for the clean one, else the attack and its eps in gray levels.
+    The attack aims away from the network's own answer. Each radius is filled: between those that
+    were tried the perturbation is that of the last one below, scaled.
     """
+    if kind not in attacks_for(scene):
+        known = ", ".join(attacks_for(scene))
+        raise ContractError(f"attack {kind!r} does not fit {scene.key}: choose {known}.")
+    model = network.read()
+    image = sample.image.to(next(model.parameters()).device)
+    clean = ask(model, image)
+    check_logits(clean, scene.data.multi_label)
+    radii = torch.tensor(RADII, device=image.device) / 255
+    change = _tried(scene, kind, model, image, scene.answers(clean)) - image
+    size = change.abs().amax((1, 2, 3))
+    source = torch.where(size > 0, torch.arange(len(radii), device=image.device), 0)
+    source = source.cummax(0).values.clamp(min=int(size.count_nonzero() and size.nonzero()[0]))
+    scale = (radii / size[source].clamp(min=1e-12))[:, None, None, None]
+    low, high = engine.ball(image.expand(len(radii), -1, -1, -1), radii)
+    return torch.cat([image, (image + change[source] * scale).clamp(low, high)]), clean
 
-    def __init__(self, scene: Scene, network: Network, sample: Sample, memory: Memory) -> None:
-        self.scene, self.model, self.sample, self.memory = scene, network.model, sample, memory
-        self.device = next(network.model.parameters()).device
-        seen = hashlib.sha256(sample.image.numpy().tobytes())
-        if sample.label is not None:
-            seen.update(sample.label.numpy().tobytes())
-        self.key = (scene.paper, scene.key, network.identity, seen.hexdigest())
 
-    def _kept(self, compute: Callable[[], Any], *key: object) -> Any:
-        return self.memory.get((*self.key, *key), compute)
+def _tried(
+    scene: Scene, kind: str, model: nn.Module, image: torch.Tensor, answer: torch.Tensor
+) -> torch.Tensor:
+    """The image within each radius (32, C, H, W); as it is at radii that were not tried.
 
-    def image(self, to: tuple) -> torch.Tensor:
-        """(1, C, H, H), clean or attacked, on the CPU."""
-        if not to:
-            return self.sample.image
+    Random noise and FGSM have one direction for all radii. The others bisect for the smallest
+    radius at which the answer changes, of a label map that of half of the pixels.
+    """
+    radii, maps = [eps / 255 for eps in RADII], answer.ndim == 3
+    whole = image.repeat(len(radii), 1, 1, 1)
+    if kind == "noise":
+        signs = torch.randint(2, image.shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
+        return whole + signs.to(image)
+    if kind == "fgsm":
+        return whole + (attacks.fgsm(model, image, answer, 1.0) - image).sign()
+    if kind == "pgd" and not maps:
+        return torch.cat([one.images for one in attacks.at_radii(model, image, answer, radii)])
+    low, high = -1, len(radii)
+    while high - low > 1:
+        place = (low + high) // 2
+        eps = radii[place]
+        if maps:
+            moved = attacks.Attack(kind, eps, STEPS)(model, image, answer, torch.float32)["images"]
+        else:
+            how = {"steps": STEPS, "step_size": attacks.madry_step(eps, STEPS)}
+            moved = getattr(attacks, kind)(model, image, answer, eps, **how)
+        whole[place] = moved[0]
+        changed = (scene.answers(ask(model, moved)) != answer).float().mean() > 0.5 * maps
+        low, high = (low, place) if changed else (place, high)
+    return whole
 
-        def compute() -> torch.Tensor:
-            label = self.sample.label
-            if label is None:
-                label = answers.given(self.scene, self.logits(()))
-            images, labels = self.sample.image.to(self.device), label.to(self.device)
-            return attack(to[0], self.model, images, labels, to[1] / 255).cpu()
 
-        return self._kept(compute, "image", *to)
+def _explained(
+    scene: Scene, sample: Sample, target: str, scores: np.ndarray
+) -> tuple[int, tuple[str, ...]]:
+    """Which class is to be explained, and a word where it is not the one asked for.
 
-    def logits(self, to: tuple) -> torch.Tensor:
-        """Of the image, in float32, on the CPU."""
+    ``scores`` are those of the clean image, so the question stays when the answer changes.
+    """
+    classes = scene.data.classes
+    if target not in (ANSWER, LABEL, *classes):
+        raise ContractError(f"class {target!r}: choose {ANSWER}, {LABEL} or {', '.join(classes)}.")
+    if target in classes:
+        return classes.index(target), ()
+    if target == ANSWER or sample.label is None:
+        note = "This image has no label: the map explains the network's own answer."
+        return scene.main(scores), (note,) * (target == LABEL)
+    label = scene.of_label(sample.label)
+    if not label.any():
+        note = "The label names no finding: the map explains the likeliest one."
+        return scene.main(scores), (note,)
+    return scene.main(label * scores if scene.data.multi_label else label), ()
 
-        def compute() -> torch.Tensor:
-            images = self.image(to).to(self.device)
-            logits = ask(self.model, images).cpu()
-            check_logits(logits, self.scene.data.multi_label)
-            return logits
 
-        return self._kept(compute, "logits", *to)
-
-    def layer(self, wanted: str) -> tuple[str, tuple[str, ...]]:
-        """The layer to explain, and a word where the network has no layer of the wanted name."""
-        own = self._sides(self.model, self.key[2])
-        if not wanted:
-            return next(iter(own)), ()
-        if wanted in dict(self.model.named_modules()):
-            return wanted, ()
-        for other in self.scene.networks:
-            side = self._sides(other.model, other.identity).get(wanted)
-            if side:
-                near = min(own, key=lambda name: abs(np.log2(own[name] / side)))
-                return near, (f"It has no layer {wanted}: {near} is the one nearest in size.",)
-        raise ContractError(
-            f"no network here has a layer {wanted!r}. Choose one of {', '.join(own)}."
-        )
-
-    def _sides(self, model: torch.nn.Module, identity: str) -> dict[str, int]:
-        shape = tuple(self.sample.image.shape[1:])
-        return self.memory.get(("layers", identity, shape), lambda: cam_layers.layers(model, shape))
-
-    def region(self, kind: int) -> tuple[np.ndarray | None, tuple[str, ...]]:
-        """Whose logits a segmentation's map explains, bool (1, H, W), and a word if need be.
-
-        The pixels that the network gives to the class in the clean image, before and after: an
-        attack must not change the question together with the image.
-        """
-        if not self.scene.data.segmentation:
-            return None, ()
-        given, label = self.logits(()).argmax(1) == kind, self.sample.label
-        if given.any() or label is None or not (label == kind).any():
-            return given.numpy(), ()
-        note = "The network gives the class to no pixel: the maps explain it where the label does."
-        return (label == kind).numpy(), (note,)
-
-    def map(self, to: tuple, kind: int, layer: str, method: str) -> cams.Maps:
-        """The activation map of the image for a class."""
-
-        def compute() -> cams.Maps:
-            images = self.image(to).to(self.device)
-            how = dict(method=method, layer=layer, regions=self.region(kind)[0])
-            return cams.grad_cam(self.model, images, [kind], **how)
-
-        return self._kept(compute, "map", *to, kind, layer, method)
+def _layer(scene: Scene, network: Network, wanted: str) -> tuple[str, tuple[str, ...]]:
+    """The layer to explain, and a word where the network has no layer of the wanted name."""
+    own = layers(scene, network)
+    if not wanted or wanted in dict(network.read().named_modules()):
+        return wanted or next(iter(own)), ()
+    for other in scene.networks:
+        if side := layers(scene, other).get(wanted):
+            near = min(own, key=lambda name: abs(np.log2(own[name] / side)))
+            return near, (f"It has no layer {wanted}: {near} is the one nearest in size.",)
+    raise ContractError(f"no network here has a layer {wanted!r}. Choose one of {', '.join(own)}.")

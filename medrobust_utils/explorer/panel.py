@@ -1,232 +1,243 @@
-"""The explorer as widgets: a thin shell that turns choices into looks, and looks into pictures."""
+"""The explorer as widgets: choices become looks, and looks pictures.
+
+Core widgets only, in a form that ipywidgets 7.7 and 8 both know. Everything happens in the kernel's
+own thread; while it computes, the browser keeps the newest place of a slider and no other.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
-import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
-from functools import wraps
+import re
+from collections.abc import Sequence
+from html import escape
 from pathlib import Path
 from typing import Any
 
 import ipywidgets as widgets
+import pandas as pd
+from IPython.display import display
+from tqdm.std import tqdm
 
-from ..core import env
+from ..core import env, storage
 from ..core.errors import MedrobustError, RunError
-from . import gallery, summary
-from .controls import NOBODY, Controls
-from .gallery import Gallery, Shown, View
-from .latest import Latest
-from .look import Outdated
-from .shelf import Place, Shelf
+from ..explain.cams import METHODS
+from . import figure
+from .look import ANSWER, LABEL, LEVELS, Choice, Look, attacks_for, layers, look, place_of
+from .networks import Entry, Index
+from .scene import Sample, Scene
 
 log = logging.getLogger(__name__)
+START = 2  # gray levels: changes most answers of an undefended network, and nobody sees it
+NONE = ("none", ())  # on the right: one network fills the page
+USUAL = ("the usual one", "")
+TARGETS = (("what it answers", ANSWER), ("the image's label", LABEL))
+UPLOADS = 8  # pictures that are kept
+SCHEMA = 2  # of saved views
+LISTS = ("paper", "data", "image", "left", "right", "attack", "class", "layer", "map")
+TABLE = ("answer", "label", "explained", "dice", "pixels_changed", "largest_change_255")
+TABLE += ("correlation", "similarity", "top_overlap", "mask_share", "inside", "pointing", "layer")
+CSS = "<style>.medrobust td, .medrobust th {text-align: left; padding: 1px 18px 1px 0}</style>"
+COLOURS = {"busy": "#7f7f7f", "done": "#0173b2", "refused": "#d55e00"}  # told apart in words too
+ITEM = {"width": "auto", "flex": "1 1 340px", "max_width": "100%", "min_width": "0"}
+WRAP = {"display": "flex", "flex_flow": "row wrap", "align_items": "flex-start", "width": "100%"}
+SHOWN = {"flex": "1 1 500px", "max_width": "min(660px, 100%)", "height": "auto", "display": "none"}
+LINE = (
+    '<div class="medrobust-status" data-state="{}" data-view="{}" role="status" style="border-left:'
+    ' 4px solid {}; padding-left: 8px; line-height: 1.4; overflow-wrap: anywhere">{}</div>'
+)
 
 
 class Explorer:
-    """Choose, and see what networks look at; a notebook displays ``widget``.
-
-    Whatever takes long happens in one background thread, and of what was asked for meanwhile only
-    the newest is done. What goes wrong is a sentence in the status line.
+    """Choose, and see what networks look at. What goes wrong is a sentence in the status line.
 
     Args:
-        shelf: where the networks come from.
+        index: where the networks come from.
         out: folder; views are saved below it.
-        place: what to open first.
+        entry: what ``show`` opens first.
     """
 
-    def __init__(self, shelf: Shelf, out: Path, place: Place) -> None:
-        self.shelf, self.out, self.controls = shelf, Path(out), Controls()
-        self.widget: widgets.VBox = self.controls.panel()
-        self._gallery: Gallery | None = None
-        self._opened: Place | None = None  # where the gallery's scene comes from
-        self._wanted = place
-        self._layers_of: int | None = None  # the network whose layers are on offer
-        self._shown: Sequence[Shown] = ()
-        self._shown_view: View | None = None  # what they are the pictures of
-        self._word = ""  # what the status line keeps until the next click
-        self._lock = threading.RLock()  # of what is on show
-        self._latest: Latest[Place | View] = Latest(self._work, self._failed)
-        self._fill_places(self._wanted)
-        self._listen()
-        self._latest.ask(self._wanted)
+    def __init__(self, index: Index, out: Path, entry: Entry) -> None:
+        self.index, self.out, self.entry = index, Path(out), entry
+        self.scene: Scene | None = None
+        self.looks: list[Look] = []  # on show
+        self.records: list[dict] = []  # their numbers
+        self.views = 0  # shown so far; the status line says it last, when all has arrived
+        self._busy, self._uploads = False, []
 
-    def wait(self, timeout: float | None = None) -> bool:
-        """Wait until everything that was asked for is on show; False after ``timeout`` seconds."""
-        return self._latest.wait(timeout)
+        def item(kind: type, **how: Any) -> Any:
+            return kind(layout=widgets.Layout(**ITEM), **how)
 
-    def _listen(self) -> None:
-        one = self.controls
-        one.paper.observe(self._heard(self._new_paper), "value")
-        one.data.observe(self._heard(self._new_place), "value")
-        one.upload.observe(self._heard(self._uploaded), "value")
-        one.save.on_click(self._heard(self._save))
-        for widget in one.asked:
-            widget.observe(self._heard(self._changed), "value")
+        self.lists = {name: item(widgets.Dropdown, description=name) for name in LISTS}
+        places = [(f"{eps:.3g}", place) for place, eps in enumerate(LEVELS)]
+        how = {"options": places, "value": place_of(START), "description": "eps (1/255)"}
+        self.eps = item(widgets.SelectionSlider, **how)
+        kinds = ".png,.jpg,.jpeg,.tif,.tiff,.bmp,.webp"
+        self.upload = item(widgets.FileUpload, description="own image", accept=kinds)
+        self.save = item(widgets.Button, description="save this view")
+        self.progress = widgets.IntProgress(layout=widgets.Layout(display="none", width="100%"))
+        self.status, self.numbers = widgets.HTML(), widgets.HTML()
+        self.pictures = [widgets.Image(layout=widgets.Layout(**SHOWN)) for _ in range(2)]
+        for picture in self.pictures:
+            picture.add_class("medrobust-picture")
+        choices = [*self.lists.values(), self.eps, self.upload, self.save]
+        rows = [widgets.Box(row, layout=widgets.Layout(**WRAP)) for row in (choices, self.pictures)]
+        self.widget = widgets.VBox([rows[0], self.status, self.progress, rows[1], self.numbers])
+        self._fill("map", [(name, name) for name in METHODS])
+        for widget in choices[:-1]:
+            widget.observe(lambda change: self._heard(change["owner"]), "value")
+        self.save.on_click(self._heard)
 
-    # What people do: in the notebook's own thread, so it must be quick.
+    def show(self) -> Explorer:
+        """Display the widget, and open the first networks in it."""
+        display(self.widget)
+        self._heard(None)
+        return self
 
-    def _heard(self, handler: Callable[[], None]) -> Callable[[Any], None]:
-        """``handler`` for what people do, not for what the panel does; it never raises."""
-
-        @wraps(handler)
-        def heard(_: Any) -> None:
-            if not self.controls.is_quiet:
-                self._word = ""
-                try:
-                    handler()
-                except Exception as error:
-                    self._tell(error)
-
-        return heard
-
-    def _tell(self, error: Exception) -> None:
-        """Say what went wrong: a traceback helps nobody who clicked a button."""
-        self._word = str(error)
-        if not isinstance(error, MedrobustError):
+    def _heard(self, clicked: Any) -> None:
+        """Do what somebody asked for; changes that follow from it ask for nothing more."""
+        if self._busy:
+            return
+        self._busy = True
+        try:
+            with env.shown_by(_bar_in(self.progress)):
+                if clicked is self.save:
+                    self._say(f"Saved {self._saved()} and its numbers beside it.")
+                    return
+                if clicked in (None, self.lists["paper"], self.lists["data"]):
+                    self._open(clicked)
+                if self.scene is None:
+                    raise RunError("No networks are open: choose other data.")
+                if clicked is self.upload:
+                    self._uploaded()
+                self._look()
+        except MedrobustError as error:
+            self._say(str(error), "refused")
+        except Exception as error:  # a traceback helps nobody who clicked a button
             log.debug("in the explorer", exc_info=error)
-            self._word = (
-                f"Something unexpected happened ({type(error).__name__}: {error}). "
-                "Choose something else, and please report it."
-            )
-        self.controls.say(self._word, "refused")
+            words = f"Something unexpected happened: {type(error).__name__}: {error}. "
+            self._say(f"{words}Please report it.", "refused")
+        finally:
+            self._busy = False
 
-    def _new_paper(self) -> None:
-        place = self.shelf.first(self.controls.paper.value)
-        self._fill_places(place)
-        self._want(place)
+    def _open(self, clicked: Any) -> None:
+        entry = self.lists["data"].value if clicked is self.lists["data"] else self.entry
+        if clicked is self.lists["paper"]:
+            entry = self.index.first(self.lists["paper"].value)
+        self._say(f"Opening {entry.title} ...", "busy")
+        try:
+            self.scene, self.entry = entry.open(), entry
+        finally:  # where nothing could be opened, the lists go back to what is open
+            papers = [(title, name) for name, title in self.index.papers().items()]
+            self._fill("paper", papers, self.entry.paper)
+            entries = self.index.entries(self.entry.paper)
+            self._fill("data", [(one.title, one) for one in entries], self.entry)
+        networks = [(one.name, one) for one in self.scene.networks]
+        self._fill("left", networks, networks[0][1])
+        self._fill("right", [NONE, *networks], networks[min(1, len(networks) - 1)][1])
+        self._fill("attack", [(name, kind) for kind, name in attacks_for(self.scene).items()])
+        self._fill("class", [*TARGETS, *((name, name) for name in self.scene.data.classes)])
+        self._uploads = []  # they were made to fit other networks
+        self._fill("image", self._images())
 
-    def _new_place(self) -> None:
-        self._want(self.controls.data.value)
-
-    def _want(self, place: Place) -> None:
-        self._wanted = place
-        self.controls.ready(self._is_open())
-        if self._is_open():  # somebody came back before anything else was open
-            self._changed()
-        else:
-            self._latest.ask(place)
-
-    def _is_open(self) -> bool:
-        names = [(one.paper, one.key) for one in (self._wanted, self._opened) if one is not None]
-        return len(names) == 2 and names[0] == names[1]
-
-    def _changed(self) -> None:
-        """Show what is chosen now: at once if it was computed before, else as soon as possible."""
-        if not self._is_open():
-            return  # what is chosen then is shown as soon as it is
-        view = self._view()
-        same = view.networks[0] == self._layers_of  # else the list of layers changes as well
-        if same and (known := self._gallery.finished(view)) is not None:
-            self._latest.drop()
-            with self._lock:
-                self._show(known, "Seen before.", view)
-        else:
-            self._latest.ask(view)
-
-    def _view(self) -> View:
-        one = self.controls
-        networks = (one.left.value, one.right.value)
-        return View(one.image.value, tuple(n for n in networks if n != NOBODY), one.choice())
+    def _look(self) -> None:
+        """Show what is chosen now; the looks of an image are computed once."""
+        value = {name: one.value for name, one in self.lists.items()}
+        sides = layers(self.scene, value["left"]).items()
+        self._fill("layer", [USUAL, *((f"{name} ({side} x {side})", name) for name, side in sides)])
+        how = Choice(value["attack"], value["class"], self.lists["layer"].value, value["map"])
+        chosen = [one for one in (value["left"], value["right"]) if one != ()]
+        self._say("Computing ...", "busy")
+        self.looks = [look(self.scene, one, value["image"], how) for one in chosen]
+        self.records = [one.record(self.eps.value) for one in self.looks]
+        for number, picture in enumerate(self.pictures):
+            if number < len(self.looks):
+                picture.value = figure.picture(self.looks[number], self.eps.value)
+            picture.layout.display = None if number < len(self.looks) else "none"
+        self.numbers.value = table(self.records)
+        self.views += 1
+        self._say("; ".join(value["image"].notes) or "Done.")
 
     def _uploaded(self) -> None:
-        taken = self.controls.taken()
-        if not taken:
-            return
-        if not self._is_open():
-            raise RunError(f"{taken[0][0]}: the networks are still being opened. Try again then.")
-        key = self._gallery.add(*taken[0])
-        if notes := self._gallery.sample(key).notes:
-            self._word = f"{key[0]}: {'; '.join(notes)}."
-        self.controls.fill(self.controls.image, self._gallery.images, key)
-        self._changed()
+        taken = files(self.upload.value)[0]
+        if isinstance(self.upload.value, dict):  # ipywidgets 7: value follows the counter
+            self.upload.metadata, self.upload.data, self.upload._counter = [], [], 0
+        else:
+            self.upload.value = ()
+        sample = self.scene.uploaded(*taken)
+        others = [one for one in self._uploads if one.name != sample.name]
+        self._uploads = [sample, *others][:UPLOADS]
+        self._fill("image", self._images(), sample)
 
-    def _save(self) -> None:
-        with self._lock:
-            shown, view = self._shown, self._shown_view
-        if not shown:
-            raise RunError("There is no picture yet: wait until one is shown, and save it then.")
-        word = f"Saved {gallery.save(shown, self.out)} and its numbers beside it."
-        if self._is_open() and view == self._view():
-            self._word = word
-            self.controls.say(word)
-        else:  # what was chosen last is not ready, or could not be shown
-            eps = f"eps {view.choice.eps_255:g}/255"
-            still = "refused" if self._latest.wait(0) else "busy"
-            self.controls.say(f"{word} It is the view on show ({eps}), not what you chose.", still)
+    def _images(self) -> list[tuple[str, Sample]]:
+        own = [(one.name, one) for one in self._uploads]
+        return own + list(zip(self.scene.names, self.scene.samples, strict=True))
 
-    # What takes long: in the background.
+    def _fill(self, name: str, options: Sequence[tuple], value: Any = None) -> None:
+        """Offer pairs of text and value; choose ``value``, else what was chosen, else the first."""
+        dropdown, values = self.lists[name], [one for _, one in options]
+        wanted = dropdown.value if value is None else value
+        dropdown.options = options
+        dropdown.value = wanted if wanted in values else values[0]
 
-    def _work(self, request: Place | View, go_on: Callable[[], bool]) -> None:
+    def _saved(self) -> Path:
+        """Write what is on show as PNG, and its numbers as JSON of the same name beside it."""
+        if not self.looks:
+            raise RunError("There is no picture yet: choose networks first.")
+        first = self.records[0]
+        about = f"{first['task']} {first['image']} {first['eps_255']:.3g}".lower()
+        slug = re.sub("[^a-z0-9]+", "-", about).strip("-")[:60]
+        path = self.out / "views" / f"{slug}-{storage.fingerprint(self.records)}.png"
+        numbers = {"schema": SCHEMA, "records": self.records, "provenance": env.provenance()}
+        text = json.dumps(numbers, indent=2, allow_nan=False, ensure_ascii=False)
+        drawn = figure.encode(figure.draw(self.looks, LEVELS.index(first["eps_255"])))
         try:
-            if not isinstance(request, View):
-                self._open(request, go_on)
-                request = self._view()
-            self._look(request, go_on)
-        except Outdated:
-            pass  # the newer request says what happens
+            path.parent.mkdir(parents=True, exist_ok=True)
+            storage.write_atomic(path.with_suffix(".json"), f"{text}\n".encode())
+            storage.write_atomic(path, drawn)
+        except OSError as error:
+            raise RunError(
+                f"{path}: cannot be written ({error.strerror or error}). Make room, or choose "
+                "another folder: OUT."
+            ) from error
+        return path
 
-    @contextmanager
-    def _in_time(self, go_on: Callable[[], bool]) -> Iterator[None]:
-        """Inside, the panel may change: nobody has asked for something newer."""
-        with self._lock:
-            if not go_on():
-                raise Outdated
-            yield
+    def _say(self, text: str, kind: str = "done") -> None:
+        """Put a sentence into the status line; ``kind`` is one of COLOURS."""
+        self.status.value = LINE.format(kind, self.views, COLOURS[kind], escape(text))
 
-    def _failed(self, request: Place | View, error: Exception) -> None:
-        """Say so; and where nothing could be opened, go back to what is open."""
-        with self._lock:
-            self._tell(error)
-            if isinstance(request, View) and self._shown:
-                text = f"{self._word} The pictures below are of the view before."
-                self.controls.say(text, "refused")
-            if request is self._wanted and self._opened is not None:
-                self._wanted = self._opened
-                self._fill_places(self._opened)
-                self.controls.ready(True)
 
-    def _fill_places(self, place: Place) -> None:
-        """Offer the papers, and the places of one of them, of which ``place`` is chosen."""
-        papers = [(title, name) for name, title in self.shelf.papers().items()]
-        places = [(one.title, one) for one in self.shelf.places(place.paper)]
-        self.controls.fill(self.controls.paper, papers, place.paper)
-        self.controls.fill(self.controls.data, places, place)
+def table(records: Sequence[dict]) -> str:
+    """HTML of the records of one view, a column for each network, and what must be said of it."""
+    names = [name for key in TABLE for name in (key, f"{key}_before", f"{key}_after")]
+    shown = pd.DataFrame(records).set_index("network").reindex(columns=names).T.dropna(how="all")
+    lines = ["The networks know phantoms only."] * records[0]["synthetic"]
+    for record in records:
+        reasons = {record["no_map_before"], record["no_map_after"]} - {""}
+        lines += [*record["warnings"], *record["notes"], *(f"No map: {why}." for why in reasons)]
+    notes = "".join(f"<p>{escape(line)}</p>" for line in dict.fromkeys(lines))
+    how = {"border": 0, "classes": "medrobust", "na_rep": "-", "index_names": False}
+    return CSS + shown.to_html(float_format="{:.2f}".format, **how) + notes
 
-    def _open(self, place: Place, go_on: Callable[[], bool]) -> None:
-        with self._in_time(go_on):
-            self.controls.say(f"Opening {place.title}: this may take a minute.", "busy")
-        with self.controls.bar(go_on) as bar, env.shown_by(bar):
-            scene = self.shelf.open(place)
-        with self._in_time(go_on):
-            if self._gallery is not None and self._gallery.uploads:
-                self._word = "Your own images went with the data that they were made to fit."
-            self._gallery, self._layers_of = Gallery(scene), None
-            self.controls.fill_scene(scene)
-            self.controls.fill(self.controls.image, self._gallery.images)
-            self._opened = place  # last: until now a click meant the scene before
-            self.controls.ready(True)
 
-    def _look(self, view: View, go_on: Callable[[], bool]) -> None:
-        start = time.perf_counter()
-        with self._in_time(go_on):
-            self.controls.say("Computing ...", "busy")
-        left = view.networks[0]
-        if left != self._layers_of:
-            layers = self._gallery.layers(left)
-            with self._in_time(go_on):
-                self.controls.fill_layers(layers)
-                self._layers_of = left
-            view = replace(view, choice=replace(view.choice, layer=self.controls.layer.value))
-        shown = self._gallery.show(view, go_on)
-        with self._in_time(go_on):
-            self._show(shown, f"Done in {time.perf_counter() - start:.1f} s.", view)
+def files(value: Any) -> list[tuple[str, bytes]]:
+    """Names and contents in the value of a ``FileUpload``, of ipywidgets 7 or 8."""
+    found = [{"name": k, **v} for k, v in value.items()] if isinstance(value, dict) else value
+    return [(one["name"], bytes(one["content"])) for one in found]
 
-    def _show(self, shown: Sequence[Shown], how: str, view: View) -> None:
-        records = [one.record for one in shown]
-        self._shown, self._shown_view = shown, view
-        self.controls.show([one.png for one in shown], summary.table(records))
-        self.controls.say(" ".join((how, self._word)).strip())
+
+def _bar_in(shown: widgets.IntProgress) -> type[tqdm]:
+    """A class for ``env.shown_by``, whose bars move the panel's own."""
+
+    class Bar(tqdm):
+        def display(self, *_: Any, **__: Any) -> None:
+            shown.max, shown.value, shown.layout.display = self.total or 1, self.n, None
+
+        def update(self, n: float = 1) -> None:
+            self.n += n
+            self.display()
+
+        def close(self) -> None:
+            self.disable, shown.layout.display = True, "none"
+
+    return Bar

@@ -12,7 +12,6 @@ import webbrowser
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import nbformat
 from papermill.iorw import load_notebook_node
@@ -22,28 +21,46 @@ from ..core.errors import ProtocolError, RunError
 from ..reporting import planning, protocol, results
 from ..reporting.runner import KERNEL_START_SECONDS, own_kernel
 
-if TYPE_CHECKING:
-    from voila.app import Voila
-
 NAME = "05_gradcam_explorer"
 TITLE = "What does the network look at?"
 HERE = "127.0.0.1"  # patients' images are nobody else's business
 KEPT = {"parameters", "injected-parameters", "app"}  # tags of the cells that are served
-# An upload travels in one message. Tornado's 10 MB would cut the connection without a word; files
-# that are too large shall reach the panel, which says so.
-LARGEST_MESSAGE = 256 * 2**20
-# Parameters of the static figures. The page starts as it always does.
-CONTROLS = {"IMAGE", "ATTACK", "EPS_255", "IMAGES"}
+CONTROLS = {"IMAGE", "ATTACK", "EPS_255", "IMAGES"}  # parameters of the static figures
 FAILED = "The explorer could not be opened. The terminal in which it was started says why."
-ABANDONED_SECONDS = 900  # a kernel whose page has gone without a farewell is ended after that
-# The two halves of the widgets; what else somebody has put into JupyterLab is not loaded.
-EXTENSIONS = ["@jupyter-widgets/jupyterlab-manager", "@voila-dashboards/widgets-manager8"]
 # Voila's page, but with nothing from the internet: its icons come from there, and none is used.
 TEMPLATE = """{%- extends 'voila/templates/lab/index.html.j2' -%}
 {%- block notebook_css -%}
 {{ super() | replace('<link rel="stylesheet" href="https:', '<link rel="unused" href="https:') }}
 {%- endblock notebook_css -%}
 """
+SETTINGS = {
+    "Voila": {
+        "ip": HERE,
+        "config_file_paths": [],
+        "log_level": "ERROR",
+        "tornado_settings": {
+            # An upload travels in one message; Tornado's 10 MB would cut the connection.
+            "websocket_max_message_size": 256 * 2**20,
+            "allow_remote_access": False,  # no foreign site may pretend to be this one
+            # Voila's pages send no XSRF token when they end their kernel, and it would live on.
+            # The token in the address guards against other sites.
+            "disable_check_xsrf": True,
+            "ws_ping_timeout": 30_000,  # not longer than the interval, or Tornado complains
+        },
+    },
+    "VoilaConfiguration": {
+        "template": "explorer",
+        "show_tracebacks": False,  # the terminal gets them
+        # the two halves of the widgets; what else somebody put into JupyterLab is not loaded
+        "extension_allowlist": [
+            "@jupyter-widgets/jupyterlab-manager",
+            "@voila-dashboards/widgets-manager8",
+        ],
+        "file_allowlist": ["nothing"],
+    },
+    "VoilaExecutor": {"startup_timeout": KERNEL_START_SECONDS, "cell_error_instruction": FAILED},
+    "MappingKernelManager": {"cull_idle_timeout": 900},  # seconds, of a page that has gone
+}
 
 
 def serve(
@@ -62,11 +79,19 @@ def serve(
         browser: whether to open the page in the user's browser.
 
     Raises:
-        RunError: if Voila is missing, or the notebook is missing or marks no cell as the app's.
+        RunError: without Voila, or without the notebook or its cells tagged app.
         ProtocolError: for a parameter that the notebook does not have, of the wrong type, or that
             is chosen on the page itself, and for a paper that does not exist.
     """
-    _check_voila()
+    try:
+        from tornado.ioloop import IOLoop
+        from traitlets.config import Config
+        from voila.app import Voila
+    except ImportError as error:
+        raise RunError(
+            f"the explorer's page needs Voila ({error}). Install it with make venv, or with "
+            "pip install 'medrobust[app]'; or open the notebook in JupyterLab."
+        ) from error
     root = results.project_root()
     book = app_notebook(root, given, out or root / "results" / NAME / "app")
     for name in ("CI", "MEDROBUST_HEADLESS"):  # somebody looks, whatever started this
@@ -74,27 +99,36 @@ def serve(
     with tempfile.TemporaryDirectory(prefix="medrobust-") as private:
         folder = Path(private)
         own_kernel(folder)
-        template = folder / "voila" / "templates" / "explorer"
-        template.mkdir(parents=True)
+        template, page = folder / "voila" / "templates" / "explorer", folder / "page"
+        for made in (template, page):
+            made.mkdir(parents=True)
         (template / "index.html.j2").write_text(TEMPLATE, encoding="utf-8")
         (template / "conf.json").write_text(json.dumps({"base_template": "lab"}))
-        path = folder / "page" / f"{NAME}.ipynb"
-        path.parent.mkdir()
-        nbformat.write(book, path)
+        nbformat.write(book, page / f"{NAME}.ipynb")
+        token = secrets.token_urlsafe(16)  # other users of this machine are not asked in
+        how = {"port": port or _free_port(), "token": token, "open_browser": False}
+        app = Voila(config=Config(SETTINGS), connection_dir_root=private, **how)
+        app.initialize([str(page / f"{NAME}.ipynb")])
+        # where Voila reports a failed cell, nobody listens otherwise
+        logging.getLogger("traitlets").addHandler(logging.StreamHandler())
+        if hasattr(signal, "SIGHUP"):  # a closed terminal ends it as cleanly as Ctrl-C does
+            signal.signal(signal.SIGHUP, signal.getsignal(signal.SIGTERM))
+
+        def announce() -> None:
+            url = f"{app.connection_url}?token={token}"
+            print(f"The explorer is at {url}\nCtrl-C ends it.", flush=True)
+            if browser:  # Voila's own way leaves out the token; one in the terminal blocks
+                threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
+
+        IOLoop.current().add_callback(announce)  # once the port is open
         with suppress(KeyboardInterrupt):  # a second Ctrl-C, while the kernels end
-            _run(path, port or _free_port(), browser)
+            app.start()
 
 
 def app_notebook(root: Path, given: Sequence[tuple[str, str]], out: Path) -> nbformat.NotebookNode:
     """The explorer's notebook with its parameters set, cut down to the cells tagged ``app``.
 
-    Args:
-        root: the project's folder.
-        given: names and values of parameters, as typed.
-        out: what OUT is set to.
-
-    Raises:
-        RunError, ProtocolError: as `serve` does.
+    Raises RunError and ProtocolError as ``serve`` does.
     """
     path = root / "notebooks" / f"{NAME}.ipynb"
     if not path.is_file():
@@ -118,77 +152,7 @@ def app_notebook(root: Path, given: Sequence[tuple[str, str]], out: Path) -> nbf
     return book
 
 
-def _check_voila() -> None:
-    try:
-        import voila  # noqa: F401
-    except ImportError as error:
-        raise RunError(
-            f"the explorer's page needs Voila ({error}). Install it with make venv, or with "
-            "pip install 'medrobust[app]'; or open the notebook in JupyterLab."
-        ) from error
-
-
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind((HERE, 0))
         return probe.getsockname()[1]
-
-
-def _run(notebook: Path, port: int, browser: bool) -> None:
-    """Start the server and stay in it; every kernel that it started ends with it."""
-    from tornado.ioloop import IOLoop
-
-    app = _server(notebook, port)
-    if hasattr(signal, "SIGHUP"):  # a closed terminal ends it as cleanly as Ctrl-C does
-        signal.signal(signal.SIGHUP, signal.getsignal(signal.SIGTERM))
-    IOLoop.current().add_callback(_announce, app, browser)  # runs once the port is open
-    app.start()
-
-
-def _server(notebook: Path, port: int) -> "Voila":
-    from traitlets.config import Config
-    from voila.app import Voila
-
-    private = notebook.parents[1]
-    settings = {
-        "Voila": {"config_file_paths": [], "connection_dir_root": str(private)},
-        "VoilaConfiguration": {
-            "template": "explorer",
-            "show_tracebacks": False,  # the terminal gets them
-            "extension_allowlist": EXTENSIONS,
-            "file_allowlist": ["nothing"],
-        },
-        "VoilaExecutor": {
-            "startup_timeout": KERNEL_START_SECONDS,
-            "cell_error_instruction": FAILED,
-        },
-        "MappingKernelManager": {"cull_idle_timeout": ABANDONED_SECONDS},
-    }
-    app = Voila(
-        config=Config(settings),
-        ip=HERE,
-        port=port,
-        token=secrets.token_urlsafe(16),  # other users of this machine are not asked in
-        open_browser=False,
-        log_level="ERROR",
-        tornado_settings={
-            "websocket_max_message_size": LARGEST_MESSAGE,
-            "allow_remote_access": False,  # no foreign site may pretend to be this one
-            # Voila's pages send no XSRF token when they end their kernel, and it would live on. The
-            # token in the address, which a kernel's end needs as well, guards against other sites.
-            "disable_check_xsrf": True,
-            "ws_ping_timeout": 30_000,  # not longer than the interval, or Tornado complains
-        },
-    )
-    app.initialize([str(notebook)])
-    said = logging.StreamHandler()  # where Voila reports a failed cell, nobody listens otherwise
-    said.setLevel(logging.ERROR)
-    logging.getLogger("traitlets").addHandler(said)
-    return app
-
-
-def _announce(app: "Voila", browser: bool) -> None:
-    url = f"{app.connection_url}?token={app.token}"
-    print(f"The explorer is at {url}\nCtrl-C ends it.", flush=True)
-    if browser:  # a browser in the terminal would not come back
-        threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()

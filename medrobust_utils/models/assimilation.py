@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from ..core.errors import ContractError
-from .medical import MedicalModel, build
+from .medical import MedicalModel, build, remembered
 
 
 class TextureModule(nn.Module):
@@ -154,6 +154,7 @@ class AssimilatedModel(MedicalModel):
         return [*self.texture.parameters(), *self.colour.parameters()]
 
 
+@remembered
 def build_assimilated(
     name: str, classes: int, *, colour: str, start: str, options: Mapping | None = None
 ) -> AssimilatedModel:

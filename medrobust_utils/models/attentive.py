@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..core.errors import ContractError
-from .medical import MedicalModel, wrap_pretrained
+from .medical import MedicalModel, remembered, wrap_pretrained
 from .soft_attention import SoftAttention
 
 DROPOUT = 0.5
@@ -78,6 +78,7 @@ class AttentiveCNN(nn.Module):
         return self.attention(self.trunk(images))[1].sum(1)
 
 
+@remembered
 def build_attentive(
     name: str,
     classes: int,

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -30,6 +32,7 @@ class MedicalModel(nn.Module):
         source: which ImageNet weights those were, or ``random weights``.
         warnings: what a reader of the results must know about the weights.
         trained_in: the precision of its training (see ``training.fit``); None before that.
+        built: name, ``args`` and ``how`` of the builder of ``models`` that made it; None of others.
         noise_unit: (1, 3, 1, 1); one unit of ImageNet-normalised pixels in this model's own
             normalised units. All ones for a model with ImageNet's standard deviations.
     """
@@ -42,6 +45,11 @@ class MedicalModel(nn.Module):
         self.start, self.source = "scratch", "random weights"
         self.warnings: list[str] = []
         self.trained_in: torch.dtype | None = None
+        self.built: dict[str, Any] | None = None
+        self.renormalise(mean, std)
+
+    def renormalise(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        """Take other means and standard deviations of the three channels."""
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
         unit = torch.tensor(IMAGENET_DEFAULT_STD).view(1, -1, 1, 1)
@@ -59,6 +67,19 @@ class MedicalModel(nn.Module):
         return []
 
 
+def remembered(builder: Callable[..., MedicalModel]) -> Callable[..., MedicalModel]:
+    """``builder``, whose models say in ``built`` how they were built."""
+
+    @wraps(builder)
+    def build(*args: Any, **how: Any) -> MedicalModel:
+        model = builder(*args, **how)
+        model.built = {"builder": builder.__name__, "args": list(args), "how": how}
+        return model
+
+    return build
+
+
+@remembered
 def build(name: str, classes: int, *, start: str, options: Mapping | None = None) -> MedicalModel:
     """A timm model with a fresh head of ``classes`` logits.
 

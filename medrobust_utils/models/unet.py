@@ -8,7 +8,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import nn
 
 from ..core.errors import ContractError
-from .medical import MedicalModel
+from .medical import MedicalModel, remembered
 
 
 class UNet(nn.Module):
@@ -59,6 +59,7 @@ def _block(inside: int, outside: int) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
+@remembered
 def build_unet(classes: int, *, width: int, depth: int, size: int) -> MedicalModel:
     """A U-Net from scratch behind its normalisation, for images of ``size`` pixels.
 

@@ -198,27 +198,8 @@ def train(
         objective=objective,
         validate=validate,
     )
-    leave_card(planned, model, folder, settings, paper)
+    cards.leave(folder, arm, model, paper)
     return Trained(arm, model, history, folder)
-
-
-def leave_card(
-    planned: Arm, model: MedicalModel, folder: Path, settings: Mapping, paper: str
-) -> None:
-    """Write beside a finished training what it is, so that the explorer can open it."""
-    task = planned.task
-    card = cards.Card(
-        paper,
-        task.key,
-        planned.key,
-        task.asked or task.role,
-        task.seed,
-        settings,
-        model.source,
-        task.data.checksum,
-        cards.split_of(task.split.train),
-    )
-    cards.leave(folder, card)
 
 
 def note(run: Run, trained: Trained, recipe: Mapping) -> None:

@@ -28,6 +28,7 @@ from ..data.splits import leaks
 from ..data.views import label_maps
 from ..models import MedicalModel, build_unet
 from ..scoring.metrics import DRAWS, Estimate
+from ..training import cards
 from ..training.adversarial import AdversarialTraining, LayeredTraining
 from . import experiment, tables
 from .common import asked_for, cast, precision, some
@@ -200,7 +201,7 @@ def train(arm: Arm, settings: Mapping, checkpoints: Path) -> Trained:
     folder = checkpoints / f"{arm.key}-{identity}"
     how = {"seed": arm.seed, "clean": (task.data, task.chosen), "objective": objective}
     history = segmentation.fit(model, data, split, recipe, folder, **how)
-    experiment.leave_card(arm, model, folder, settings, "4_unet_adversarial_training")
+    cards.leave(folder, arm, model, "4_unet_adversarial_training")
     return Trained(arm, model, history, folder)
 
 
