@@ -41,7 +41,7 @@ def train(arm, settings, checkpoints):
     model = build(arm.model, len(arm.task.data.classes), start=arm.start)
     recipe = settings["training"] | {"weight_decay": arm.decay}
     how = {"paper": "5_weight_decay", "identity": (recipe,)}
-    return experiment.train(arm, model, recipe, settings, checkpoints, **how)
+    return experiment.train(arm, model, recipe, checkpoints, **how)
 
 
 def gains(scores):

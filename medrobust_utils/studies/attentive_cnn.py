@@ -76,14 +76,14 @@ def _task(
     cut, seen = pick(SPLITS, "split", split_name), pick(FILTERS, "filter", filter)
     raw = load(settings["datasets"][role], size=size, phantoms=settings["phantoms"], seed=seed)
     positive = settings["positive"].get(role, [])
-    if asked := asked_for(settings, role):
+    if asked_for(settings, role):
         positive = question(raw, positive, role, two=False)
     if positive:
         raw = binary(raw, positive, ("negative", "positive"))
     tags = {"role": role, "dataset": raw.name, "split": split_name, "filter": filter}
     key = "-".join([role, raw.name, str(size), split_name] + [filter] * (filter != "none"))
     task = Task(key, tags | {"finding": " or ".join(positive)}, seen(raw), raw, cut(raw, seed=seed))
-    return task.of(settings, draw=(ROLES.index(role),), seed=seed, asked=asked)
+    return task.of(settings, draw=(ROLES.index(role),), seed=seed)
 
 
 def build_arm(arm: Arm, settings: Mapping) -> MedicalModel:
@@ -103,7 +103,6 @@ def train(arm: Arm, settings: Mapping, checkpoints: Path) -> Trained:
         arm,
         build_arm(arm, settings),
         recipe,
-        settings,
         checkpoints,
         paper="2_attentive_cnn",
         identity=(settings["models"][arm.model], recipe, settings["gamma"]),

@@ -124,7 +124,7 @@ def _task(settings: Mapping, role: str, split_name: str, *, seed: int) -> Task:
     tags = {"role": role, "dataset": data.name, "split": split_name}
     key = f"{role}-{data.name}-{settings['size']}-{split_name.replace(' ', '-')}"
     draw = (ROLES.index(role), list(SPLITS).index(split_name))
-    return Task(key, tags, data, raw, split, split.val, attacked, draw, seed, asked)
+    return Task(key, tags, data, raw, split, split.val, attacked, draw, seed)
 
 
 def build_arm(arm: Arm, settings: Mapping) -> MedicalModel:
@@ -165,7 +165,7 @@ def train(arm: Arm, settings: Mapping, checkpoints: Path) -> Trained:
     model, aim = build_arm(arm, settings), objective(arm, settings)
     how = recipe(replace(arm, start=model.start), settings)
     about = {"paper": "3_domain_assimilation", "identity": (how, aim.identity if aim else "")}
-    return experiment.train(arm, model, how, settings, checkpoints, objective=aim, **about)
+    return experiment.train(arm, model, how, checkpoints, objective=aim, **about)
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,6 @@ class Task:
         attacked: test images under attack.
         draw: begins, after the seed, the bootstrap of this task.
         seed: of the split and of phantoms.
-        asked: the DATASET that gives this task again, where that is not the role.
     """
 
     key: str
@@ -54,13 +53,12 @@ class Task:
     attacked: np.ndarray = field(default=None, repr=False)
     draw: tuple[int, ...] = ()
     seed: int = 0
-    asked: str = ""
 
-    def of(self, settings: Mapping, *, draw: tuple[int, ...], seed: int, asked: str = "") -> Task:
+    def of(self, settings: Mapping, *, draw: tuple[int, ...], seed: int) -> Task:
         """With as many images to choose the epoch and to attack as the profile says."""
         chosen = some(self.split.val, settings["validation_images"], seed)
         attacked = some(self.split.test, settings["attack"]["images"], seed)
-        return replace(self, chosen=chosen, attacked=attacked, draw=draw, seed=seed, asked=asked)
+        return replace(self, chosen=chosen, attacked=attacked, draw=draw, seed=seed)
 
     @property
     def role(self) -> str:
@@ -168,7 +166,6 @@ def train(
     planned: Arm,
     model: MedicalModel,
     recipe: Mapping,
-    settings: Mapping,
     checkpoints: Path,
     *,
     paper: str,

@@ -108,7 +108,7 @@ def _task(settings: Mapping, opened, role: str, labels: str, *, seed: int) -> Ta
     data, (train, val) = copy_per_label(raw, split) if labels == "copies" else (raw, split)
     protocol = "multi_label" if data.multi_label else "single_label"
     tags = {"role": role, "dataset": data.name, "protocol": protocol, "sound": labels != "copies"}
-    about = {"seed": seed, "asked": common.asked_for(settings, role), "draw": (ROLES.index(role),)}
+    about = {"seed": seed, "draw": (ROLES.index(role),)}
     if labels != THOUSAND:
         noisy = common.some(val, settings["noise_images"], seed)
         ways = ThreeWay(train, noisy, val)
@@ -121,7 +121,7 @@ def _task(settings: Mapping, opened, role: str, labels: str, *, seed: int) -> Ta
 
     fitted, key = common.some(train, settings["fit"], seed), f"{data.name}-{settings['size']}"
     first, held = train[~np.isin(data.groups[train], data.groups[fitted])], fitted
-    other = REST if about["asked"] else settings["before"][role]
+    other = REST if common.asked_for(settings, role) else settings["before"][role]
     if other not in ("", REST):
         raw = opened(other)
         first, held = split_by_group(raw, seed=seed)
@@ -150,7 +150,7 @@ def train(arm: Arm, settings: Mapping, checkpoints: Path) -> Trained:
         # the explorer plans the arms of the noise study alone, so the other cards name another one
         about = {"paper": f"{PAPER}, thousand" if known else PAPER}
         about["identity"] = settings["models"][arm.model], recipe | own, arm.task.size, *known
-        return experiment.train(arm, model, recipe | own, settings, checkpoints, **about)
+        return experiment.train(arm, model, recipe | own, checkpoints, **about)
 
     if not arm.before:
         return fit(arm, model, recipe["epochs"][arm.task.role], recipe["lr"][model.start])

@@ -136,7 +136,7 @@ def _task(settings: Mapping, role: str, *, seed: int) -> Task:
     data = data if data.segmentation else label_maps(data)
     split = (split_official if published else split_three_ways)(data, seed=seed)
     attacked = some(split.test, settings["attack"]["images"], seed)
-    how = {"chosen": split.val, "attacked": attacked, "seed": seed, "asked": asked}
+    how = {"chosen": split.val, "attacked": attacked, "seed": seed}
     tags = {"role": role, "dataset": data.name}
     return Task(f"{role}-{data.name}-{settings['size']}", tags, data, data, split, **how)
 
