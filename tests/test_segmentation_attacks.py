@@ -9,6 +9,7 @@ from itertools import product
 import pytest
 import torch
 import torch.nn.functional as F
+from scipy.spatial.distance import jensenshannon
 from segmenters import Plain, tissue, trained, untrained
 from torch import nn
 from torchvision.models.segmentation import lraspp_mobilenet_v3_large
@@ -16,6 +17,7 @@ from torchvision.models.segmentation import lraspp_mobilenet_v3_large
 from medrobust_utils.attacks import (
     bim,
     fgsm,
+    layered,
     layered_pgd,
     mifgsm,
     pgd,
@@ -410,3 +412,25 @@ def test_unknown_settings_are_refused(attack, change):
     images, labels = (part[:2] for part in tissue(3))
     with pytest.raises(ContractError):
         CALLS[attack](untrained(3), images, labels, **change)
+
+
+def test_the_losses_of_the_ensemble_are_what_they_are_called(pair):
+    images, labels = pair
+    logits, known = trained(3)(images).detach(), labels != IGNORED
+    truth = F.one_hot(labels.long().where(known, 0), 3).numpy()
+    share = logits.softmax(1).permute(0, 2, 3, 1).numpy()
+    apart = torch.from_numpy(jensenshannon(share, truth, axis=3) ** 2)
+    wanted = {
+        "divergence": apart,
+        "masked": per_pixel(logits, labels) * (logits.argmax(1) == labels),
+    }
+    for name, each in wanted.items():
+        expected = (each * known).sum((1, 2)) / labelled(labels)
+        found = layered.LOSSES[name](logits, labels, done=0.0)
+        torch.testing.assert_close(found, expected.float(), rtol=1e-4, atol=1e-5)
+        attack = layered.Attack(name, EPS, steps=4)
+        moved = attack(trained(3), images, labels, torch.float32)["images"]
+        assert (moved - images).abs().max() <= EPS
+        after = layered.LOSSES["divergence"](trained(3)(moved), labels, done=0.0)
+        before = layered.LOSSES["divergence"](logits, labels, done=0.0)
+        assert (after > before).all()

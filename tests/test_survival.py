@@ -68,7 +68,7 @@ def test_a_gain_carries_what_autoattack_left_of_it_on_the_same_images(started):
     found = survival.gained(twins)
     tables.record(run, found)
     names = ["accuracy_gain", *first_study.DOUBLINGS]
-    survival.decide(run, found, names, KEYS, pair[0].how)
+    survival.decide(run, found, names, KEYS, pair[0].how.steps)
     assert only(run, "gain_before_autoattack")["value"] == pytest.approx(20 / 40)
     assert only(run, "autoattack_gain")["value"] == pytest.approx(20 / 40)
     here = only(run, "accuracy_gain", scale="signed", eps=0.04)  # at two gray levels, as asked

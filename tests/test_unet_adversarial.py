@@ -13,7 +13,7 @@ from medrobust_utils.core.errors import ProtocolError
 from medrobust_utils.core.losses import IGNORED
 from medrobust_utils.data import ImageSet, ThreeWay, to_float
 from medrobust_utils.data.imageset import rows_of
-from medrobust_utils.reporting import protocol
+from medrobust_utils.reporting import protocol, results
 from medrobust_utils.reporting.evidence import carries, cells
 from medrobust_utils.scoring import segmentation as scoring
 from medrobust_utils.studies import experiment, segmented, tables
@@ -218,6 +218,32 @@ def test_a_measurement_is_read_back(trained, union, monkeypatch):
     assert all(np.array_equal(again[cell].loss, counts.loss) for cell, counts in union.items())
     with pytest.raises(TypeError):  # attacked anew
         segmented.evaluate(trained["union"], tiny("attack.steps=3"), trained["clean"])
+
+
+def test_the_ensemble_leaves_no_more_than_the_attacks_it_goes_on_from(trained, union, tmp_path):
+    """A gain under attack would be believed that a stronger attack takes away."""
+    tallies = {
+        "union": union,
+        "clean": segmented.evaluate(trained["clean"], SETTINGS, trained["clean"]),
+    }
+    left = pd.concat(
+        [segmented.under_ensemble(trained[k], SETTINGS, t) for k, t in tallies.items()]
+    )
+    found = left.set_index(["scheme", "metric"])["estimate"].map(lambda one: one.value)
+    for scheme in tallies:
+        inside = found[scheme]
+        assert inside["mean_iou_ensemble"] <= inside["mean_iou_worst"] + 1e-9
+        assert inside["mean_iou_worst"] <= inside["mean_iou_background"] + 1e-9
+    run = results.Run.start("04_x", PAPER.name, "smoke", {}, tmp_path)
+    run.dataset(trained["union"].arm.task.data)
+    scores = [segmented.scores(trained[k].arm, t) for k, t in tallies.items()]
+    tables.record(run, study.compared(pd.concat(scores)))
+    study.decided(run, left, SETTINGS)
+    rows = [row for row in run.record["rows"] if row["metric"] == "mean_iou_gain"]
+    told = {row["attack"]: row for row in rows if "autoattack_low" in row}
+    assert set(told) == {"background", "worst"}
+    gain = found["union"]["mean_iou_background"] - found["clean"]["mean_iou_background"]
+    assert told["background"]["autoattack_sweep"] == pytest.approx(gain, abs=1e-6)
 
 
 def test_a_record_of_every_image_names_its_worst_attack(trained, union):

@@ -8,6 +8,7 @@ the whole area in one class. The cost grows linearly with the number of classes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,13 +18,14 @@ from torch import Tensor, nn
 from ..core.contracts import ask, check_labels
 from ..core.errors import ContractError
 from ..core.gate import admit, gate
-from ..core.losses import BACKGROUND
+from ..core.losses import BACKGROUND, IGNORED, labelled, per_pixel
 from .engine import extremes, madry_step, pgd, segpgd
 
 # What a class's steps are projected on: the ball around where that class began, so that the
 # classes may drift apart to K * eps together; or the ball around the image itself.
 BALLS = ("stage", "image")
-ATTACKS = ("background", "pgd", "segpgd")
+ATTACKS = ("background", "pgd", "segpgd", "masked", "divergence")
+ENSEMBLE = ATTACKS[1:]  # four losses; what the worst of them leaves is what a network is worth
 
 
 @gate()
@@ -74,13 +76,34 @@ def full_area(images: Tensor, kind: int) -> Tensor:
     return torch.full((n, height, width), kind, device=images.device)
 
 
+def _right_alone(logits: Tensor, labels: Tensor, *, done: float) -> Tensor:
+    right = logits.argmax(1) == labels
+    return (right * per_pixel(logits, labels)).sum((1, 2)) / labelled(labels)
+
+
+def _divergence(logits: Tensor, labels: Tensor, *, done: float) -> Tensor:
+    """Mean over the pixels of log 2 minus what truth and answer have in common, in nats."""
+    log_share = logits.log_softmax(1)
+    truth = labels.long().where(labels != IGNORED, 0)[:, None]
+    own = log_share.gather(1, truth)[:, 0]
+    half = torch.logaddexp(own, torch.zeros_like(own)) - math.log(2)  # log of (p + 1) / 2
+    # of the other classes the mixture has p / 2, which adds log 2 for each share of theirs
+    others = (1 - own.exp()) * math.log(2) + own.exp() * (own - half)
+    return ((others - half) / 2 * (labels != IGNORED)).sum((1, 2)) / labelled(labels)
+
+
+LOSSES = {"masked": _right_alone, "divergence": _divergence}
+
+
 @dataclass(frozen=True)
 class Attack:
     """An attack on a segmentation; called, it gives ``images`` (N, C, H, W), attacked.
 
     Attributes:
         kind: ``background`` pushes the whole prediction to the background (PGD; Avramidis et al.,
-            section 3), ``pgd`` away from the truth, ``segpgd`` likewise, right pixels first.
+            section 3), ``pgd`` away from the truth, ``segpgd`` likewise, right pixels first,
+            ``masked`` right pixels alone, ``divergence`` by the Jensen-Shannon divergence of
+            answer and truth, which a pixel that is wrong already cannot raise much further.
         eps: radius, in units of the full range. 1 bounds nothing.
         steps: number of steps.
         step_size: in the units of ``eps``; ``attacks.madry_step`` unless given.
@@ -105,7 +128,7 @@ class Attack:
             return {"images": segpgd(model, images, labels, self.eps, **how)}
         aimed = self.kind == "background"
         goal = full_area(images, BACKGROUND) if aimed else labels
-        how |= dict(random_start=False, targeted=aimed)
+        how |= dict(random_start=False, targeted=aimed, loss=LOSSES.get(self.kind))
         return {"images": pgd(model, images, goal, self.eps, **how)}
 
 

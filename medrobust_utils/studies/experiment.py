@@ -103,6 +103,11 @@ class Arm:
         return f"{self.group}-{self.seed}"
 
     @property
+    def title(self) -> str:
+        """What a reader calls it."""
+        return ", ".join(map(str, self.own.values()))
+
+    @property
     def tags(self) -> dict[str, str]:
         """What every row of this arm carries."""
         return {**self.task.tags, **self.own}

@@ -186,6 +186,41 @@ def within(scores: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([drops, attacked, *rows[2:]])
 
 
+def under_ensemble(
+    trained: Trained, settings: Mapping, tallies: Mapping[Cell, scoring.Tally]
+) -> pd.DataFrame:
+    """Rows of mean IoU on a few images of every group, as ``settings["attack"]["ensemble"]`` says.
+
+    Under BACKGROUND and WORST, and under what four losses and all of these leave, image by image.
+    Gradients are float32: nothing is to survive by rounding.
+    """
+    task, model, how = trained.arm.task, trained.model, settings["attack"]["ensemble"]
+    groups = task.data.groups[task.attacked]
+    few = [some(np.flatnonzero(groups == one), how["patches"], task.seed) for one in set(groups)]
+    few = np.sort(np.concatenate(few))
+    key = fingerprint(digest(model), task.data.checksum, task.attacked[few].tolist(), dict(how))
+
+    def compute(kind: str) -> dict[str, np.ndarray]:
+        attack = Attack(kind, settings["attack"]["eps"], steps=how["steps"])
+        images = segmentation.attack(model, task.data, task.attacked[few], attack)
+        return segmentation.tallied(model, images, range(len(images)), desc=kind).arrays()
+
+    inside = [scoring.Tally(**{k: v[few] for k, v in tallies[c].arrays().items()}) for c in INSIDE]
+    found = []
+    for kind in layered.ENSEMBLE:
+        path = trained.folder / f"ensemble-{kind}-{key}.npz"
+        found.append(scoring.Tally(**cached_arrays(path, partial(compute, kind))))
+    weights, classes = metrics.group_weights(groups[few]), task.data.classes
+    scored = {
+        "mean_iou_background": scoring.score(inside[INSIDE.index(BACKGROUND)], weights, classes),
+        "mean_iou_worst": scoring.score_worst(inside, weights, classes),
+        "mean_iou_ensemble": scoring.score_worst([*inside, *found], weights, classes),
+    }
+    rows = [(name, replace(one["mean_iou"], groups=groups[few])) for name, one in scored.items()]
+    table = pd.DataFrame(rows, columns=["metric", "estimate"])
+    return table.assign(n=len(few), attack="ensemble", seed=trained.arm.seed, **trained.arm.tags)
+
+
 def probed(task: Task, settings: Mapping) -> np.ndarray:
     """The training images that the methods are measured on."""
     return some(task.split.train, settings["probe"], task.seed)

@@ -120,8 +120,9 @@ def decide(
     gains: pd.DataFrame,
     names: Sequence[str],
     keys: Sequence[str],
-    how: AutoAttackConfig,
+    steps: int,
     size: str = "radius_255",
+    of: Sequence[str] = (*GAINS.values(),),
 ) -> None:
     """Write beside gains of the record what ``ledger.after_autoattack`` asks for.
 
@@ -129,11 +130,13 @@ def decide(
         gains: see ``gained``.
         names: metrics of the rows meant, which agree with a gain in all of ``keys``, and, where
             both have one, in the radius (the tag ``size``).
+        steps: of AutoAttack, or of what stands for it.
+        of: metrics of the gains before and under it.
     """
     for _, pair in gains.groupby([*keys, *{size} & {*gains}], sort=False):
-        before, under = (pair[pair["metric"].eq(name)].iloc[0] for name in GAINS.values())
+        before, under = (pair[pair["metric"].eq(name)].iloc[0] for name in of)
         told = {"low": under["estimate"].low, "high": under["estimate"].high}
-        told |= {"sweep": before["estimate"].value, "steps": how.steps, "images": int(under["n"])}
+        told |= {"sweep": before["estimate"].value, "steps": steps, "images": int(under["n"])}
         for row in run.record["rows"]:
             here = row["metric"] in names and all(row.get(key) == under[key] for key in keys)
             met = under.get(size, row.get(size, 0.0))

@@ -27,10 +27,11 @@ from ..data.masks import pixel_counts
 from ..data.splits import leaks
 from ..data.views import label_maps
 from ..models import MedicalModel, build_unet
+from ..reporting.results import Run
 from ..scoring.metrics import DRAWS, Estimate
 from ..training import cards
 from ..training.adversarial import AdversarialTraining, LayeredTraining
-from . import experiment, tables
+from . import experiment, survival, tables
 from .common import asked_for, cast, precision, some
 from .experiment import Task, Trained, pick
 from .segmented import BACKGROUND, PROBES, SEEN, answers, within
@@ -234,13 +235,33 @@ def compared(scores: pd.DataFrame) -> pd.DataFrame:
     own = {"scheme": "clean", **BACKGROUND._asdict()}
     theirs = scores[few & main]
     theirs = pd.concat([theirs, tables.chosen(theirs, own).assign(made_for="clean")])
-    parts = [scores]
+    return tables.over_seeds(pd.concat([scores, *_rivalries(scores[few], theirs)]))
+
+
+def _rivalries(scores: pd.DataFrame, theirs: pd.DataFrame) -> Iterator[pd.DataFrame]:
     for rival, schemes in RIVALS.items():
-        ours = scores[few & scores["scheme"].isin(schemes) & (main | (rival == "clean"))]
+        ours = scores[scores["scheme"].isin(schemes)]
+        ours = ours[ours["variant"].eq("main") | (rival == "clean")]
         old = theirs[theirs["scheme"].eq(rival)]
         pairs = tables.paired(ours, old, apart=["scheme", "ball", "classes", "variant"])
-        parts.append(pairs.assign(against=rival))
-    return tables.over_seeds(pd.concat(parts))
+        yield pairs.assign(against=rival)
+
+
+def decided(run: Run, left: pd.DataFrame, settings: Mapping) -> None:
+    """Write what networks gain under the ensemble, and beside gains what a verdict asks of it.
+
+    Args:
+        left: rows of every network (see ``segmented.under_ensemble``).
+    """
+    steps = settings["attack"]["ensemble"]["steps"]
+    gains = tables.over_seeds(pd.concat(_rivalries(left, left[left["variant"].eq("main")])))
+    tables.record(run, gains)
+    for attack in ("background", "worst"):
+        of = (f"mean_iou_{attack}_gain", "mean_iou_ensemble_gain")
+        where = {"attack": attack, "reading": "total", "made_for": "own"}
+        told = gains[gains["metric"].isin(of)].assign(**where)
+        keys = ["scheme", "variant", "against", *where]
+        survival.decide(run, told, ["mean_iou_gain"], keys, steps, of=of)
 
 
 def agreement(trained: Iterable[Trained]) -> pd.DataFrame:
