@@ -56,14 +56,3 @@ def test_no_other_program_is_called_for_an_image(tmp_path, monkeypatch):
     monkeypatch.setattr("subprocess.Popen", None)
     with pytest.raises(DataError, match="cannot be read as an image"):
         decoding.open_image(tmp_path / "x.jpg", "RGB")
-
-
-@pytest.mark.parametrize("name", ["hashes.npy", "images.npy", "near_duplicates*"])
-@pytest.mark.parametrize("content", [b"", b"{", b"PK", b"\x93NUMPY\x01\x00"])
-def test_a_damaged_cache_is_refused_with_a_remedy(tmp_path, home, name, content):
-    small_trees.iq_othnccd(tmp_path)
-    data.READERS["iq_othnccd"](tmp_path, 16)
-    (path,) = home.glob(f"decoded/*/{name}")
-    path.write_bytes(content)
-    with pytest.raises(DataError, match="Delete .*decoded.* and run again|Delete this folder"):
-        data.READERS["iq_othnccd"](tmp_path, 16)

@@ -70,8 +70,3 @@ def test_an_import_upwards_is_seen():
     assert imported(PACKAGE / "reporting" / "x.py", "from ..data import load") == {"data"}
     assert upward("reporting", "data") and not upward("explorer", "reporting")
     assert imported(PACKAGE / "core" / "x.py", "from . import env") == {"core"}
-
-
-def test_scores_can_be_read_without_importing_a_thing():
-    text = (PACKAGE / "scoring" / "__init__.py").read_text()
-    assert not imported(PACKAGE / "scoring" / "__init__.py", text)
