@@ -218,17 +218,4 @@ def dicom(path: Path, stored: np.ndarray, **elements: object) -> Path:
     return path
 
 
-BUILDERS = {
-    "ham10000": ham10000,
-    "nih": nih,
-    "retinopathy": retinopathy,
-    "brain_mri": brain_mri,
-    "kermany": kermany,
-    "iq_othnccd": iq_othnccd,
-    "busi": busi,
-    "pannuke": pannuke,
-    "consep": consep,
-    "isic": isic,
-    "breastmnist": breastmnist,
-    "own": own,
-}
+BUILDERS = {name: globals()[name] for name in FOLDERS}
