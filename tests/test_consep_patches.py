@@ -1,6 +1,5 @@
 """CoNSeP's fields as published become the patches that the reader knows."""
 
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,30 +9,21 @@ from scipy.io import savemat
 
 from medrobust_utils.core.errors import DataError
 from medrobust_utils.data import nuclei
-from medrobust_utils.data.phantoms import phantom_set
-
-
-@pytest.fixture(scope="module")
-def drawn(tmp_path_factory):
-    """Two training fields and one to test on, of drawn tissue, in the publisher's layout."""
-    data = phantom_set("histology", 3, size=250)
-    root = tmp_path_factory.mktemp("source") / "CoNSeP"
-    for row, (part, number) in enumerate((("train", 1), ("train", 2), ("test", 1))):
-        place = root / part.title()
-        for what in ("Images", "Labels"):
-            (place / what).mkdir(parents=True, exist_ok=True)
-        field = Image.fromarray(data.images[row]).resize((1000, 1000))
-        field.save(place / "Images" / f"{part}_{number}.png")
-        kinds = np.kron(data.masks[row] % 8, np.ones((4, 4)))
-        savemat(place / "Labels" / f"{part}_{number}.mat", {"type_map": kinds.astype(float)})
-    return root
 
 
 @pytest.fixture
-def published(drawn, tmp_path, monkeypatch):
-    """A copy of the fields, to be changed."""
+def published(tmp_path, monkeypatch):
+    """Two training fields and one to test on, in the publisher's layout, without structure."""
     monkeypatch.setattr(nuclei, "FIELDS", {"train": 2, "test": 1})
-    shutil.copytree(drawn, tmp_path / "source" / "CoNSeP")
+    rng = np.random.default_rng(0)
+    for part, number in (("train", 1), ("train", 2), ("test", 1)):
+        place = tmp_path / "source" / "CoNSeP" / part.title()
+        for what in ("Images", "Labels"):
+            (place / what).mkdir(parents=True, exist_ok=True)
+        field = Image.fromarray(rng.integers(0, 256, (250, 250, 3), np.uint8))
+        field.resize((1000, 1000)).save(place / "Images" / f"{part}_{number}.png")
+        kinds = rng.integers(0, 8, (1000, 1000)).astype(float)
+        savemat(place / "Labels" / f"{part}_{number}.mat", {"type_map": kinds})
     return tmp_path
 
 
