@@ -39,16 +39,18 @@ def _save(pixels: np.ndarray, path: Path) -> None:
     Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(path, quality=95)
 
 
-def ham10000(root: Path) -> None:
-    """12 images of 6 lesions in two parts, with their outlines."""
-    drawn, folder = phantom_set("dermatoscopy7", 12, size=SIDE), root / FOLDERS["ham10000"]
-    names = [f"ISIC_{i:07d}" for i in range(12)]
+def ham10000(root: Path, count: int = 12) -> None:
+    """Images in two parts, two of a lesion, with their outlines."""
+    drawn, folder = phantom_set("dermatoscopy7", count, size=SIDE), root / FOLDERS["ham10000"]
+    names = [f"ISIC_{i:07d}" for i in range(count)]
     for i, name in enumerate(names):
-        _save(drawn.images[i], folder / f"HAM10000_images_part_{1 + i // 6}" / f"{name}.jpg")
+        _save(
+            drawn.images[i], folder / f"HAM10000_images_part_{1 + 2 * i // count}" / f"{name}.jpg"
+        )
         mask = drawn.masks[i][..., None] * np.uint8(255)
         _save(mask, folder / "HAM10000_segmentations_lesion_tschandl" / f"{name}_segmentation.png")
     table = {
-        "lesion_id": [f"HAM_{i // 2:07d}" for i in range(12)],
+        "lesion_id": [f"HAM_{i // 2:07d}" for i in range(count)],
         "image_id": names,
         "dx": [drawn.classes[k] for k in drawn.targets],
         "dx_type": "histo",
@@ -87,9 +89,7 @@ def _folders(root: Path, modality: str, files: list[str]) -> None:
 def brain_mri(root: Path) -> None:
     """Three images of each of the four classes."""
     kinds = {"notumor": "no", "glioma": "gl", "meningioma": "me", "pituitary": "pi"}
-    files = [
-        f"Training/{kind}/Tr-{two}_{i:04d}.jpg" for kind, two in kinds.items() for i in (1, 2, 3)
-    ]
+    files = [f"Training/{k}/Tr-{kinds[k]}_{i:04d}.jpg" for k in kinds for i in (1, 2, 3)]
     _folders(root / FOLDERS["brain_mri"], "mri", files)
 
 

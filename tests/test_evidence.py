@@ -58,26 +58,6 @@ def test_the_length_that_validation_chose_is_the_one_trained(tmp_path):
     assert evidence.settings_of(first, tmp_path)["training"]["epochs"] == {"skin": 10}
 
 
-def test_what_another_machine_or_other_settings_began_is_begun_again(tmp_path):
-    own, shared, other = (tmp_path / name for name in ("own", "shared", "other"))
-    note = tmp_path / "started" / "x.json"
-
-    def begin(kind, settings, headline):
-        for one in (own, shared, other):
-            one.mkdir(exist_ok=True)
-        about = {"kind": kind, "settings": settings}
-        return evidence._begin(note, about, {"x": headline}, [own], [shared])
-
-    first = begin("a", "s", "1")
-    assert begin("a", "s", "2") == first, "the headlines it was begun under stay its own"
-    assert own.exists() and shared.exists()
-    second = begin("a", "t", "2")
-    assert (second["settings"], second["headlines"]) == ("t", {"x": "2"}), "the note is true again"
-    assert not own.exists() and shared.exists()
-    assert begin("b", "t", "2")["kind"] == "b"
-    assert not own.exists() and not shared.exists() and other.exists()
-
-
 def test_perturbed_images_of_another_kind_of_machine_are_made_again(small, tmp_path, monkeypatch):
     network = Network(4, 3, "layered")
     train = evidence.unet_adversarial.train

@@ -264,12 +264,14 @@ def runs():
 
 def test_todays_results_get_no_verdict_that_the_rules_do_not_carry(runs):
     for name, found in claims.board(runs).items():
-        assert 8 <= len(found) <= 18, name
+        assert 13 <= len(found) <= 18, name
         for v in found:
             # no reference run has the seeds that a headline asks for, or knew its words
             assert v.word not in ledger.DECIDED, v.headline.id
             assert v.word != ledger.NOT_TESTABLE or v.headline.missing
             assert v.grade != "D"
+            if v.headline.kind == "identity":
+                assert ledger.identity(v.headline.expectation, 1e9, 0.0) == "differs"
 
 
 def test_committed_verdicts_page_and_readme_are_current(runs):
@@ -321,18 +323,6 @@ def test_the_command_prints_the_board_one_headline_and_json(runs, capsys):
     assert len(json.loads(capsys.readouterr().out)) >= 48
     html = claims.show(runs, "3_domain_assimilation").to_html()  # as a notebook shows it
     assert "Vanilla FGSM" in html and "formulas and counts" in html
-
-
-@pytest.mark.parametrize("name", protocol.list_papers())
-def test_headlines_of_a_paper_are_whole(name):
-    paper = protocol.load(name)
-    assert paper.plan and 13 <= len(paper.headlines) <= 18
-    for headline in paper.headlines:
-        assert headline.quote.strip() == headline.quote and headline.estimand, headline.id
-        if headline.kind == "identity":
-            assert ledger.identity(headline.expectation, 1e9, 0.0) == "differs"
-        else:
-            assert headline.needs.seeds >= 1 and headline.needs.anchor in {None, *paper.anchors}
 
 
 @pytest.mark.parametrize(

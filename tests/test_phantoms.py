@@ -115,9 +115,8 @@ def test_mean_brightness_does_not_show_a_chest_finding(sets):
 
 
 @pytest.mark.parametrize(
-    ("given", "remedy"),
-    [(("knee", 3), "chest"), (("chest", 3, 31), "32"), (("chest", 0), "least 1")],
+    ("given", "remedy"), [(("knee", 3, 32), "chest"), (("ct", 3, 31), "32"), (("ct", 0, 32), "1")]
 )
 def test_bad_input_is_refused_with_the_remedy(given, remedy):
     with pytest.raises(DataError, match=remedy):
-        phantom_set(given[0], given[1], size=given[2] if given[2:] else 32)
+        phantom_set(given[0], given[1], size=given[2])

@@ -14,7 +14,7 @@ from medrobust_utils.data import READERS, decoding
 from medrobust_utils.data.readers import official_split
 from medrobust_utils.data.splits import leaks, split_by_group
 
-HAM, NIH_FOLDER = "ham10000", "nih_chestxray14"
+HAM = "ham10000"
 TABLES = {
     "ham10000": "ham10000/HAM10000_metadata.csv",
     "nih": "nih_chestxray14/Data_Entry_2017_v2020.csv",
@@ -123,13 +123,16 @@ def test_no_split_parts_a_lesion_and_copies_are_counted(ham_root):
     assert kept.groups[kept.ids.index(other[0])] == kept.groups[kept.ids.index(other[1])]
 
 
-def test_official_lists_split_nih(nih_root):
-    found = READERS["nih"](nih_root, 16)
-    split = official_split(found, nih_root)
-    assert (len(split.train), len(split.val)) == (45, 15)
-    (nih_root / NIH_FOLDER / "test_list.txt").write_text("")
+def test_official_lists_split_nih(tree):
+    folder = tree("nih") / "nih_chestxray14"
+    found = data.load("nih", size=16)
+    (folder / "train_val_list.txt").write_text("\n".join(found.ids[:9]))
+    (folder / "test_list.txt").write_text("\n".join(found.ids[9:]) + "\n")
+    split = official_split(found, folder.parent)
+    assert (split.train.tolist(), split.val.tolist()) == ([*range(9)], [9, 10, 11])
+    (folder / "test_list.txt").write_text("")
     with pytest.raises(DataError, match="none or both of the official lists"):
-        official_split(found, nih_root)
+        official_split(found, folder.parent)
 
 
 def test_later_exports_of_isic_name_the_same_diagnoses(tree):
