@@ -151,18 +151,15 @@ def test_two_colours_are_an_outline_whatever_they_are(tmp_path, kind):
     np.testing.assert_array_equal(outlined(tmp_path, OUTLINES[kind]).masks[0] > 0, DISC)
 
 
-def test_smoothed_edges_are_cut_in_the_middle_and_classes_are_refused(tmp_path):
+def test_smoothed_edges_are_cut_classes_are_refused_and_empty_outlines_said(tmp_path):
+    with pytest.warns(UserWarning, match="all outlines are empty"):
+        found = outlined(tmp_path / "empty", Image.new("L", (64, 64)))
+    assert found.census["outlines_empty"] == 4 and not found.masks[:].any()
     found = outlined(tmp_path / "smooth", smooth)
     assert (found.masks[0] != DISC).mean() < 0.01
     four = Image.fromarray((np.indices((64, 64))[0] // 16).astype("u1"))
     with pytest.raises(DataError, match="holds 4 values .0, 1, 2, 3.*black and white"):
         outlined(tmp_path / "classes", four)
-
-
-def test_outlines_that_are_all_empty_are_said(tmp_path):
-    with pytest.warns(UserWarning, match="all outlines are empty"):
-        found = outlined(tmp_path, Image.fromarray(np.zeros((64, 64), np.uint8)))
-    assert found.census["outlines_empty"] == 4 and not found.masks[:].any()
 
 
 @pytest.mark.parametrize("size", [(96, 64), (60, 100), (64, 128)])

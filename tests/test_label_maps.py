@@ -10,7 +10,7 @@ from scipy.io import savemat
 
 from medrobust_utils.core.errors import DataError
 from medrobust_utils.core.losses import IGNORED
-from medrobust_utils.data import decoding, masks, nuclei
+from medrobust_utils.data import nuclei
 from medrobust_utils.data.masks import OVERLAPPING, settle
 
 SIDE = small_trees.SIDE
@@ -31,10 +31,6 @@ def label_path(root, name):
 
 def labels(root, name):
     return np.asarray(Image.open(label_path(root, name)))
-
-
-def save(root, name, array):
-    Image.fromarray(array).save(label_path(root, name))
 
 
 def test_consep_is_a_segmentation_set_by_tile_with_the_publishers_classes(root):
@@ -58,22 +54,6 @@ def test_a_palette_gives_numbers_and_no_colours(root):
     image.putpalette(np.random.default_rng(0).integers(0, 256, 768, np.uint8).tobytes())
     image.save(label_path(root, "train_1_r00"))
     assert image.mode == "P" and (nuclei.consep(root, SIDE).targets == before.targets).all()
-
-
-def test_label_maps_are_read_once_and_again_when_changed(root, monkeypatch):
-    first = nuclei.consep(root, SIDE)
-    monkeypatch.setattr(decoding, "decode", lambda *a: pytest.fail("decoded the images again"))
-    with monkeypatch.context() as patch:
-        patch.setattr(masks, "_classes", lambda *a: pytest.fail("read the labels again"))
-        assert nuclei.consep(root, SIDE).checksum == first.checksum
-    save(root, "test_2_r01", np.roll(labels(root, "test_2_r01"), 7, 0))
-    changed = nuclei.consep(root, SIDE)
-    assert (changed.targets[:11] == first.targets[:11]).all()
-    assert (changed.targets[11] == np.roll(first.targets[11], 7, 0)).all()
-    monkeypatch.setattr(nuclei, "MEANING", {**nuclei.MEANING, 0: 5, 1: 0})  # other maps
-    again = nuclei.consep(root, SIDE)
-    assert ((again.targets == 0) == (changed.targets == 5)).all()
-    assert len({one.checksum for one in (first, changed, again)}) == 3
 
 
 DAMAGE = {

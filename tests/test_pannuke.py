@@ -102,18 +102,6 @@ def test_the_folds_are_the_split_and_near_duplicates_leave_it(root):
     assert leaks(data, split) == 0
 
 
-def test_the_cache_is_used_and_changed_arrays_are_converted_again(root, monkeypatch):
-    first = nuclei.pannuke(root, SIDE)
-    with monkeypatch.context() as patch:
-        patch.setattr(nuclei, "_chunks", lambda *a: pytest.fail("converted again"))
-        assert nuclei.pannuke(root, SIDE).checksum == first.checksum
-    path = root / "pannuke/Fold 3/masks/fold3/masks.npy"
-    np.save(path, np.flip(np.load(path), 1))
-    changed = nuclei.pannuke(root, SIDE)
-    assert (changed.targets[23:] == first.targets[23:, ::-1]).all()
-    assert changed.checksum != first.checksum
-
-
 def with_pixel(array, value):
     array[3, 2, 2, 0] = value
     return array

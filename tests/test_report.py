@@ -67,8 +67,10 @@ def test_the_page_is_well_formed_and_needs_nothing_from_outside(folder):
     assert "url(" not in text and "@import" not in text and "<script" not in text
 
 
-def test_what_a_run_wrote_is_escaped(folder):
+def test_what_a_run_wrote_is_escaped_and_shown_though_its_paper_is_unknown(folder):
+    results.Run.start("09_x", "an <unknown> paper", "smoke", {}, folder / "x").save()
     text = page(folder)
+    assert "<h2>an &lt;unknown&gt; paper</h2>" in text
     assert "&lt;b&gt;careful&lt;/b&gt;" in text and "<b>careful" not in text
     assert "&lt;script&gt;alert(1)" in text
     assert "one epoch &amp; no more" in text and "Accuracy &lt; noise" in text
@@ -113,11 +115,6 @@ def test_failures_come_with_their_text_and_are_not_counted(folder):
     assert "Runs that did not finish" in text and "cell 3: ValueError: &lt;boom&gt;" in text
     assert "profile smoke: failed" in text
     assert "= exact" not in text and "<h3>Run of" not in text
-
-
-def test_a_paper_without_claims_still_shows_its_runs(folder):
-    results.Run.start("09_x", "an <unknown> paper", "smoke", {}, folder / "x").save()
-    assert "<h2>an &lt;unknown&gt; paper</h2>" in page(folder)
 
 
 def test_an_empty_folder_gives_a_page(tmp_path):

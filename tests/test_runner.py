@@ -107,13 +107,13 @@ def test_a_notebook_whose_parameters_are_no_typed_scalars_is_refused(tmp_path, l
         planning.plan([path])
 
 
-@pytest.mark.parametrize("wrong", [("PROFILE", "smokey"), ("SET", "no_such_setting=1")])
-def test_profile_and_overrides_are_checked_against_the_paper(tmp_path, wrong):
+def test_profile_and_overrides_are_checked_against_the_paper(tmp_path):
     parameters = 'PROFILE: str = "smoke"  # profile\nSET: str = ""  # overrides'
     path = tiny.notebook(tmp_path, "tiny", 'paper = "1_swin_noise"', parameters=parameters)
     assert planning.plan([path], None, [("PROFILE", "smoke")], tmp_path)
-    with pytest.raises(ProtocolError, match=wrong[1].split("=")[0]):
-        planning.plan([path], None, [wrong], tmp_path)
+    for name, value in (("PROFILE", "smokey"), ("SET", "no_such_setting=1")):
+        with pytest.raises(ProtocolError, match=value.split("=")[0]):
+            planning.plan([path], None, [(name, value)], tmp_path)
 
 
 def test_notebooks_are_found_by_name_beginning_and_path(tmp_path):

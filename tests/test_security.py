@@ -24,7 +24,6 @@ from medrobust_utils import data, models
 from medrobust_utils.attacks import partial_results
 from medrobust_utils.core import storage
 from medrobust_utils.core.errors import DataError, RunError
-from medrobust_utils.reporting import results
 from medrobust_utils.training import cards
 
 PACKAGE = Path(medrobust_utils.__file__).parent
@@ -148,18 +147,6 @@ def test_no_cache_runs_code_and_a_damaged_one_is_refused_with_a_remedy(
         path.write_bytes(content)
         with pytest.raises(DataError, match="[Dd]elete"):
             data.READERS[reader](tmp_path, 16)
-
-
-@pytest.mark.parametrize("text", ["", "{", "[]", "nul", '{"schema": 1}', "\udcff"])
-def test_a_damaged_record_is_refused_and_a_damaged_card_passed_over(tmp_path, text):
-    folder = tmp_path / "arm"
-    folder.mkdir()
-    for name in ("result.json", cards.NAME):
-        (folder / name).write_bytes(text.encode("utf-8", "surrogateescape"))
-    (folder / "checkpoint.pt").write_bytes(pickles()["torch"])
-    with pytest.raises(RunError, match=r"result\.json"):
-        results.read(folder)
-    assert cards.find(tmp_path) == []
 
 
 @pytest.mark.parametrize("missing", ["model", "optimiser", "history", "random", "precision"])
