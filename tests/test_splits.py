@@ -219,14 +219,10 @@ def test_the_publishers_folds_are_the_three_sides():
 
 
 @pytest.mark.parametrize(
-    "parts",
-    [None, ["train"] * 9, ["fold1"] * 5 + ["fold2"] * 4, ["train", "val", "test"] * 3],
-    ids=["none", "train", "two", "named"],
+    "parts", [["train"] * 9, ["fold1"] * 5 + ["fold2"] * 4, ["train", "val", "test"] * 3, None]
 )
 def test_parts_that_are_no_split_are_refused(parts):
-    data = tiles(parts or ["train"] * 9)
-    if parts is None:
-        data = replace(data, parts=None)
+    data = tiles(parts) if parts else replace(tiles(["train"] * 9), parts=None)
     with pytest.raises(DataError, match="tiles comes in the parts .*or use split_three_ways"):
         split_official(data, seed=0)
 
