@@ -5,11 +5,9 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may wait for a network; read when the hub is imported
 
 import browsing
-import numpy as np
-import pandas as pd
 import pytest
+import small_trees
 import torch
-from PIL import Image
 
 from medrobust_utils.data.phantoms import phantom_set
 
@@ -83,32 +81,7 @@ def chest():
 
 
 @pytest.fixture
-def ham_root(tmp_path, skin):
+def ham_root(tmp_path):
     """HAM10000's layout with 60 phantoms, two images a lesion."""
-    folder = tmp_path / "ham10000"
-    names = [f"ISIC_{i:07d}" for i in range(60)]
-    for i, name in enumerate(names):
-        part = folder / f"HAM10000_images_part_{1 + i // 30}"
-        part.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(skin.images[i]).resize((40, 30)).save(part / f"{name}.jpg", quality=95)
-    labels = [skin.classes[k] for k in skin.targets[np.arange(60) // 2 * 2]]
-    table = {"lesion_id": [f"HAM_{i // 2:07d}" for i in range(60)], "image_id": names, "dx": labels}
-    pd.DataFrame(table).to_csv(folder / "HAM10000_metadata.csv", index=False)
-    return tmp_path
-
-
-@pytest.fixture
-def nih_root(tmp_path, chest):
-    """ChestX-ray14's layout with 60 phantoms, three images a patient, and the official lists."""
-    folder = tmp_path / "nih_chestxray14"
-    names = [f"{i // 3:08d}_{i % 3:03d}.png" for i in range(60)]
-    for i, name in enumerate(names):
-        part = folder / f"images_{1 + i // 30:03d}" / "images"
-        part.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(chest.images[i][:, :, 0]).save(part / name)
-    labels = ["|".join(np.array(chest.classes)[row.astype(bool)]) for row in chest.targets[:60]]
-    table = {"Image Index": names, "Finding Labels": labels, "Patient ID": np.arange(60) // 3}
-    pd.DataFrame(table).to_csv(folder / "Data_Entry_2017_v2020.csv", index=False)
-    (folder / "train_val_list.txt").write_text("\n".join(names[:45]) + "\n")
-    (folder / "test_list.txt").write_text("\n".join(names[45:]) + "\n")
+    small_trees.ham10000(tmp_path, 60)
     return tmp_path

@@ -14,6 +14,7 @@ import pandas as pd
 import pydicom
 from PIL import Image
 
+from medrobust_utils.data import ImageSet
 from medrobust_utils.data.phantoms import phantom_set
 from medrobust_utils.data.readers import ISIC
 
@@ -39,16 +40,25 @@ def _save(pixels: np.ndarray, path: Path) -> None:
     Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(path, quality=95)
 
 
-def ham10000(root: Path) -> None:
-    """12 images of 6 lesions in two parts, with their outlines."""
-    drawn, folder = phantom_set("dermatoscopy7", 12, size=SIDE), root / FOLDERS["ham10000"]
-    names = [f"ISIC_{i:07d}" for i in range(12)]
-    for i, name in enumerate(names):
-        _save(drawn.images[i], folder / f"HAM10000_images_part_{1 + i // 6}" / f"{name}.jpg")
-        mask = drawn.masks[i][..., None] * np.uint8(255)
-        _save(mask, folder / "HAM10000_segmentations_lesion_tschandl" / f"{name}_segmentation.png")
+def _draw(folder: Path, modality: str, files: list[str]) -> ImageSet:
+    """As many phantoms as ``files``, and those saved below ``folder``."""
+    drawn = phantom_set(modality, len(files), size=SIDE)
+    for pixels, file in zip(drawn.images, files, strict=True):
+        _save(pixels, folder / file)
+    return drawn
+
+
+def ham10000(root: Path, count: int = 12) -> None:
+    """Images in two parts, two of a lesion, with their outlines."""
+    folder, names = root / FOLDERS["ham10000"], [f"ISIC_{i:07d}" for i in range(count)]
+    parts = [f"HAM10000_images_part_{1 + 2 * i // count}" for i in range(count)]
+    files = [f"{part}/{name}.jpg" for part, name in zip(parts, names, strict=True)]
+    drawn = _draw(folder, "dermatoscopy7", files)
+    for name, mask in zip(names, drawn.masks, strict=True):
+        place = folder / "HAM10000_segmentations_lesion_tschandl" / f"{name}_segmentation.png"
+        _save(mask[..., None] * np.uint8(255), place)
     table = {
-        "lesion_id": [f"HAM_{i // 2:07d}" for i in range(12)],
+        "lesion_id": [f"HAM_{i // 2:07d}" for i in range(count)],
         "image_id": names,
         "dx": [drawn.classes[k] for k in drawn.targets],
         "dx_type": "histo",
@@ -59,10 +69,9 @@ def ham10000(root: Path) -> None:
 
 def nih(root: Path) -> None:
     """12 images of 4 patients in two parts."""
-    drawn, folder = phantom_set("chest", 12, size=SIDE), root / FOLDERS["nih"]
-    names = [f"{i // 3:08d}_{i % 3:03d}.png" for i in range(12)]
-    for i, name in enumerate(names):
-        _save(drawn.images[i], folder / f"images_{1 + i // 6:03d}" / "images" / name)
+    folder, names = root / FOLDERS["nih"], [f"{i // 3:08d}_{i % 3:03d}.png" for i in range(12)]
+    files = [f"images_{1 + i // 6:03d}/images/{name}" for i, name in enumerate(names)]
+    drawn = _draw(folder, "chest", files)
     labels = ["|".join(np.array(drawn.classes)[row.astype(bool)]) for row in drawn.targets]
     table = {"Image Index": names, "Finding Labels": labels, "Patient ID": np.arange(12) // 3}
     pd.DataFrame(table).to_csv(folder / "Data_Entry_2017_v2020.csv", index=False)
@@ -70,27 +79,18 @@ def nih(root: Path) -> None:
 
 def retinopathy(root: Path) -> None:
     """12 images of 6 patients."""
-    drawn, folder = phantom_set("fundus", 12, size=SIDE), root / FOLDERS["retinopathy"]
+    folder = root / FOLDERS["retinopathy"]
     names = [f"{10 + i // 2}_{('left', 'right')[i % 2]}" for i in range(12)]
-    for i, name in enumerate(names):
-        _save(drawn.images[i], folder / "train" / f"{name}.jpeg")
+    drawn = _draw(folder, "fundus", [f"train/{name}.jpeg" for name in names])
     table = pd.DataFrame({"image": names, "level": drawn.targets})
     table.to_csv(folder / "trainLabels.csv", index=False)
-
-
-def _folders(root: Path, modality: str, files: list[str]) -> None:
-    drawn = phantom_set(modality, len(files), size=SIDE)
-    for pixels, file in zip(drawn.images, files, strict=True):
-        _save(pixels, root / file)
 
 
 def brain_mri(root: Path) -> None:
     """Three images of each of the four classes."""
     kinds = {"notumor": "no", "glioma": "gl", "meningioma": "me", "pituitary": "pi"}
-    files = [
-        f"Training/{kind}/Tr-{two}_{i:04d}.jpg" for kind, two in kinds.items() for i in (1, 2, 3)
-    ]
-    _folders(root / FOLDERS["brain_mri"], "mri", files)
+    files = [f"Training/{k}/Tr-{kinds[k]}_{i:04d}.jpg" for k in kinds for i in (1, 2, 3)]
+    _draw(root / FOLDERS["brain_mri"], "mri", files)
 
 
 def kermany(root: Path) -> None:
@@ -105,23 +105,22 @@ def kermany(root: Path) -> None:
             f"PNEUMONIA/person{number}_virus_7_2",
         )
     ]
-    _folders(root / FOLDERS["kermany"], "chest", files)
+    _draw(root / FOLDERS["kermany"], "chest", files)
 
 
 def iq_othnccd(root: Path) -> None:
     """Four slices of each class."""
     kinds = ("Normal", "Bengin", "Malignant")
     files = [f"{kind} cases/{kind} case ({i}).jpg" for kind in kinds for i in range(1, 5)]
-    _folders(root / FOLDERS["iq_othnccd"], "ct", files)
+    _draw(root / FOLDERS["iq_othnccd"], "ct", files)
 
 
 def busi(root: Path) -> None:
     """Four images of each class with an outline; one has two."""
     place, kinds = root / FOLDERS["busi"], ("normal", "benign", "malignant")
     stems = [f"{kind}/{kind} ({i})" for kind in kinds for i in range(1, 5)]
-    drawn = phantom_set("ultrasound", 12, size=SIDE)
-    for pixels, mask, stem in zip(drawn.images, drawn.masks, stems, strict=True):
-        _save(pixels, place / f"{stem}.png")
+    drawn = _draw(place, "ultrasound", [f"{stem}.png" for stem in stems])
+    for mask, stem in zip(drawn.masks, stems, strict=True):
         _save(mask[..., None] * np.uint8(255), place / f"{stem}_mask.png")
     _save(drawn.masks[5][..., None], place / "benign/benign (2)_mask_1.png")
 
@@ -143,24 +142,21 @@ def pannuke(root: Path) -> None:
 
 def consep(root: Path) -> None:
     """Four training and two test tiles of two patches each, with label maps of noise."""
-    drawn, rng = phantom_set("histology", 12, size=SIDE), np.random.default_rng(0)
-    place, row = root / FOLDERS["consep"], 0
-    for part, tiles in (("train", 4), ("test", 2)):
-        for tile in range(1, tiles + 1):
-            for column in range(2):
-                name = f"{part}_{tile}_r0{column}"
-                _save(drawn.images[row], place / part / "images" / f"{name}.png")
-                labels = rng.integers(0, 8, (SIDE, SIDE, 1)).astype(np.uint8)
-                _save(labels, place / part / "labels" / f"{name}.png")
-                row += 1
+    place, rng = root / FOLDERS["consep"], np.random.default_rng(0)
+    tiles = [f"train_{i}" for i in (1, 2, 3, 4)] + ["test_1", "test_2"]
+    names = [f"{tile}_r0{column}" for tile in tiles for column in (0, 1)]
+    parts = [name.split("_")[0] for name in names]
+    files = [f"{part}/images/{name}.png" for part, name in zip(parts, names, strict=True)]
+    _draw(place, "histology", files)
+    for file in files:
+        labels = rng.integers(0, 8, (SIDE, SIDE, 1)).astype(np.uint8)
+        _save(labels, place / file.replace("images", "labels"))
 
 
 def isic(root: Path) -> None:
     """12 images of the ten diagnoses, two a patient."""
-    drawn, folder = phantom_set("dermatoscopy10", 12, size=SIDE), root / FOLDERS["isic"]
-    names = [f"ISIC_{i:07d}" for i in range(12)]
-    for pixels, name in zip(drawn.images, names, strict=True):
-        _save(pixels, folder / "images" / f"{name}.jpg")
+    folder, names = root / FOLDERS["isic"], [f"ISIC_{i:07d}" for i in range(12)]
+    _draw(folder, "dermatoscopy10", [f"images/{name}.jpg" for name in names])
     table = {
         "isic_id": names,
         "diagnosis": [ISIC[i % 10] for i in range(12)],
@@ -218,17 +214,4 @@ def dicom(path: Path, stored: np.ndarray, **elements: object) -> Path:
     return path
 
 
-BUILDERS = {
-    "ham10000": ham10000,
-    "nih": nih,
-    "retinopathy": retinopathy,
-    "brain_mri": brain_mri,
-    "kermany": kermany,
-    "iq_othnccd": iq_othnccd,
-    "busi": busi,
-    "pannuke": pannuke,
-    "consep": consep,
-    "isic": isic,
-    "breastmnist": breastmnist,
-    "own": own,
-}
+BUILDERS = {name: globals()[name] for name in FOLDERS}

@@ -19,23 +19,13 @@ def pictures():
     return np.concatenate([fundus, np.repeat(chest, 3, 3)])
 
 
-def stretched(image):
-    """One image (H, W, C) over the whole range [0, 255], float64."""
-    low, high = image.min(), image.max()
-    return (image.astype("f8") - low) / (high - low) * 255
-
-
 def test_the_blur_is_opencvs_with_its_rule_for_bytes(pictures):
     ours = contrast.blur(to_float(pictures)).mul(255).permute(0, 2, 3, 1).numpy()
     for image, blurred in zip(pictures, ours, strict=True):
-        theirs = cv2.GaussianBlur(image, (0, 0), sigmaX=20, sigmaY=0)
-        assert theirs.dtype == np.uint8 and theirs.std() > 5
-        assert np.abs(blurred - theirs).max() < 2
+        assert np.abs(blurred - cv2.GaussianBlur(image, (0, 0), sigmaX=20, sigmaY=0)).max() < 2
+        # its rule for float images is another (161 pixels wide), and 0.05 away
         exact = cv2.GaussianBlur(image.astype("f4"), (121, 121), sigmaX=20, sigmaY=0)
         assert np.abs(blurred - exact).max() < 0.01
-        # the rule for float images is another (161 pixels wide): the two can be told apart
-        wide = cv2.GaussianBlur(image.astype("f4"), (0, 0), sigmaX=20, sigmaY=0)
-        assert np.abs(wide - exact).max() > 0.05
 
 
 def test_the_formula_and_the_share_that_is_clipped(pictures):
@@ -44,16 +34,11 @@ def test_the_formula_and_the_share_that_is_clipped(pictures):
     shares = contrast.clipped_share(floats)
     assert shares.shape == (4,)
     for image, filtered, share in zip(pictures, ours, shares, strict=True):
-        x = stretched(image)
+        x = cv2.normalize(image.astype("f8"), None, 0, 255, cv2.NORM_MINMAX)
         free = 4 * x - 4 * cv2.GaussianBlur(x, (121, 121), sigmaX=20, sigmaY=0) + 128
         assert np.abs(filtered - free.clip(0, 255)).max() < 0.05
         outside = ((free < 0) | (free > 255)).mean()
         assert share.item() == pytest.approx(outside, abs=1e-4) and 0.01 < outside < 0.9
-        # in OpenCV's own 8-bit arithmetic: 4 times the half level that its blur rounds away
-        whole = x.round().astype(np.uint8)
-        bytewise = cv2.addWeighted(whole, 4, cv2.GaussianBlur(whole, (0, 0), 20), -4, 128)
-        assert np.abs(filtered - bytewise).max() <= 6
-        assert np.abs(filtered - bytewise).mean() < 1.5
 
 
 def test_small_images_are_blurred_as_far_as_their_border_reaches():
@@ -68,17 +53,8 @@ def test_small_images_are_blurred_as_far_as_their_border_reaches():
 
 def test_the_gradient_passes_through_the_filter():
     torch.manual_seed(0)
-    image = torch.rand(1, 1, 66, 66, dtype=torch.float64, requires_grad=True)
-    smooth = torch.nn.functional.avg_pool2d(image, 9, 1, 4)  # nothing is clipped at random
-    weights = torch.randn_like(image)
-
-    def score(x):
-        return (contrast.enhance(x) * weights).sum()
-
-    start = smooth.detach().requires_grad_()
-    (gradient,) = torch.autograd.grad(score(start), start)
-    direction, step = torch.randn_like(start), 1e-6
-    ahead, behind = score(start + step * direction), score(start - step * direction)
-    slope = ((ahead - behind) / (2 * step)).item()
-    assert (gradient * direction).sum().item() == pytest.approx(slope, rel=1e-3)
+    image = torch.rand(1, 1, 66, 66, dtype=torch.float64)
+    smooth = torch.nn.functional.avg_pool2d(image, 9, 1, 4).requires_grad_()  # hardly any is cut
+    assert torch.autograd.gradcheck(contrast.enhance, smooth, fast_mode=True)
+    (gradient,) = torch.autograd.grad(contrast.enhance(smooth).square().sum(), smooth)
     assert (gradient != 0).all()

@@ -22,12 +22,10 @@ def test_the_cards_are_those_of_the_catalogue():
     assert data_cards.CARDS.read_text() == data_cards.text(), "run: python tools/data_cards.py"
 
 
-def test_every_reader_has_a_card_and_every_card_a_reader():
-    assert {entry.reader for entry in catalogue.load().values()} == set(data.READERS)
-
-
-def test_every_file_has_an_address_and_a_name_of_its_own():
-    for entry in catalogue.load().values():
+def test_every_reader_has_a_card_and_every_file_an_address_and_a_name_of_its_own():
+    entries = catalogue.load().values()
+    assert {entry.reader for entry in entries} == set(data.READERS)
+    for entry in entries:
         names = [file.name for file in entry.files]
         assert len(set(names)) == len(names)
         assert all(url.startswith("https://") for file in entry.files for url in file.urls)

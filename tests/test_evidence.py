@@ -1,6 +1,5 @@
 """The networks behind the headlines: what is trained, in which order, and what is written down."""
 
-import copy
 import json
 import sys
 from pathlib import Path
@@ -15,22 +14,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
 import evidence
 from evidence import Network
 
-FIELDS = {
-    "id",
-    "quote",
-    "place",
-    "kind",
-    "estimand",
-    "expectation",
-    "claim",
-    "worth",
-    "needs",
-    "primary",
-    "controls",
-    "dated",
-    "amendments",
-}
-
 
 def test_the_queue_holds_every_network_once_and_needs_nothing_that_comes_later():
     every = list(evidence.order())
@@ -41,48 +24,11 @@ def test_the_queue_holds_every_network_once_and_needs_nothing_that_comes_later()
             clean = network._replace(arm="clean")
             assert every.index(clean) < every.index(network)
     assert every.index(Network(2, 0, "none")) == 1 + 3 * 7, "after three seeds of paper 4"
-
-
-@pytest.mark.parametrize("paper", [2, 4])
-def test_headlines_have_every_field_and_anchors_that_exist(paper):
-    content = evidence._content(paper)
-    ids = [entry["id"] for entry in content["headlines"]]
-    assert len(ids) == len(set(ids)) and 8 <= len(ids) <= 18
-    for entry in content["headlines"]:
-        aside = {"paper_says", "missing", "evidence", "paper_value", "unknown", "amendments"}
-        if entry["kind"] == "identity":
-            aside |= {"worth"}
-        assert set(entry) - aside == FIELDS - aside, entry["id"]
-        assert entry["kind"] in ("contrast", "typical", "existence", "identity")
-        assert entry["claim"] in ("gain", "no_loss", "equality")
-        lenient = entry["kind"] in ("identity", "existence")
-        assert entry.get("worth", 0) > 0 or lenient, entry["id"]
-        assert entry["needs"]["seeds"] >= 3 or lenient, entry["id"]
-        assert entry["needs"].get("anchor") in {None, *content["anchors"]}
-        assert "metric" in entry["primary"] and entry["controls"]
-    settings = protocol.load(evidence.PAPERS[paper]).settings("reference")
-    planned = max(entry["needs"]["seeds"] for entry in content["headlines"])
-    assert (
-        planned
-        == settings["seeds"]
-        == len({n.seed for n in evidence.order() if n.paper == paper and n.seed < 100})
-    )
-
-
-def test_a_changed_headline_has_another_hash_and_an_amendment_has_not(monkeypatch):
-    before = evidence.headline_hashes(2)
-    changed = copy.deepcopy(evidence._content(2))
-    changed["headlines"][0]["worth"] *= 2
-    changed["headlines"][1]["amendments"] = [{"date": "2027-01-01", "reason": "none"}]
-    monkeypatch.setattr(evidence, "_content", lambda paper: changed)
-    after = evidence.headline_hashes(2)
-    names = list(before)
-    assert before[names[0]] != after[names[0]]
-    assert [before[name] for name in names[1:]] == [after[name] for name in names[1:]]
-
-
-def curve(*points):
-    return [dict(val_auc_macro=auc, val_top1=top1) for auc, top1 in points]
+    for paper in (2, 4):
+        about = protocol.load(evidence.PAPERS[paper])
+        planned = {one.seed for one in every if one.paper == paper and one.seed < 100}
+        asked = max(one.needs.seeds for one in about.headlines if one.needs)
+        assert len(planned) == about.settings("reference")["seeds"] == asked
 
 
 @pytest.mark.parametrize(
@@ -97,7 +43,7 @@ def curve(*points):
 )
 def test_the_fewest_passes_that_are_competent_and_as_good_as_the_best(auc, top1, epochs):
     settings = protocol.load("2_attentive_cnn").settings("reference")
-    points = curve(*zip(auc, top1, strict=True))
+    points = [dict(val_auc_macro=a, val_top1=t) for a, t in zip(auc, top1, strict=True)]
     assert evidence.chosen_epochs(points, settings, majority=0.67) == epochs
 
 
@@ -110,26 +56,6 @@ def test_the_length_that_validation_chose_is_the_one_trained(tmp_path):
     chosen = evidence.settings_of(network, tmp_path)
     assert chosen["training"]["epochs"] == {"skin": 6} and chosen["seeds"] == 5
     assert evidence.settings_of(first, tmp_path)["training"]["epochs"] == {"skin": 10}
-
-
-def test_what_another_machine_or_other_settings_began_is_begun_again(tmp_path):
-    own, shared, other = (tmp_path / name for name in ("own", "shared", "other"))
-    note = tmp_path / "started" / "x.json"
-
-    def begin(kind, settings, headline):
-        for one in (own, shared, other):
-            one.mkdir(exist_ok=True)
-        about = {"kind": kind, "settings": settings}
-        return evidence._begin(note, about, {"x": headline}, [own], [shared])
-
-    first = begin("a", "s", "1")
-    assert begin("a", "s", "2") == first, "the headlines it was begun under stay its own"
-    assert own.exists() and shared.exists()
-    second = begin("a", "t", "2")
-    assert (second["settings"], second["headlines"]) == ("t", {"x": "2"}), "the note is true again"
-    assert not own.exists() and shared.exists()
-    assert begin("b", "t", "2")["kind"] == "b"
-    assert not own.exists() and not shared.exists() and other.exists()
 
 
 def test_perturbed_images_of_another_kind_of_machine_are_made_again(small, tmp_path, monkeypatch):

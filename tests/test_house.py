@@ -64,14 +64,6 @@ def test_the_rooms_are_those_of_the_house():
 
 def test_an_import_upwards_is_seen():
     text = "def late():\n    from ..studies import common\n"
-    assert imported(PACKAGE / "attacks" / "x.py", text) == {"studies"} and upward(
-        "attacks", "studies"
-    )
-    assert imported(PACKAGE / "reporting" / "x.py", "from ..data import load") == {"data"}
+    assert imported(PACKAGE / "attacks" / "x.py", text) == {"studies"}
+    assert upward("attacks", "studies") and not upward("studies", "attacks")
     assert upward("reporting", "data") and not upward("explorer", "reporting")
-    assert imported(PACKAGE / "core" / "x.py", "from . import env") == {"core"}
-
-
-def test_scores_can_be_read_without_importing_a_thing():
-    text = (PACKAGE / "scoring" / "__init__.py").read_text()
-    assert not imported(PACKAGE / "scoring" / "__init__.py", text)

@@ -1,8 +1,5 @@
 """What a reader loses when these fail: verdicts that are wrong more often than they say."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 from scipy.stats import binomtest
@@ -57,14 +54,6 @@ def test_the_whole_rule_errs_in_five_of_a_hundred_and_finds_what_its_plan_promis
     assert share(words(null, "equality", worth), "contradicted") <= 0.055
 
 
-def test_percentiles_of_three_pooled_seeds_would_have_failed_it():
-    """The fault that the rule replaces: with seed noise alone all three agree in a quarter."""
-    by_seed = np.random.default_rng(0).normal(0, 1, (DRAWS, 3))
-    agree = (by_seed > 0).all(1) | (by_seed < 0).all(1)
-    found = inference.over_seeds(by_seed, 0.0, 60)
-    assert agree.mean() > 0.2 and np.mean((found.low > 0) | (found.high < 0)) <= 0.055
-
-
 def test_one_seed_has_no_interval():
     with pytest.raises(ValueError, match="pilot"):
         inference.over_seeds([0.1], 0.01, 50)
@@ -83,23 +72,18 @@ def test_another_run_is_expected_in_the_prediction_interval():
 def test_three_images_of_203_refute_nothing():
     low, high = inference.exact_difference(0, 3, 203)
     assert low < -3 / 203 < 0 < high
+    assert inference.exact_share(203, 203)[0] == pytest.approx(0.982, abs=5e-4), "nor prove it"
     wins = np.zeros((3, 203))
     wins[:, :3] = -1
     found = inference.paired(wins, np.arange(203))
     assert found.low < 0 < found.high, "a bootstrap that misses all three ends at exactly 0"
 
 
-@pytest.mark.parametrize(("gained", "lost"), [(6, 0), (5, 0), (7, 1), (0, 9), (8, 1)])
+@pytest.mark.parametrize(("gained", "lost"), [(6, 0), (5, 0), (7, 1), (0, 9), (0, 0)])
 def test_the_exact_test_is_mcnemars(gained, lost):
     low, high = inference.exact_difference(gained, lost, 200)
-    p = binomtest(gained, gained + lost).pvalue
+    p = binomtest(gained, gained + lost).pvalue if gained + lost else 1
     assert (low > 0 or high < 0) == (p < 0.05)
-
-
-def test_all_images_right_is_not_certainty():
-    assert inference.exact_share(203, 203)[0] == pytest.approx(0.982, abs=5e-4)
-    low, high = inference.exact_difference(0, 0, 100)
-    assert low < 0 < high
 
 
 def test_the_variance_of_clusters_is_the_bootstraps():
@@ -123,8 +107,3 @@ def test_no_class_vanishes_from_a_draw():
 def test_several_primary_cells_share_the_level():
     assert inference.holm([0.03, 0.001]) == pytest.approx([0.95, 0.975])
     assert inference.wilson_low(8, 10) == pytest.approx(0.490, abs=1e-3)
-
-
-def test_inference_needs_no_torch():
-    code = "import sys, medrobust_utils.scoring.inference; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -1,45 +1,27 @@
-"""Label maps from files: the class of every pixel, damage by name, patches kept by tile."""
+"""CoNSeP: fields are cut into patches, and label maps are read with the class of every pixel."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
+import small_trees
 from PIL import Image
+from scipy.io import savemat
 
 from medrobust_utils.core.errors import DataError
 from medrobust_utils.core.losses import IGNORED
-from medrobust_utils.data import decoding, masks, nuclei
-from medrobust_utils.data.masks import OVERLAPPING, read_label_maps, settle
+from medrobust_utils.data import nuclei
+from medrobust_utils.data.masks import OVERLAPPING, settle
 
-SIDE = 40
+SIDE = small_trees.SIDE
 # What the publisher's numbers 0 to 7 are called here.
 MEANING = ("background", "other", "inflammatory", "epithelial", "neoplastic") + ("connective",) * 3
 
 
-def values(number):
-    """A label map of its own for each number, in the publisher's values, with all of them."""
-    squares = np.random.default_rng(number).permutation(np.arange(64) % 8).astype(np.uint8)
-    return np.kron(squares.reshape(8, 8), np.ones((5, 5), np.uint8))
-
-
-def picture(number):
-    pixels = np.random.default_rng(1000 + number).integers(0, 256, (20, 20, 3), np.uint8)
-    return Image.fromarray(pixels).resize((SIDE, SIDE), Image.Resampling.NEAREST)
-
-
 @pytest.fixture
 def root(tmp_path):
-    """CoNSeP's layout: five training and two test tiles of two patches each."""
-    number = 0
-    for part, tiles in (("train", 5), ("test", 2)):
-        for kind in ("images", "labels"):
-            (tmp_path / "consep_patches" / part / kind).mkdir(parents=True)
-        for tile in range(1, tiles + 1):
-            for column in range(2):
-                name = f"{part}_{tile}_r0{column}"
-                picture(number).save(tmp_path / f"consep_patches/{part}/images/{name}.jpg")
-                save(tmp_path, name, values(number))
-                number += 1
+    """Four training and two test tiles of two patches each."""
+    small_trees.consep(tmp_path)
     return tmp_path
 
 
@@ -47,75 +29,37 @@ def label_path(root, name):
     return root / f"consep_patches/{name.split('_')[0]}/labels/{name}.png"
 
 
-def save(root, name, array, mode="L"):
-    image = Image.fromarray(array)
-    if mode == "P":
-        image.putpalette(np.random.default_rng(0).integers(0, 256, 768, np.uint8).tobytes())
-    image.save(label_path(root, name))
+def labels(root, name):
+    return np.asarray(Image.open(label_path(root, name)))
 
 
-def test_consep_is_a_segmentation_set_by_tile(root):
+def test_consep_is_a_segmentation_set_by_tile_with_the_publishers_classes(root):
     data = nuclei.consep(root, SIDE)
     assert data.segmentation and not data.multi_label and not data.synthetic and not data.complete
-    assert data.images.shape == (14, SIDE, SIDE, 3) and data.targets.shape == (14, SIDE, SIDE)
-    assert data.targets.dtype == np.uint8
-    assert data.ids[:3] == ("train_1_r00", "train_1_r01", "train_2_r00")
-    assert data.parts == ("train",) * 10 + ("test",) * 4
-    tiles = [name[:-4] for name in data.ids]
-    for i in range(14):
-        for j in range(14):
-            assert (data.groups[i] == data.groups[j]) == (tiles[i] == tiles[j])
-    assert (data.subjects == np.repeat(np.arange(7), 2)).all()
-    assert data.census["images_per_part"] == {"test": 4, "train": 10}
-    assert data.census["images_per_class"] == dict.fromkeys(nuclei.CONSEP, 14)
-
-
-def test_every_value_of_the_publisher_gets_its_class(root):
-    data = nuclei.consep(root, SIDE)
-    for row in (0, 13):
-        names = np.array(MEANING)[values(row)]
-        assert (np.array(data.classes)[data.targets[row]] == names).all()
-    shares = data.census["pixel_shares"]
-    assert shares == {name: (3 if name == "connective" else 1) / 8 for name in nuclei.CONSEP}
+    assert data.images.shape == (12, SIDE, SIDE, 3)
+    assert data.parts == ("train",) * 8 + ("test",) * 4
+    assert (data.subjects == np.repeat(np.arange(6), 2)).all()
+    assert (np.unique(data.groups, return_inverse=True)[1] == data.subjects).all()
+    assert data.census["images_per_part"] == {"test": 4, "train": 8}
+    assert data.census["images_per_class"] == dict.fromkeys(nuclei.CONSEP, 12)
+    names = np.array(MEANING)[[labels(root, name) for name in data.ids]]
+    assert (np.array(data.classes)[data.targets[:]] == names).all()
+    assert data.census["pixel_shares"]["connective"] == (names == "connective").mean()
     assert data.census["pixels_overlapping"] == data.census["pixels_unlabelled"] == 0
 
 
 def test_a_palette_gives_numbers_and_no_colours(root):
     before = nuclei.consep(root, SIDE)
-    save(root, "train_1_r00", values(0), mode="P")
-    after = nuclei.consep(root, SIDE)
-    assert Image.open(label_path(root, "train_1_r00")).mode == "P"
-    assert (after.targets == before.targets).all()
-
-
-def test_label_maps_are_read_once_and_again_when_changed(root, monkeypatch):
-    first = nuclei.consep(root, SIDE)
-    monkeypatch.setattr(decoding, "decode", lambda *a: pytest.fail("decoded the images again"))
-    with monkeypatch.context() as patch:
-        patch.setattr(masks, "_classes", lambda *a: pytest.fail("read the labels again"))
-        assert nuclei.consep(root, SIDE).checksum == first.checksum
-    save(root, "test_2_r01", np.roll(values(13), 7, 0))
-    changed = nuclei.consep(root, SIDE)
-    assert changed.checksum != first.checksum
-    assert (changed.targets[:13] == first.targets[:13]).all()
-    assert (changed.targets[13] == np.roll(first.targets[13], 7, 0)).all()
-    swapped = {**nuclei.MEANING, 0: 5, 1: 0}
-    monkeypatch.setattr(nuclei, "MEANING", swapped)  # another mapping, other maps
-    again = nuclei.consep(root, SIDE)
-    assert ((again.targets == 0) == (changed.targets == 5)).all()
-    assert again.checksum != changed.checksum
-
-
-def unknown_value(path):
-    pixels = values(4)
-    pixels[3, 5], pixels[9, 9] = 8, 255
-    Image.fromarray(pixels).save(path)
+    image = Image.fromarray(labels(root, "train_1_r00"))
+    image.putpalette(np.random.default_rng(0).integers(0, 256, 768, np.uint8).tobytes())
+    image.save(label_path(root, "train_1_r00"))
+    assert image.mode == "P" and (nuclei.consep(root, SIDE).targets == before.targets).all()
 
 
 DAMAGE = {
-    r"label values \[8, 255\]": unknown_value,
-    "train_3_r00.jpg: its label map": Path.unlink,
-    "40 x 30 pixels": lambda path: Image.fromarray(values(4)[:30]).save(path),
+    r"label values \[8\]": lambda path: Image.fromarray(np.eye(SIDE, dtype="u1") * 8).save(path),
+    "train_3_r00.png: its label map": Path.unlink,
+    "32 x 30 pixels": lambda path: Image.new("L", (SIDE, 30)).save(path),
     "mode RGB": lambda path: Image.new("RGB", (SIDE, SIDE)).save(path),
 }
 
@@ -127,20 +71,49 @@ def test_a_label_map_that_does_not_fit_is_named(root, said):
         nuclei.consep(root, SIDE)
 
 
-def test_a_value_can_mean_that_nobody_knows(root, tmp_path):
-    images = [root / "consep_patches/train/images/train_1_r00.jpg"]
-    labels = [label_path(root, "train_1_r00")]
-    meaning = {value: IGNORED if value == 7 else value % 2 for value in range(8)}
-    maps = read_label_maps(tmp_path, images, labels, meaning, SIDE)
-    assert ((maps[0] == IGNORED) == (values(0) == 7)).all()
-    _, census = settle("set", maps, ("even", "odd"))
-    assert census["pixels_unlabelled"] == SIDE * SIDE // 8 and census["pixels_overlapping"] == 0
-    assert census["pixel_shares"] == {"even": 4 / 7, "odd": 3 / 7}
-
-
 def test_overlapping_pixels_are_counted_and_ignored():
     maps = np.array([[[0, 1, OVERLAPPING]], [[IGNORED, OVERLAPPING, 0]]], np.uint8)
     targets, census = settle("set", maps, ("a", "b"))
     assert targets.tolist() == [[[0, 1, IGNORED]], [[IGNORED, IGNORED, 0]]]
     assert (census["pixels_overlapping"], census["pixels_unlabelled"]) == (2, 1)
     assert census["pixel_shares"] == {"a": 2 / 3, "b": 1 / 3}
+
+
+@pytest.fixture
+def published(tmp_path, monkeypatch):
+    """Two training fields and one to test on, of noise, in the publisher's layout."""
+    monkeypatch.setattr(nuclei, "FIELDS", {"train": 2, "test": 1})
+    rng = np.random.default_rng(0)
+    for part, number in (("train", 1), ("train", 2), ("test", 1)):
+        place = tmp_path / "source" / "CoNSeP" / part.title()
+        for what in ("Images", "Labels"):
+            (place / what).mkdir(parents=True, exist_ok=True)
+        field = Image.fromarray(rng.integers(0, 256, (250, 250, 3), np.uint8))
+        field.resize((1000, 1000)).save(place / "Images" / f"{part}_{number}.png")
+        kinds = rng.integers(0, 8, (1000, 1000)).astype(float)
+        savemat(place / "Labels" / f"{part}_{number}.mat", {"type_map": kinds})
+    return tmp_path
+
+
+def test_sixteen_patches_a_field_show_its_pixels(published):
+    nuclei.cut(published / "source", published / "consep_patches")
+    data = nuclei.consep(published, 256)
+    assert len(data) == 48 and data.census["images_per_part"] == {"test": 16, "train": 32}
+    field = np.asarray(Image.open(published / "source/CoNSeP/Train/Images/train_2.png"))
+    assert (data.images[data.ids.index("train_2_r31")] == field[744:, 256:512]).all()
+
+
+FIELDS = {
+    "Test/Labels/test_1.mat": Path.unlink,
+    "Train/Labels/train_1.mat": lambda p: savemat(p, {"type_map": np.full((1000, 1000), 9.0)}),
+    "Train/Labels/train_2.mat": lambda p: savemat(p, {"type_map": np.zeros((999, 1000))}),
+    "Train/Images/train_1.png": Path.unlink,
+}
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_a_field_that_is_not_whole_leaves_nothing(published, name):
+    FIELDS[name](published / "source/CoNSeP" / name)
+    with pytest.raises(DataError, match=f"{Path(name).name}|holds 1 fields"):
+        nuclei.cut(published / "source", published / "consep_patches")
+    assert sorted(path.name for path in published.iterdir()) == ["source"]

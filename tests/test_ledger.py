@@ -6,8 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medrobust_utils.core.errors import RunError
-from medrobust_utils.reporting import claims, evidence, ledger, protocol, results, verdicts
+from medrobust_utils.reporting import claims, ledger, protocol, results, verdicts
 from medrobust_utils.scoring import inference
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -21,29 +20,17 @@ profiles:
 paper: {title: T, citation: C}
 plan: run it
 headlines:
-  - {id: gain, quote: better, place: p, kind: contrast, estimand: e, expectation: above 0,
+  - &gain {id: gain, quote: better, place: p, kind: contrast, estimand: e, expectation: above 0,
      claim: gain, worth: 0.1, needs: {seeds: 3, images: 400, anchor: skin}, dated: 2026-11-30,
      primary: {metric: gain, role: skin, against: none}, evidence: [{metric: other}]}
-  - {id: several, quote: everywhere, place: p, kind: contrast, estimand: e, expectation: above 0,
-     claim: gain, worth: 0.1, needs: {seeds: 3, images: 400}, dated: 2026-11-30,
+  - &plain {<<: *gain, id: several, needs: {seeds: 3, images: 400}, evidence: [],
      primary: {metric: gain, role: [skin, chest]}}
-  - {id: unit, quote: at 0.01, place: p, kind: contrast, estimand: e, expectation: above 0,
-     claim: gain, worth: 0.1, needs: {seeds: 3, images: 400}, dated: 2026-11-30,
-     primary: {metric: gain, scale: [0-1, signed]}, unknown: [scale]}
-  - {id: under-attack, quote: robust, place: p, kind: contrast, estimand: e, expectation: above 0,
-     claim: gain, worth: 0.1, needs: {seeds: 3, images: 400}, dated: 2026-11-30,
-     primary: {metric: gain, role: skin}, controls: [AutoAttack]}
-  - {id: mostly, quote: in most cases, place: p, kind: typical, estimand: e, expectation: above,
-     claim: gain, worth: 0.1, needs: {seeds: 3, images: 48}, dated: 2026-11-30,
-     primary: {metric: maps}}
-  - {id: sometimes, quote: occasionally, place: p, kind: existence, estimand: e, claim: gain,
-     expectation: above, worth: 0, needs: {seeds: 1, images: 48}, dated: 2026-11-30,
+  - {<<: *plain, id: unit, primary: {metric: gain, scale: [0-1, signed]}, unknown: [scale]}
+  - {<<: *plain, id: under-attack, primary: {metric: gain, role: skin}, controls: [AutoAttack]}
+  - {<<: *plain, id: mostly, kind: typical, primary: {metric: maps}}
+  - {<<: *plain, id: sometimes, kind: existence, worth: 0, needs: {seeds: 1, images: 48},
      primary: {metric: share}}
-  - {id: count, quote: less than 1.3 %, place: p, kind: identity, estimand: e, claim: equality,
-     expectation: below 0.013, primary: {metric: parameters}, dated: 2026-11-30}
-  - {id: closed, quote: c, place: p, kind: contrast, estimand: e, expectation: above 0,
-     claim: gain, worth: 0.1, needs: {seeds: 3, images: 400}, dated: 2026-11-30,
-     primary: {metric: gain, role: skin}, missing: its weights}
+  - {<<: *plain, id: closed, primary: {metric: gain, role: skin}, missing: its weights}
 anchors:
   skin: [{metric: auc, at_least: 0.93, role: skin}]
 """
@@ -120,7 +107,6 @@ def test_the_grade_stands_in_the_verdict(tags, grade, says):
         {"synthetic": True},
         {"overrides": "epochs=1"},
         {"profile": "homemade"},
-        {"dataset": "folder-mine"},
         {"dataset": "ham10000+folder-mine"},
         {"status": "partial"},
         {"value": None, "by_seed": None},
@@ -147,17 +133,15 @@ def test_what_never_decides_displaces_nothing(tags):
         (row(headlines=HASHES | {"gain": "0"}), "headline amended after the result"),
         (row(low=None, high=None, cluster_variance=None), "no interval"),
         (row(path="another"), "auc not measured, competent from 0.93"),
+        (row(metric="other"), "measured otherwise, as other"),
     ],
 )
 def test_a_pilot_is_shown_and_decides_nothing(given, why):
     found = verdict("gain", given)
     assert (found.word, found.why, found.settle) == ("pilot", why, "run it")
     assert found.value is not None
-
-
-def test_incompetent_networks_are_pilots():
-    found = verdict("gain", row(), COMPETENT | {"value": 0.90})
-    assert found.word == "pilot" and "auc 0.9, competent from 0.93" in found.why
+    weak = verdict("gain", row(), COMPETENT | {"value": 0.90})
+    assert weak.word == "pilot" and "auc 0.9, competent from 0.93" in weak.why
 
 
 def test_grade_size_images_and_seeds_order_rows_and_no_date_does():
@@ -183,20 +167,12 @@ def test_a_cell_that_several_rows_of_a_run_fit_is_no_primary_cell():
     assert found.word == "not run" and "one of 2 rows" in found.why
 
 
-def test_what_measures_something_else_is_a_pilot_under_its_own_name():
-    found = verdict("gain", row(metric="other"))
-    assert (found.word, found.why) == ("pilot", "measured otherwise, as other")
-
-
 def test_several_primary_cells_are_judged_at_holms_levels():
     both = [row(), row(role="chest", path="2")]
     assert verdict("several", *both).word == "supported"
     assert verdict("several", row()).word == "pilot", "one of two cells"
     mixed = verdict("several", row(), row(-0.3, -0.31, -0.32, role="chest", path="2"))
     assert mixed.word == "mixed"
-    level = max(inference.holm([0.1, 0.2]))
-    assert verdict("several", *both).high > evidence.ends(row(), inference.LEVEL)[2] - 1e-9
-    assert level == pytest.approx(0.975)
 
 
 def test_readings_of_one_unknown_are_judged_jointly():
@@ -209,20 +185,20 @@ AUTO = {"autoattack_sweep": 0.31, "autoattack_steps": 100, "autoattack_images": 
 
 
 @pytest.mark.parametrize(
-    ("by_seed", "low", "high", "more", "word"),
+    ("sign", "low", "high", "more", "word"),
     [
-        ((0.3, 0.31, 0.32), 0.05, 0.2, {}, "supported"),
-        ((0.3, 0.31, 0.32), -0.1, 0.16, {}, "supported"),  # half the gain is in its interval
-        ((0.3, 0.31, 0.32), -0.1, 0.15, {}, "contradicted: no gain worth having"),
-        ((0.3, 0.31, 0.32), 0.05, 0.2, {"autoattack_steps": 20}, "inconclusive"),
-        ((0.3, 0.31, 0.32), 0.05, 0.2, {"autoattack_images": 24}, "inconclusive"),
-        ((0.3, 0.31, 0.32), None, None, {}, "inconclusive"),
-        ((-0.3, -0.31, -0.32), 0.05, 0.2, {}, "inconclusive"),  # the sweep saw no gain, it does
-        ((-0.3, -0.31, -0.32), -0.2, 0.2, {}, "contradicted: reversed"),
+        (1, -0.1, 0.16, {}, "supported"),  # half the gain is in its interval
+        (1, -0.1, 0.15, {}, "contradicted: no gain worth having"),
+        (1, 0.05, 0.2, {"autoattack_steps": 20}, "inconclusive"),
+        (1, 0.05, 0.2, {"autoattack_images": 24}, "inconclusive"),
+        (1, None, None, {}, "inconclusive"),
+        (-1, 0.05, 0.2, {}, "inconclusive"),  # the sweep saw no gain, it does
+        (-1, -0.2, 0.2, {}, "contradicted: reversed"),
     ],
 )
-def test_autoattack_decides_in_both_directions(by_seed, low, high, more, word):
+def test_autoattack_decides_in_both_directions(sign, low, high, more, word):
     tags = AUTO | {"autoattack_low": low, "autoattack_high": high} | more
+    by_seed = [sign * gain for gain in (0.3, 0.31, 0.32)]
     assert verdict("under-attack", row(*by_seed, **tags)).word == word
 
 
@@ -248,42 +224,16 @@ def test_occasionally_needs_one_network_and_is_never_contradicted():
     ("expectation", "value", "word"),
     [
         ("below 0.013", 0.01315, "differs"),
-        ("below 0.013", 0.0125, "exact"),
-        ("2.64", 2.6432, "exact"),
-        ("0.0", -2.12, "differs"),
-        ("below 0.013", 0.013, "differs"),
         ("below 0.013", 0.0, "exact"),
         ("above 2", 2.0, "differs"),
+        ("2.64", 2.6432, "exact"),
         ("0.816", 0.8251, "differs"),
-        ("0.816", 0.8163, "exact"),
     ],
 )
 def test_formulas_and_counts_are_exact_or_differ(expectation, value, word):
     assert ledger.identity(expectation, value, 0.0) == word
-    if " " in expectation:
-        assert ledger.identity(expectation, value, 1.0) == word, "no tolerance on a bound"
-
-
-def test_one_number_or_bound_is_judged_and_the_papers_headlines_keep_to_it():
-    assert ledger.identity("0.816", 0.8251, 0.01) == "exact"
-    with pytest.raises(ValueError, match="neither one number nor a bound"):
-        ledger.identity("0.816 and 0.032", 0.032, 0.0)
-    paper = protocol.load("2_attentive_cnn")
-    parameters = next(one for one in paper.headlines if one.id == "parameters")
-    (less, more) = (
-        ledger.judge(parameters, paper, [parameters.primary | {"value": v, "profile": "small"}])
-        for v in (0.0129, 0.01315)
-    )
-    assert (less.word, more.word) == ("exact", "differs"), "less than 1.3 %"
-
-
-def test_they_are_counted_apart():
-    found = [verdict("count", row(metric="parameters", value=0.012, by_seed=None)), verdict("gain")]
-    assert found[0].word == "exact"
-    assert (
-        claims.count_line(found)
-        == "1 headlines: 1 not run; formulas and counts beside them: 1 exact"
-    )
+    within = word if " " in expectation else "exact"  # there is no tolerance on a bound
+    assert ledger.identity(expectation, value, 0.01) == within
 
 
 def test_what_cannot_be_tested_says_what_is_missing():
@@ -314,27 +264,26 @@ def runs():
 
 def test_todays_results_get_no_verdict_that_the_rules_do_not_carry(runs):
     for name, found in claims.board(runs).items():
-        assert 8 <= len(found) <= 18, name
+        assert 13 <= len(found) <= 18, name
         for v in found:
             # no reference run has the seeds that a headline asks for, or knew its words
             assert v.word not in ledger.DECIDED, v.headline.id
             assert v.word != ledger.NOT_TESTABLE or v.headline.missing
             assert v.grade != "D"
+            if v.headline.kind == "identity":
+                assert ledger.identity(v.headline.expectation, 1e9, 0.0) == "differs"
 
 
 def test_committed_verdicts_page_and_readme_are_current(runs):
     assert verdicts.check(runs, REFERENCE / verdicts.RECORD) == []
     assert verdicts.page(runs) == (ROOT / verdicts.PAGE).read_text("utf-8"), "claims --update"
-    assert verdicts.readme_block(runs) in (ROOT / verdicts.README).read_text("utf-8"), (
-        "claims --update"
-    )
+    assert verdicts.readme_block(runs) in (ROOT / verdicts.README).read_text("utf-8")
 
 
 def test_a_drift_and_an_amendment_are_told(runs, tmp_path):
+    name, path = "3_domain_assimilation/outlier", tmp_path / verdicts.RECORD
     record = verdicts.record(runs)
-    name = "3_domain_assimilation/outlier"
     record[name] |= {"value": 0.5}
-    path = tmp_path / verdicts.RECORD
     path.write_text(json.dumps(record))
     (told,) = verdicts.check(runs, path)
     assert told.startswith(f"{name}: value 0.5 -> 0.42")
@@ -344,8 +293,6 @@ def test_a_drift_and_an_amendment_are_told(runs, tmp_path):
     ]
     told = verdicts.check(amended, path)
     assert sum("outlier: amended after the result" in line for line in told) == 2
-    with pytest.raises(RunError, match="cannot be read"):
-        verdicts.check(runs, tmp_path / "none.json")
 
 
 def test_intervals_are_rebuilt_from_committed_outcomes(tmp_path):
@@ -365,36 +312,17 @@ def test_intervals_are_rebuilt_from_committed_outcomes(tmp_path):
     assert len(verdicts.recompute([run])[0]) == 1
 
 
-def test_the_command_prints_the_board_one_headline_and_json(capsys):
+def test_the_command_prints_the_board_one_headline_and_json(runs, capsys):
     assert verdicts.main(["--results", str(REFERENCE)]) == 0
     text = capsys.readouterr().out
-    assert max(map(len, text.split("Settles")[0].splitlines())) < 175
-    for name in protocol.list_papers():
-        assert f"{name}: " in text
+    assert all(f"{name}: " in text for name in protocol.list_papers())
     assert verdicts.main(["--results", str(REFERENCE), "--evidence", "outlier"]) == 0
     text = capsys.readouterr().out
     assert '> "Vanilla FGSM' in text and "fgsm_rebound" in text and "Settl" not in text
     assert verdicts.main(["--results", str(REFERENCE), "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)) >= 48
-    with pytest.raises(RunError, match="there are hypothesis"):
-        verdicts.main(["--results", str(REFERENCE), "--evidence", "nothing"])
-
-
-def test_the_notebooks_table_is_escaped_and_counted(runs):
-    html = claims.show(runs, "3_domain_assimilation").to_html()
-    assert "Vanilla FGSM" in html and "formulas and counts" in html and "#2e7d4f33" in html
-    assert claims.summary(runs, "1_swin_noise")["differs"] == 1
-
-
-@pytest.mark.parametrize("name", protocol.list_papers())
-def test_headlines_of_a_paper_are_whole(name):
-    paper = protocol.load(name)
-    assert paper.plan and 13 <= len(paper.headlines) <= 18
-    for headline in paper.headlines:
-        assert headline.quote.strip() == headline.quote and headline.estimand, headline.id
-        assert headline.kind == "identity" or headline.needs.seeds >= 1
-        if headline.kind == "identity":
-            assert ledger.identity(headline.expectation, 1e9, 0.0) == "differs"
+    html = claims.show(runs, "3_domain_assimilation").to_html()  # as a notebook shows it
+    assert "Vanilla FGSM" in html and "formulas and counts" in html
 
 
 @pytest.mark.parametrize(

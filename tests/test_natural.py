@@ -7,35 +7,25 @@ import pytest
 from skimage import data as scikit
 from sklearn.datasets import load_sample_image
 
-from medrobust_utils.data import photographs, to_float
+from medrobust_utils.data import photographs
 
 
-@pytest.fixture(scope="module")
-def photos():
-    return photographs.natural_photos(48)
-
-
-def test_forty_crops_of_eight_photographs(photos):
+def test_forty_crops_of_eight_photographs():
+    photos = photographs.natural_photos(48)
     assert photos.images.shape == (40, 48, 48, 3) and photos.images.dtype == np.uint8
     assert photos.name == "natural-photographs" and photos.complete and not photos.synthetic
-    assert photos.class_counts() == {"photograph": 40} and photos.targets.dtype == np.int64
-    assert len(set(photos.ids)) == 40 and photos.ids[:2] == (
-        "astronaut/centre",
-        "astronaut/top-left",
-    )
+    assert photos.class_counts() == {"photograph": 40}
+    assert photos.ids[:2] == ("astronaut/centre", "astronaut/top-left")
     names = np.array([name.split("/")[0] for name in photos.ids])
     same = photos.groups[:, None] == photos.groups
     assert (same == (names[:, None] == names)).all() and len(set(names)) == 8
-    assert photos.census == {"photographs": 8, "crops of each": 5}
     flat = photos.images.reshape(40, -1).astype(float)
     assert len(np.unique(flat, axis=0)) == 40 and (flat.std(1) > 10).all()
-    assert to_float(photos.images).shape == (40, 3, 48, 48)
 
 
 @pytest.mark.parametrize(
     ("name", "whole"),
     [
-        ("coffee", lambda: scikit.coffee()),
         ("camera", lambda: scikit.camera()[:, :, None].repeat(3, 2)),
         ("china", lambda: load_sample_image("china.jpg")),
     ],

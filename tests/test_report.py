@@ -1,7 +1,5 @@
 """The page of results: whole, escaped, and clear about what is a phantom."""
 
-import html
-import html.parser
 import json
 import re
 from pathlib import Path
@@ -12,13 +10,10 @@ import numpy as np
 import pytest
 
 from medrobust_utils.core import env
-from medrobust_utils.core.errors import RunError
 from medrobust_utils.reporting import protocol, report, results
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
-
-VOID = {"meta", "br", "img"}
 
 
 def images(name, synthetic):
@@ -35,63 +30,24 @@ def images(name, synthetic):
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.setattr(env, "provenance", lambda: {"device": "cpu", "versions": {"torch": "9.9"}})
-    run = results.Run.start(
-        "01_swin_noise",
-        "1_swin_noise",
-        "smoke",
-        {"SET": "<script>alert(1)</script>"},
-        tmp_path / "smoke",
-    )
+    given = {"SET": "<script>alert(1)</script>"}
+    run = results.Run.start("01_swin_noise", "1_swin_noise", "smoke", given, tmp_path / "smoke")
     run.dataset(images("phantom-chest", True))
-    tags = {"role": "nih", "model": "swin", "protocol": "single_label", "reading": "none"}
-    run.add(
-        "top1_imagenet_minus_scratch",
-        0.31,
-        0.25,
-        0.36,
-        noise=0.0,
-        dataset="phantom-chest",
-        **tags | {"role": "isic", "model": "resnet"},
-    )
-    run.add(
-        "accuracy_attacked",
-        0.31,
-        0.25,
-        0.36,
-        thousand=True,
-        attack="pgd",
-        eps_255=4.0,
-        dataset="phantom-chest",
-        **tags,
-    )
-    run.add("attention_exponent_window", 1.0, scope="analytic")
+    tags = {"dataset": "phantom-chest", "protocol": "single_label", "reading": "none"}
+    first, attacked = {"role": "isic", "model": "resnet"}, {"attack": "pgd", "eps_255": 4.0}
+    run.add("top1_imagenet_minus_scratch", 0.31, 0.25, 0.36, noise=0.0, **tags, **first)
+    tags |= {"role": "nih", "model": "swin", "thousand": True}
+    run.add("accuracy_attacked", 0.31, 0.25, 0.36, **tags, **attacked)
     run.warn("<b>careful</b>")
     run.deviation("one epoch & no more")
     figure = plt.figure(figsize=(2, 1))
     run.figure(figure, "curve", "Accuracy < noise")
     plt.close(figure)
     run.save()
+    real = results.Run.start("01_swin_noise", "1_swin_noise", "small", {}, tmp_path / "small")
+    real.dataset(images("nih", False))
+    real.save()
     return tmp_path
-
-
-class Balance(html.parser.HTMLParser):
-    """Collects tags that are closed out of order."""
-
-    def __init__(self):
-        super().__init__()
-        self.open, self.faults = [], []
-
-    def handle_starttag(self, tag, attrs):
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        if not self.open or self.open.pop() != tag:
-            self.faults.append((tag, self.getpos()))
-
-
-def html_of(text):
-    return html.escape(text, quote=True).replace("&#x27;", "&#39;").replace("&quot;", "&#34;")
 
 
 def page(folder):
@@ -100,50 +56,47 @@ def page(folder):
 
 def test_the_page_is_well_formed_and_needs_nothing_from_outside(folder):
     text = page(folder)
-    balance = Balance()
-    balance.feed(text)
-    assert balance.faults == [] and balance.open == []
+    unclosed = []
+    for closing, tag in re.findall(r"<(/?)([a-z]\w*)", text):
+        if closing:
+            assert unclosed.pop() == tag
+        elif tag not in ("meta", "br", "img"):
+            unclosed.append(tag)
+    assert unclosed == []
     assert re.findall(r"(?:src|href)=\"(?!data:|#)", text) == []
     assert "url(" not in text and "@import" not in text and "<script" not in text
 
 
-def test_what_a_run_wrote_is_escaped(folder):
+def test_what_a_run_wrote_is_escaped_and_shown_though_its_paper_is_unknown(folder):
+    results.Run.start("09_x", "an <unknown> paper", "smoke", {}, folder / "x").save()
     text = page(folder)
+    assert "<h2>an &lt;unknown&gt; paper</h2>" in text
     assert "&lt;b&gt;careful&lt;/b&gt;" in text and "<b>careful" not in text
     assert "&lt;script&gt;alert(1)" in text
     assert "one epoch &amp; no more" in text and "Accuracy &lt; noise" in text
 
 
-def test_every_phantom_number_and_figure_carries_its_label(folder):
+def test_numbers_and_figures_are_labelled_phantom_or_real(folder):
     text = page(folder)
     label = '<span class="origin phantom">phantom</span>'
     (row,) = re.findall(r"<tr><td>D .*?</tr>", text, re.S)
     assert label in row and "accuracy_attacked" not in row and "phantoms" in row
     assert label in re.search(r"<figcaption>.*?</figcaption>", text, re.S)[0]
-    assert label in re.search(r"<h3>Run of .*?</h3>", text, re.S)[0]
+    titles = re.findall(r"<h3>Run of .*?</h3>", text, re.S)
+    assert sorted((label in title, ">real<" in title) for title in titles) == [(0, 1), (1, 0)]
     (line,) = re.findall(r'<tr><th scope="row">phantom-chest.*?</tr>', text, re.S)
     assert label in line and "0.31" in line, "the scorecard"
-
-
-def test_real_images_are_labelled_real(folder):
-    run = results.Run.start("01_swin_noise", "1_swin_noise", "small", {}, folder / "small")
-    run.dataset(images("nih", False))
-    run.save()
-    titles = re.findall(r"<h3>Run of .*?</h3>", page(folder), re.S)
-    assert len(titles) == 2 and ">real<" in titles[0] and "phantom" not in titles[0]
 
 
 def test_the_page_opens_with_an_answer_for_each_paper(folder):
     text = page(folder)
     head, _, rest = text.partition("</header>")
     for name in protocol.list_papers():
-        about = protocol.load(name)
-        assert html_of(about.title) in head
-        for headline in about.headlines:
+        for headline in protocol.load(name).headlines:
             place = f"{name}-{headline.id}"
             assert head.count(f'href="#{place}"') == 1 and rest.count(f'id="{place}"') == 1
     assert head.count("<b>No headline is decided yet.</b>") == 4
-    assert re.search("\u25cb not run</span>", rest)
+    assert "\u25cb not run</span>" in rest
 
 
 def test_figures_are_embedded_and_a_lost_one_is_said(folder):
@@ -154,9 +107,8 @@ def test_figures_are_embedded_and_a_lost_one_is_said(folder):
 
 
 def test_failures_come_with_their_text_and_are_not_counted(folder):
-    path = folder / "smoke" / "result.json"
-    record = json.loads(path.read_text())
-    path.write_text(json.dumps({**record, "status": "failed"}))
+    for path in folder.glob("*/result.json"):
+        path.write_text(json.dumps({**json.loads(path.read_text()), "status": "failed"}))
     (folder / "bad").mkdir()
     (folder / "bad" / "failure.txt").write_text("cell 3: ValueError: <boom>")
     text = page(folder)
@@ -165,18 +117,9 @@ def test_failures_come_with_their_text_and_are_not_counted(folder):
     assert "= exact" not in text and "<h3>Run of" not in text
 
 
-def test_a_paper_without_claims_still_shows_its_runs(folder):
-    run = results.Run.start("09_x", "an <unknown> paper", "smoke", {}, folder / "x")
-    run.save()
-    assert "<h2>an &lt;unknown&gt; paper</h2>" in page(folder)
-
-
-def test_an_empty_folder_gives_a_page_and_a_broken_result_an_error(tmp_path):
+def test_an_empty_folder_gives_a_page(tmp_path):
     text = report.write(tmp_path, tmp_path / "pages" / "r.html").read_text("utf-8")
     assert "not recorded" in text
-    (tmp_path / "result.json").write_text("{")
-    with pytest.raises(RunError, match="result.json"):
-        report.write(tmp_path)
 
 
 def test_the_page_on_the_committed_results_is_small():

@@ -41,29 +41,19 @@ def run(tmp_path):
 
 
 def test_a_saved_run_reads_back(run):
-    run.model("swin", backbone="swin_tiny", start="scratch")
-    run.warn("careful")
-    run.warn("careful")
+    for _ in range(2):
+        run.warn("careful")
     run.deviation("fewer epochs")
-    run.add("top1", np.float32(0.5), low=0.4, high=0.6, n=np.int64(5), dataset="phantom-chest")
+    given = {"low": 0.4, "high": 0.6, "dataset": "phantom-chest"}
+    run.add("top1", np.float32(0.5), n=np.int64(5), **given)
     run.history("swin", [{"epoch": 1, "loss": np.float64(2.0)}])
     record = results.read(run.save())
     assert record["status"] == "complete"
     assert record["warnings"] == ["careful"] and record["deviations"] == ["fewer epochs"]
     assert record["datasets"]["phantom-chest"]["n"] == 5
     assert record["datasets"]["phantom-chest"]["census"] == {"found": 5}
-    assert record["rows"] == [
-        {
-            "metric": "top1",
-            "value": 0.5,
-            "low": 0.4,
-            "high": 0.6,
-            "n": 5,
-            "dataset": "phantom-chest",
-            "synthetic": True,
-            "complete": True,
-        }
-    ]
+    known = {"metric": "top1", "value": 0.5, "n": 5, "synthetic": True, "complete": True}
+    assert record["rows"] == [known | given]
     assert record["history"] == {"swin": [{"epoch": 1, "loss": 2.0}]}
     provenance = record["provenance"]
     assert provenance["seed"] == 3 and provenance["device"] == "test"
@@ -80,19 +70,16 @@ def test_a_row_takes_its_origin_from_its_data_set(run):
     assert "synthetic" not in run.add("a", 1, scope="analytic")
 
 
-def test_a_phantom_cannot_be_called_real(run):
-    with pytest.raises(RunError, match="synthetic"):
-        run.add("top1", 0.5, dataset="phantom-chest", synthetic=False)
-
-
-def test_an_unrecorded_data_set_is_refused(run):
-    with pytest.raises(RunError, match="run.dataset"):
-        run.add("top1", 0.5, dataset="nih")
-    with pytest.raises(RunError, match="run.dataset"):
-        run.figure(plt.figure(), "x", dataset="nih")
-
-
-@pytest.mark.parametrize("wrong", [{"low": 0.1}, {"low": 0.6, "high": 0.4}, {"path": "x"}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"low": 0.1},
+        {"low": 0.6, "high": 0.4},
+        {"path": "x"},
+        {"dataset": "phantom-chest", "synthetic": False},  # a phantom cannot be called real
+        {"dataset": "nih"},  # no data set of the record
+    ],
+)
 def test_a_contradictory_row_is_refused(run, wrong):
     with pytest.raises(RunError):
         run.add("top1", 0.5, **wrong)
@@ -123,16 +110,6 @@ def test_a_failing_save_leaves_the_earlier_file_and_no_debris(run, monkeypatch):
         run.save()
     assert path.read_bytes() == before
     assert [file.name for file in run.out.iterdir()] == ["result.json"]
-    monkeypatch.undo()
-    run.record["parameters"]["odd"] = object()  # fails before anything is written
-    with pytest.raises(TypeError):
-        run.save()
-    assert path.read_bytes() == before
-
-
-def test_an_unknown_status_is_refused(run):
-    with pytest.raises(RunError, match="status"):
-        run.save("done")
 
 
 def test_figures_stay_small_and_say_what_was_done(run):
@@ -143,52 +120,35 @@ def test_figures_stay_small_and_say_what_was_done(run):
     figure, axes = plt.subplots(figsize=(8, 6))
     axes.imshow(np.random.default_rng(0).random((500, 700, 3)))
     noisy = run.figure(figure, "noise.png")
-    plt.close("all")
     assert noisy.stat().st_size <= storage.FIGURE_BYTES
     assert Image.open(noisy).size[0] > 300
     assert any("noise.png" in text for text in run.record["warnings"])
     assert run.record["figures"] == ["line.png", "noise.png"]
     assert run.record["captions"]["line.png"] == {"text": "A line.", "label": "phantom"}
-
-
-def test_a_figure_of_both_kinds_says_so(run):
     run.dataset(images("nih", synthetic=False))
-    figure = plt.figure()
     run.figure(figure, "both")
     run.figure(figure, "real", dataset="nih")
-    plt.close(figure)
-    labels = {name: about["label"] for name, about in run.record["captions"].items()}
-    assert labels == {"both.png": "phantom and real", "real.png": "real"}
+    labels = [run.record["captions"][f"{name}.png"]["label"] for name in ("both", "real")]
+    assert labels == ["phantom and real", "real"]
 
 
-@pytest.mark.parametrize(
-    ("change", "says"),
-    [
-        (lambda r: r.update(schema=2), "schema"),
-        (lambda r: r.pop("rows"), "'rows'"),
-        (lambda r: r.update(figures={}), "'figures'"),
-        (lambda r: r["rows"].append({"metric": "top1"}), "row 0"),
-    ],
-)
-def test_a_faulty_record_is_refused_by_name(run, change, says):
+DAMAGE = {
+    "another schema": lambda r: json.dumps(r | {"schema": 2}),
+    "no rows": lambda r: json.dumps({key: r[key] for key in r if key != "rows"}),
+    "figures of another kind": lambda r: json.dumps(r | {"figures": {}}),
+    "a row without a value": lambda r: json.dumps(r | {"rows": [{"metric": "top1"}]}),
+    "half a file": lambda r: json.dumps(r)[:-9],
+    "brackets without end": lambda r: "[" * 100_000,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_faulty_record_is_refused_by_name(run, damage):
     path = run.save()
-    record = json.loads(path.read_text())
-    change(record)
-    path.write_text(json.dumps(record))
-    with pytest.raises(RunError) as refusal:
-        results.read(run.out)
-    assert says in str(refusal.value) and str(path) in str(refusal.value)
-
-
-def test_half_a_file_is_refused_by_name(tmp_path):
-    (tmp_path / "result.json").write_text('{"schema": 1,')
-    with pytest.raises(RunError, match="result.json cannot be read"):
-        results.collect(tmp_path)
-    with pytest.raises(RunError, match="cannot be read"):
-        results.read(tmp_path / "nowhere.json")
-    (tmp_path / "result.json").write_text("[" * 100_000)
-    with pytest.raises(RunError, match="cannot be read"):
-        results.read(tmp_path)
+    path.write_text(DAMAGE[damage](json.loads(path.read_text())))
+    for load in (results.read, results.collect):
+        with pytest.raises(RunError, match=str(path)):
+            load(run.out)
 
 
 def test_collect_puts_the_newest_last_and_rows_carry_their_run(tmp_path, monkeypatch):
@@ -201,9 +161,8 @@ def test_collect_puts_the_newest_last_and_rows_carry_their_run(tmp_path, monkeyp
     runs = results.collect(tmp_path)
     assert [run["notebook"] for run in runs] == ["b", "a"]
     rows = results.rows(runs)
-    assert len(rows) == sum(len(run["rows"]) for run in runs) and rows
-    assert all(row["overrides"] == "" and row["notebook"] for row in rows)
-    assert results.rows([]) == []
+    assert [row["notebook"] for row in rows] == ["b", "b", "a", "a"]
+    assert all(row["overrides"] == "" for row in rows)
 
 
 def test_an_empty_out_lies_below_the_project(tmp_path, monkeypatch):

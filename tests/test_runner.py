@@ -71,17 +71,13 @@ def test_the_folder_follows_what_is_computed_and_nothing_else(tmp_path, monkeypa
 
 
 REFUSED = {
-    "unknown": (["-p", "EPOCHZ", "3"], "EPOCHZ"),
     "wrong case": (["-p", "seed", "3"], "did you mean 'SEED'"),
     "close": (["-p", "SEEED", "3"], "did you mean 'SEED'"),
     "float for int": (["-p", "SEED", "1.5"], "SEED takes int"),
-    "text for float": (["-p", "RATE", "fast"], "RATE takes float"),
     "no finite float": (["-p", "RATE", "nan"], "RATE takes float"),
     "text for bool": (["-p", "FAST", "2"], "true or false"),
     "empty element": (["-p", "SEED", "0,,1"], "empty value"),
-    "one bad of several": (["-p", "SEED", "0,x"], "SEED takes int"),
-    "twice": (["-p", "SEED", "0", "-p", "SEED", "1"], "given twice"),
-    "profile twice": (["--profile", "smoke", "-p", "PROFILE", "small"], "given twice"),
+    "twice": (["--profile", "smoke", "-p", "PROFILE", "small"], "given twice"),
     "out": (["-p", "OUT", "here"], "--out"),
     "a file for a folder": (["--out", __file__], "is a file"),
 }
@@ -95,32 +91,29 @@ def test_bad_usage_is_refused_before_anything_runs(tmp_path, capsys, arguments, 
     assert not (tmp_path / "out").exists()
 
 
-BAD_LINES = {
-    'SEED: int = "0"  # seed': "must read",
-    "SEED: int = True  # seed": "must read",
-    "SEED = 0  # seed": "must read",
-    "SEED: list = []  # seed": "must read",
-    "SEED: int = f()  # seed": "must read",
-    'SEED: str = "a=1"  # papermill does not see this one': "cannot read",
-    "print(1)": "cannot read",
-    "print(": "cannot be read",
-}
+BAD_LINES = (
+    'SEED: int = "0"  # seed',
+    "SEED = 0  # seed",
+    "SEED: list = []  # seed",
+    'SEED: str = "a=1"  # papermill does not see this one',
+    "print(",
+)
 
 
-@pytest.mark.parametrize(("line", "message"), BAD_LINES.items())
-def test_a_notebook_whose_parameters_are_no_typed_scalars_is_refused(tmp_path, line, message):
+@pytest.mark.parametrize("line", BAD_LINES)
+def test_a_notebook_whose_parameters_are_no_typed_scalars_is_refused(tmp_path, line):
     path = tiny.notebook(tmp_path, "tiny", parameters=line)
-    with pytest.raises(ProtocolError, match=message):
+    with pytest.raises(ProtocolError, match="must read|cannot (be )?read"):
         planning.plan([path])
 
 
-@pytest.mark.parametrize("wrong", [("PROFILE", "smokey"), ("SET", "no_such_setting=1")])
-def test_profile_and_overrides_are_checked_against_the_paper(tmp_path, wrong):
+def test_profile_and_overrides_are_checked_against_the_paper(tmp_path):
     parameters = 'PROFILE: str = "smoke"  # profile\nSET: str = ""  # overrides'
     path = tiny.notebook(tmp_path, "tiny", 'paper = "1_swin_noise"', parameters=parameters)
     assert planning.plan([path], None, [("PROFILE", "smoke")], tmp_path)
-    with pytest.raises(ProtocolError, match=wrong[1].split("=")[0]):
-        planning.plan([path], None, [wrong], tmp_path)
+    for name, value in (("PROFILE", "smokey"), ("SET", "no_such_setting=1")):
+        with pytest.raises(ProtocolError, match=value.split("=")[0]):
+            planning.plan([path], None, [(name, value)], tmp_path)
 
 
 def test_notebooks_are_found_by_name_beginning_and_path(tmp_path):
@@ -207,17 +200,10 @@ def test_a_failed_run_is_tried_again_and_a_finished_one_is_skipped(batch):
     runs = [batch[2]["raises"], batch[2]["good {1}"]]
     written = (runs[1].folder / "executed.ipynb").stat().st_mtime_ns
     (runs[0].notebook.parent / "gate").touch()
+    (runs[0].folder / "result.json").write_text('{"status": "complete"')  # half a record is none
     assert [o.status for o in runner.run_batch(runs, 1, io.StringIO())] == ["done", "skipped"]
     assert not (runs[0].folder / "failure.txt").exists()
     assert (runs[1].folder / "executed.ipynb").stat().st_mtime_ns == written
-
-
-def test_half_a_record_is_no_finished_run(tmp_path):
-    tiny.complete(tmp_path)
-    assert runner.is_complete(tmp_path)
-    for record in ('{"status": "complete"', '{"status": "partial"}', "[]", "7"):
-        (tmp_path / "result.json").write_text(record)
-        assert not runner.is_complete(tmp_path)
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=["kill -9", "Ctrl-C"])
