@@ -124,7 +124,6 @@ def test_attention_weights_are_not_offered():
     ("build", "shape", "message"),
     [
         (lambda: small("resnet10t"), (3, 64, 32), "64 x 32; only square"),
-        (lambda: small("resnet10t").train(), (3, 64, 64), "training mode"),
         (lambda: nn.Sequential(nn.Flatten(), nn.Linear(768, 2)).eval(), (3, 16, 16), "no layer of"),
     ],
 )

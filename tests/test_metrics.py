@@ -99,13 +99,6 @@ def test_the_interval_has_the_width_that_theory_gives():
     assert share.value - share.low == pytest.approx(theory, rel=0.15)
 
 
-def test_groups_widen_the_interval():
-    hits = np.repeat(np.random.default_rng(6).random(100) < 0.5, 10)
-    alone = metrics.weighted_mean(hits, metrics.group_weights(np.arange(1000)))
-    together = metrics.weighted_mean(hits, metrics.group_weights(np.arange(1000) // 10))
-    assert together.high - together.low > 2 * (alone.high - alone.low)
-
-
 def test_a_difference_on_the_same_images_is_paired():
     base = np.random.default_rng(7).random(N) < 0.5
     better = base.copy()
