@@ -170,9 +170,10 @@ def measured() -> dict[str, list[float]]:
     one, two = draw.integers(0, 256, (2, 4, 16, 16)) / 255
     masks = np.zeros((4, 16, 16), bool)
     masks[:, 3:11, 4:12] = True
-    for measure in (measures.correlation, measures.top_overlap):
+    for measure in (measures.correlation, measures.similarity, measures.top_overlap):
         keep(f"maps, {measure.__name__}", measure(one, two))
-    keep("maps, energy_inside", measures.energy_inside(one, masks))
+    for measure in (measures.energy_inside, measures.pointing):
+        keep(f"maps, {measure.__name__}", measure(one, masks))
     for measure in (measures.entropy, measures.area):
         keep(f"maps, {measure.__name__}", measure(one))
     change = ((one - two) / 20)[:, None]

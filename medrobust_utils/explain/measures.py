@@ -12,11 +12,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+from skimage.metrics import structural_similarity
 
 from ..core.errors import ContractError
 
 TOP_SHARE = 0.2
-TIE = 1e-6  # enlarged maps exceed 1 by rounding
+TIE = 1e-6  # enlarged maps repeat their largest value up to rounding
 
 
 def correlation(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -30,6 +31,26 @@ def correlation(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     def of(a: np.ndarray, b: np.ndarray) -> float:
         flat = not np.ptp(a) or not np.ptp(b)
         return np.nan if flat else np.corrcoef(a.ravel(), b.ravel())[0, 1]
+
+    return _measure(of, _checked(first), _checked(second))
+
+
+def similarity(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Structural similarity SSIM (N,) of two maps (Wang et al. 2004): 1 if they are equal.
+
+    Unlike ``correlation`` it compares neighbourhood by neighbourhood, and notices a map that
+    kept its shape but lost its contrast.
+
+    Raises:
+        ContractError: below 11 x 11 pixels, the window of the measure.
+    """
+    if min(np.shape(first)[1:], default=0) < 11:
+        raise ContractError(f"maps of shape {np.shape(first)} are too small for SSIM: 11 pixels.")
+
+    def of(a: np.ndarray, b: np.ndarray) -> float:
+        return structural_similarity(
+            a, b, data_range=1, gaussian_weights=True, use_sample_covariance=False
+        )
 
     return _measure(of, _checked(first), _checked(second))
 
@@ -55,6 +76,19 @@ def energy_inside(maps: np.ndarray, masks: np.ndarray) -> np.ndarray:
 
     def of(m: np.ndarray, inside: np.ndarray) -> float:
         return m[inside].sum() / m.sum()
+
+    return _measure(of, _checked(maps), np.asarray(masks).astype(bool))
+
+
+def pointing(maps: np.ndarray, masks: np.ndarray) -> np.ndarray:
+    """The pointing game (Zhang et al. 2018), without tolerance: is the brightest place in the mask?
+
+    Returns (N,) of 1 and 0, or the share in the mask where several pixels are equally bright. A
+    random place scores the mask's share of the image.
+    """
+
+    def of(m: np.ndarray, inside: np.ndarray) -> float:
+        return inside[m >= m.max() - TIE].mean()
 
     return _measure(of, _checked(maps), np.asarray(masks).astype(bool))
 
