@@ -49,9 +49,6 @@ def tiny(colour="conv"):
     return trained_a_little(AssimilatedModel(plain, colour)).double()
 
 
-# --- the modules ---------------------------------------------------------------------------------
-
-
 def test_the_texture_module_begins_with_the_image_as_it_is_and_can_leave_it():
     torch.manual_seed(0)
     module = TextureModule()
@@ -92,19 +89,16 @@ def test_colours_begin_with_the_contrast_that_he_initialisation_keeps():
     assert min(spreads) > 2  # torch's own leaves less than half
 
 
-def count(module):
-    return sum(p.numel() for p in module.parameters())
-
-
 def test_parameters_are_those_counted_by_hand():
+    def count(module):
+        return sum(p.numel() for p in module.parameters())
+
     texture = (9 * 16 + 16) + (9 * 16 + 1)
     conv = (9 * 16 + 16) + (9 * 16 * 16 + 16) + (9 * 16 * 3 + 3)
     assert (texture, conv) == (305, 2915)
     assert (count(TextureModule()), count(ConvColour())) == (texture, conv)
     model = build()
-    assert sum(p.numel() for p in model.new_parameters()) == 3220
     assert count(model) == 3220 + count(model.backbone)
-
     stem = 49 * 64 + 2 * 64
     residual = 2 * (9 * 64 * 64 + 2 * 64)
     assert count(DeconvColour()) == stem + 8 * residual + (64 * 3 + 3) + (64 * 3 * 3 + 3)
@@ -116,9 +110,6 @@ def test_sides_are_multiples_of_four_for_the_deconvolution_only():
         with pytest.raises(ContractError, match=f"multiples of 4, not {height} x {width}.*conv"):
             DeconvColour()(odd)
         assert ConvColour()(odd).shape == (1, 3, height, width)
-
-
-# --- the whole network ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("colour", COLOURS)
@@ -176,9 +167,6 @@ def test_colour_images_and_unknown_names_are_refused():
             build_assimilated(name, 2, **({"colour": "conv", "start": "scratch"} | change))
 
 
-# --- white-box attacks ---------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("colour", COLOURS)
 def test_the_attackers_gradient_is_that_of_the_whole_network(colour):
     model, images = tiny(colour), GRAY[:2, :, :16, :16].double()
@@ -194,20 +182,3 @@ def test_the_attackers_gradient_is_that_of_the_whole_network(colour):
         numeric = ((ends[0] - ends[1]) / (2 * step)).item()
         assert (slopes * way).sum().item() == pytest.approx(numeric, rel=1e-4, abs=1e-7)
         assert abs(numeric) > 1e-5
-
-
-@pytest.mark.parametrize("part", ["texture", "colour", "body", "head"])
-def test_every_part_has_its_say_in_the_attackers_gradient(part):
-    model, images = trained_a_little(build()), GRAY
-    before, _ = engine.gradient(model, images, LABELS, (0.0, 1.0))
-    weights = {
-        "texture": model.texture.layers[0].weight,
-        "colour": model.colour.layers[2].weight,
-        "body": model.backbone.conv1[0].weight,
-        "head": model.backbone.fc.weight,
-    }[part]
-    with torch.no_grad():
-        weights *= 1.3
-    after, _ = engine.gradient(model, images, LABELS, (0.0, 1.0))
-    assert before.abs().mean() > 0
-    assert (after - before).abs().mean() > 0.01 * before.abs().mean()

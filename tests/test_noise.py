@@ -72,15 +72,8 @@ def test_prediction_is_the_same_for_every_batch_size(model, skin):
     assert np.allclose(a, b, atol=1e-5)
     with torch.inference_mode():
         assert np.allclose(a, model(to_float(skin.images[index])).numpy(), atol=1e-5)
-
-
-def test_prediction_holds_the_contract(model, skin):
-    with pytest.raises(ContractError, match="training mode"):
-        predict.predict(model.train(), skin, np.arange(4))
-    with pytest.raises(ContractError, match="probabilities"):
-        predict.predict(nn.Sequential(model, nn.Softmax(1)).eval(), skin, np.arange(4))
     with pytest.raises(ContractError, match="empty"):
-        predict.predict(model.eval(), skin, np.arange(0))
+        predict.predict(model, skin, np.arange(0))
 
 
 def sweep(model, data, folder, seeds=None):
@@ -130,16 +123,10 @@ def test_an_interrupted_sweep_goes_on(model, skin, tmp_path, monkeypatch):
     assert all(np.array_equal(cells[key], expected[key]) for key in expected)
 
 
-def test_kept_logits_are_checked(model, skin, tmp_path):
-    path = tmp_path / "logits.npz"
-    predict.kept(path, model, skin, np.arange(6))
+def test_kept_logits_are_those_of_the_images_asked_for(model, skin, tmp_path):
+    predict.kept(tmp_path / "logits.npz", model, skin, np.arange(6))
     with pytest.raises(RunError, match="other images"):
-        predict.kept(path, model, skin, np.arange(7))
-    whole = path.read_bytes()
-    for damaged in (b"no npz", b"", whole[: len(whole) // 2]):
-        path.write_bytes(damaged)
-        with pytest.raises(RunError, match="cannot be read.*Delete it"):
-            predict.kept(path, model, skin, np.arange(6))
+        predict.kept(tmp_path / "logits.npz", model, skin, np.arange(7))
 
 
 def test_float32_is_not_shortened_while_scoring():

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from segmenters import tissue, untrained
-from test_training import interrupt, same
+from test_training import fit, interrupt, same
 
 from medrobust_utils.attacks import Layered, engine
 from medrobust_utils.core.errors import ContractError, RunError
@@ -76,92 +76,58 @@ def gradients(loss, model):
     return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
-# --- cross-entropy -------------------------------------------------------------------------------
-
-
 def test_cross_entropy_is_the_mean_over_images_each_with_the_weight_of_its_class(batch):
-    images, targets, rows = batch
+    images, targets, _ = batch
     assert set(targets.tolist()) == {0, 1}
     model, weights = network(modules=False).eval(), torch.tensor([0.5, 3.0])
     losses = F.cross_entropy(model(images), targets, reduction="none")
-    plain = CrossEntropy()(model, images, targets, rows, FULL)
+    plain = CrossEntropy()(model, *batch, FULL)
     assert plain.item() == pytest.approx(losses.mean().item(), rel=1e-6)
-    weighted = CrossEntropy(weights)(model, images, targets, rows, FULL)
+    weighted = CrossEntropy(weights)(model, *batch, FULL)
     # weights are one on average over the images, so their sum is no divisor
     assert weighted.item() == pytest.approx((losses * weights[targets]).mean().item(), rel=1e-6)
-
-
-# --- the GLCM loss beside it ---------------------------------------------------------------------
 
 
 def test_alpha_one_is_cross_entropy_and_measures_no_texture(scans, batch, monkeypatch):
     for name in ("texture", "texture_of_set", "texture_distance", "grayscale"):
         monkeypatch.setattr(glcm, name, None)
-    objective = Assimilation.of(scans, 1.0, **HOW)
-    assert objective.own is None
-    model = network().eval()
-    loss = objective(model, *batch, FULL)
-    plain = CrossEntropy()(model, *batch, FULL)
-    assert torch.equal(loss, plain)
-    ours, theirs = gradients(loss, model), gradients(plain, model)
+    objective, model = Assimilation.of(scans, 1.0, **HOW), network().eval()
+    ours, theirs = (
+        gradients(loss(model, *batch, FULL), model) for loss in (objective, CrossEntropy())
+    )
     assert len(ours) == len(list(model.parameters()))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
-def by_hand(model, images, rows_are):
+def by_hand(model, images, rows, **how):
     """Mean largest row sum of |difference| over eight orientations, in plain loops."""
     red, green, blue = model.adapt(images).unbind(1)
     gray = 0.299 * red + 0.587 * green + 0.114 * blue
-    ours = glcm.texture(gray[:, None], levels=8, softness=1.0)
-    theirs = glcm.texture(images, levels=8, softness=1.0)
+    ours, theirs = glcm.texture(gray[:, None], **how), glcm.texture(images, **how)
     losses = []
-    for one, other in zip(ours, theirs, strict=True):  # (areas, orientations, features)
-        apart = (one - other).abs()
-        sums = [apart[i].sum() * 2 for i in range(len(apart))]  # four orientations stand for eight
-        if rows_are == "orientations":
+    for apart in (ours - theirs).abs():  # (areas, orientations, features)
+        sums = [area.sum() * 2 for area in apart]  # four orientations stand for eight
+        if rows == "orientations":
             sums = [apart[:, k].sum() for k in range(4)]
         losses.append(max(sums))
     return torch.stack(losses).mean()
 
 
-@pytest.mark.parametrize("rows_are", ["areas", "orientations"])
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 0.9])
-def test_the_loss_is_the_weighted_sum_of_both_terms(scans, batch, alpha, rows_are):
+@pytest.mark.parametrize(
+    "change", [{}, {"rows": "orientations"}, {"levels": 5}, {"softness": 0.3}], ids=str
+)
+def test_the_loss_is_the_weighted_sum_of_both_terms(scans, batch, alpha, change):
     images, targets, _ = batch
-    model = network().eval()
-    objective = Assimilation.of(scans, alpha, **(HOW | {"rows": rows_are}))
+    model, how = network().eval(), HOW | change
+    objective = Assimilation.of(scans, alpha, **how)
     entropy = F.cross_entropy(model(images), targets)
-    distance = by_hand(model, images, rows_are)
+    distance = by_hand(model, images, **how)
     assert distance > 1 and abs(entropy - distance) > 0.1
-    loss = objective(model, *batch, FULL)
     expected = alpha * entropy + (1 - alpha) * distance
-    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert objective(model, *batch, FULL).item() == pytest.approx(expected.item(), rel=1e-5)
     terms = [term.item() for term in objective.terms(model, *batch, FULL)]
     assert terms == pytest.approx([entropy.item(), distance.item()], rel=1e-5)
-
-
-def test_the_texture_of_an_image_is_looked_up_by_its_number(scans, batch):
-    objective = Assimilation.of(scans, 0.0, **HOW)
-    images, targets, rows = batch
-    assert torch.equal(objective.own[rows], glcm.texture(images, levels=8, softness=1.0))
-    model = network().eval()
-    right = objective(model, *batch, FULL).item()
-    for wrong in (np.sort(rows), rows[::-1].copy(), np.arange(4), rows + 1):
-        assert abs(objective(model, images, targets, wrong, FULL).item() - right) > 1e-3
-
-
-def test_levels_and_softness_reach_both_textures(scans, batch):
-    model, found = network().eval(), set()
-    for change in ({}, {"levels": 5}, {"softness": 0.3}):
-        how = HOW | change
-        objective = Assimilation.of(scans, 0.0, **how)
-        del how["rows"]
-        ours = glcm.texture(glcm.grayscale(model.adapt(batch[0])), **how)
-        expected = glcm.texture_distance(ours, glcm.texture(batch[0], **how)).mean()
-        loss = objective(model, *batch, FULL).item()
-        assert loss == pytest.approx(expected.item(), rel=1e-5)
-        found.add(round(loss, 4))
-    assert len(found) == 3
 
 
 def test_alpha_zero_trains_texture_only(scans, batch):
@@ -186,85 +152,55 @@ def test_alpha_is_a_share(alpha):
         Assimilation(alpha, None)
 
 
-# --- adversarial training ------------------------------------------------------------------------
-
-ATTACK = AdversarialTraining(8 / 255, 3, 2 / 255)
-
-
 def test_adversarial_training_learns_from_images_moved_within_the_ball(batch):
-    images, targets, rows = batch
-    model = network(modules=False).train()
-    seen = []
-    model.register_forward_hook(
-        lambda module, inputs, output: seen.append((module.training, inputs[0].detach().clone()))
-    )
-    fresh = copy.deepcopy(model)
+    images, targets, _ = batch
+    model, eps, step = network(modules=False).train(), 8 / 255, 2 / 255
+    fresh, seen, normed = copy.deepcopy(model), [], []
+    model.register_forward_hook(lambda m, x, _: seen.append((m.training, x[0].detach())))
+    model.backbone[1].register_forward_hook(lambda m, x, _: normed.append(x[0].detach()))
     torch.manual_seed(2)
-    loss = ATTACK(model, images, targets, rows, FULL)
-    assert model.training and all(part.training for part in model.modules())
+    loss = AdversarialTraining(eps, 3, step)(model, *batch, FULL)
     # whether answers are steady is asked first; then three steps, and the one that trains
     assert [training for training, _ in seen][-4:] == [False] * 3 + [True]
+    assert all(part.training for part in model.modules())
     moved = seen[-1][1]
     size = (moved - images).abs()
-    assert size.max() <= 8 / 255 and size.mean() > 4 / 255
-    assert moved.min() >= 0 and moved.max() <= 1
+    assert size.max() <= eps and size.mean() > eps / 2 and moved.min() >= 0 and moved.max() <= 1
     torch.manual_seed(2)
-    how = {"lengths": [2 / 255] * 3}
-    expected = engine.ascend(
-        fresh.eval(),
-        images,
-        targets,
-        8 / 255,
-        start=engine.uniform_start(images, 8 / 255, None),
-        **how,
-    )
-    assert torch.equal(moved, expected)
-    fresh.train()
-    entropy = F.cross_entropy(fresh(moved), targets).item()
-    assert loss.item() == pytest.approx(entropy, rel=1e-6)
-    with torch.no_grad():
-        assert loss > F.cross_entropy(network(modules=False).train()(images), targets)
-
-
-def test_adversarial_training_updates_running_statistics_once_and_by_the_moved_images(batch):
-    images, targets, rows = batch
-    model = network(modules=False).train()
-    norm, seen = model.backbone[1], []
-    norm.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].detach()))
-    ATTACK(model, images, targets, rows, FULL)
+    start = engine.uniform_start(images, eps, None)
+    fresh.eval()
+    wanted = engine.ascend(fresh, images, targets, eps, start=start, lengths=[step] * 3)
+    assert torch.equal(moved, wanted)
+    clean, attacked = (F.cross_entropy(fresh.train()(x), targets).item() for x in (images, moved))
+    assert loss.item() == pytest.approx(attacked, rel=1e-6) and attacked > clean
+    norm = model.backbone[1]  # has seen the moved images alone
     assert norm.num_batches_tracked == 1
-    assert torch.allclose(norm.running_mean, 0.1 * seen[-1].mean((0, 2, 3)), atol=1e-6)
+    assert torch.allclose(norm.running_mean, 0.1 * normed[-1].mean((0, 2, 3)), atol=1e-6)
     assert all(p.grad is None for p in model.parameters())  # the attack leaves none behind
-
-
-def test_the_gradient_of_adversarial_training_is_the_parameters(batch):
-    model = network(modules=False).train()
-    slopes = gradients(ATTACK(model, *batch, FULL), model)
+    slopes = gradients(loss, model)
     assert len(slopes) == len(list(model.parameters()))
     assert slopes["backbone.0.weight"].abs().max() > 0
 
 
-# --- in training ---------------------------------------------------------------------------------
-
-
-def fit(data, folder, objective, settings=SETTINGS, modules=True):
-    model = network(modules)
-    history = training.fit(
-        model,
-        data,
-        split_by_group(data, seed=0),
-        settings,
-        folder,
-        seed=0,
-        validate=lambda model: {},
-        objective=objective,
-    )
-    numbers = [{k: v for k, v in row.items() if k != "seconds"} for row in history]
-    return numbers, {k: v.clone() for k, v in model.state_dict().items()}
+def test_method_one_on_the_fly_learns_from_layers_against_the_model_as_it_is():
+    model, (images, labels) = untrained(3).train(), tissue(3)
+    images, labels = images[:4], labels[:4]
+    objective = LayeredTraining(0.02, 2)
+    expected = Layered(0.02, 2)(model.eval(), images, labels, torch.float32)["images"]
+    seen = []
+    model.register_forward_pre_hook(lambda module, x: seen.append((module.training, x[0])))
+    loss = objective(model.train(), images, labels, np.arange(4), torch.float32)
+    assert [mode for mode, _ in seen].count(True) == 1, "one step in training mode"
+    assert torch.equal(seen[-1][1], expected) and seen[-1][0] and model.training
+    assert 0.02 < (expected - images).abs().max() <= 3 * 0.02 + 1e-6
+    loss.backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+    assert objective.identity != LayeredTraining(0.02, 3).identity
 
 
 def objectives(data):
     return {
+        "none": None,
         "glcm": Assimilation.of(data, 0.5, **HOW),
         "adversarial": AdversarialTraining(4 / 255, 2, 3 / 255),
     }
@@ -272,31 +208,29 @@ def objectives(data):
 
 @pytest.fixture(scope="module")
 def whole(scans, tmp_path_factory):
-    """Uninterrupted runs by objective, and without one."""
-    known = objectives(scans) | {"none": None}
+    """Uninterrupted runs by objective."""
     return {
-        name: fit(scans, tmp_path_factory.mktemp(name), objective)
-        for name, objective in known.items()
+        name: fit(scans, tmp_path_factory.mktemp(name), SETTINGS, network(), objective=objective)
+        for name, objective in objectives(scans).items()
     }
 
 
-def test_objectives_train_differently_and_repeat_themselves(scans, whole, tmp_path):
+def test_objectives_train_differently(whole):
     for one, other in (("glcm", "none"), ("adversarial", "none"), ("glcm", "adversarial")):
         assert not same(whole[one], whole[other])
-    assert same(whole["glcm"], fit(scans, tmp_path, objectives(scans)["glcm"]))
     assert whole["glcm"][0][0]["train_loss"] > whole["none"][0][0]["train_loss"]
 
 
-@pytest.mark.parametrize("steps", [4])  # three steps an epoch
 @pytest.mark.parametrize("name", ["glcm", "adversarial"])
-def test_an_interruption_changes_nothing(scans, whole, tmp_path, monkeypatch, name, steps):
+def test_an_interruption_changes_nothing(scans, whole, tmp_path, monkeypatch, name):
     monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
-    mend = interrupt(monkeypatch, "_step", steps)
+    mend = interrupt(monkeypatch, "_step", 4)  # three steps an epoch
     with pytest.raises(KeyboardInterrupt):
-        fit(scans, tmp_path, objectives(scans)[name])
+        fit(scans, tmp_path, SETTINGS, network(), objective=objectives(scans)[name])
     mend()
     torch.rand(17)  # the process that resumes has another random state
-    assert same(whole[name], fit(scans, tmp_path, objectives(scans)[name]))
+    again = fit(scans, tmp_path, SETTINGS, network(), objective=objectives(scans)[name])
+    assert same(whole[name], again)
 
 
 def test_training_hands_over_the_numbers_of_the_images(scans, tmp_path):
@@ -310,16 +244,14 @@ def test_training_hands_over_the_numbers_of_the_images(scans, tmp_path):
             seen.append(rows)
             return super().__call__(model, images, targets, rows, dtype)
 
-    fit(scans, tmp_path, Spy())
+    fit(scans, tmp_path, SETTINGS, network(), objective=Spy())
     train = split_by_group(scans, seed=0).train
     assert sorted(np.concatenate(seen).tolist()) == sorted([*train, *train])
     assert not np.array_equal(seen[0], np.sort(seen[0]))
 
 
 def test_a_checkpoint_of_another_objective_is_refused(scans, tmp_path):
-    known = {
-        "none": None,
-        **objectives(scans),
+    known = objectives(scans) | {
         "other alpha": Assimilation.of(scans, 0.6, **HOW),
         "other rows": Assimilation.of(scans, 0.5, **(HOW | {"rows": "orientations"})),
         "other levels": Assimilation.of(scans, 0.5, **(HOW | {"levels": 5})),
@@ -327,16 +259,10 @@ def test_a_checkpoint_of_another_objective_is_refused(scans, tmp_path):
     }
     once = SETTINGS | {"epochs": 1}
     for name in ("none", "glcm", "adversarial"):
-        fit(scans, tmp_path / name, known[name], once)
-        for other, objective in known.items():
-            if other != name:
-                with pytest.raises(RunError, match="belongs to other settings"):
-                    fit(scans, tmp_path / name, objective, once)
-
-
-# --- learning rates ------------------------------------------------------------------------------
-
-FASTER = SETTINGS | {"new_lr_factor": 10.0, "lr": 0.01, "epochs": 3}
+        fit(scans, tmp_path / name, once, network(), objective=known[name])
+        for other in known.keys() - {name}:
+            with pytest.raises(RunError, match="belongs to other settings"):
+                fit(scans, tmp_path / name, once, network(), objective=known[other])
 
 
 def watch(monkeypatch):
@@ -351,9 +277,12 @@ def watch(monkeypatch):
     return seen
 
 
+FASTER = SETTINGS | {"new_lr_factor": 10.0, "lr": 0.01, "epochs": 3}
+
+
 def test_new_modules_learn_faster_before_and_after_a_resume(scans, tmp_path, monkeypatch):
     whole = watch(monkeypatch)
-    expected = fit(scans, tmp_path / "whole", None, FASTER)
+    expected = fit(scans, tmp_path / "whole", FASTER, network())
     assert len(whole) == 9 and max(whole)[0] == pytest.approx(0.01)
     for step, (known, new) in enumerate(whole):
         assert known == pytest.approx(0.01 * recipes.rate(FASTER | {"schedule": "cosine"}, step, 3))
@@ -362,45 +291,19 @@ def test_new_modules_learn_faster_before_and_after_a_resume(scans, tmp_path, mon
     monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
     interrupt(monkeypatch, "_step", 5)
     with pytest.raises(KeyboardInterrupt):
-        fit(scans, tmp_path / "killed", None, FASTER)
+        fit(scans, tmp_path / "killed", FASTER, network())
     monkeypatch.undo()
     resumed = watch(monkeypatch)
-    assert same(expected, fit(scans, tmp_path / "killed", None, FASTER))
+    assert same(expected, fit(scans, tmp_path / "killed", FASTER, network()))
     assert resumed == whole[5:]
 
 
-def test_groups_of_parameters_are_the_backbone_and_what_stands_before_it():
-    settings = recipes.complete(FASTER)
-    model = network()
+def test_new_modules_are_those_before_the_backbone():
+    settings, model, plain = recipes.complete(FASTER), network(), network(modules=False)
     known, new = recipes.optimiser(model, settings).param_groups
-    assert {id(p) for p in new["params"]} == {
-        id(p) for part in (model.texture, model.colour) for p in part.parameters()
-    }
-    assert {id(p) for p in known["params"]} == {id(p) for p in model.backbone.parameters()}
-    assert (known["lr"], new["lr"]) == (0.01, pytest.approx(0.1))
-    plain = network(modules=False)
+    before = [*model.texture.parameters(), *model.colour.parameters()]
+    assert {*map(id, new["params"])} == {*map(id, before)} and new["lr"] == pytest.approx(0.1)
+    assert {*map(id, known["params"])} == {*map(id, model.backbone.parameters())}
     (group,) = recipes.optimiser(plain, settings).param_groups
-    assert [id(p) for p in group["params"]] == [id(p) for p in plain.parameters()]
-    assert group["lr"] == 0.01
-
-
-def test_a_factor_of_one_is_no_new_recipe_and_another_is():
-    essences = [recipes.essence(recipes.complete(SETTINGS | {"new_lr_factor": f})) for f in (1, 10)]
-    assert essences == [SETTINGS, SETTINGS | {"new_lr_factor": 10}]
-
-
-def test_method_one_on_the_fly_learns_from_layers_against_the_model_as_it_is(monkeypatch):
-    model, (images, labels) = untrained(3).train(), tissue(3)
-    images, labels = images[:4], labels[:4]
-    objective = LayeredTraining(0.02, 2)
-    expected = Layered(0.02, 2)(model.eval(), images, labels, torch.float32)["images"]
-    seen = []
-    hook = model.register_forward_pre_hook(lambda module, x: seen.append((module.training, x[0])))
-    loss = objective(model.train(), images, labels, np.arange(4), torch.float32)
-    hook.remove()
-    assert [mode for mode, _ in seen].count(True) == 1, "one step in training mode"
-    assert torch.equal(seen[-1][1], expected) and seen[-1][0] and model.training
-    assert 0.02 < (expected - images).abs().max() <= 3 * 0.02 + 1e-6
-    loss.backward()
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
-    assert objective.identity != LayeredTraining(0.02, 3).identity
+    assert [*map(id, group["params"])] == [*map(id, plain.parameters())]
+    assert known["lr"] == group["lr"] == 0.01

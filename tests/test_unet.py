@@ -2,10 +2,8 @@
 
 import pytest
 import torch
-from segmenters import tissue, trained
 
 from medrobust_utils.core.errors import ContractError
-from medrobust_utils.core.losses import per_image
 from medrobust_utils.models import build_unet
 
 
@@ -55,15 +53,6 @@ def test_every_pixel_is_seen_at_every_size():
     (slope,) = torch.autograd.grad(model(pixels)[0, 0, 16, 16], pixels)
     seen = slope.abs().sum((0, 1)) > 0
     assert seen[16, 16] and seen[:, 16].sum() > 20  # far beyond the 9 pixels of full size alone
-
-
-def test_it_learns():
-    images, labels = tissue(3)
-    background = per_image(torch.tensor([4.0, 0, 0]).view(1, 3, 1, 1).expand(24, 3, 32, 32), labels)
-    logits = trained(3)(images).detach()
-    assert per_image(logits, labels).mean() < 0.5 * background.mean()
-    hit = (logits.argmax(1) == labels).float().mean()
-    assert hit > (labels == 0).float().mean() + 0.05
 
 
 @pytest.mark.parametrize(
