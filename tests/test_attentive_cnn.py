@@ -269,6 +269,15 @@ def test_through_the_filter_the_network_is_attacked_on_the_images_before_it(
     assert again.arm.tags["filter"] == "contrast"
 
 
+def test_sensitivity_is_told_of_two_classes_and_of_images_attacked_afresh():
+    one = made.network(made.task("chest"), falling(4, [2] * 40))
+    assert (one.scores()["metric"] == "sensitivity_attacked").sum() == 5  # before, and four radii
+    halved = replace(one, sweep=replace(one.sweep, mode="bisection"))
+    skin = made.network(made.task("skin"), falling(4, [2] * 40))
+    for other in (halved, skin):
+        assert "sensitivity_attacked" not in set(other.scores()["metric"])
+
+
 def test_half_is_the_first_radius_that_fools_half_of_what_was_right():
     task = made.task("chest")
     clean = np.arange(40) < 20  # half are wrong before the attack, and count for nothing

@@ -21,6 +21,22 @@ def softmax(z):
     return e / e.sum(1, keepdims=True)
 
 
+def test_sensitivity_is_told_at_a_specificity_that_was_fixed_before_the_attack():
+    """A threshold that moved with the attack would hide what the attack takes."""
+    negatives, positives = np.linspace(-1, 1, 100), np.linspace(0, 2, 50)
+    margins, targets = np.concatenate([negatives, positives]), np.repeat([0, 1], [100, 50])
+    two = np.stack([np.zeros(150), margins], 1).astype(np.float32)
+    attacked = two - np.array([0, 0.5], np.float32)
+    weights = metrics.group_weights(np.arange(150), draws=50)
+    cut = np.quantile(negatives, 0.9)
+    for logits, moved in ((two, 0.0), (attacked, 0.5)):
+        found = metrics.sensitivity(two, logits, targets, weights)
+        assert found.value == pytest.approx((positives - moved > cut).mean())
+        assert found.low < found.value < found.high
+    single = metrics.sensitivity(margins[:, None].astype(np.float32), two, targets, weights)
+    assert single.value == pytest.approx((positives > cut).mean())
+
+
 def test_auc_is_scikit_learns_with_ties_and_weights(monkeypatch):
     scores = np.round(LOGITS[:, 0], 1)  # many ties
     areas = metrics.auc(scores, TARGETS == 0, WEIGHTS)

@@ -19,6 +19,7 @@ from .estimates import Estimate, combined, mean, pooled  # noqa: F401  where use
 
 DRAWS = 1000  # bootstrap replicates behind each 95 % interval
 AUC_CELLS = 20_000_000  # weights handled at a time: bounds memory on large sets
+SPECIFICITY = 0.9  # on clean images, where sensitivity is told
 MIN_POSITIVES = 5  # a finding with fewer positives (or negatives) has no AUC worth averaging
 
 
@@ -67,6 +68,24 @@ def exceeded(values: np.ndarray, weights: np.ndarray, share: float | np.ndarray)
     below = weights[:, order].cumsum(1)
     least = (1 - np.asarray(share)) * below[:, -1] - 1e-9
     return _estimate(values[order][(below >= least[:, None]).argmax(1)])
+
+
+def sensitivity(
+    clean: np.ndarray, logits: np.ndarray, targets: np.ndarray, weights: np.ndarray
+) -> Estimate:
+    """Share of the positives found at the threshold that clears SPECIFICITY of clean negatives.
+
+    What a reader loses under attack when the threshold was set before it.
+
+    Args:
+        clean: logits (N, 1 or 2) before the attack, which set the threshold; ``logits`` after it.
+        targets: (N,) of zeros and ones.
+    """
+    before, after = (as_classes(torch.from_numpy(one)).numpy() for one in (clean, logits))
+    margins, sick = (before[:, 1] - before[:, 0], after[:, 1] - after[:, 0]), targets == 1
+    threshold = np.quantile(margins[0][~sick], SPECIFICITY) if not sick.all() else np.nan
+    found = _estimate(_share(margins[1] > threshold, sick, weights))
+    return replace(found, outcomes=np.where(sick, margins[1] > threshold, np.nan)[None])
 
 
 def auc(scores: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> np.ndarray:

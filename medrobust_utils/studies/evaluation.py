@@ -111,14 +111,20 @@ class Evaluation:
     def scores(self) -> pd.DataFrame:
         """Tidy rows: scores on clean test images, and on the attacked ones at every radius.
 
-        AUC under attack only where every image was attacked afresh (see ``SweepResult``).
+        AUC and sensitivity under attack only where every image was attacked afresh (see
+        ``SweepResult``); sensitivity of two classes, at 90 % specificity on clean images.
         """
         task, sweep = self.arm.task, self.sweep
+        judged = (sweep.labels, self.weights)
+        two = sweep.labels.ndim == 1 and sweep.logits.shape[2] <= 2
         rows = [("none", np.nan, task.split.test, CLEAN[k], one) for k, one in self.clean.items()]
         start = metrics.weighted_mean(sweep.clean_right, self.weights)
         rows.append(("none", np.nan, self.index, "accuracy_attacked", start))
+        if two and sweep.mode == "independent":
+            before = metrics.sensitivity(sweep.clean, sweep.clean, *judged)
+            rows.append(("none", np.nan, self.index, "sensitivity_attacked", before))
         for k, radius in enumerate(sweep.epsilons):
-            found = metrics.score(sweep.logits[k], sweep.labels, self.weights)
+            found = metrics.score(sweep.logits[k], *judged)
             values = {
                 "accuracy_attacked": metrics.weighted_mean(sweep.right[k], self.weights),
                 "retained_accuracy": self.retained[k],
@@ -126,6 +132,9 @@ class Evaluation:
             }
             if sweep.mode == "independent":
                 values["auc_macro_attacked"] = found["auc_macro"]
+                if two:
+                    after = metrics.sensitivity(sweep.clean, sweep.logits[k], *judged)
+                    values["sensitivity_attacked"] = after
             rows += [(self.attack, radius * 255, self.index, *one) for one in values.items()]
         return self.table(rows)
 
