@@ -84,6 +84,25 @@ def test_seeds_of_several_runs_are_one_result(tmp_path):
     assert evidence.ends(joined)[0] == pytest.approx(np.mean([row["value"] for row in rows]))
 
 
+def test_what_autoattack_leaves_is_pooled_over_the_runs_of_all_seeds():
+    """One lucky seed would speak for all of them."""
+    common = {"value": 0.2, "low": 0.1, "high": 0.3, "n": 100, "metric": "x"}
+    rows = [
+        common
+        | {"seed_ids": [seed], "by_seed": [0.2], "autoattack_by_seed": [gain]}
+        | {"autoattack_low": gain, "autoattack_high": gain, "autoattack_sweep": 0.2}
+        | {"autoattack_variance": 1e-4, "autoattack_clusters": 50}
+        | {"autoattack_steps": 100, "autoattack_images": 100}
+        for seed, gain in enumerate((0.2, 0.0, 0.1))
+    ]
+    joined = evidence.measured(rows[0], rows[1:], planned=3)
+    assert joined["autoattack_low"] < 0.0 and joined["autoattack_high"] > 0.2
+    assert joined["autoattack_low"] + joined["autoattack_high"] == pytest.approx(0.2)
+    del rows[2]["autoattack_by_seed"]
+    unmet = evidence.measured(rows[0], rows[1:], planned=3)
+    assert unmet["autoattack_low"] is None, "a seed that AutoAttack never met"
+
+
 def test_seeds_that_disagree_widen_the_interval_beyond_the_images(tmp_path):
     even = np.arange(40) % 3
     run, _ = recorded(tmp_path, ([even] * 3, [even, even + 1, even + 3]))

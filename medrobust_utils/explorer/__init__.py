@@ -1,1 +1,1 @@
-"""Look at what networks see: pure functions, a widget over them, and its static twin."""
+"""Look at what networks see: pure functions, a widget over them, and a page."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import textwrap
 from collections.abc import Sequence
-from functools import lru_cache
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -51,10 +50,12 @@ def encode(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-@lru_cache(maxsize=66)
 def picture(one: Look, place: int) -> bytes:
-    """One network's block as PNG; those of two networks at every place are kept."""
-    return encode(draw([one], place))
+    """One network's block as PNG; kept with the look, and gone with it."""
+    drawn = vars(one).setdefault("drawn", {})
+    if place not in drawn:
+        drawn[place] = encode(draw([one], place))
+    return drawn[place]
 
 
 def _pictures(axes: np.ndarray, one: Look, numbers: dict, place: int) -> None:

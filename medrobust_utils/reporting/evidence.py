@@ -118,7 +118,30 @@ def measured(row: dict[str, Any], others: Sequence[dict[str, Any]], planned: int
     for one in (row, *others):
         seeds = by_seed(one) | seeds
     kept = {seed: seeds[seed] for seed in sorted(seeds)[: max(planned, 1)]}
-    return row | {"by_seed": list(kept.values()), "seed_ids": list(kept)}
+    pooled = row | {"by_seed": list(kept.values()), "seed_ids": list(kept)}
+    return pooled | _autoattack((row, *others), list(kept))
+
+
+def _autoattack(rows: Sequence[dict[str, Any]], seeds: Sequence[Any]) -> dict[str, Any]:
+    """Gain under AutoAttack over the seeds of several rows, and the sweep's on the same images.
+
+    Nothing where a seed has not met it: what one seed shows says nothing of the others.
+    """
+    found: dict[Any, tuple[float, dict[str, Any]]] = {}
+    for row in reversed(rows):
+        gains = row.get("autoattack_by_seed") or []
+        found |= {seed: (gain, row) for seed, gain in zip(by_seed(row), gains, strict=False)}
+    if len(rows) < 2 or len(seeds) < 2 or not found:
+        return {}
+    if not set(seeds) <= found.keys():
+        return {"autoattack_low": None, "autoattack_high": None}
+    first, gains = rows[0], [found[seed][0] for seed in seeds]
+    spread = (first["autoattack_variance"], first["autoattack_clusters"])
+    _, low, high = inference.over_seeds(gains, *spread)
+    sweep = sum(found[seed][1]["autoattack_sweep"] for seed in seeds) / len(seeds)
+    least = {k: min(found[s][1][f"autoattack_{k}"] for s in seeds) for k in ("steps", "images")}
+    told = {"low": float(low), "high": float(high), "sweep": sweep, **least}
+    return {f"autoattack_{name}": value for name, value in told.items()}
 
 
 def ends(row: dict[str, Any], level: float = inference.LEVEL) -> tuple[float, float, float]:

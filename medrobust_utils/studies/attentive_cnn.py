@@ -155,8 +155,9 @@ def half_radii(evaluated: Iterable[Evaluation]) -> dict[tuple, float]:
     """Where AutoAttack meets a network: twins (see TWINS) and seed -> a radius in [0, 1].
 
     That at which the plain network of the seed before keeps half of its right answers (for the
-    first seed the last one's): no network chooses the radius that it is judged at. A plain network
-    without an attentive twin is not asked again.
+    first seed the last one's), so that no network chooses the radius that it is judged at; of a
+    single seed it is its own, and what it shows a pilot. A plain network without an attentive twin
+    is not asked again.
     """
     plain: dict[tuple, list[Evaluation]] = {}
     paired = set()

@@ -198,11 +198,12 @@ def under_ensemble(
     groups = task.data.groups[task.attacked]
     few = [some(np.flatnonzero(groups == one), how["patches"], task.seed) for one in set(groups)]
     few = np.sort(np.concatenate(few))
-    key = fingerprint(digest(model), task.data.checksum, task.attacked[few].tolist(), dict(how))
+    eps, rows = settings["attack"]["eps"], task.attacked[few]
+    key = fingerprint(digest(model), task.data.checksum, rows.tolist(), eps, dict(how))
 
     def compute(kind: str) -> dict[str, np.ndarray]:
-        attack = Attack(kind, settings["attack"]["eps"], steps=how["steps"])
-        images = segmentation.attack(model, task.data, task.attacked[few], attack)
+        attack = Attack(kind, eps, steps=how["steps"])
+        images = segmentation.attack(model, task.data, rows, attack)
         return segmentation.tallied(model, images, range(len(images)), desc=kind).arrays()
 
     inside = [scoring.Tally(**{k: v[few] for k, v in tallies[c].arrays().items()}) for c in INSIDE]

@@ -135,8 +135,11 @@ def decide(
     """
     for _, pair in gains.groupby([*keys, *{size} & {*gains}], sort=False):
         before, under = (pair[pair["metric"].eq(name)].iloc[0] for name in of)
-        told = {"low": under["estimate"].low, "high": under["estimate"].high}
-        told |= {"sweep": before["estimate"].value, "steps": steps, "images": int(under["n"])}
+        after, variance = under["estimate"], under["estimate"].spread
+        told = {"low": after.low, "high": after.high, "steps": steps, "images": int(under["n"])}
+        told |= {"by_seed": [*after.by_seed.values()], "variance": variance[0]}
+        told |= {"clusters": variance[1] if np.isfinite(variance[1]) else int(under["n"])}
+        told |= {"sweep": before["estimate"].value}
         for row in run.record["rows"]:
             here = row["metric"] in names and all(row.get(key) == under[key] for key in keys)
             met = under.get(size, row.get(size, 0.0))

@@ -147,9 +147,8 @@ def train(arm: Arm, settings: Mapping, checkpoints: Path) -> Trained:
 
     def fit(arm: Arm, model: MedicalModel, epochs: int, lr: float, *known: str) -> Trained:
         own = {"epochs": epochs, "lr": lr, "flips": settings["flips"][arm.task.role]}
-        # the explorer plans the arms of the noise study alone, so the other cards name another one
-        about = {"paper": f"{PAPER}, thousand" if known else PAPER}
-        about["identity"] = settings["models"][arm.model], recipe | own, arm.task.size, *known
+        identity = settings["models"][arm.model], recipe | own, arm.task.size, *known
+        about = {"paper": PAPER, "identity": identity}
         return experiment.train(arm, model, recipe | own, checkpoints, **about)
 
     if not arm.before:
