@@ -1,7 +1,7 @@
 """``python -m benchmarks [NAME ...]``: measure, print a line each, write ``results/bench.json``.
 
-Each measurement is saved as it comes, beside those of other kinds of machine; what a run that is
-stopped did not come to stays as it was. ``make bench`` has what the kit is measured against.
+Each measurement is saved as it comes, under the kind of machine; what a run that is stopped did
+not come to stays as it was. ``make bench`` installs what the kit is measured against.
 """
 
 from __future__ import annotations
@@ -20,38 +20,31 @@ MEASURED = {**attacks.MEASURED, **steps.MEASURED}
 
 
 def main() -> int:
-    """Run the measurements named, or all; 1 if a promise was missed or not measured."""
+    """Run the measurements named, or all; 1 if a promise was missed or could not be measured."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(MEASURED)}")
-    names = parser.parse_args().names or list(MEASURED)
-    if unknown := sorted(set(names) - set(MEASURED)):
-        parser.error(f"no measurement called {', '.join(unknown)}: see --help")
-    missed = 0
-    for name in names:
+    parser.add_argument("names", nargs="*", choices=[[], *MEASURED], metavar="NAME")
+    missed = False
+    for name in parser.parse_args().names or MEASURED:
         try:
             rows = [row.record() for row in MEASURED[name]()]
         except Exception as error:  # whatever it is, the others are worth measuring
             print(f"NOT MEASURED {name}: {type(error).__name__}: {error}", flush=True)
-            missed += 1
+            missed = True
             continue
         save(name, rows)
         for row in rows:
-            (base, before), (kit, after) = row["base"], row["kit"]
-            low, high = row["spread"]
-            verdict = "reached" if row["reached"] else "MISSED"
-            what = f"{row['what']}; {base} {before:.3g}, {kit} {after:.3g}"
-            ratio = f"{row['ratio']:.2f} [{low:.2f}, {high:.2f}]"
-            print(f"{verdict:7} {ratio}, {row['bound']}: {what}", flush=True)
-            missed += not row["reached"]
-    return int(missed > 0)
+            missed |= not row["reached"]
+            sides = ", ".join(f"{side} {spent:.3g}" for side, spent in (row["base"], row["kit"]))
+            verdict = f"{'reached' if row['reached'] else 'MISSED'} {row['ratio']:.2f}"
+            print(f"{verdict} ({row['bound']}): {row['what']}; {sides}", flush=True)
+    return int(missed)
 
 
-def save(name: str, rows: object) -> None:
-    """Put what was measured under its name and this kind of machine into the record."""
+def save(name: str, rows: list[dict]) -> None:
+    """Put what was measured into the record, beside other names and kinds of machine."""
     path = project_root() / "results" / "bench.json"
     record = json.loads(path.read_text("utf-8")) if path.exists() else {}
     record.setdefault(kind(), {})[name] = {"rows": rows, "provenance": env.provenance()}
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, (json.dumps(record, indent=1) + "\n").encode())
 
 

@@ -9,19 +9,13 @@ from statistics import median
 
 from medrobust_utils.core import env
 
-Work = Callable[[], object]
-
 
 @dataclass(frozen=True)
 class Row:
-    """One comparison, and what is promised.
+    """One comparison: what both sides do, each side's name and seconds round by round.
 
-    Attributes:
-        what: one line: what both sides do.
-        base, kit: name of each side, with its seconds (or megabytes) round by round.
-        bound: the kit is to be at least so many times as fast as the base, or with ``at_most`` to
-            take at most so many times as long.
-        facts: what else was found; ``kept`` says whether what is promised of it holds.
+    The kit is to be at least ``bound`` times as fast as the base, or with ``at_most`` to take at
+    most so many times as long; ``kept`` tells whether what is promised of the ``facts`` holds.
     """
 
     what: str
@@ -36,29 +30,28 @@ class Row:
         """For JSON: the ratio is the median over rounds, with the smallest and the largest."""
         pairs = zip(self.base[1], self.kit[1], strict=True)
         ratios = [k / b if self.at_most else b / k for b, k in pairs]
-        ratio = median(ratios)
-        reached = self.kept and (ratio <= self.bound if self.at_most else ratio >= self.bound)
-        sides = {side: [name, median(spent)] for side, (name, spent) in self._sides()}
-        found = {"what": self.what, **sides, "ratio": ratio, "rounds": len(ratios)}
-        bound = f"{'at most' if self.at_most else 'at least'} {self.bound:g}"
-        spread = [min(ratios), max(ratios)]
-        return found | {"spread": spread, "bound": bound, "reached": reached, **self.facts}
+        far = median(ratios) - self.bound
+        return {
+            "what": self.what,
+            "base": [self.base[0], median(self.base[1])],
+            "kit": [self.kit[0], median(self.kit[1])],
+            "ratio": median(ratios),
+            "spread": [min(ratios), max(ratios)],
+            "bound": f"at {'most' if self.at_most else 'least'} {self.bound:.4g}",
+            "reached": self.kept and (far <= 0 if self.at_most else far >= 0),
+            **self.facts,
+        }
 
-    def _sides(self) -> Sequence[tuple[str, tuple[str, Sequence[float]]]]:
-        return (("base", self.base), ("kit", self.kit))
 
-
-def take_turns(*sides: Work, rounds: int, warm: bool = True) -> list[list[float]]:
+def take_turns(*sides: Callable, rounds: int, warm: bool = True) -> list[list[float]]:
     """Seconds of each side in each round; every other round goes the other way round.
 
-    Args:
-        sides: none may return before its work is done (on a GPU: read a result back).
-        warm: whether a first round does not count.
+    No side may return before its work is done (on a GPU: read a result back). With ``warm`` a
+    first round does not count.
     """
     seconds: list[list[float]] = [[] for _ in sides]
     for turn in range(1 - warm, rounds + 1):
-        order = range(len(sides))
-        for side in order if turn % 2 else reversed(order):
+        for side in sorted(range(len(sides)), reverse=not turn % 2):
             start = time.perf_counter()
             sides[side]()
             if turn:
@@ -67,18 +60,9 @@ def take_turns(*sides: Work, rounds: int, warm: bool = True) -> list[list[float]
 
 
 def kind() -> str:
-    """Which of the machines that promises are made for this is."""
+    """Which of the kinds of machine that promises are made for this is."""
     if env.pick_device().type == "cuda":
         return "gpu"
-    flags = env.processor_flags()
-    if not flags & env.BFLOAT16:
+    if not env.processor_flags() & env.BFLOAT16:
         return "avx2"
     return "amd-bf16" if "AuthenticAMD" in env.CPUINFO.read_text() else "intel-bf16"
-
-
-def promised(
-    avx2: float, intel: float, amd: float | None = None, gpu: float | None = None
-) -> float:
-    """What is promised on this kind of machine; AMD and GPUs as Intel unless given."""
-    table = {"avx2": avx2, "intel-bf16": intel, "amd-bf16": amd, "gpu": gpu}
-    return table[kind()] or intel

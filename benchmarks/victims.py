@@ -1,7 +1,7 @@
 """The networks that are attacked: trained here, and read back by the next run.
 
-Large ones on real chest X-rays of children, at 224 or 64 pixels; small ones of ten classes on
-phantoms, for AutoAttack, whose published settings want that many.
+Large ones on real chest X-rays of children; small ones of ten classes on phantoms, for
+AutoAttack, whose published settings want that many.
 """
 
 from __future__ import annotations
@@ -43,36 +43,33 @@ class Victim:
         return images.contiguous(), labels
 
     def plain(self) -> nn.Module:
-        """A copy as a checkpoint gives it: float32, torch's default memory format."""
+        """A copy as a checkpoint gives it, in torch's default memory format."""
         return copy.deepcopy(self.model).to(memory_format=torch.contiguous_format).eval()
 
 
 def large(name: str, size: int) -> Victim:
     """A network of NAMES on chest X-rays; ``hardened`` by adversarial training at 4/255."""
-    data = load("kermany", size=size)
     how = {"options": {"img_size": size}} if name == "swin" and size != 224 else {}
+    data = load("kermany", size=size)
     model = build(NAMES[name], len(data.classes), start="scratch", **how)
-    objective = AdversarialTraining(4 / 255, 3, 2 / 255) if name == "hardened" else None
-    return _trained(f"{NAMES[name]} at {size} px", model, data, objective)
+    return _trained(f"{name} at {size} px", model, data, 4 / 255)
 
 
 def small(name: str) -> Victim:
     """A narrow ResNet-10 of SMALL, ten classes at 32 pixels: AutoAttack asks it 7,000 times."""
     data = load("phantom-dermatoscopy10", size=32, phantoms=600)
-    how = dict(attention=SMALL[name], start="scratch", size=32)
-    narrow = {"channels": (16, 32, 64, 128)}
-    model = build_attentive("resnet10t", len(data.classes), options=narrow, **how)
-    objective = AdversarialTraining(1 / 255, 3, 0.5 / 255) if name == "hardened" else None
-    return _trained(f"{name} ResNet-10, ten classes of phantoms, 32 px", model, data, objective)
+    how = dict(options={"channels": (16, 32, 64, 128)}, start="scratch", size=32)
+    model = build_attentive("resnet10t", len(data.classes), attention=SMALL[name], **how)
+    return _trained(f"{name} ResNet-10, ten classes of phantoms, 32 px", model, data, 1 / 255)
 
 
-def _trained(title: str, model: nn.Module, data: ImageSet, objective: object) -> Victim:
+def _trained(title: str, model: nn.Module, data: ImageSet, eps: float) -> Victim:
+    objective = AdversarialTraining(eps, 3, eps / 2) if title.startswith("hardened") else None
     split = split_by_group(data, seed=0)
-    order = np.random.default_rng(0).permutation(split.train)
-    split = split._replace(train=np.sort(order[:TRAINED]))
+    train, held = (np.random.default_rng(0).permutation(rows) for rows in split)
     folder = env.home() / "checkpoints" / f"bench-{title.replace(' ', '-')}"
-    fit(model, data, split, RECIPE, folder, seed=0, validate=lambda _: {}, objective=objective)
-    held = np.random.default_rng(0).permutation(split.test if hasattr(split, "test") else split.val)
+    how = dict(seed=0, validate=lambda _: {}, objective=objective)
+    fit(model, data, split._replace(train=np.sort(train[:TRAINED])), RECIPE, folder, **how)
     held = np.sort(held[:ATTACKED])
     right = predict(model, data, held).argmax(1) == data.targets[held]
     return Victim(title, model, data, held[right])
