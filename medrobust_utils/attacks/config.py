@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -91,10 +91,7 @@ class AttackConfig:
 
     def settings(self) -> dict[str, Any]:
         """What of this changes the result, as the name of a kept sweep has it."""
-        # sweeps were kept before these existed, and are still found where nobody sets them
-        later = {"attack": "pgd", "step_size": None}
-        settings = {k: v for k, v in asdict(self).items() if k not in later or v != later[k]}
-        return settings | ({"method": 1} if self.halving else {})  # counts changes of bisection
+        return asdict(self) | {"method": 1}  # counts changes of bisection
 
 
 @dataclass(frozen=True)
@@ -103,22 +100,16 @@ class AutoAttackConfig:
 
     Attributes:
         steps: of Auto-PGD and of FAB.
-        targets: at most so many ways to fall are aimed at: the closest ones of each image.
+        targets: at most so many ways to be fooled are aimed at: the closest ones of each image.
         queries: of Square.
-        finding: with several labels, the one that has to flip; None for any of them.
-        to_the_end: go on with images that are fooled, and return the point of the lowest margin
-            of each: for an AUC under attack, which asks how low scores can be pushed. Only where
-            there is one way to fall: one finding, a single logit, two classes. FAB, which seeks the
-            nearest point, is left out.
         seed: of starting points and squares, which are an image's own (see ``gaussian``).
         dtype: bfloat16 computes gradients in mixed precision; answers are float32 always.
     """
 
+    mode: ClassVar[str] = "autoattack"
     steps: int = 100
     targets: int = 9
     queries: int = 5000
-    finding: int | None = None
-    to_the_end: bool = False
     seed: int = 0
     dtype: torch.dtype = torch.float32
 
@@ -128,7 +119,7 @@ class AutoAttackConfig:
             raise ContractError(f"{self}: counts are 1 or more, dtype is float32 or bfloat16.")
 
     def shortened(self, ways: int) -> str:
-        """What is less than the published settings where there are so many ways to fall.
+        """What is less than the published settings where there are so many ways to be fooled.
 
         Such as "20 of 100 steps, 200 of 5000 queries"; empty where nothing is.
         """
@@ -137,16 +128,6 @@ class AutoAttackConfig:
             few, all = (min(getattr(config, name), most) for config in (self, full))
             less += [f"{few} of {all} {name}"] * (few < all)
         return ", ".join(less)
-
-    @property
-    def mode(self) -> str:
-        """What a result by this is called."""
-        return "to the end" if self.to_the_end else "autoattack"
-
-    @property
-    def members(self) -> tuple[str, ...]:
-        """The attacks that are run, in order."""
-        return tuple(m for m in MEMBERS if not (self.to_the_end and m.startswith("fab")))
 
     def settings(self) -> dict[str, Any]:
         """What of this changes the result, as the name of a kept sweep has it."""

@@ -6,6 +6,7 @@ import hashlib
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -64,10 +65,7 @@ def attack_sweep(
             belong to one trained model. Each sweep (settings, weights, images) has a folder of
             its own inside.
         desc: label of the progress bar; no bar without one.
-        how: what ``AttackConfig`` takes: ``mode="bisection"`` for looking and for worst cases,
-            ``mode="independent"`` for what the papers ran, with ``engine="foolbox"``
-            by the very library, ``mode="skip_fooled"`` for that without luck; steps, rel_step or
-            step_size, seed, dtype. For AutoAttack, what ``AutoAttackConfig`` takes.
+        how: what ``AttackConfig`` takes, or for AutoAttack ``AutoAttackConfig``.
 
     Returns:
         For AutoAttack an ``AutoResult``.
@@ -85,33 +83,31 @@ def attack_sweep(
     known = np.zeros(shape, bool) if fooled is None else fooled
     if known.shape != shape or not (auto or fooled is None):
         raise ContractError(f"fooled is for AutoAttack, bool (eps, images): expected {shape}.")
-    if config.mode == "to the end" and len(epsilons) > 1:
-        raise ContractError(f"to_the_end takes one eps, not {len(epsilons)}: run it for each.")
     model.to(env.pick_device(), memory_format=torch.channels_last)
     if folder:
         settings = config.settings() | ({"fooled": np.packbits(known).tolist()} if auto else {})
         key = identify(model, data, index, [float(eps) for eps in epsilons], settings)
         folder = folder / f"{attack}-{key}"
 
-    def begin() -> nn.Module:
+    @cache  # for all parts, and for none where every part is kept already
+    def through() -> nn.Module:
         copied = auto or config.engine == "native"
         return quick_copy(model, on_device(data, index[:1])[0]) if copied else model
 
-    def compute(through: nn.Module, part: slice, batch: int, done: Callable) -> dict:
+    def compute(part: slice, batch: int) -> dict[str, np.ndarray]:
         images = on_device(data, index[part])
-        job = Job(model, through, *images, index[part], epsilons, batch, config)
-        return attack_batch(job, known[:, part], done) if auto else job.scores(done)
+        job = Job(model, through(), *images, index[part], epsilons, batch, config)
+        return attack_batch(job, known[:, part], bar.update) if auto else job.scores(bar.update)
 
     halving = config.mode == "bisection"
-    rounds = len(epsilons) if auto else sum(eps > 0 for eps in epsilons)
-    if halving:  # doubles its steps, then halves what is open, and tries once more in the end
-        rounds = 2 * int(rounds).bit_length() + 1
+    # it doubles its steps, then halves what is open, and tries once more in the end
+    rounds = 2 * len(epsilons).bit_length() + 1 if halving else len(epsilons)
     together = TOGETHER if halving else 1
-    with env.progress(total=int(rounds) * len(index), desc=desc, disable=not desc) as bar:
-        parts = _parts(begin, compute, len(index), batch, together, folder, bar)
+    with env.progress(total=rounds * len(index), desc=desc, disable=not desc) as bar:
+        parts = _parts(compute, len(index), batch, together, folder, bar)
     found = {
         name: np.concatenate([part[name] for part in parts], axis=int(name not in PER_IMAGE))
-        for name in parts[0].keys() - {"identity"}  # once written into every part
+        for name in parts[0]
     }
     labels = np.ascontiguousarray(data.targets[index])
     result = AutoResult if auto else SweepResult
@@ -180,8 +176,7 @@ def on_device(data: ImageSet, rows: np.ndarray) -> tuple[Tensor, Tensor]:
 
 
 def _parts(
-    begin: Callable[[], nn.Module],
-    compute: Callable,
+    compute: Callable[[slice, int], dict[str, np.ndarray]],
     count: int,
     batch: int,
     together: int,
@@ -191,14 +186,12 @@ def _parts(
     """The arrays of all images, part by part, each computed where it is not kept yet."""
     paths = sorted(folder.glob("*.npz")) if folder else []
     parts = {int(path.stem): read_arrays(path) for path in paths}  # by first position
-    through, position, rounds = None, 0, bar.total // count
+    position, rounds = 0, bar.total // count
     while position < count:
         if position not in parts:
-            if through is None:  # not needed where every part is kept already
-                through = begin()
             later = [first for first in parts if first > position]
             stop = min(position + batch * together, count, *later)
-            part = _fitting(compute, through, slice(position, stop), batch, bar.update)
+            part = _fitting(compute, slice(position, stop), batch)
             if part is not None:
                 parts[position] = part
                 if folder:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..engine import Loss, ball
-from .margins import QueryCounter
+from .margins import QueryCounter, margin, margins
 
 # Auto-PGD
 MOMENTUM = 0.75  # share of the new step; section 4.1
@@ -41,7 +41,6 @@ def apgd(
     *,
     steps: int,
     start: Tensor,
-    to_the_end: bool = False,
 ) -> Tensor:
     """Auto-PGD (Croce and Hein 2020, algorithm 1): momentum, and steps that shorten.
 
@@ -51,7 +50,6 @@ def apgd(
         loss_of: gives the loss to climb for some of the n images, by their positions.
         steps: at most so many; one gradient more is computed, at the start.
         start: where to begin, projected into the ball.
-        to_the_end: go on with images that are fooled, and return the point of the highest loss.
     """
     result = images.clone()
     low, high = ball(images, eps)
@@ -78,7 +76,7 @@ def apgd(
             s.best_slope = torch.where(better[..., None, None, None], s.slope, s.best_slope)
             s.best_loss = torch.where(better, loss, s.best_loss)
             since += 1
-        if not to_the_end and not up.all():  # before a check may send it back to its best point
+        if not up.all():  # before a check may send it back to its best point
             result[s.place[~up]] = s.at[~up]
             vars(s).update({name: known[up] for name, known in vars(s).items()})
         if not len(s.place):
@@ -106,7 +104,7 @@ def fab(
     Looks for the adversarial point nearest to the image, whatever eps is: at each step the border
     of the answer is taken for a plane, and the point moves onto it, drawn towards the image.
     Returns the image where none lies in the ball. ``way`` (n,) is how to change each answer, a
-    column of ``Goal.margins``.
+    column of ``margins``.
     """
     result, at = images.clone(), images
     low, high = ball(images, eps)
@@ -115,10 +113,10 @@ def fab(
         if not len(live):
             break
         origin = images[live]
-        margin, slope, _ = counter.uphill(at, rows[live], counter.goal.margin(way[live]))
+        distance, slope, _ = counter.uphill(at, rows[live], margin(way[live]))
         # onto the plane from the point and from the image, and a mean of both (equation 9)
         back = (slope * (origin - at)).sum((1, 2, 3))
-        near, far = onto_plane(at, slope, -margin), onto_plane(origin, slope, -margin - back)
+        near, far = onto_plane(at, slope, -distance), onto_plane(origin, slope, -distance - back)
         a, b = (move.abs().amax((1, 2, 3)).clamp_min(1e-8) for move in (near, far))
         pull = (a / (a + b)).clamp(0, BIAS)[:, None, None, None]
         at = (1 - pull) * (at + OVERSHOOT * near) + pull * (origin + OVERSHOOT * far)
@@ -163,7 +161,6 @@ def square(
     queries: int,
     numbers: np.ndarray,
     seed: int,
-    to_the_end: bool = False,
 ) -> Tensor:
     """Square attack (Andriushchenko et al. 2020): random search that asks for no gradient.
 
@@ -181,11 +178,10 @@ def square(
     places, signs = (torch.from_numpy(np.stack(x)).to(images.device) for x in (places, signs))
     low, high = ball(images, eps)
     best = (images + eps * stripes).clamp(low, high)
-    margin = _margin(counter, best, rows)
+    least = _least(counter, best, rows)
     live = torch.arange(len(images), device=images.device)
     for query in range(1, queries):
-        if not to_the_end:
-            live = live[margin[live] > 0]
+        live = live[least[live] > 0]
         if not len(live):
             break
         side = side_of(query, queries, shape)
@@ -194,9 +190,9 @@ def square(
         inside = (down[:, :, None] & across[:, None, :])[:, None]
         move = inside * signs[live, query][:, :, None, None].float()  # of one sign a channel
         tried = (best[live] + 2 * eps * move).clamp(low[live], high[live])
-        found = _margin(counter, tried, rows[live])
-        better = found < margin[live]
-        best[live[better]], margin[live[better]] = tried[better], found[better]
+        found = _least(counter, tried, rows[live])
+        better = found < least[live]
+        best[live[better]], least[live[better]] = tried[better], found[better]
     return best
 
 
@@ -215,9 +211,9 @@ def _inside(place: Tensor, length: int, side: int) -> Tensor:
     return (at >= first) & (at < first + side)
 
 
-def _margin(counter: QueryCounter, images: Tensor, rows: Tensor) -> Tensor:
+def _least(counter: QueryCounter, images: Tensor, rows: Tensor) -> Tensor:
     """The least margin (n,), above 0 exactly for the robust ones."""
     logits, up = counter.robust(images, rows)
-    margin = counter.goal.margins(logits, counter.labels[rows]).amin(1)
-    tiny = torch.finfo(margin.dtype).tiny
-    return torch.where(up, margin.clamp_min(tiny), margin.clamp_max(0))
+    least = margins(logits, counter.labels[rows]).amin(1)
+    tiny = torch.finfo(least.dtype).tiny
+    return torch.where(up, least.clamp_min(tiny), least.clamp_max(0))
