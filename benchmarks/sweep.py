@@ -17,8 +17,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from medrobust_utils.attacks import at_radii, attack_sweep
+from medrobust_utils.attacks import AttackConfig, attack_sweep
 from medrobust_utils.attacks.fold_batchnorm import quick_copy
+from medrobust_utils.attacks.radii import Job
 from medrobust_utils.attacks.radius_sweep import on_device
 from medrobust_utils.core import env
 from medrobust_utils.data import to_float
@@ -92,14 +93,12 @@ def _independent(
     Model, copy and images are ready, as they are for a peer.
     """
     images, labels = on_device(attacked.data, rows)
-    how = contest.plans(STEPS)[INDEPENDENT]
+    how = AttackConfig(**contest.plans(STEPS)[INDEPENDENT])
     turns = cycle(ladder)
 
     def attack() -> float:
-        (rung,) = at_radii(
-            attacked.model, images, labels, [next(turns)], rows=rows, through=copy, **how
-        )
-        return rung.logits.sum().item()
+        job = Job(attacked.model, copy, images, labels, rows, [next(turns)], None, how)
+        return job.scores(lambda count: None)["logits"].sum().item()
 
     return attack
 

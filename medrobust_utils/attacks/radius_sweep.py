@@ -85,7 +85,8 @@ def attack_sweep(
         raise ContractError(f"fooled is for AutoAttack, bool (eps, images): expected {shape}.")
     model.to(env.pick_device(), memory_format=torch.channels_last)
     if folder:
-        settings = config.settings() | ({"fooled": np.packbits(known).tolist()} if auto else {})
+        settings = vars(config) | {"version": config.version}
+        settings |= {"fooled": np.packbits(known).tolist()} if auto else {}
         key = identify(model, data, index, [float(eps) for eps in epsilons], settings)
         folder = folder / f"{attack}-{key}"
 

@@ -55,8 +55,7 @@ def red_flags(
     that many gradients an image are computed in all.
 
     Args:
-        images: float32 (N, C, H, W) in [0, 1], on the model's device.
-        labels: what ``losses.per_image`` takes for the model's head.
+        model, images, labels: see ``attacks.pgd``.
         eps: above 0, within [0, 1]; one at which part of the images is robust tells most.
         seed: of the random starts and of the noise.
     """

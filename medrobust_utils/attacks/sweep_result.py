@@ -78,7 +78,7 @@ class AutoResult(SweepResult):
 
     Attributes:
         won: str (E, N): the member that fooled the image, ``wrong before``, ``earlier attack``, or
-            nothing where it is robust. What is fooled at a smaller eps has that entry.
+            nothing where it is robust; at a larger eps the same.
         queries: int64 (E, N): how often the model was asked about the image at this eps.
     """
 
@@ -123,9 +123,7 @@ def lowest(*results: SweepResult) -> SweepResult:
             raise ContractError("attacks can be put together on the same images and radii only.")
     logits = first.logits.copy()
     for place in range(len(logits)):
-        if place:
-            before = ~_right(logits[place - 1], first.labels)
-            logits[place, before] = logits[place - 1, before]
+        logits[place] = logits[max(0, place - 1)]  # what is fooled already stays so
         for result in results:
             still = _right(logits[place], first.labels)
             logits[place, still] = result.logits[place, still]

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..attacks.autoattack.margins import margins
+from ..attacks.autoattack.members import margins
 from ..attacks.engine import extremes, gradient
 from ..attacks.noise import gaussian
 from ..core import env

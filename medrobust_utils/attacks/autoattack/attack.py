@@ -3,7 +3,7 @@
 Auto-PGD on the cross-entropy, targeted Auto-PGD, targeted FAB and Square, one after the other;
 an image that is fooled is left alone. The libraries stop with an error below five classes, because
 the targeted loss is not defined there, and know no head with several labels; here the plain margin
-takes its place (see ``margins.towards``).
+takes its place (see ``members.towards``).
 """
 
 from __future__ import annotations
@@ -24,8 +24,7 @@ from ..config import EARLIER, MEMBERS, ROBUST, WRONG, AutoAttackConfig
 from ..engine import check_eps, extremes
 from ..noise import uniform
 from ..radii import Job, score
-from .margins import QueryCounter, margins, towards
-from .members import apgd, fab, square
+from .members import QueryCounter, apgd, fab, margins, square, towards
 
 
 @dataclass(frozen=True)
@@ -62,10 +61,7 @@ def autoattack(
     """Attack images within ``eps`` until each is fooled or every member has failed.
 
     Args:
-        model: returns logits (N, K), in evaluation mode.
-        images: float32 (N, C, H, W) in [0, 1], on the model's device.
-        labels: what ``losses.per_image`` takes for the model's head.
-        eps: radius of the L-infinity ball, in [0, 1].
+        model, images, labels, eps: see ``attacks.pgd``; logits are (N, K).
         rows: numbers (N,) that tell the images apart; 0 to N - 1 without them.
         through: a ``quick_copy`` of ``model`` to take the gradients of.
         how: what ``AutoAttackConfig`` takes.
@@ -81,7 +77,7 @@ def autoattack(
     one = score(model, images[:1])
     check_labels(labels[:1], one, extremes(labels))
     if one.ndim != 2:
-        raise ContractError("AutoAttack judges whole images. Segmentations: pgd or segpgd.")
+        raise ContractError("AutoAttack judges whole images. Segmentations: attacks.Attack.")
     counter = QueryCounter(model, model if through is None else through, labels, config.dtype)
     numbers = np.arange(len(images)) if rows is None else np.asarray(rows)
     every, moved = torch.arange(len(images), device=images.device), images.clone()
@@ -89,6 +85,19 @@ def autoattack(
     check_logits(logits, labels.ndim == 2)
     won = np.where(robust.cpu().numpy(), ROBUST, WRONG).astype(object)
     ways = margins(logits, labels).argsort(1)[:, : config.targets]  # the closest first
+
+    def run(member: str, rows: Tensor, way: Tensor, seed: int) -> Tensor:
+        asked, drawn = (counter, images[rows], rows, eps), numbers[rows.cpu().numpy()]
+        if member == "square":
+            return square(*asked, queries=config.queries, numbers=drawn, seed=seed)
+        if member == "fab-t":
+            return fab(*asked, way, steps=config.steps)
+        noise = uniform(images[rows], drawn, seed)
+        start = images[rows] + eps * (noise / noise.abs().amax((1, 2, 3), keepdim=True))
+        targeted = member == "apgd-t"
+        loss_of = (lambda place: towards(way[place])) if targeted else (lambda place: per_image)
+        return apgd(*asked, loss_of, steps=config.steps, start=start)
+
     for number, member in enumerate(MEMBERS):
         # apgd-t and fab-t go once for each way to be fooled
         for way in range(ways.shape[1] if member.endswith("-t") else 1):
@@ -96,38 +105,14 @@ def autoattack(
             if not len(rows):
                 break
             # a number for each draw, so that members begin apart
-            draw = numbers[rows.cpu().numpy()], config.seed * 1000 + number * 100 + way
-            found = _run(member, counter, images[rows], rows, eps, ways[rows, way], config, *draw)
+            seed = config.seed * 1000 + number * 100 + way
+            found = run(member, rows, ways[rows, way], seed)
             # an attack is believed only what float32 confirms
             scored, up = counter.robust(found, rows)
             fooled = rows[~up]
             won[fooled.cpu().numpy()], robust[fooled] = member, False
             moved[fooled], logits[fooled] = found[~up], scored[~up]
     return Attacked(moved, logits, robust, won, counter.queries)
-
-
-def _run(
-    member: str,
-    counter: QueryCounter,
-    images: Tensor,
-    rows: Tensor,
-    eps: float,
-    ways: Tensor,
-    config: AutoAttackConfig,
-    numbers: np.ndarray,
-    seed: int,
-) -> Tensor:
-    """What one member makes of some of the images."""
-    asked = (counter, images, rows, eps)
-    if member == "square":
-        return square(*asked, queries=config.queries, numbers=numbers, seed=seed)
-    if member == "fab-t":
-        return fab(*asked, ways, steps=config.steps)
-    noise = uniform(images, numbers, seed)
-    start = images + eps * (noise / noise.abs().amax((1, 2, 3), keepdim=True))
-    targeted = member == "apgd-t"
-    loss_of = (lambda place: towards(ways[place])) if targeted else (lambda place: per_image)
-    return apgd(*asked, loss_of, steps=config.steps, start=start)
 
 
 def attack_batch(
