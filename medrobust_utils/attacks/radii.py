@@ -237,9 +237,12 @@ class Job:
         images, labels, config = self.images[rows], self.labels[rows], self.config
         how = dict(start=start, dtype=config.dtype)
         if config.engine == "foolbox":
-            how |= dict(steps=len(lengths), step_size=lengths[0])
-            moved = foolbox_pgd(self.through, images, labels, eps, **how)
-            return moved, self._rate(moved, labels)
+            how = dict(steps=len(lengths), step_size=lengths[0], dtype=config.dtype)
+            parts = zip(
+                *(shares(part, self.batch) for part in (images, labels, start)), strict=True
+            )
+            moved = [foolbox_pgd(self.through, x, y, eps, start=at, **how) for x, y, at in parts]
+            return torch.cat(moved), self._rate(torch.cat(moved), labels)
         if config.halving:
             rated = partial(score, self.model, batch=self.batch)  # checked in the end, with all
             how["fooled"] = lambda moved, labels: ~correct(rated(moved), labels)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from collections.abc import Mapping, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from ..core import env
 from ..core.contracts import check_model
 from ..core.errors import ContractError, RunError
 from ..core.gate import gate
-from ..core.storage import fingerprint, read_arrays, write_arrays
+from ..core.storage import cached_arrays, fingerprint
 from ..data import ImageSet, batches
 from .autoattack.attack import attack_batch
 from .config import AttackConfig, AutoAttackConfig
@@ -84,8 +84,10 @@ def attack_sweep(
     if known.shape != shape or not (auto or fooled is None):
         raise ContractError(f"fooled is for AutoAttack, bool (eps, images): expected {shape}.")
     model.to(env.pick_device(), memory_format=torch.channels_last)
+    halving = config.mode == "bisection"
+    size = batch * (TOGETHER if halving else 1)
     if folder:
-        settings = vars(config) | {"version": config.version}
+        settings = vars(config) | {"version": config.version, "size": size}
         settings |= {"fooled": np.packbits(known).tolist()} if auto else {}
         key = identify(model, data, index, [float(eps) for eps in epsilons], settings)
         folder = folder / f"{attack}-{key}"
@@ -95,17 +97,31 @@ def attack_sweep(
         copied = auto or config.engine == "native"
         return quick_copy(model, on_device(data, index[:1])[0]) if copied else model
 
-    def compute(part: slice, batch: int) -> dict[str, np.ndarray]:
-        images = on_device(data, index[part])
-        job = Job(model, through(), *images, index[part], epsilons, batch, config)
-        return attack_batch(job, known[:, part], bar.update) if auto else job.scores(bar.update)
+    def attempt(part: slice) -> dict[str, np.ndarray] | None:
+        try:
+            images = on_device(data, index[part])
+            job = Job(model, through(), *images, index[part], epsilons, batch, config)
+            return attack_batch(job, known[:, part], bar.update) if auto else job.scores(bar.update)
+        except RuntimeError as error:
+            if not env.out_of_memory(error):
+                raise
 
-    halving = config.mode == "bisection"
-    # it doubles its steps, then halves what is open, and tries once more in the end
+    def compute(part: slice) -> dict[str, np.ndarray]:
+        nonlocal batch
+        while (found := attempt(part)) is None:
+            torch.cuda.empty_cache()  # out here nothing of the failed try is held any more
+            batch = _halved(min(batch, len(index[part])))
+        return found
+
+    # bisection doubles its steps, then halves what is open, and tries once more in the end
     rounds = 2 * len(epsilons).bit_length() + 1 if halving else len(epsilons)
-    together = TOGETHER if halving else 1
+    parts = []
     with env.progress(total=rounds * len(index), desc=desc, disable=not desc) as bar:
-        parts = _parts(compute, len(index), batch, together, folder, bar)
+        for start in range(0, len(index), size):
+            path, part = folder and folder / f"{start:07d}.npz", slice(start, start + size)
+            parts.append(cached_arrays(path, partial(compute, part)) if path else compute(part))
+            bar.n = rounds * len(index[: part.stop])  # whatever a failed try has counted
+            bar.refresh()
     found = {
         name: np.concatenate([part[name] for part in parts], axis=int(name not in PER_IMAGE))
         for name in parts[0]
@@ -174,49 +190,6 @@ def on_device(data: ImageSet, rows: np.ndarray) -> tuple[Tensor, Tensor]:
     """The images of these rows on the device, as networks like them best, and their labels."""
     ((_, images, labels),) = batches(data, rows, len(rows))
     return images.to(env.pick_device(), memory_format=torch.channels_last), labels
-
-
-def _parts(
-    compute: Callable[[slice, int], dict[str, np.ndarray]],
-    count: int,
-    batch: int,
-    together: int,
-    folder: Path | None,
-    bar: Any,
-) -> list[dict[str, np.ndarray]]:
-    """The arrays of all images, part by part, each computed where it is not kept yet."""
-    paths = sorted(folder.glob("*.npz")) if folder else []
-    parts = {int(path.stem): read_arrays(path) for path in paths}  # by first position
-    position, rounds = 0, bar.total // count
-    while position < count:
-        if position not in parts:
-            later = [first for first in parts if first > position]
-            stop = min(position + batch * together, count, *later)
-            part = _fitting(compute, slice(position, stop), batch)
-            if part is not None:
-                parts[position] = part
-                if folder:
-                    write_arrays(folder / f"{position:07d}.npz", part)
-            elif batch == 1 < together:
-                together = 1  # what does not fit may be the images of the others
-            else:
-                batch = _halved(min(batch, stop - position))
-        position += len(parts[position]["clean"]) if position in parts else 0
-        bar.n = rounds * position  # whatever a try that did not fit has counted
-        bar.refresh()
-    return [parts[position] for position in sorted(parts)]
-
-
-def _fitting(compute: Callable, *args: Any) -> dict[str, np.ndarray] | None:
-    """One part, or None if it does not fit into memory."""
-    try:
-        return compute(*args)
-    except RuntimeError as error:
-        if not env.out_of_memory(error):
-            raise
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()  # out here nothing of the failed try is held any more
-    return None
 
 
 def _halved(size: int) -> int:

@@ -131,7 +131,7 @@ def lowest(*results: SweepResult) -> SweepResult:
     if (worst.right & ~np.logical_and.reduce([result.right for result in results])).any():
         raise ContractError(
             "an image counts as fooled whose logits are right. Give the result of the earlier "
-            "attack too, and no attack on a single finding."
+            "attack too."
         )
     return worst
 

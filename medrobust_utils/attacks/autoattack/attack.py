@@ -21,7 +21,7 @@ from ...core.errors import ContractError
 from ...core.gate import admit, gate
 from ...core.losses import correct, per_image
 from ..config import EARLIER, MEMBERS, ROBUST, WRONG, AutoAttackConfig
-from ..engine import check_eps, extremes
+from ..engine import check_eps, extremes, shares
 from ..noise import uniform
 from ..radii import Job, score
 from .members import QueryCounter, apgd, fab, margins, square, towards
@@ -140,8 +140,10 @@ def attack_batch(
     logits, queries = clean[None].repeat(count, 0), np.zeros(won.shape, np.int64)
     undecided = ~wrong
     for place in reversed(range(count)):
-        here = np.flatnonzero(undecided & (place < smallest))
-        if len(here):
+        still = torch.from_numpy(undecided & (place < smallest)).nonzero()[:, 0]
+        for here in map(Tensor.numpy, shares(still, job.batch)):
+            if not len(here):
+                break
             asked = (job.model, job.images[here], job.labels[here], job.epsilons[place])
             how = dict(rows=job.rows[here], through=job.through, **vars(job.config))
             found = autoattack(*asked, **how)
