@@ -350,12 +350,18 @@ FULL_MPS = RuntimeError("MPS backend out of memory (MPS allocated: 1)")
 
 
 @pytest.mark.parametrize(
-    ("error", "mode", "kept"),
-    [(FULL, "skip_fooled", 4), (FULL_MPS, "skip_fooled", 4), (FULL, "bisection", 1)],
-    ids=["CUDA", "MPS", "bisection"],
+    ("error", "how", "kept"),
+    [
+        (FULL, dict(mode="skip_fooled"), 4),
+        (FULL_MPS, dict(mode="skip_fooled"), 4),
+        (FULL, dict(mode="bisection"), 1),
+        (FULL, dict(mode="independent", engine="foolbox"), 4),
+        (FULL, dict(attack="autoattack", queries=20, targets=2), 4),
+    ],
+    ids=["CUDA", "MPS", "bisection", "Foolbox", "AutoAttack"],
 )
-def test_a_batch_that_does_not_fit_is_halved(error, mode, kept, trained, skin, tmp_path):
-    how = dict(index=INDEX[:30], epsilons=EPSILONS[2:4], batch=8, mode=mode, steps=4)
+def test_a_batch_that_does_not_fit_is_halved(error, how, kept, trained, skin, tmp_path):
+    how = how | dict(index=INDEX[:30], epsilons=EPSILONS[2:4], batch=8, steps=4)
     with pytest.warns(UserWarning, match="8 images do not fit into memory: going on with 4"):
         small = attacks.attack_sweep(Small(trained, 5, error).eval(), skin, folder=tmp_path, **how)
     assert same(small, attacks.attack_sweep(trained, skin, **how))

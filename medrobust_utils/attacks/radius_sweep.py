@@ -62,8 +62,8 @@ def attack_sweep(
         batch: images that go through a network together. By bisection four batches are
             attacked together and filled up as images are fooled.
         folder: where finished parts are kept; a sweep that was killed goes on there. It must
-            belong to one trained model. Each sweep (settings, weights, images) has a folder of
-            its own inside.
+            belong to one trained model. Each sweep (settings, batch, weights, images) has a
+            folder of its own inside.
         desc: label of the progress bar; no bar without one.
         how: what ``AttackConfig`` takes, or for AutoAttack ``AutoAttackConfig``.
 
