@@ -11,7 +11,6 @@ from PIL import Image
 from medrobust_utils import data
 from medrobust_utils.core.errors import DataError
 from medrobust_utils.data import READERS
-from medrobust_utils.data.readers import official_split
 from medrobust_utils.data.splits import leaks, split_by_group
 
 HAM = "ham10000"
@@ -121,18 +120,6 @@ def test_no_split_parts_a_lesion_and_copies_are_counted(ham_root):
     kept = READERS[HAM](ham_root, 16, duplicates=True)
     assert len(kept) == 60 and kept.census["duplicates_kept"] == 3
     assert kept.groups[kept.ids.index(other[0])] == kept.groups[kept.ids.index(other[1])]
-
-
-def test_official_lists_split_nih(tree):
-    folder = tree("nih") / "nih_chestxray14"
-    found = data.load("nih", size=16)
-    (folder / "train_val_list.txt").write_text("\n".join(found.ids[:9]))
-    (folder / "test_list.txt").write_text("\n".join(found.ids[9:]) + "\n")
-    split = official_split(found, folder.parent)
-    assert (split.train.tolist(), split.val.tolist()) == ([*range(9)], [9, 10, 11])
-    (folder / "test_list.txt").write_text("")
-    with pytest.raises(DataError, match="none or both of the official lists"):
-        official_split(found, folder.parent)
 
 
 def test_later_exports_of_isic_name_the_same_diagnoses(tree):
