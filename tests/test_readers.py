@@ -170,7 +170,6 @@ IMAGE = "ham10000/HAM10000_images_part_1/ISIC_0000003.jpg"
 BUSI = "Dataset_BUSI_with_GT/benign/benign (1)"
 
 
-# set, what is done to its tree, and what the error names
 def shorten(path):
     return lambda r: (r / path).write_bytes((r / path).read_bytes()[:300])
 

@@ -38,7 +38,7 @@ TABLE, NAMES, MASKS, MAPS, IMAGES = "labels.csv", "classes.txt", "masks", "label
 PARTS = {"train", "val", "test"}
 MOST_CLASSES = 254  # of label maps, whose larger numbers are spoken for
 ROLES = ("image", "label", "patient")
-RULES = 2  # number of the rules by which files become 8 bits: other rules, another cache
+RULES = 3  # number of the rules by which files become 8 bits: other rules, another cache
 
 
 class Labels(NamedTuple):
