@@ -22,7 +22,6 @@ import pandas as pd
 
 from medrobust_utils import data
 from medrobust_utils.data import ImageSet
-from medrobust_utils.data.readers import official_split
 
 RECORD = Path(__file__).parent / "golden" / "real_sets.json"
 FOLDERS = {
@@ -101,14 +100,14 @@ def facts(root: Path, name: str, extent: str) -> dict:
     if images.masks is not None and extent == "part":
         found["outlines"] = _hash([], images.masks[:])
     for seed in SEEDS[extent]:
-        for kind, sides in _splits(images, root, seed):
+        for kind, sides in _splits(images, seed):
             found[kind] = [
                 f"{len(side)} {_hash(sorted(images.ids[i] for i in side))}" for side in sides
             ]
     return json.loads(json.dumps(found))  # as they come back from the record
 
 
-def _splits(images: ImageSet, root: Path, seed: int) -> Iterator[tuple[str, Iterable[np.ndarray]]]:
+def _splits(images: ImageSet, seed: int) -> Iterator[tuple[str, Iterable[np.ndarray]]]:
     """Every split that the studies make of a set."""
     folds = 8 if images.name in ("brain_mri", "busi", "iq_othnccd", "kermany") else 10
     made: dict[str, Callable] = {
@@ -123,8 +122,6 @@ def _splits(images: ImageSet, root: Path, seed: int) -> Iterator[tuple[str, Iter
         made["official"] = data.split_official
     for kind, split in made.items():
         yield f"{kind}, seed {seed}", split(images, seed=seed)
-    if images.name == "nih" and seed == 0:
-        yield "official", official_split(images, root)
 
 
 def _files(folder: Path) -> str:

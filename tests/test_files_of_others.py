@@ -22,11 +22,18 @@ RAMP = np.tile(np.arange(0, 4096, 64), (64, 1))  # 0 to 4032, as all files of on
 GRAYS = RAMP.astype(float)
 
 
+def item(**elements):
+    found = Dataset()
+    for name, value in elements.items():
+        setattr(found, name, value)
+    return pydicom.Sequence([found])
+
+
 def lut(values, bits, first=0):
-    item = Dataset()
-    item.add_new(0x00283002, "US", [len(values), first, bits])
-    item.add_new(0x00283006, "US", [int(v) for v in values])
-    return pydicom.Sequence([item])
+    found = Dataset()
+    found.add_new(0x00283002, "SS" if first < 0 else "US", [len(values), first, bits])
+    found.add_new(0x00283006, "US", [int(v) for v in values])
+    return pydicom.Sequence([found])
 
 
 def window(values, centre, width):
@@ -63,6 +70,35 @@ GRAY_FILES = {
         CURVE[np.maximum(RAMP, 500)] / 4095 * 255,
     ),
     "inverted": ({"PhotometricInterpretation": "MONOCHROME1"} | W, 255 - SHOWN),
+    "rescaled by a falling slope": (
+        {"RescaleSlope": -1, "WindowCenter": -1000, "WindowWidth": 800},
+        window(-GRAYS, -1000, 800),
+    ),
+    "an intercept alone": ({"RescaleIntercept": -24} | W, window(GRAYS - 24, 1000, 800)),
+    "window narrower than a number": (
+        {"WindowCenter": 1000, "WindowWidth": 0.5},
+        (GRAYS > 1000) * 255,
+    ),
+    "VOI LUT beside a window": ({"VOILUTSequence": lut(CURVE, 12)} | W, CURVE[RAMP] / 4095 * 255),
+    "VOI LUT from -1024 on, of rescaled numbers": (
+        {"RescaleIntercept": -1024, "VOILUTSequence": lut(CURVE, 12, first=-1024)},
+        CURVE[RAMP] / 4095 * 255,
+    ),
+    "VOI LUT without entries": ({"VOILUTSequence": item()} | W, SHOWN),
+    "modality LUT to 8 bits": (
+        {"ModalityLUTSequence": lut(np.arange(4096) // 16, 8), "WindowCenter": 128}
+        | {"WindowWidth": 100},
+        window(GRAYS // 16, 128, 100),
+    ),
+    "enhanced, one frame": (
+        {
+            "SharedFunctionalGroupsSequence": item(
+                PixelValueTransformationSequence=item(RescaleSlope=1, RescaleIntercept=-1024)
+            ),
+            "PerFrameFunctionalGroupsSequence": item(FrameVOILUTSequence=item(**W)),
+        },
+        window(GRAYS - 1024, 1000, 800),
+    ),
 }
 
 
@@ -122,6 +158,12 @@ OUTLINES = {
     "shape in alpha": rgba(DISC * 0, DISC * 255),
     "white, shape in alpha": rgba(DISC * 0 + 255, DISC * 255),
     "opaque": rgba(DISC * 255, DISC * 0 + 255),
+    "1 and 2": Image.fromarray((DISC + 1).astype(np.uint8)),
+    "254 and 255": Image.fromarray((DISC + 254).astype(np.uint8)),
+    "yellow on blue": Image.fromarray(
+        np.where(DISC[..., None], [255, 255, 0], [0, 0, 255]).astype(np.uint8)
+    ),
+    "gray, shape in alpha": Image.fromarray(np.dstack([DISC * 255] * 2).astype(np.uint8)),
 }
 
 
@@ -149,6 +191,40 @@ def outlined(root, mask, size=(64, 64)):
 @pytest.mark.parametrize("kind", OUTLINES)
 def test_two_colours_are_an_outline_whatever_they_are(tmp_path, kind):
     np.testing.assert_array_equal(outlined(tmp_path, OUTLINES[kind]).masks[0] > 0, DISC)
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_outlines_of_a_turned_photograph_lie_as_it_is_shown(tmp_path, turn):
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    for i in range(4):
+        path = tmp_path / "ab"[i % 2] / f"{i}.jpg"
+        noise(path, i, (96, 64) if turn < 5 else (64, 96)).save(path, exif=exif)
+        left = np.zeros((64, 96), np.uint8)
+        left[:, :24] = 1
+        (outline := tmp_path / "masks" / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(left).save(outline / f"{i}.png")
+    masks = data.load(f"folder:{tmp_path}", size=32).masks[:]
+    assert masks[:, :, :8].all() and not masks[:, :, 8:].any()
+
+
+MAPS = {"8 bits": "uint8", "1 bit": "bool", "16 bits": "uint16"}
+
+
+@pytest.mark.parametrize("kind", MAPS)
+def test_the_numbers_of_classes_are_read_at_any_depth(tmp_path, kind):
+    """What a mask of 0 and 255 means is said, for 255 is a pixel of unknown class."""
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "classes.txt").write_text("background\nlesion\n")
+    for i in range(4):
+        noise(tmp_path / f"images/{i}.png", i)
+        Image.fromarray(DISC.astype(MAPS[kind])).save(tmp_path / f"labels/{i}.png")
+    found = data.load(f"folder:{tmp_path}", size=64)
+    np.testing.assert_array_equal(found.targets, [DISC] * 4)
+    for i in range(4):
+        Image.fromarray((DISC * 255).astype(np.uint8)).save(tmp_path / f"labels/{i}.png")
+    with pytest.raises(DataError, match="no pixel of class lesion.*are 255, which says .* unknown"):
+        data.load(f"folder:{tmp_path}", size=64)
 
 
 def test_smoothed_edges_are_cut_classes_are_refused_and_empty_outlines_said(tmp_path):
@@ -264,11 +340,22 @@ def test_a_telephones_photograph_is_its_first_picture(tmp_path):
     assert len(found) == 4 and found.census["files_first_of_several"] == 4
 
 
-def test_the_ground_truth_of_a_challenge_is_read_as_it_is(tmp_path):
+PROGRAMS = {
+    "a challenge": ("image,MEL,NV,UNK", "ISIC_{i},{odd}.0,{even}.0,0.0"),
+    "names with suffix": ("image,MEL,NV,UNK", "ISIC_{i}.jpg,{odd},{even},0"),
+    "a decimal comma": ("Image;MEL;NV;UNK", "ISIC_{i};{odd},0;{even},0;0,0"),
+    "blanks and quotes": ("image , MEL, NV, UNK", '"ISIC_{i}", "{odd}", "{even}", "0"'),
+    "Windows' folders": ("IMAGE\tMEL\tNV\tUNK", ".\\ISIC_{i}.jpg\t{odd}\t{even}\t0"),
+}
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_the_table_of_a_challenge_is_read_as_any_program_writes_it(tmp_path, program):
     for i in range(8):
         noise(tmp_path / f"images/ISIC_{i}.jpg", i)
-    lines = [f"ISIC_{i},{i % 2:.1f},{1 - i % 2:.1f},0.0" for i in range(8)]
-    listed(tmp_path, "image,MEL,NV,UNK", lines)
+    heading, line = PROGRAMS[program]
+    listed(tmp_path, heading, [line.format(i=i, odd=i % 2, even=1 - i % 2) for i in range(8)])
     found = data.load(f"folder:{tmp_path}", size=32)
-    assert found.classes == ("MEL", "NV") and found.targets.sum(0).tolist() == [4, 4]
+    assert found.classes == ("MEL", "NV")
+    assert found.targets.tolist() == [[i % 2, 1 - i % 2] for i in range(8)]
     assert found.census["columns_left_out"] == ["UNK"]

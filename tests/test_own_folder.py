@@ -189,7 +189,6 @@ def test_dicom_that_cannot_be_shown_is_refused_without_a_name(tmp_path, pictures
 ILL = "ill/00.png"
 
 
-# what is done to a folder of classes, and what the error names
 def spoilt_table(**columns):
     return lambda r: table(r, **({"image": ["well/01", "well/02", "ill/00"]} | columns))
 
@@ -203,18 +202,18 @@ MISFITS = {
     "no picture": (lambda r: (r / ILL).write_bytes(b"x"), "00.png: cannot be read as an image"),
     "small": (lambda r: put(r / ILL, np.zeros((4, 4), "u1")), "00.png: 4 x 4 pixels"),
     "large": (lambda r: put(r / ILL, np.zeros((5001, 5000), "u1")), "million pixels"),
-    "one class": (lambda r: shutil.rmtree(r / "ill"), "holds 1 folder of a class"),
+    "one class": (lambda r: shutil.rmtree(r / "ill"), "own: shows 1 class .well"),
     "no folder": (shutil.rmtree, "no such folder"),
     "unlisted": (lambda r: table(r, image=["well/01"], label=["a"]), "00.png: its line"),
     "outside": (lambda r: table(r, image=["../x.png"], label=["a"]), "line 2, ../x"),
     "no table": (lambda r: (r / "labels.csv").write_text('image,label\n"'), "labels.csv: cannot"),
     "no column": (lambda r: (r / "labels.csv").write_text("a,b\n1,2\n"), "'a', 'b'.*image"),
     "no label": (spoilt_table(label=["a", "", "b"]), "line 3 has no label"),
-    "one label": (spoilt_table(label=["a"] * 3), "all labels are 'a'"),
+    "one label": (spoilt_table(label=["a"] * 3), "labels.csv: shows 1 class .a."),
     "no number": (spoilt_table(mass=["0", "1", "yes"], cyst=[1, 1, 0]), "line 4 has 'yes' for"),
     "constant": (spoilt_table(mass=[0] * 3, cyst=[1] * 3), "mass, cyst: the same in all lines"),
     "both": (spoilt_table(label=["a", "b", "c"], mass=[0, 1, 0]), "a column label and others"),
-    "neither": (spoilt_table(patient=["a", "b", "c"]), "labels.csv says of no image"),
+    "neither": (spoilt_table(patient=["a", "b", "c"]), "labels.csv: says of no image"),
     "twice": (spoilt_table(image=["well/01"] * 2, label=["a", "b"]), "line 3 lists well/01"),
 }
 

@@ -11,7 +11,6 @@ from PIL import Image
 from medrobust_utils import data
 from medrobust_utils.core.errors import DataError
 from medrobust_utils.data import READERS
-from medrobust_utils.data.readers import official_split
 from medrobust_utils.data.splits import leaks, split_by_group
 
 HAM = "ham10000"
@@ -123,18 +122,6 @@ def test_no_split_parts_a_lesion_and_copies_are_counted(ham_root):
     assert kept.groups[kept.ids.index(other[0])] == kept.groups[kept.ids.index(other[1])]
 
 
-def test_official_lists_split_nih(tree):
-    folder = tree("nih") / "nih_chestxray14"
-    found = data.load("nih", size=16)
-    (folder / "train_val_list.txt").write_text("\n".join(found.ids[:9]))
-    (folder / "test_list.txt").write_text("\n".join(found.ids[9:]) + "\n")
-    split = official_split(found, folder.parent)
-    assert (split.train.tolist(), split.val.tolist()) == ([*range(9)], [9, 10, 11])
-    (folder / "test_list.txt").write_text("")
-    with pytest.raises(DataError, match="none or both of the official lists"):
-        official_split(found, folder.parent)
-
-
 def test_later_exports_of_isic_name_the_same_diagnoses(tree):
     root = tree("isic")
     later = ["Melanoma in situ", "Solar or actinic keratosis", "Nevus", "Keloid", ""]
@@ -183,7 +170,6 @@ IMAGE = "ham10000/HAM10000_images_part_1/ISIC_0000003.jpg"
 BUSI = "Dataset_BUSI_with_GT/benign/benign (1)"
 
 
-# set, what is done to its tree, and what the error names
 def shorten(path):
     return lambda r: (r / path).write_bytes((r / path).read_bytes()[:300])
 

@@ -26,6 +26,8 @@ GRAY = ("MONOCHROME1", "MONOCHROME2")
 COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 # X-ray angiography and fluoroscopy: their modality LUT is not meant for display (C.8.7.1.1.2)
 ANGIOGRAPHY = ("1.2.840.10008.5.1.4.1.1.12.1", "1.2.840.10008.5.1.4.1.1.12.2")
+FRAME_GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
+MACROS = ("PixelValueTransformationSequence", "FrameVOILUTSequence")
 
 LEAST_LEVELS = 32  # gray levels that a set must keep of what it has
 SAMPLED = 2**16  # pixels of a picture whose levels are counted
@@ -210,6 +212,9 @@ def _read(path: Path, *, pixels: bool) -> pydicom.FileDataset:
     try:
         found = pydicom.dcmread(path, stop_before_pixels=not pixels, force=True)
         picture = "Rows" in found and "Columns" in found
+        for groups in FRAME_GROUPS:  # enhanced files say there how their frames are shown
+            for macro in MACROS if found.get(groups) else ():
+                found.update((found[groups][0].get(macro) or [{}])[0])
         if not picture and "SOPClassUID" not in found:
             raise ValueError("no elements")
         if not found.file_meta.get("TransferSyntaxUID"):

@@ -237,7 +237,8 @@ def read_table(path: Path, columns: Sequence[str], *, remedy: str) -> pd.DataFra
         text = content.decode("utf-16" if wide else "utf-8").lstrip("\ufeff")
         heading = next((line for line in text.splitlines() if line.strip()), "")
         separator = max(SEPARATORS, key=heading.count)
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+        dialect = {"delimiter": separator, "strict": True, "skipinitialspace": True}
+        reader = csv.reader(io.StringIO(text, newline=""), **dialect)
         read = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
         rows = {line: row for line, row in read if any(row)}
         names = rows.pop(next(iter(rows), None), [])
@@ -273,6 +274,6 @@ def words(table: pd.DataFrame, column: str) -> pd.Series:
 
 
 def number(cell: str) -> str:
-    """``1.0`` as ``1``: spreadsheets and pandas write whole numbers so."""
-    whole, _, rest = cell.partition(".")
+    """``1.0`` and ``1,0`` as ``1``: spreadsheets and pandas write whole numbers so."""
+    whole, _, rest = cell.replace(",", ".").partition(".")
     return whole if not rest.strip("0") else cell

@@ -17,7 +17,7 @@ from ..core import env
 from ..core.errors import DataError
 from ..core.losses import IGNORED
 from .decoding import listing_key, open_image, remembered
-from .pictures import Size, sizes
+from .pictures import DEEP, Size, sizes
 
 OVERLAPPING = 254  # in readers only; ``settle`` makes it IGNORED, as what has no label is at once
 EDGES = 0.2  # share of an outline's pixels that may be neither black nor white: smoothed edges
@@ -136,13 +136,13 @@ def nearest(label_map: np.ndarray, size: int) -> np.ndarray:
 def _classes(label: Path, image: Path, meaning: Mapping[int, int]) -> np.ndarray:
     """The class of every pixel of one label file, uint8 (H, W)."""
     file = open_image(label, None)
-    if file.mode not in ("L", "P"):
+    if file.mode not in ("1", "L", "P", *DEEP):
         raise DataError(
-            f"{label}: is of mode {file.mode}, but a label map has one channel of 8 bits, gray (L) "
-            "or palette (P). Save the numbers of the classes, not their colours."
+            f"{label}: is of mode {file.mode}, but a label map has one channel, gray (L) or "
+            "palette (P). Save the numbers of the classes, not their colours."
         )
     _check_size(label, file.size, image, exact=True)
-    values = np.asarray(file)
+    values = np.asarray(file).astype(np.int64)
     unknown = sorted(set(np.unique(values).tolist()) - meaning.keys())
     if unknown:
         raise DataError(
@@ -178,9 +178,13 @@ def settle(name: str, maps: np.ndarray, classes: Sequence[str]) -> tuple[np.ndar
     counts = pixel_counts(maps)
     missing = [label for label, count in zip(classes, counts, strict=False) if not count]
     if missing:
+        unknown = (
+            f" {counts[IGNORED]} pixels are {IGNORED}, which says that their class is unknown."
+        )
         raise DataError(
             f"{name}: no pixel of class {', '.join(missing)} in {len(maps)} images. A class "
-            "without a pixel can be neither learnt nor scored: bring more images."
+            "without a pixel can be neither learnt nor scored: bring more images, or write the "
+            f"numbers of the classes, from 0.{unknown if counts[IGNORED] else ''}"
         )
     for label_map in maps if counts[OVERLAPPING] else ():
         label_map[label_map == OVERLAPPING] = IGNORED

@@ -38,7 +38,7 @@ TABLE, NAMES, MASKS, MAPS, IMAGES = "labels.csv", "classes.txt", "masks", "label
 PARTS = {"train", "val", "test"}
 MOST_CLASSES = 254  # of label maps, whose larger numbers are spoken for
 ROLES = ("image", "label", "patient")
-RULES = 2  # number of the rules by which files become 8 bits: other rules, another cache
+RULES = 3  # number of the rules by which files become 8 bits: other rules, another cache
 
 
 class Labels(NamedTuple):
@@ -130,34 +130,37 @@ def read(name: str, size: int, *, duplicates: bool = False) -> ImageSet:
 
 
 def _find(folder: Path) -> Labels:
-    """Files and labels, in whichever layout they are."""
+    """Files and labels: every layout becomes a table first, with a line for each image."""
     maps, base = (folder / MAPS).is_dir(), folder / IMAGES
-    table = find_table(folder, ("labels",), (".csv", ".tab", ".tsv", *(() if maps else (".txt",))))
-    if maps and (folder / NAMES).is_file() and base.is_dir():
-        paths = index_images(base, SUFFIXES, deep=True)
-        labels = Labels(paths, None, (), [""] * len(paths), [])
-        labels = _labels(table, base, paths) if table else labels
-        return labels._replace(targets=None, classes=_names(folder / NAMES))
-    if table:
+    segmented = maps and (folder / NAMES).is_file() and base.is_dir()
+    path = find_table(folder, ("labels",), (".csv", ".tab", ".tsv", *(() if maps else (".txt",))))
+    if path or segmented:
         base = base if base.is_dir() else folder
-        skip = () if base != folder else (MASKS, MAPS, table.name, NAMES)
-        labels = _labels(table, base, index_images(base, SUFFIXES, deep=True, skip=skip))
-        if labels.targets is not None:
-            return labels
-    if table or (maps and (folder / IMAGES).is_dir()):
-        raise DataError(
-            f"{folder}: {table or MAPS} says of no image what it shows. For classes give {TABLE} a "
-            f"column label, or one of 0 and 1 for each finding; for label maps {folder / IMAGES}, "
-            f"{folder / MAPS} and {folder / NAMES} (the classes, a line each) are needed."
-        )
-    return _class_folders(folder)
+        skip = (MASKS, MAPS, path.name, NAMES) if base == folder else ()
+        files = index_images(base, SUFFIXES, deep=True, skip=skip)
+        table = _read(path, base, files) if path else pd.DataFrame({"image": list(files)})
+    elif maps and base.is_dir():
+        files, table = {}, pd.DataFrame()
+    else:
+        files, table = _class_folders(folder)
+    targets, classes, constant = None, (), []
+    if segmented:
+        classes = _names(folder / NAMES)
+    else:
+        targets, classes, constant = _targets(path or folder, table)
+    # what stands for an empty cell is no patient, nor the same one
+    known = words(table, "patient") != ""
+    patients = list(table["patient"].where(known, "")) if known.any() else [""] * len(table)
+    paths = {image: files[image] for image in table["image"]}
+    return Labels(paths, targets, classes, patients, constant)
 
 
-def _class_folders(folder: Path) -> Labels:
+def _class_folders(folder: Path) -> tuple[dict[str, Path], pd.DataFrame]:
+    """Images by id, and the table that would say the same as the folders of the classes."""
     parts = {path.name: path for path in visible(folder) if path.name != MASKS}
     halves = parts if parts and parts.keys() <= PARTS else {"": folder}
-    paths: dict[str, Path] = {}
-    shown: list[str] = []
+    files: dict[str, Path] = {}
+    labels: list[str] = []
     for half, below in halves.items():
         for part in (path for path in visible(below) if path.name != MASKS):
             if not part.is_dir():
@@ -166,16 +169,9 @@ def _class_folders(folder: Path) -> Labels:
                     f"elsewhere, or list the images in {folder / TABLE}."
                 )
             found = index_images(part, SUFFIXES)
-            paths |= {f"{half}/{part.name}/{name}".lstrip("/"): p for name, p in found.items()}
-            shown += [part.name] * len(found)
-    classes = tuple(sorted(set(shown)))
-    if len(classes) < 2:
-        raise DataError(
-            f"{folder}: holds {len(classes)} folder of a class, and two are needed to tell apart "
-            f"({', '.join(classes) or 'none'}). Add one, or a {TABLE}."
-        )
-    targets = np.array([classes.index(label) for label in shown], np.int64)
-    return Labels(paths, targets, classes, [""] * len(paths), [])
+            files |= {f"{half}/{part.name}/{name}".lstrip("/"): p for name, p in found.items()}
+            labels += [part.name] * len(found)
+    return files, pd.DataFrame({"image": list(files), "label": labels}, dtype=str)
 
 
 def _outlined(folder: Path, masks: MaskFiles, cache: Path, key: str) -> dict[str, int]:
@@ -208,21 +204,16 @@ def _names(path: Path) -> tuple[str, ...]:
     return names
 
 
-def _labels(path: Path, base: Path, files: dict[str, Path]) -> Labels:
-    """The table at ``path``, each line with its file; the column ``image`` starts from ``base``."""
+def _read(path: Path, base: Path, files: dict[str, Path]) -> pd.DataFrame:
+    """The table at ``path``; its column ``image``, which starts from ``base``, as ids of files."""
     remedy = "Save it as CSV in UTF-8, with a column image and no column twice."
     table = read_table(path, (), remedy=remedy)
     table = table.rename(columns={c: c.lower() for c in table if c.lower() in ROLES})
     if "image" not in table or not table.columns.is_unique:
         raise DataError(f"{path}: found the columns {list(table.columns)}. {remedy}")
-    ids = [_image(name, base, files) for name in table["image"]]
-    lines = named(path, pd.Series(ids, table.index))
-    found = partners(lines, files, "file", "line in the table")
-    paths = dict(zip(ids, found, strict=True))
-    patients = [""] * len(paths)
-    if "patient" in table:  # what stands for an empty cell is no patient, nor the same one
-        patients = list(table["patient"].mask(words(table, "patient") == "", ""))
-    return _targets(path, table, Labels(paths, None, (), patients, []))
+    table["image"] = [_image(name, base, files) for name in table["image"]]
+    partners(named(path, table["image"]), files, "file", "line in the table")
+    return table
 
 
 def _image(name: str, base: Path, files: dict[str, Path]) -> str:
@@ -232,39 +223,45 @@ def _image(name: str, base: Path, files: dict[str, Path]) -> str:
     return stem if dot and files.get(stem) == base / name else name
 
 
-def _targets(path: Path, table: pd.DataFrame, labels: Labels) -> Labels:
-    """What the table says of each image; columns that are the same in all lines say nothing."""
+def _targets(source: Path, table: pd.DataFrame) -> tuple[np.ndarray, tuple[str, ...], list[str]]:
+    """Targets, classes, and the columns that say nothing, as they are the same in all lines."""
     findings = [name for name in table if name not in ROLES]
+    if "label" in table and findings:
+        raise DataError(
+            f"{source}: has a column label and others ({', '.join(findings)}). Keep label, or "
+            "a column of 0 and 1 for each finding."
+        )
     if "label" in table:
-        if findings:
-            raise DataError(
-                f"{path}: has a column label and others ({', '.join(findings)}). Keep label, or "
-                "a column of 0 and 1 for each finding."
-            )
         empty = table["label"] == ""
         if empty.any():
-            raise DataError(f"{path}: line {empty.idxmax()} has no label. Fill or remove it.")
+            raise DataError(f"{source}: line {empty.idxmax()} has no label. Fill or remove it.")
         classes = tuple(sorted(set(table["label"])))
         if len(classes) < 2:
-            raise DataError(f"{path}: all labels are {classes[0]!r}; two are needed.")
-        targets = table["label"].map(classes.index).to_numpy(np.int64)
-        return labels._replace(targets=targets, classes=classes)
+            raise DataError(
+                f"{source}: shows {len(classes)} class ({', '.join(classes) or 'none'}), and two "
+                f"are needed to tell apart. Add a folder for another, or a {TABLE} that names two."
+            )
+        return table["label"].map(classes.index).to_numpy(np.int64), classes, []
     if not findings:
-        return labels
+        raise DataError(
+            f"{source}: says of no image what it shows. For classes give {TABLE} a column label, "
+            f"or one of 0 and 1 for each finding; for label maps the folders {IMAGES} and {MAPS} "
+            f"and {NAMES} (the classes, a line each) are needed."
+        )
     values = table[findings].map(number)
     odd = ~values.isin(("0", "1"))
     if odd.any(axis=None):
         line, column = odd.stack().idxmax()
         raise DataError(
-            f"{path}: line {line} has {values[column][line][:20]!r} for {column}, and 0 or 1 is "
+            f"{source}: line {line} has {values[column][line][:20]!r} for {column}, and 0 or 1 is "
             "needed. Correct it; a text label goes into a column label."
         )
     present = (values == "1").astype(np.uint8)
     same = present.min() == present.max()
     kept, constant = [c for c in findings if not same[c]], [c for c in findings if same[c]]
     if not kept:
-        raise DataError(f"{path}: {', '.join(constant)}: the same in all lines; two are needed.")
+        raise DataError(f"{source}: {', '.join(constant)}: the same in all lines; two are needed.")
     targets, classes = present[kept].to_numpy(), tuple(kept)
     if len(kept) == 1:  # one question, two answers: absent, present
         targets, classes = targets[:, 0].astype(np.int64), (f"no {kept[0]}", kept[0])
-    return labels._replace(targets=targets, classes=classes, constant=constant)
+    return targets, classes, constant

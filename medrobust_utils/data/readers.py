@@ -12,15 +12,12 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from ..core.errors import DataError
 from . import medmnist, nuclei
 from .imageset import ImageSet
 from .layouts import Folders, Table, words
-from .reading import find_folder
-from .splits import Split
 
 ISIC = (
     "nevus",
@@ -84,30 +81,6 @@ def _diagnosed(path: Path, table: pd.DataFrame) -> tuple[pd.DataFrame, dict]:
         "other_diagnoses": sum(others.values()),
         "other_diagnoses_by_name": dict(others.most_common()),
     }
-
-
-def official_split(data: ImageSet, root: Path) -> Split:
-    """ChestX-ray14's own patient-wise lists (``train_val_list.txt``, ``test_list.txt``).
-
-    Raises:
-        DataError: if a list is missing, or an image stands in none or in both.
-    """
-    folder = find_folder(root, SETS["nih"].folder)
-    sides = []
-    for name in ("train_val_list.txt", "test_list.txt"):
-        if not (folder / name).is_file():
-            raise DataError(
-                f"{folder / name} is missing. Download it beside the images, or split by patient."
-            )
-        sides.append({line.strip().removesuffix(".png") for line in (folder / name).open()})
-    in_train, in_test = (np.array([image in side for image in data.ids]) for side in sides)
-    if (in_train == in_test).any():
-        image = data.ids[int(np.flatnonzero(in_train == in_test)[0])]
-        raise DataError(
-            f"{folder}: {image} stands in none or both of the official lists. "
-            "Download the lists again."
-        )
-    return Split(np.flatnonzero(in_train), np.flatnonzero(in_test))
 
 
 HAM10000 = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
