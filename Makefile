@@ -14,7 +14,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 # The stamp carries the lock's checksum: a changed lock is installed, an unchanged one is not.
 STAMP := $(VENV)/.installed-$(shell cat requirements-lock.txt pyproject.toml | cksum | tr ' ' -)
 
-.PHONY: help venv reproduce explore test test-browser soak bench bench-strength lint test-colab set-url release clean
+.PHONY: help venv reproduce explore test test-browser soak bench bench-strength lint lessons test-colab set-url release clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1#/p' $(MAKEFILE_LIST) | \
@@ -83,6 +83,9 @@ test-colab: $(STAMP)  ## try the notebooks against Colab's package versions (nee
 
 set-url:  ## name this project's repository everywhere: make set-url URL=https://github.com/...
 	@$(PYTHON) tools/set_url.py "$(URL)"
+
+lessons: $(STAMP)  ## run the notebooks on phantoms and write docs/lessons/*.html
+	@$(BIN)/python tools/lessons.py
 
 release: $(STAMP)  ## build the package; refuses while no repository is named
 	@! grep -q "github.com/-owner-/" pyproject.toml || { echo "No repository is named yet:" \

@@ -18,16 +18,20 @@ REPOSITORY = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["ur
 IMPORTABLE = {"numpy", "pandas", "torch", "matplotlib", "seaborn", "IPython", "safetensors"}
 IMPORTABLE |= {"medrobust_utils"}
 PARAMETER = re.compile(r"[A-Z][A-Z0-9_]*: (str|int|float|bool) = \S.*  # \S.*")
-# Numbers that no paper owns: ends and middle of a range, and how a figure looks.
-PLAIN_FLOATS = {0.0, 0.5, 1.0}
-LOOKS = {"alpha", "figsize", "fontsize", "height", "linewidth", "lw", "pad", "size", "width"}
+# Papers that anybody can read, by the notebook's number.
+PUBLIC = {"02": "https://arxiv.org/abs/2210.14405", "03": "https://arxiv.org/abs/2402.16005"}
+SOLUTION = re.compile(
+    r"^\d\. \*\*.+?\*\*.*<summary>Solution</summary>\s+```python\n(.+?)\n```\s+</details>",
+    re.MULTILINE | re.DOTALL,
+)
 
 
 def faults(path: Path) -> list[str]:
     """Everything that is wrong with the notebook at ``path``."""
     book = nbformat.v4.reads(path.read_text("utf-8"))  # nbformat.read would mend some faults
     first = list(is_valid(book, path.stem))
-    return first or [fault for rule in RULES for fault in rule(book, path.stem)]
+    rules = RULES + FORM * path.stem.startswith(IN_FORM)
+    return first or [fault for rule in rules for fault in rule(book, path.stem)]
 
 
 def tags(cell) -> list[str]:
@@ -118,16 +122,6 @@ def has_short_cells(book, name) -> Iterator[str]:
                 yield f"cell {place} has {length} lines of at most {limit}"
 
 
-def explains_its_code(book, name) -> Iterator[str]:
-    """Prose follows every code cell that does more than import or declare."""
-    kinds = [cell.cell_type for cell in book.cells] + ["end"]
-    for place, tree in trees(book):
-        imports_only = all(isinstance(s, ast.Import | ast.ImportFrom) for s in tree.body)
-        declares = "parameters" in tags(book.cells[place])
-        if not imports_only and not declares and kinds[place + 1] != "markdown":
-            yield f"cell {place} has no text after it"
-
-
 def imports_little(book, name) -> Iterator[str]:
     for place, tree in trees(book):
         for node in ast.walk(tree):
@@ -158,19 +152,103 @@ def stays_inside(book, name) -> Iterator[str]:
                 yield f"cell {place} has an absolute path: {text}"
 
 
-def leaves_numbers_to_the_protocol(book, name) -> Iterator[str]:
-    """No decimal typed in the code of a paper's notebook: the papers' numbers are in the YAML."""
-    if name.startswith(("00", "06")):
-        return
+def budget(name: str) -> tuple[int, int, int, int]:
+    """The most cells, lines of code, words and minutes that a notebook may have."""
+    return (50, 260, 1500, 60) if "01" <= name[:2] <= "04" else (30, 150, 900, 45)
+
+
+def is_short(book, name) -> Iterator[str]:
+    """Folded plumbing and the parameters are not counted."""
+    lines = [
+        line
+        for _, cell in code_cells(book)
+        if not {"hide-input", "parameters"} & set(tags(cell))
+        for line in cell.source.splitlines()
+        if line.strip()
+    ]
+    prose = [cell.source for cell in book.cells if cell.cell_type == "markdown"]
+    found = len(book.cells), len(lines), sum(len(text.split()) for text in prose)
+    for number, most, what in zip(found, budget(name), ("cells", "lines", "words"), strict=False):
+        if number > most:
+            yield f"has {number} {what} of at most {most}"
+
+
+def is_plain(book, name) -> Iterator[str]:
+    """Short lines, one statement each, folded cells with a title, few names of the kit."""
+    names = set()
+    for place, cell in code_cells(book):
+        if "hide-input" in tags(cell) and not cell.source.startswith("#@title "):
+            yield f"cell {place} is folded without a #@title"
+        for line in cell.source.splitlines():
+            if len(line) > 100 and not line.startswith("#@title"):
+                yield f"cell {place} has a line of {len(line)} columns"
     for place, tree in trees(book):
-        if "parameters" in tags(book.cells[place]):
-            continue
-        looks = [n.value for n in ast.walk(tree) if isinstance(n, ast.keyword) and n.arg in LOOKS]
-        spared = {id(inner) for look in looks for inner in ast.walk(look)}
+        starts = [node.lineno for node in ast.walk(tree) if isinstance(node, ast.stmt)]
+        if len(set(starts)) < len(starts):
+            yield f"cell {place} has two statements on a line"
         for node in ast.walk(tree):
-            number = isinstance(node, ast.Constant) and isinstance(node.value, float)
-            if number and node.value not in PLAIN_FLOATS and id(node) not in spared:
-                yield f"cell {place} has the number {node.value} in its code"
+            kit = isinstance(node, ast.ImportFrom) and str(node.module).startswith("medrobust")
+            if kit and "env.use_drive" not in book.cells[place].source:
+                names |= {alias.name for alias in node.names}
+    if len(names) > 8:
+        yield f"imports {len(names)} names of the kit, at most 8: {', '.join(sorted(names))}"
+
+
+def says_how_long(book, name) -> Iterator[str]:
+    prose = "\n".join(cell.source for cell in book.cells if cell.cell_type == "markdown")
+    headings = set(re.findall(r"^## .+", prose, re.MULTILINE)) - {"## What you will learn"}
+    minutes = {heading: re.search(r"\((\d+) minutes?\)$", heading) for heading in headings}
+    yield from (f"does not say how long {text!r} takes" for text, n in minutes.items() if not n)
+    total, most = sum(int(n[1]) for n in minutes.values() if n), budget(name)[-1]
+    if total > most:
+        yield f"takes {total} minutes of at most {most}"
+
+
+def shows_the_idea(book, name) -> Iterator[str]:
+    """An equation, a drawing by code, links to the paper and to the next notebook."""
+    prose = "\n".join(cell.source for cell in book.cells if cell.cell_type == "markdown")
+    if prose.count("$$") < 2:
+        yield "has no display equation"
+    if not any("plt.subplots" in cell.source for _, cell in code_cells(book)):
+        yield "draws nothing by itself (plt.subplots)"
+    paper = PUBLIC.get(name[:2], "")
+    if f"]({paper}" not in book.cells[0].source:
+        yield f"does not link to its paper, {paper}, in the first cell"
+    last = book.cells[-1]
+    if last.cell_type != "markdown" or not re.search(r"\]\(\d\d_\w+\.ipynb\)", last.source):
+        yield "does not end with a link to another notebook"
+
+
+def has_three_exercises(book, name) -> Iterator[str]:
+    found = exercises(book)
+    if len(found) != 3:
+        yield f"has {len(found)} exercises of 3 with a stub, a check and a folded solution"
+    for place, _ in found:
+        if "not yet" not in book.cells[place].source:
+            yield f"cell {place}: the check of an untouched exercise does not say `not yet`"
+
+
+def exercises(book) -> list[tuple[int, str]]:
+    """For each exercise, place and source of its code cell with the solution in the stub's place.
+
+    The stub ends at the first blank line; two blank lines inside a solution do no harm.
+    """
+    found = []
+    for place, (task, cell) in enumerate(zip(book.cells, book.cells[1:], strict=False), start=1):
+        solution = task.cell_type == "markdown" and SOLUTION.search(task.source)
+        if solution and cell.cell_type == "code":
+            found.append((place, f"{solution[1]}\n\n{cell.source.partition(chr(10) * 2)[2]}"))
+    return found
+
+
+def with_solutions(book):
+    """A copy in which every exercise stands twice: untouched, then solved; both cells tagged."""
+    book = nbformat.from_dict(book)
+    for place, solved in reversed(exercises(book)):
+        book.cells[place].metadata["tags"] = ["untouched"]
+        cell = nbformat.v4.new_code_cell(solved, metadata={"tags": ["solved"]})
+        book.cells.insert(place + 1, cell)
+    return book
 
 
 RULES = (
@@ -179,8 +257,9 @@ RULES = (
     closes_well,
     declares_parameters,
     has_short_cells,
-    explains_its_code,
     imports_little,
     stays_inside,
-    leaves_numbers_to_the_protocol,
 )
+# Lessons are written one by one: the form is asked of those that have it.
+FORM = (is_short, is_plain, says_how_long, shows_the_idea, has_three_exercises)
+IN_FORM = ("00", "06", "07")

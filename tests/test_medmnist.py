@@ -6,7 +6,7 @@ from PIL import Image
 
 from medrobust_utils import data
 from medrobust_utils.core.errors import DataError
-from medrobust_utils.data import medmnist
+from medrobust_utils.data import loading, medmnist
 
 COUNTS = {"train": 20, "val": 6, "test": 8}
 
@@ -88,3 +88,33 @@ def test_what_is_not_as_published_is_named_and_leaves_no_cache(root, home):
     assert not list((home / "decoded").glob("*partial*"))
     with pytest.raises(DataError, match=r"data_download.sh retinamnist"):
         data.load("retinamnist", size=28)
+
+
+@pytest.mark.parametrize("somebody", [True, False])
+def test_a_lesson_shows_real_images_in_colab_and_phantoms_where_a_program_runs(
+    root, monkeypatch, somebody
+):
+    """Someone in Colab meets real images; no batch, test or rig ever asks the network for them."""
+    asked = []
+    monkeypatch.setenv("COLAB_RELEASE_TAG", "release-colab")
+    monkeypatch.setenv("MEDROBUST_HOME", str(root))
+    monkeypatch.setattr(loading.env, "headless", lambda: not somebody)
+
+    def arrive(dataset, folder, file):
+        asked.append(file)
+        save(folder, dataset.name, 28)
+
+    monkeypatch.setattr(loading, "download_set", arrive)
+    found = data.lesson("phantom-dermatoscopy7", size=32, phantoms=14)
+    assert asked == (["dermamnist.npz"] if somebody else [])
+    assert (len(found), len(found.classes), found.synthetic) == (14, 7, not somebody)
+
+
+def test_a_lesson_goes_on_with_phantoms_where_the_download_fails(root, monkeypatch):
+    def fail(*_):
+        raise DataError("zenodo.org does not answer.")
+
+    monkeypatch.setattr(loading.env, "on_colab", lambda: True)
+    monkeypatch.setattr(loading, "download_set", fail)
+    with pytest.warns(UserWarning, match="zenodo"):
+        assert data.lesson("phantom-fundus", size=32, phantoms=10).synthetic

@@ -23,6 +23,16 @@ def test_the_runner_can_plan_the_notebook_in_smoke(path, tmp_path):
     assert run.parameters["OUT"] == str(run.folder)
 
 
+TASK = """1. **Name.** Think.
+
+<details><summary>Solution</summary>
+
+```python
+x = 1
+```
+</details>"""
+
+
 def good_notebook():
     slug = rules.REPOSITORY.removeprefix("https://github.com/")
     badge = f"https://colab.research.google.com/github/{slug}/blob/main/notebooks/07_good.ipynb"
@@ -36,9 +46,12 @@ def good_notebook():
         new_code_cell(rules.COLAB_CELL),
         new_code_cell(parameters, metadata={"tags": ["parameters"]}),
         new_code_cell("import json\nimport numpy as np\nfrom medrobust_utils import protocol"),
-        new_code_cell("print(0.5 * RATE)\nplot(alpha=0.3, figsize=(6.4, 4), title=f'{1}/s')"),
-        new_markdown_cell("It prints.\n\n## Limits\nMany.\n\n## Exercises\n1. Think."),
+        new_code_cell("figure = plt.subplots()\nplot(alpha=0.3, title=f'{1}/s')"),
+        new_markdown_cell("$$x$$\n\n## Limits (1 minute)\nMany.\n\n## Exercises (9 minutes)"),
     ]
+    for task in (TASK, TASK, TASK):
+        cells += [new_markdown_cell(task), new_code_cell('x = None  # yours\n\nprint("not yet")')]
+    cells.append(new_markdown_cell("On to [the start](00_start_here.ipynb)."))
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
     return new_notebook(cells=cells, metadata={"kernelspec": kernel})
 
@@ -53,6 +66,10 @@ def replace(place, old, new):
 
 def put(place, **fields):
     return lambda book: book.cells[place].update(fields)
+
+
+def grow(book, text, times):
+    book.cells[5:5] = [new_code_cell(text) for _ in range(times)]
 
 
 def code(text):
@@ -70,11 +87,23 @@ BROKEN = {
     "no limits": (replace(5, "## Limits", "Limits"), "'Limits'"),
     "untyped parameter": (replace(2, "RATE: float", "RATE"), "not `NAME: type"),
     "long cell": (code("x = 1\n" * 26), "cell 4 has 26 lines"),
-    "no text after code": (lambda b: b.cells.insert(5, new_code_cell("x = 1")), "cell 4 has no"),
     "foreign import": (code("def f():\n    from timm.models import x"), "imports timm.models"),
     "shell": (code("%pip install x"), "shell or magic"),
     "absolute path": (code("open(f'/tmp/{x}')"), "absolute path"),
-    "a paper's number": (code("f(noise=0.025, alpha=0.3)"), "number 0.025"),
+    "many cells": (lambda b: grow(b, "x", 20), "cells of at most 30"),
+    "many lines": (lambda b: grow(b, "x = 1\n" * 20, 9), "lines of at"),
+    "many words": (replace(5, "Many", "many " * 900), "words of at most 900"),
+    "a wide line": (code(f"x = '{'-' * 100}'"), "line of 106 columns"),
+    "two statements": (code("x = 1; y = 2"), "two statements"),
+    "folded without a title": (put(4, metadata={"tags": ["hide-input"]}), "without a #@title"),
+    "many names": (code(f"from medrobust_utils import {', '.join('abcdefghi')}"), "at most 8"),
+    "no minutes": (replace(5, " (9 minutes)", ""), "how long '## Exercises'"),
+    "too long": (replace(5, "9 minutes", "90 minutes"), "91 minutes of at most 45"),
+    "no equation": (replace(5, "$$", "$"), "no display equation"),
+    "no drawing": (code("x = 1"), "draws nothing"),
+    "no next notebook": (replace(12, ".ipynb", ""), "end with a link"),
+    "no solution": (replace(6, "```python", "```"), "2 exercises of 3"),
+    "no check": (replace(7, "not yet", "done"), "`not yet`"),
 }
 
 
@@ -96,9 +125,12 @@ def test_a_broken_notebook_is_named_for_what_is_broken(tmp_path, change, message
     assert any(message in fault for fault in found), found
 
 
-def test_a_notebook_with_a_bad_name_is_refused_and_the_start_may_type_numbers(tmp_path):
-    book = good_notebook()
-    assert any("NN_name" in fault for fault in rules.faults(write(book, tmp_path, "good")))
-    code("target = 0.484")(book)
-    found = rules.faults(write(book, tmp_path, "00_start_here"))
-    assert not any("number" in fault for fault in found)
+def test_a_notebook_with_a_bad_name_is_refused(tmp_path):
+    found = rules.faults(write(good_notebook(), tmp_path, "good"))
+    assert any("NN_name" in fault for fault in found)
+
+
+def test_a_solution_takes_the_place_of_the_stub_alone():
+    book = rules.with_solutions(good_notebook())
+    assert [rules.tags(cell) for cell in book.cells[7:9]] == [["untouched"], ["solved"]]
+    assert book.cells[8].source == 'x = 1\n\nprint("not yet")'

@@ -5,6 +5,7 @@ import warnings
 
 import golden
 import nbformat
+import notebook_rules as rules
 import pytest
 import torch
 from PIL import Image
@@ -15,7 +16,10 @@ from medrobust_utils.reporting import results
 
 @pytest.mark.parametrize("path", golden.NOTEBOOKS, ids=lambda path: path.stem)
 def test_the_notebook_runs_in_smoke(path, tmp_path):
-    outcome = golden.run(path, tmp_path)
+    """Its exercises stand in it twice, untouched and solved: learners meet both."""
+    doubled = rules.with_solutions(nbformat.read(path, as_version=4))
+    nbformat.write(doubled, tmp_path / path.name)
+    outcome = golden.run(tmp_path / path.name, tmp_path / "out")
     assert outcome.status == "done", outcome.error
     record = results.read(outcome.run.folder)
     assert (record["status"], record["notebook"]) == ("complete", path.stem)
@@ -37,8 +41,21 @@ def test_the_notebook_runs_in_smoke(path, tmp_path):
     assert outcome.peak_mb < 4000
     if path.stem == "05_gradcam_explorer":
         _is_a_picture(book)
+    _is_solved(book, 3 if path.stem.startswith(rules.IN_FORM) else 0)
     if path in golden.PAPERS:
         _holds(record, path)
+
+
+def _is_solved(book, count):
+    """Untouched exercises say `not yet`, solved ones agree with the kit or say what they found."""
+    said = {"untouched": [], "solved": []}
+    for cell in book.cells:
+        for tag in said.keys() & set(rules.tags(cell)):
+            said[tag].append("".join(output.get("text", "") for output in cell.outputs))
+    assert min(map(len, said.values())) >= count
+    assert all("not yet" in text for text in said["untouched"]), said
+    wrong = ("not yet", "different", "False")
+    assert not [text for text in said["solved"] if not text or any(w in text for w in wrong)], said
 
 
 OWN_NETWORK = """

@@ -110,6 +110,26 @@ def headless() -> bool:
     return bool(os.environ.get("CI")) or not getattr(kernel, "_allow_stdin", True)
 
 
+def on_colab() -> bool:
+    """True in a Colab session that somebody looks at; not where a program runs its notebook."""
+    return "COLAB_RELEASE_TAG" in os.environ and not headless()
+
+
+def use_drive(notebook: str, profile: str) -> tuple[str, str]:
+    """Mount the user's Drive in Colab; the folders for CHECKPOINTS and OUT below ``medrobust``.
+
+    Raises:
+        DataError: outside Colab.
+    """
+    try:
+        from google.colab import drive
+    except ImportError:
+        raise DataError("DRIVE=True asks for Colab; elsewhere set CHECKPOINTS and OUT.") from None
+    drive.mount("/content/drive")
+    own = Path("/content/drive/MyDrive/medrobust")
+    return str(own / "checkpoints"), str(own / "results" / notebook / profile)
+
+
 def progress(*args: Any, **kwargs: Any) -> text_bar:
     """A progress bar: a widget where somebody looks, plain text in batches and terminals.
 

@@ -15,7 +15,7 @@ _SPLITS = (
     "split_official",
     "split_three_ways",
 )
-_HOME = dict.fromkeys(("batches", "load"), "loading") | {
+_HOME = dict.fromkeys(("batches", "lesson", "load"), "loading") | {
     "READERS": "readers",
     "ImageSet": "imageset",
     "phantom_set": "phantoms",

@@ -26,7 +26,7 @@ from ..core.storage import fingerprint
 from . import protocol, results
 
 INSTALLED = Path(sys.prefix) / "share" / "medrobust" / "notebooks"
-PLACES = ("OUT", "CHECKPOINTS")  # parameters that say where, not what
+PLACES = ("OUT", "CHECKPOINTS", "DRIVE")  # parameters that say where, not what
 TYPES = {"str": str, "int": int, "float": FiniteFloat, "bool": bool}
 TYPES = {name: TypeAdapter(kind) for name, kind in TYPES.items()}
 

@@ -1,0 +1,97 @@
+"""Write the executed notebooks as pages: ``python tools/lessons.py [NN ...]`` or ``make lessons``.
+
+Runs the notebooks on phantoms (profile smoke) and writes ``docs/lessons/<notebook>.html``: small
+PNG pictures, a progress bar as the one line that it ended with, no folded plumbing and no path of
+the machine. Only the equations need a network (MathJax).
+"""
+
+import base64
+import io
+import re
+import sys
+import tempfile
+from pathlib import Path
+
+import nbformat
+from nbconvert import HTMLExporter
+from nbconvert.preprocessors import TagRemovePreprocessor
+from PIL import Image
+
+from medrobust_utils.reporting import planning, runner
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = ROOT / "docs" / "lessons"
+LARGEST = 1_500_000  # bytes of a page
+WIDEST = 1000  # pixels of a picture
+STYLE = """<style>
+body { max-width: 60rem; margin: auto; }
+.jp-InputPrompt, .jp-OutputPrompt { display: none; }
+.jp-OutputArea-output, .jp-RenderedHTMLCommon { overflow-x: auto; overflow-wrap: break-word; }
+.jp-OutputArea-output pre { white-space: pre-wrap; }
+.jp-RenderedImage img { max-width: 100%; height: auto; }
+</style>"""
+
+
+def page(book: nbformat.NotebookNode, paths: list[str]) -> str:
+    """An executed notebook as HTML; each of ``paths`` is cut down to its last part.
+
+    Raises:
+        SystemExit: for a page above ``LARGEST`` bytes.
+    """
+    book.cells = [
+        cell for cell in book.cells if "injected-parameters" not in cell.metadata.get("tags", [])
+    ]
+    for cell in book.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [one for one in map(_slim, cell.outputs) if one]
+    exporter = HTMLExporter(require_js_url="", exclude_anchor_links=True)
+    removing = TagRemovePreprocessor(remove_input_tags={"hide-input"}, enabled=True)
+    exporter.register_preprocessor(removing, enabled=True)
+    html, _ = exporter.from_notebook_node(book)
+    for path in sorted(paths, key=len, reverse=True):
+        html = html.replace(path, Path(path).name)
+    html = re.sub(r"(href=\"\d\d_\w+)\.ipynb\"", r'\1.html"', html)  # from page to page
+    html = html.replace("</head>", f"{STYLE}</head>", 1)
+    if len(html.encode()) > LARGEST:
+        sys.exit(f"a page of {len(html.encode()):,} bytes, at most {LARGEST:,}: fewer pictures.")
+    return html
+
+
+def _slim(output: nbformat.NotebookNode) -> nbformat.NotebookNode | None:
+    """An output with small pictures and finished progress bars; None where nothing is left."""
+    if output.output_type == "stream":
+        lines = (line.rstrip().split("\r")[-1] for line in output.text.split("\n"))
+        kept = [line for line in lines if line.strip() and not _unfinished(line)]
+        output.text = "\n".join(kept) + "\n"
+        return output if kept else None
+    if "image/png" in output.get("data", {}):
+        with Image.open(io.BytesIO(base64.b64decode(output.data["image/png"]))) as image:
+            image.thumbnail((WIDEST, 10 * WIDEST))
+            small, file = image.convert("RGB").quantize(128), io.BytesIO()
+        small.save(file, "PNG", optimize=True)
+        output.data = {"image/png": base64.b64encode(file.getvalue()).decode()}
+    return output
+
+
+def _unfinished(line: str) -> bool:
+    done = re.search(r"(\d+)%\|", line)
+    return bool(done) and done[1] != "100"
+
+
+def main(wanted: list[str]) -> None:
+    """Run the notebooks that are named (none: all) and write their pages."""
+    PAGES.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as out:
+        runs = planning.plan(planning.find_notebooks(wanted), "smoke", [], Path(out))
+        for outcome in runner.run_batch(runs):
+            if outcome.status != "done":
+                sys.exit(f"{outcome.run}: {outcome.error}")
+            book = nbformat.read(outcome.run.folder / "executed.ipynb", as_version=4)
+            paths = [str(outcome.run.folder), out, str(ROOT), str(Path.home()), sys.prefix]
+            target = PAGES / f"{outcome.run.notebook.stem}.html"
+            target.write_text(page(book, paths), "utf-8")
+            print(f"{target.relative_to(ROOT)}: {target.stat().st_size / 1e6:.2f} MB")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
