@@ -8,7 +8,7 @@ difference of two of them is a paired difference, with a paired interval.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -62,31 +62,6 @@ def weighted_mean(per_image: np.ndarray, weights: np.ndarray) -> Estimate:
     with np.errstate(invalid="ignore"):  # a draw may hold none of the known images
         found = _estimate(weights[:, known] @ values[known] / weights[:, known].sum(1))
     return replace(found, outcomes=values[None])
-
-
-@dataclass(frozen=True)
-class PerImage:
-    """One number an image (n,), NaN where it is not known, and the weights that average it.
-
-    Differences are taken image by image, so that both sides are of the same images. ``groups`` are
-    the patient, lesion or tile of each image, where they are known.
-    """
-
-    values: np.ndarray
-    weights: np.ndarray
-    groups: np.ndarray | None = None
-
-    def __sub__(self, other: PerImage) -> PerImage:
-        return replace(self, values=self.values - other.values)
-
-    @property
-    def known(self) -> int:
-        """How many images the mean is over."""
-        return int(np.isfinite(self.values).sum())
-
-    def mean(self) -> Estimate:
-        """Mean with an interval."""
-        return replace(weighted_mean(self.values, self.weights), groups=self.groups)
 
 
 def exceeded(values: np.ndarray, weights: np.ndarray, share: float | np.ndarray) -> Estimate:

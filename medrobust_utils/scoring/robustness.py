@@ -7,10 +7,16 @@ radii cancels.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
+import torch
+from torch import nn
 
-from ..attacks import SweepResult
+from ..attacks import Flag, SweepResult, red_flags
+from ..core import env
+from ..core.storage import cached_arrays, fingerprint
+from ..data import ImageSet, to_float
 from . import metrics
 from .metrics import Estimate
 
@@ -90,3 +96,31 @@ def under_attack(
         rows += [(radius, "auc_macro_attacked", found["auc_macro"])] if afresh else []
         rows += [(radius, "sensitivity_attacked", sensitivity(logits))] if two else []
     return rows
+
+
+def cached_flags(
+    path: Path,
+    model: nn.Module,
+    data: ImageSet,
+    index: np.ndarray,
+    radius: float,
+    *,
+    seed: int,
+    dtype: torch.dtype,
+) -> list[Flag]:
+    """Red flags (see ``attacks.red_flags``) on the images of ``index``, or read back.
+
+    Args:
+        path: how the files begin that keep them.
+    """
+
+    def compute() -> dict[str, list]:
+        device = env.pick_device()
+        images = to_float(data.images[index]).to(device)
+        labels = torch.from_numpy(data.targets[index])
+        found = red_flags(model.to(device), images, labels, radius, seed=seed, dtype=dtype)
+        return {name: [getattr(flag, name) for flag in found] for name in Flag.__annotations__}
+
+    key = fingerprint(index.tolist(), radius, seed, str(dtype))
+    kept = cached_arrays(path.with_name(f"{path.name}-{key}.npz"), compute)
+    return list(map(Flag, *(array.tolist() for array in kept.values())))

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
 import torch
 from torch import nn
 
 from ..core import env
 from ..data.own_roles import asked_for, cast, question, whole_images  # noqa: F401
+from ..data.splits import some  # noqa: F401
 from ..scoring.imagesets import clean_scores, unscored  # noqa: F401
-
-
-def some(index: np.ndarray, limit: int, seed: int) -> np.ndarray:
-    """``limit`` images of ``index`` by chance (0: all), sorted."""
-    return np.sort(np.random.default_rng(seed).permutation(index)[: limit or None])
+from ..training.arms import parameters  # noqa: F401
 
 
 def precision(settings: Mapping, model: nn.Module) -> torch.dtype:
@@ -28,11 +24,6 @@ def precision(settings: Mapping, model: nn.Module) -> torch.dtype:
     if not settings["attack"]["fast"]:
         return torch.float32
     return getattr(model, "trained_in", None) or env.training_dtype(env.pick_device())
-
-
-def parameters(model: nn.Module) -> int:
-    """Trainable numbers of a network."""
-    return sum(p.numel() for p in model.parameters())
 
 
 def budget(how: Mapping) -> dict[str, int]:

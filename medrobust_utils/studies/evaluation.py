@@ -10,9 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ..attacks import Flag, SweepResult, attack_sweep, red_flags, robust_curve
-from ..core import env
-from ..core.storage import cached_arrays, fingerprint
+from ..attacks import Flag, SweepResult, attack_sweep, robust_curve
 from ..data import to_float
 from ..explain import under_attack
 from ..explain.under_attack import Explained
@@ -167,21 +165,12 @@ def flags(trained: Trained, found: Evaluation, settings: Mapping, *, seed: int) 
     task, model, radius = trained.arm.task, trained.model, found.half_radius
     index = some(task.attacked, settings["attack"]["check"]["images"], seed)
     how = {"seed": seed, "dtype": precision(settings, model)}
-
-    def compute() -> dict[str, np.ndarray]:
-        device = env.pick_device()
-        images = to_float(task.data.images[index]).to(device)
-        labels = torch.from_numpy(task.data.targets[index])
-        seen = red_flags(model.to(device), images, labels, radius, **how)
-        model.cpu()
-        return pd.DataFrame(seen).to_dict("list")
-
-    key = fingerprint(index.tolist(), radius, seed, str(how["dtype"]))
-    seen = cached_arrays(trained.folder / f"flags-{task.key}-{key}.npz", compute)
-    table = pd.concat([pd.DataFrame(found.flags), pd.DataFrame(seen)])
-    table = table.rename(columns={"name": "flag", "raised": "estimate"})
-    about = {"metric": "red_flag", "radius_255": radius * 255, **found.tags}
-    return table.astype({"estimate": float}).assign(**about)
+    path = trained.folder / f"flags-{task.key}"
+    seen = robustness.cached_flags(path, model, task.data, index, radius, **how)
+    model.cpu()
+    table = pd.DataFrame([*found.flags, *seen])
+    table = table.rename(columns={"name": "flag", "raised": "estimate"}).astype({"estimate": float})
+    return table.assign(metric="red_flag", radius_255=radius * 255, **found.tags)
 
 
 def modes_differ(
@@ -224,20 +213,13 @@ def explain(
     Args:
         masks: gives the regions of interest of some images, if they have any.
     """
-    task, radii = trained.arm.task, found.sweep.epsilons
+    task, model, radii = trained.arm.task, trained.model, found.sweep.epsilons
     index = some(task.attacked, settings["explained"], seed)
-    seen = under_attack.explain(
-        trained.model,
-        to_float(task.data.images[index]),
-        torch.from_numpy(task.data.targets[index]),
-        index,
-        radii,
-        masks(task, index),
-        trained.folder,
-        shown=len(radii) - 1 if found.half is None else found.half,
-        seed=seed,
-        dtype=precision(settings, trained.model),
-        desc=f"{trained.arm.key}: explaining",
-    )
-    trained.model.cpu()
+    images, labels = to_float(task.data.images[index]), torch.from_numpy(task.data.targets[index])
+    asked = model, images, labels, index, radii, masks(task, index), trained.folder
+    how = {"seed": seed, "dtype": precision(settings, model)}
+    how |= {"desc": f"{trained.arm.key}: explaining"}
+    shown = len(radii) - 1 if found.half is None else found.half
+    seen = under_attack.explain(*asked, shown=shown, **how)
+    model.cpu()
     return seen

@@ -14,7 +14,8 @@ import pandas as pd
 
 from ..reporting.rows import chosen, frame, record, side_by_side  # noqa: F401  where users look
 from ..scoring import metrics
-from ..scoring.metrics import Estimate, PerImage, pooled
+from ..scoring.metrics import Estimate, pooled
+from ..scoring.per_image import PerImage, image_means, means  # noqa: F401
 
 
 def paired(
@@ -89,27 +90,6 @@ def along(
 def smallest(estimates: Sequence[Estimate]) -> Estimate:
     """The smallest value, replicate by replicate."""
     return metrics.combined(lambda rows: rows.min(0), *estimates)
-
-
-def image_means(values: Mapping[str, np.ndarray], groups: np.ndarray) -> pd.DataFrame:
-    """Rows of means of one number an image (N,) each, by whole groups; NaN is left out."""
-    weights = metrics.group_weights(groups)
-    rows = [(name, PerImage(numbers, weights, groups)) for name, numbers in values.items()]
-    return means(pd.DataFrame(rows, columns=["metric", "estimate"]))
-
-
-def means(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with the means of what is ``PerImage``; ``n`` counts the images that are known.
-
-    Of rows that differ in their training seed alone, ``n`` is the fewest; 0 leaves a row out.
-    """
-    inside = [isinstance(one, PerImage) for one in table["estimate"]]
-    cells = [*zip(inside, table["estimate"], table.get("n", [0] * len(table)), strict=True)]
-    known = [one.known if image else n for image, one, n in cells]
-    found = [one.mean() if image else one for image, one, _ in cells]
-    table = table.assign(estimate=found, n=known)[np.not_equal(known, 0)]
-    keys = [name for name in table if name not in {"estimate", "seed", "n"}]
-    return table.assign(n=table.groupby(keys, dropna=False)["n"].transform("min"))
 
 
 def tagged(table: pd.DataFrame, where: Mapping[str, object], tags: Mapping) -> pd.DataFrame:
