@@ -14,7 +14,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 # The stamp carries the lock's checksum: a changed lock is installed, an unchanged one is not.
 STAMP := $(VENV)/.installed-$(shell cat requirements-lock.txt pyproject.toml | cksum | tr ' ' -)
 
-.PHONY: help venv reproduce explore test test-browser soak bench lint test-colab set-url release clean
+.PHONY: help venv reproduce explore test test-browser soak bench bench-strength lint test-colab set-url release clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1#/p' $(MAKEFILE_LIST) | \
@@ -66,6 +66,13 @@ $(BENCH_STAMP): $(STAMP)
 
 bench: $(BENCH_STAMP)  ## measure what the kit promises about speed and write results/bench.json
 	$(BENCH)/bin/python -m benchmarks
+
+# The attack that bisection over the radii replaced, from its last commit, under another name.
+bench-strength: $(BENCH_STAMP)  ## judge how strong the quick attacks are, once a kind of machine
+	@site=$$($(BENCH)/bin/python -c '$(SITE)'); test -d $$site/medrobust_climb || { \
+		git archive 2b7f171 medrobust_utils | tar -x -C $(BENCH) && \
+		mv $(BENCH)/medrobust_utils $$site/medrobust_climb; }
+	$(BENCH)/bin/python -m benchmarks.strength
 
 lint: $(STAMP)  ## check the code's form (ruff)
 	$(BIN)/ruff check .

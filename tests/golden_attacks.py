@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from medrobust_utils import attacks
-from medrobust_utils.attacks import config
+from medrobust_utils.attacks.autoattack import attack
 from medrobust_utils.core.losses import IGNORED, correct
 from medrobust_utils.explain import measures, perturbations, spectrum
 from medrobust_utils.explain.cams import METHODS, grad_cam
@@ -102,12 +102,10 @@ def _on_images(*asked: Any) -> Iterator[tuple[str, float, torch.Tensor]]:
         ):
             yield f"{mode}, {radius}", EPS, step.images
     how = dict(steps=10, queries=80)
-    for member in config.MEMBERS:  # each by itself
-        with patch.object(config, "MEMBERS", (member,)):
+    for member in attack.MEMBERS:  # each by itself
+        with patch.object(attack, "MEMBERS", (member,)):
             yield member, EPS, attacks.autoattack(*ask, **how).images
     yield "autoattack", EPS, attacks.autoattack(*ask, **how).images
-    if asked[0].last.out_features == 1:
-        yield "to the end", EPS, attacks.autoattack(*ask, **how, to_the_end=True).images
 
 
 def _on_maps(*asked: Any) -> Iterator[tuple[str, float, torch.Tensor]]:

@@ -1,5 +1,6 @@
 """One engine under all gradient attacks: bounds to the last bit, every head, no waiting."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -10,6 +11,7 @@ from medrobust_utils.attacks.engine import ascend, ball
 from medrobust_utils.core.errors import ContractError
 from medrobust_utils.core.losses import correct, per_image
 from medrobust_utils.data import to_float
+from medrobust_utils.training import glcm
 
 ITERATIVE = [attacks.bim, attacks.mifgsm, attacks.pgd]
 every_attack = pytest.mark.parametrize("attack", [attacks.fgsm, *ITERATIVE])
@@ -174,27 +176,53 @@ def test_a_gradient_without_a_number_is_no_robustness(images):
 
 
 class Reads(TorchDispatchMode):
-    """Counts what would make a GPU wait: values read back, and copies to the host."""
+    """Counts what would make a GPU wait: values read back, and indices of unknown number."""
 
     def __init__(self):
         super().__init__()
         self.count = 0
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        names = ("_local_scalar_dense", "is_nonzero", "equal.", "nonzero", "item")
-        self.count += any(name in str(function) for name in names)
+        names = ("_local_scalar_dense", "nonzero", "equal.", "item", "masked_select", "unique")
+        masks = args[1] if str(function).startswith(("aten.index.", "aten.index_put")) else ()
+        masked = any(one is not None and one.dtype == torch.bool for one in masks)
+        self.count += masked or any(name in str(function) for name in names)
         return function(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("attack", ITERATIVE)
-def test_the_loop_reads_nothing_back(attack, images):
-    model, counts = net(7), []
+def by_radius(eps, **how):
+    return lambda *asked, **more: attacks.at_radii(*asked[:3], [eps], **how, **more)
+
+
+LOOPS = {attack.__name__: (attack, 0) for attack in ITERATIVE}
+LOOPS |= {"independent": (by_radius(4 / 255, mode="independent"), 0)}
+LOOPS |= {"bisection": (by_radius(1e-6), 1)}  # which images are still to be fooled
+LOOPS |= {"bisection, fooled": (by_radius(1 / 255), 2)}  # and which of them the network gives up
+
+
+@pytest.mark.parametrize(("attack", "most"), LOOPS.values(), ids=LOOPS)
+def test_no_step_makes_a_gpu_wait_more_than_it_has_to(attack, most, images):
+    model, seen = net(7), []
     labels = labels_of(model, images)
-    for steps in (1, 9):
-        with Reads() as reads:
-            attack(model, images, labels, 4 / 255, steps=steps)
-        counts.append(reads.count)
-    assert counts[0] == counts[1] > 0
+    with Reads() as reads:
+
+        def note(_, given):
+            if given[0].requires_grad:
+                seen.append(reads.count)
+
+        model.register_forward_pre_hook(note)
+        attack(model, images, labels, 4 / 255, steps=9)
+    waits = np.diff(seen[most > 0 :])  # bisection begins with a gradient that shows where to go
+    assert len(waits) >= 4 and waits.max() == most
+
+
+def test_the_texture_loss_makes_no_gpu_wait():
+    ours, theirs = torch.rand(2, 2, 1, 40, 40, generator=torch.Generator().manual_seed(0))
+    own = glcm.texture(theirs)
+    with Reads() as reads:
+        found = glcm.texture(glcm.grayscale(ours.requires_grad_()))
+        glcm.texture_distance(found, own).mean().backward()
+    assert reads.count == 0 and ours.grad.abs().sum() > 0
 
 
 @pytest.mark.parametrize("attack", ITERATIVE)

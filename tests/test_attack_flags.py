@@ -5,9 +5,15 @@ import torch
 from torch import nn
 
 from medrobust_utils import attacks
-from medrobust_utils.attacks.red_flags import SIGNS
 from medrobust_utils.data import to_float
 
+SIGNS = (
+    "more steps help much",
+    "random noise beats PGD",
+    "accuracy does not reach 0 at a huge eps",
+    "zero gradients",
+    "iterative weaker than single-step",
+)
 MORE, NOISE, HUGE, ZERO, SINGLE = SIGNS
 
 

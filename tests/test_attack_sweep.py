@@ -278,12 +278,12 @@ def test_bisection_counts_the_images_whose_gradient_vanished(trained, skin):
     assert attacks.attack_sweep(trained, skin, **how, mode="independent").vanished is None
 
 
-@pytest.mark.parametrize(("mode", "parts"), [("independent", [15, 5]), ("bisection", [12, 12])])
+@pytest.mark.parametrize(("mode", "parts"), [("independent", [10, 10]), ("bisection", [16, 8])])
 def test_a_killed_sweep_goes_on_where_it_was(mode, parts, trained, skin, tmp_path, monkeypatch):
     how = dict(model=trained, data=skin, index=INDEX[:40], epsilons=EPSILONS[2:4], mode=mode)
     how |= dict(steps=4, folder=tmp_path)
     expected = attacks.attack_sweep(**how | dict(folder=None))
-    before = dict(independent=10, bisection=4)[mode]  # by bisection four batches are a part
+    how["batch"] = dict(independent=10, bisection=4)[mode]  # by bisection four batches are a part
     kill_after = dict(independent=2, bisection=1)[mode]
     real, done = radius_sweep.Job, []
 
@@ -295,10 +295,9 @@ def test_a_killed_sweep_goes_on_where_it_was(mode, parts, trained, skin, tmp_pat
 
     monkeypatch.setattr(radius_sweep, "Job", killed)
     with pytest.raises(KeyboardInterrupt):
-        attacks.attack_sweep(batch=before, **how)
+        attacks.attack_sweep(**how)
     kill_after, done = -1, []
-    batch = dict(independent=15, bisection=3)[mode]
-    assert same(attacks.attack_sweep(batch=batch, **how), expected)
+    assert same(attacks.attack_sweep(**how), expected)
     assert done == parts
     assert same(attacks.attack_sweep(**how), expected) and done == parts
 
@@ -351,12 +350,18 @@ FULL_MPS = RuntimeError("MPS backend out of memory (MPS allocated: 1)")
 
 
 @pytest.mark.parametrize(
-    ("error", "mode", "kept"),
-    [(FULL, "skip_fooled", 8), (FULL_MPS, "skip_fooled", 8), (FULL, "bisection", 2)],
-    ids=["CUDA", "MPS", "bisection"],
+    ("error", "how", "kept"),
+    [
+        (FULL, dict(mode="skip_fooled"), 4),
+        (FULL_MPS, dict(mode="skip_fooled"), 4),
+        (FULL, dict(mode="bisection"), 1),
+        (FULL, dict(mode="independent", engine="foolbox"), 4),
+        (FULL, dict(attack="autoattack", queries=20, targets=2), 4),
+    ],
+    ids=["CUDA", "MPS", "bisection", "Foolbox", "AutoAttack"],
 )
-def test_a_batch_that_does_not_fit_is_halved(error, mode, kept, trained, skin, tmp_path):
-    how = dict(index=INDEX[:30], epsilons=EPSILONS[2:4], batch=8, mode=mode, steps=4)
+def test_a_batch_that_does_not_fit_is_halved(error, how, kept, trained, skin, tmp_path):
+    how = how | dict(index=INDEX[:30], epsilons=EPSILONS[2:4], batch=8, steps=4)
     with pytest.warns(UserWarning, match="8 images do not fit into memory: going on with 4"):
         small = attacks.attack_sweep(Small(trained, 5, error).eval(), skin, folder=tmp_path, **how)
     assert same(small, attacks.attack_sweep(trained, skin, **how))

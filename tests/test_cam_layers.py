@@ -9,7 +9,8 @@ from torch import nn
 
 from medrobust_utils.core.errors import ContractError
 from medrobust_utils.explain import cams
-from medrobust_utils.explain.cam_layers import layers, patches, spatial, target_layer
+from medrobust_utils.explain.cam_layers import layers, target_layer
+from medrobust_utils.explain.layer_maps import patches, spatial
 from medrobust_utils.models import build_unet
 from medrobust_utils.models.assimilation import build_assimilated
 from medrobust_utils.models.attentive import build_attentive

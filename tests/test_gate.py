@@ -348,7 +348,7 @@ def mapped(call):
 
 MAP_ENTRIES = {
     "pgd": lambda m, x, y: attacks.pgd(m, x, y, EPS, **FEW),
-    "segpgd": lambda m, x, y: attacks.segpgd(m, x, y, EPS, **FEW),
+    "segpgd": lambda m, x, y: attacks.Attack("segpgd", EPS, **FEW)(m, x, y, torch.float32),
     "layered_pgd": lambda m, x, y: attacks.layered_pgd(
         m, x, y, EPS, classes=[0, 1], present=True, **FEW
     ),

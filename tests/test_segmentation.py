@@ -191,14 +191,10 @@ def test_attacked_images_come_back_as_a_set(cells, model, kind, small_parts):
     index, how = np.array([30, 3, 21, 8, 40]), Attack(kind, 0.02, 4)
     attacked = segmentation.attack(model, cells, index, how)
     images, labels = to_float(cells.images[index]), torch.from_numpy(cells.targets[index])
-    length = dict(steps=4, step_size=2.5 * 0.02 / 4)
     goal = torch.zeros_like(labels) if kind == "background" else labels
-    if kind == "segpgd":
-        expected = attacks.segpgd(model, images, goal, 0.02, **length)
-    else:
-        length |= dict(random_start=False, targeted=kind == "background")
-        length["loss"] = attacks.layered.LOSSES.get(kind)
-        expected = attacks.pgd(model, images, goal, 0.02, **length)
+    how = dict(steps=4, step_size=2.5 * 0.02 / 4, random_start=False)
+    how |= dict(targeted=kind == "background", loss=attacks.layered.LOSSES.get(kind))
+    expected = attacks.pgd(model, images, goal, 0.02, **how)
     found = to_float(attacked.images)
     # a gradient near zero may change its sign with the batch; all else is equal
     assert ((found - expected).abs() < 1e-6).float().mean() > 0.999

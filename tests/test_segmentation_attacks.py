@@ -21,7 +21,6 @@ from medrobust_utils.attacks import (
     layered_pgd,
     mifgsm,
     pgd,
-    segpgd,
     selective,
     selective_fgsm,
 )
@@ -33,7 +32,12 @@ from medrobust_utils.core.losses import IGNORED, labelled, per_image, per_pixel
 EPS = 0.02
 STEPS = dict(steps=4, step_size=0.008)
 STILL = dict(**STEPS, random_start=False)
-SEGPGD = partial(segpgd, **STEPS)
+
+
+def by_segpgd(model, images, labels, eps, dtype=torch.float32):
+    return layered.Attack("segpgd", eps, **STEPS)(model, images, labels, dtype)["images"]
+
+
 LAYERS = dict(classes=(0, 1, 2), steps=3, step_size=0.01)
 TWO = dict(step_size=0.02, bound=0.05)  # three of six steps leave the bound
 ATTACKS = {
@@ -42,7 +46,7 @@ ATTACKS = {
     "mifgsm": partial(mifgsm, **STEPS),
     "pgd": partial(pgd, **STILL),
     "targeted": partial(pgd, **STILL, targeted=True),
-    "segpgd": SEGPGD,
+    "segpgd": by_segpgd,
 }
 every_attack = pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
 
@@ -93,7 +97,7 @@ def test_the_loss_is_the_mean_over_labelled_pixels():
 def test_unlabelled_pixels_have_no_influence(pair):
     model, (images, labels) = trained(3), pair
     nobody = torch.full_like(labels, IGNORED)
-    for attack in (ATTACKS["pgd"], ATTACKS["targeted"], SEGPGD):
+    for attack in (ATTACKS["pgd"], ATTACKS["targeted"], by_segpgd):
         assert torch.equal(attack(model, images, nobody, EPS), images)
     # a pixel's own logits only: the attack leaves alone what touches unlabelled pixels alone
     narrow = nn.Conv2d(3, 3, 1).eval()
@@ -149,12 +153,12 @@ def test_segpgd_is_the_algorithm_of_the_paper(pair):
         (uphill,) = torch.autograd.grad(loss, pixels)
         moved = pixels.detach() + 0.008 * uphill.sign()
         moved = moved.clamp(images - EPS, images + EPS).clamp(0, 1)
-    ours = SEGPGD(model, images, labels, EPS)
+    ours = by_segpgd(model, images, labels, EPS)
     assert differ(ours, moved) < 0.01
     assert differ(ours, ATTACKS["pgd"](model, images, labels, EPS)) > 0.02  # is not just PGD
 
 
-@pytest.mark.parametrize("attack", [ATTACKS["pgd"], SEGPGD], ids=["pgd", "segpgd"])
+@pytest.mark.parametrize("attack", [ATTACKS["pgd"], by_segpgd], ids=["pgd", "segpgd"])
 def test_mixed_precision_finds_nearly_the_same(attack, pair):
     model, (images, labels) = trained(3), pair
     before = mean_loss(model, images, labels).mean()
@@ -359,7 +363,7 @@ def test_any_module_with_such_logits_will_do(build, monkeypatch):
     torch.manual_seed(0)
     images, labels = (part[:2] for part in tissue(3))
     model = build().eval()
-    for attack in (ATTACKS["pgd"], SEGPGD):
+    for attack in (ATTACKS["pgd"], by_segpgd):
         moved = attack(model, images, labels, EPS)
         assert (mean_loss(model, moved, labels) > mean_loss(model, images, labels)).all()
     assert differ(layered_pgd(model, images, labels, EPS, **LAYERS, present=True), images) > 0.1
@@ -380,7 +384,7 @@ BAD = [
     ("model", lambda m: m.train(), "eval"),
 ]
 CALLS = {
-    "segpgd": partial(SEGPGD, eps=EPS),
+    "segpgd": partial(by_segpgd, eps=EPS),
     "layered": partial(layered_pgd, eps=EPS, **LAYERS, present=True),
     "selective": partial(selective_fgsm, **TWO),
 }

@@ -28,7 +28,7 @@ def left(network, epsilons, before, robust, **how):
     won = np.where(robust, "", np.where(before, "apgd-ce", "earlier attack"))
     none = np.zeros((len(epsilons), len(labels), 2), np.float32)
     queries = np.where(before, 10, 0)
-    result = AutoResult(np.array(epsilons), none, none[0], labels, "robust", robust, won, queries)
+    result = AutoResult(np.array(epsilons), none, none[0], labels, "autoattack", won, queries)
     return survival.Survival(network, index, before, result, AutoAttackConfig(**how))
 
 

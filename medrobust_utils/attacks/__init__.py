@@ -4,7 +4,7 @@
 
 from .autoattack.attack import Attacked, autoattack
 from .config import AttackConfig, AutoAttackConfig
-from .engine import bim, fgsm, madry_step, mifgsm, pgd, segpgd
+from .engine import bim, fgsm, madry_step, mifgsm, pgd
 from .foolbox import foolbox_fgsm, foolbox_pgd
 from .layered import Attack, Layered, layered_pgd
 from .noise import gaussian, noise_std, noisy_logits

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -30,11 +30,10 @@ class AttackConfig:
     Attributes:
         mode: ``bisection`` (PGD only), ``skip_fooled`` or ``independent``.
         engine: ``native``, or ``foolbox`` (PGD only, and not by bisection).
-        steps: steps at each eps: 5 by bisection, where gradients gather as in MI-FGSM, else those
-            of the function ``attack`` names, unless given. FGSM has one step of length eps.
-        rel_step: length of a step as a share of eps: 0.7 by bisection, else that of the function
-            ``attack`` names, unless given; None with ``step_size``. By bisection that is the first
-            step's, and the k-th has a k-th of it.
+        steps: at each eps; unless given 5 by bisection, where gradients gather as in MI-FGSM, else
+            those of the function that ``attack`` names. FGSM has one step of length eps.
+        rel_step: length of a step as a share of eps, unless given that of the same function, or
+            0.7 by bisection, whose k-th step has a k-th of it; None with ``step_size``.
         seed: of PGD's random starts, one an image (see ``gaussian``), the same at every eps. The
             other attacks start at the image.
         dtype: bfloat16 computes gradients in mixed precision; scores are float32 always.
@@ -43,6 +42,7 @@ class AttackConfig:
             may be larger than the ball, as 2/255 is at eps 1/255: it ends at the ball's border.
     """
 
+    version: ClassVar[int] = 1  # counts changes of results
     mode: str = "bisection"
     engine: str = "native"
     steps: int | None = None
@@ -62,21 +62,21 @@ class AttackConfig:
                 "only the kit's own pgd goes by bisection, and Foolbox runs pgd alone. Choose "
                 "mode='skip_fooled', or 'independent' for what the papers did."
             )
-        steps, share = BISECTION if self.halving else USUAL[self.attack]
-        # this is the way to fill in a frozen dataclass
-        if self.steps is None:
-            object.__setattr__(self, "steps", steps)
-        if self.rel_step is None and self.step_size is None:
-            share = 1 / max(1, self.steps) if share is None else share
-            object.__setattr__(self, "rel_step", share)
-        one = self.step_size is None or (self.rel_step is None and self.step_size <= 1)
-        forward = (self.rel_step if self.step_size is None else self.step_size) >= 0
-        usual = self.attack != "fgsm" or (self.steps, self.rel_step) == (1, 1.0)
-        if not (self.steps >= 1 and one and forward and usual):
+        usual, share = BISECTION if self.halving else USUAL[self.attack]
+        steps = usual if self.steps is None else self.steps
+        share = 1 / max(1, steps) if share is None else share
+        if self.rel_step is not None or self.step_size is not None:
+            share = self.rel_step
+        object.__setattr__(self, "steps", steps)  # the way to fill in a frozen dataclass
+        object.__setattr__(self, "rel_step", share)
+        lengths = [length for length in (share, self.step_size) if length is not None]
+        forward = len(lengths) == 1 and lengths[0] >= 0 and (self.step_size or 0) <= 1
+        single = self.attack != "fgsm" or (steps, share) == (1, 1.0)
+        if not (steps >= 1 and forward and single):
             raise ContractError(
-                f"{self.steps} steps of rel_step={self.rel_step}, step_size={self.step_size}: take "
-                "1 step or more, forward, as a share of eps or of a length in [0, 1] (two gray "
-                "levels are 2/255); fgsm is one step of length eps."
+                f"{steps} steps of rel_step={share}, step_size={self.step_size}: take 1 step or "
+                "more, forward, as a share of eps or of a length in [0, 1] (two gray levels are "
+                "2/255); fgsm is one step of length eps."
             )
 
     @property
@@ -89,13 +89,6 @@ class AttackConfig:
         length = self.rel_step * eps if self.step_size is None else self.step_size
         return [length / (k if self.halving else 1) for k in range(1, self.steps + 1)]
 
-    def settings(self) -> dict[str, Any]:
-        """What of this changes the result, as the name of a kept sweep has it."""
-        # sweeps were kept before these existed, and are still found where nobody sets them
-        later = {"attack": "pgd", "step_size": None}
-        settings = {k: v for k, v in asdict(self).items() if k not in later or v != later[k]}
-        return settings | ({"method": 1} if self.halving else {})  # counts changes of bisection
-
 
 @dataclass(frozen=True)
 class AutoAttackConfig:
@@ -103,22 +96,17 @@ class AutoAttackConfig:
 
     Attributes:
         steps: of Auto-PGD and of FAB.
-        targets: at most so many ways to fall are aimed at: the closest ones of each image.
+        targets: at most so many ways to be fooled are aimed at: the closest ones of each image.
         queries: of Square.
-        finding: with several labels, the one that has to flip; None for any of them.
-        to_the_end: go on with images that are fooled, and return the point of the lowest margin
-            of each: for an AUC under attack, which asks how low scores can be pushed. Only where
-            there is one way to fall: one finding, a single logit, two classes. FAB, which seeks the
-            nearest point, is left out.
         seed: of starting points and squares, which are an image's own (see ``gaussian``).
         dtype: bfloat16 computes gradients in mixed precision; answers are float32 always.
     """
 
+    mode: ClassVar[str] = "autoattack"
+    version: ClassVar[int] = 3  # counts changes of results
     steps: int = 100
     targets: int = 9
     queries: int = 5000
-    finding: int | None = None
-    to_the_end: bool = False
     seed: int = 0
     dtype: torch.dtype = torch.float32
 
@@ -128,7 +116,7 @@ class AutoAttackConfig:
             raise ContractError(f"{self}: counts are 1 or more, dtype is float32 or bfloat16.")
 
     def shortened(self, ways: int) -> str:
-        """What is less than the published settings where there are so many ways to fall.
+        """What is less than the published settings where there are so many ways to be fooled.
 
         Such as "20 of 100 steps, 200 of 5000 queries"; empty where nothing is.
         """
@@ -137,17 +125,3 @@ class AutoAttackConfig:
             few, all = (min(getattr(config, name), most) for config in (self, full))
             less += [f"{few} of {all} {name}"] * (few < all)
         return ", ".join(less)
-
-    @property
-    def mode(self) -> str:
-        """What a result by this is called."""
-        return "to the end" if self.to_the_end else "autoattack"
-
-    @property
-    def members(self) -> tuple[str, ...]:
-        """The attacks that are run, in order."""
-        return tuple(m for m in MEMBERS if not (self.to_the_end and m.startswith("fab")))
-
-    def settings(self) -> dict[str, Any]:
-        """What of this changes the result, as the name of a kept sweep has it."""
-        return asdict(self) | {"method": 3}  # counts changes of the attack

@@ -7,8 +7,8 @@ for a single logit, multi-hot (N, K), or label maps (N, H, W) where the model se
 (N, K, H, W). A breach raises ContractError. ``eps`` and ``step_size`` are in units of the full
 range: eight gray levels are 8/255.
 
-Nothing inside the loop waits for a GPU, unless the fooled are let go; what else has to be read
-back (label range, sanity of logits and gradients) is read before it or after it.
+Nothing inside the loop waits for a GPU; where the fooled are let go, one step is one wait, and one
+more where the network itself has to say who they are.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ..core import env
 from ..core.contracts import ask, blamed, check_finite, check_labels, check_logits
 from ..core.errors import ContractError
 from ..core.gate import admit, gate
-from ..core.losses import IGNORED, correct, labelled, per_image, per_pixel
+from ..core.losses import IGNORED, correct, per_image
 
 # Usual steps of an attack, and the length of one as a share of eps; None: the steps add up to eps.
 USUAL = {
@@ -75,16 +75,6 @@ def mifgsm(model: nn.Module, images: Tensor, labels: Tensor, eps: float, **how: 
     return pgd(model, images, labels, eps, **_usual("mifgsm", eps, {"decay": MIFGSM_DECAY} | how))
 
 
-def segpgd(model: nn.Module, images: Tensor, labels: Tensor, eps: float, **how: Any) -> Tensor:
-    """PGD for segmentation (Gu et al. 2022, "SegPGD", equations 4 and 5).
-
-    At first only pixels that are still right count; the weight of the wrong ones rises with the
-    steps to one half, so that no step is spent on making a wrong pixel more wrong. Begins at the
-    images themselves; ``labels`` are label maps (N, H, W), ``how`` is as for ``pgd``.
-    """
-    return pgd(model, images, labels, eps, random_start=False, loss=_still_right_first, **how)
-
-
 @gate()
 def pgd(
     model: nn.Module,
@@ -117,9 +107,8 @@ def pgd(
     if start is None and random_start:
         start = uniform_start(images, eps, generator)
     lengths = [eps * USUAL["pgd"][1] if step_size is None else step_size] * steps
-    loss = _towards if targeted else loss
-    how = dict(lengths=lengths, start=start, decay=decay, loss=loss, dtype=dtype)
-    return ascend(model, images, labels, eps, **how)
+    how = dict(start=start, decay=decay, loss=_towards if targeted else loss, dtype=dtype)
+    return ascend(model, images, labels, eps, lengths=lengths, **how)
 
 
 def _usual(attack: str, eps: float, how: dict[str, Any]) -> dict[str, Any]:
@@ -133,12 +122,6 @@ def _usual(attack: str, eps: float, how: dict[str, Any]) -> dict[str, Any]:
 
 def _towards(logits: Tensor, labels: Tensor, *, done: float) -> Tensor:
     return -per_image(logits, labels)
-
-
-def _still_right_first(logits: Tensor, labels: Tensor, *, done: float) -> Tensor:
-    weight = done / 2  # (t - 1) / 2T
-    weights = torch.where(logits.argmax(1) == labels, 1 - weight, weight)
-    return (weights * per_pixel(logits, labels)).sum((1, 2)) / labelled(labels)
 
 
 def ascend(
@@ -169,18 +152,17 @@ def ascend(
             magnitude 1 first (Dong et al. 2018, algorithm 1); None follows the last one alone.
         loss: what to climb instead of ``losses.per_image``: of logits, labels and ``done``, the
             share of the steps already taken, each image's own number (N,).
-        batch: gradients are taken of so many images at a time; of all without it.
-        fooled: says of images and their labels which are judged wrong, bool (n,), if ``model``,
-            maybe a copy or in mixed precision, says so; they stay where they are.
-        vanished: bool (N,), set here to True for each image that still had to move when its
-            gradient was zero in all pixels but one in a hundred.
+        batch: see ``gradient``.
+        fooled: asked about images (and labels) that ``model``, maybe a copy, judges wrong: those
+            that are, bool (n,), stay where they are.
+        vanished: bool (N,), set to True for images whose gradient, while they still had to move,
+            was zero in all pixels but one in a hundred.
     """
     if not isinstance(eps, Tensor):  # others were checked as numbers, before they were sent
         check_eps(eps)
     lengths = torch.as_tensor(lengths, dtype=torch.float32, device=images.device)
     if not len(lengths) or not (lengths >= 0).all():
-        given = sorted(set(lengths.flatten().tolist()))
-        raise ContractError(f"steps of length {given}: take 1 step or more, forward.")
+        raise ContractError(f"steps of length {lengths.tolist()}: take 1 or more, forward.")
     if dtype not in (torch.float32, torch.bfloat16):
         raise ContractError(f"dtype={dtype}: choose float32 or bfloat16; float16 loses gradients.")
     if not len(images):
@@ -195,19 +177,18 @@ def ascend(
     climbing = torch.arange(len(images), device=images.device)
     for step, length in enumerate(lengths):
         at_step = None if loss is None else partial(loss, done=step / len(lengths))
-        parts = [
-            gradient(model, moved[rows], labels[rows], span, dtype, at_step)
-            for rows in shares(climbing, batch)
-        ]
-        uphill, logits = (torch.cat(part) for part in zip(*parts, strict=True))
+        asked = (moved[climbing], labels[climbing], span, dtype, at_step)
+        uphill, logits = gradient(model, *asked, batch=batch)
         finite = finite & uphill.isfinite().all()
         first = logits if first is None else first
         if fooled is not None:
             robust = correct(logits, labels[climbing])
-            doubted = climbing[~robust]
+            doubted = (~robust).nonzero()[:, 0]  # each nonzero waits for the device
             if len(doubted):
-                robust[~robust] = ~fooled(moved[doubted], labels[doubted])
-            climbing, uphill = climbing[robust], uphill[robust]
+                rows = climbing[doubted]
+                robust[doubted] = ~fooled(moved[rows], labels[rows])
+                left = robust.nonzero()[:, 0]
+                climbing, uphill = climbing[left], uphill[left]
             if not len(climbing):
                 break
         if vanished is not None:
@@ -234,30 +215,34 @@ def gradient(
     span: tuple[float, float],
     dtype: torch.dtype = torch.float32,
     loss: Loss | None = None,
+    batch: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Gradient of each image's own loss by its pixels (N, C, H, W), and the logits.
 
     Args:
         span: the ``extremes`` of the labels.
         loss: of logits and labels, (N,); ``losses.per_image`` without one.
+        batch: so many images at a time; all without it.
     """
-    with torch.inference_mode(False), torch.enable_grad(), env.full_float32():
-        moved = images.detach().clone().requires_grad_()
-        logits = ask(model, moved, dtype, slopes=True)
-        check_labels(labels, logits, span)
-        # the sum keeps each image's gradient independent of the batch it comes in
-        total = (loss or per_image)(logits, labels).sum()
-        with blamed(model, images):
-            (uphill,) = torch.autograd.grad(total, moved)
-    return uphill, logits.detach()
+    found = []
+    for some, truth in zip(shares(images, batch), shares(labels, batch), strict=True):
+        with torch.inference_mode(False), torch.enable_grad(), env.full_float32():
+            moved = some.detach().clone().requires_grad_()
+            logits = ask(model, moved, dtype, slopes=True)
+            check_labels(truth, logits, span)
+            # the sum keeps each image's gradient independent of the batch it comes in
+            total = (loss or per_image)(logits, truth).sum()
+            with blamed(model, some):
+                (uphill,) = torch.autograd.grad(total, moved)
+        found.append((uphill, logits.detach()))
+    return found[0] if len(found) == 1 else tuple(map(torch.cat, zip(*found, strict=True)))
 
 
 def ball(images: Tensor, eps: float | Tensor) -> tuple[Tensor, Tensor]:
     """Lowest and highest images allowed: within ``eps``, one or (N,), and [0, 1], in float32.
 
-    ``images + eps`` is rounded, to nearest, and may land up to half a unit in the last place
-    too far out, which at a small eps is a percent of it. Where it does, the bound is the next
-    number inwards.
+    ``images + eps`` is rounded, and may land up to half a unit in the last place too far out, a
+    percent of a small eps. Where it does, the bound is the next number inwards.
     """
     if isinstance(eps, Tensor):
         eps = eps[:, None, None, None]

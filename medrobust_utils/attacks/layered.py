@@ -19,7 +19,7 @@ from ..core.contracts import ask, check_labels
 from ..core.errors import ContractError
 from ..core.gate import admit, gate
 from ..core.losses import BACKGROUND, IGNORED, labelled, per_pixel
-from .engine import extremes, madry_step, pgd, segpgd
+from .engine import extremes, madry_step, pgd
 
 # What a class's steps are projected on: the ball around where that class began, so that the
 # classes may drift apart to K * eps together; or the ball around the image itself.
@@ -76,6 +76,17 @@ def full_area(images: Tensor, kind: int) -> Tensor:
     return torch.full((n, height, width), kind, device=images.device)
 
 
+def _still_right_first(logits: Tensor, labels: Tensor, *, done: float) -> Tensor:
+    """Gu et al. 2022, "SegPGD", equations 4 and 5: at first only pixels that are still right count.
+
+    The weight of the wrong ones rises with the steps to one half, so that no step is spent on
+    making a wrong pixel more wrong.
+    """
+    weight = done / 2  # (t - 1) / 2T
+    weights = torch.where(logits.argmax(1) == labels, 1 - weight, weight)
+    return (weights * per_pixel(logits, labels)).sum((1, 2)) / labelled(labels)
+
+
 def _right_alone(logits: Tensor, labels: Tensor, *, done: float) -> Tensor:
     right = logits.argmax(1) == labels
     return (right * per_pixel(logits, labels)).sum((1, 2)) / labelled(labels)
@@ -92,7 +103,7 @@ def _divergence(logits: Tensor, labels: Tensor, *, done: float) -> Tensor:
     return ((others - half) / 2 * (labels != IGNORED)).sum((1, 2)) / labelled(labels)
 
 
-LOSSES = {"masked": _right_alone, "divergence": _divergence}
+LOSSES = {"segpgd": _still_right_first, "masked": _right_alone, "divergence": _divergence}
 
 
 @dataclass(frozen=True)
@@ -117,18 +128,15 @@ class Attack:
     def __post_init__(self) -> None:
         if self.kind not in ATTACKS:
             raise ContractError(f"attack {self.kind!r}: choose {', '.join(ATTACKS)}.")
-        madry_step(self.eps, self.steps)  # refuses what is no number of steps
 
     def __call__(
         self, model: nn.Module, images: Tensor, labels: Tensor, dtype: torch.dtype
     ) -> dict[str, Tensor]:
         length = madry_step(self.eps, self.steps) if self.step_size is None else self.step_size
-        how = dict(steps=self.steps, step_size=length, dtype=dtype)
-        if self.kind == "segpgd":
-            return {"images": segpgd(model, images, labels, self.eps, **how)}
         aimed = self.kind == "background"
         goal = full_area(images, BACKGROUND) if aimed else labels
-        how |= dict(random_start=False, targeted=aimed, loss=LOSSES.get(self.kind))
+        how = dict(random_start=False, targeted=aimed, loss=LOSSES.get(self.kind))
+        how |= dict(steps=self.steps, step_size=length, dtype=dtype)
         return {"images": pgd(model, images, goal, self.eps, **how)}
 
 
@@ -143,9 +151,6 @@ class Layered:
     steps: int
     ball: str = "stage"
     present: bool = False
-
-    def __post_init__(self) -> None:
-        madry_step(self.eps, self.steps)  # refuses what is no number of steps
 
     def __call__(
         self, model: nn.Module, images: Tensor, labels: Tensor, dtype: torch.dtype

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -47,26 +48,19 @@ def at_radii(
     epsilons: Sequence[float],
     *,
     rows: np.ndarray | None = None,
-    through: nn.Module | None = None,
-    batch: int | None = None,
     **how: Any,
 ) -> list[AtRadius]:
     """Attacked images and their logits at each eps.
 
     Args:
-        images: float32 (N, C, H, W) in [0, 1], on the model's device.
-        labels: what ``losses.per_image`` takes for the model's head.
+        model, images, labels: see ``attacks.pgd``.
         epsilons: rising, in [0, 1]; eps = 0 gives the clean images.
         rows: numbers (N,) that tell the images apart: an image gets the same random start
             whatever the batch it comes in. 0 to N - 1 without them.
-        through: a ``quick_copy`` of ``model`` to take the gradients of; ``model`` scores.
-        batch: images that go through a network together; all without it, and with Foolbox. As
-            images are fooled, the others are put together anew.
         how: what ``AttackConfig`` takes.
     """
     numbers = np.arange(len(images)) if rows is None else rows
-    through, config = model if through is None else through, AttackConfig(**how)
-    job = Job(model, through, images, labels, numbers, epsilons, batch, config)
+    job = Job(model, model, images, labels, numbers, epsilons, None, AttackConfig(**how))
     moved, logits = job.repeated(images), job.repeated(job.clean)
     for attempt in job.attempts():
         attempt.put(moved, attempt.images)
@@ -114,8 +108,9 @@ class Attempt(NamedTuple):
 class Job:
     """One batch of images, and how it is attacked; see ``at_radii``.
 
-    ``clean`` has its logits (N, K) before the attack. ``vanished``, bool (N,), tells where a
-    gradient attack met a gradient of zero in nearly all pixels.
+    Gradients are taken ``through`` the model or a ``quick_copy`` of it, ``batch`` images at a time;
+    as images are fooled, the others are put together anew. ``clean`` has the logits (N, K) before
+    the attack; ``vanished``, bool (N,), tells where a gradient was zero in nearly all pixels.
     """
 
     model: nn.Module
@@ -148,8 +143,7 @@ class Job:
             attempt.put(logits, attempt.logits)
             done(len(logits[0]))
         found = {"logits": logits, "clean": self.clean}
-        if self.config.halving:
-            found["vanished"] = self.vanished
+        found |= {"vanished": self.vanished} if self.config.halving else {}
         return {name: values.cpu().numpy() for name, values in found.items()}
 
     def attempts(self) -> Iterator[Attempt]:
@@ -227,13 +221,9 @@ class Job:
         """
         start = (self.images[rows] + radii[0] * noise).clamp(0, 1)
         labels, span = self.labels[rows], extremes(self.labels)
-        slopes, losses = [], []
-        for part in shares(torch.arange(len(rows), device=rows.device), self.batch):
-            asked = (start[part], labels[part], span, self.config.dtype)
-            slope, logits = gradient(self.through, *asked)
-            slopes.append(slope)
-            losses.append(per_image(logits, labels[part]).double())
-        slope, loss = torch.cat(slopes), torch.cat(losses)
+        asked = (start, labels, span, self.config.dtype)
+        slope, logits = gradient(self.through, *asked, batch=self.batch)
+        loss = per_image(logits, labels).double()
         margin, weight = -torch.expm1(loss).log(), -torch.expm1(-loss)
         linear = margin * weight / slope.double().abs().sum((1, 2, 3))
         linear = linear.nan_to_num(torch.inf).float()  # no gradient tells nothing
@@ -247,11 +237,15 @@ class Job:
         images, labels, config = self.images[rows], self.labels[rows], self.config
         how = dict(start=start, dtype=config.dtype)
         if config.engine == "foolbox":
-            how |= dict(steps=len(lengths), step_size=lengths[0])
-            moved = foolbox_pgd(self.through, images, labels, eps, **how)
-            return moved, self._rate(moved, labels)
+            how = dict(steps=len(lengths), step_size=lengths[0], dtype=config.dtype)
+            parts = zip(
+                *(shares(part, self.batch) for part in (images, labels, start)), strict=True
+            )
+            moved = [foolbox_pgd(self.through, x, y, eps, start=at, **how) for x, y, at in parts]
+            return torch.cat(moved), self._rate(torch.cat(moved), labels)
         if config.halving:
-            how["fooled"] = lambda moved, labels: ~correct(self._rate(moved, labels), labels)
+            rated = partial(score, self.model, batch=self.batch)  # checked in the end, with all
+            how["fooled"] = lambda moved, labels: ~correct(rated(moved), labels)
         if config.halving or config.attack == "mifgsm":
             how["decay"] = MIFGSM_DECAY
         how["vanished"] = vanished = torch.zeros_like(rows, dtype=torch.bool)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from ..core import env
 from ..core.contracts import check_model
 from ..core.errors import ContractError, RunError
 from ..core.gate import gate
-from ..core.storage import fingerprint, read_arrays, write_arrays
+from ..core.storage import cached_arrays, fingerprint
 from ..data import ImageSet, batches
 from .autoattack.attack import attack_batch
 from .config import AttackConfig, AutoAttackConfig
@@ -61,13 +62,10 @@ def attack_sweep(
         batch: images that go through a network together. By bisection four batches are
             attacked together and filled up as images are fooled.
         folder: where finished parts are kept; a sweep that was killed goes on there. It must
-            belong to one trained model. Each sweep (settings, weights, images) has a folder of
-            its own inside.
+            belong to one trained model. Each sweep (settings, batch, weights, images) has a
+            folder of its own inside.
         desc: label of the progress bar; no bar without one.
-        how: what ``AttackConfig`` takes: ``mode="bisection"`` for looking and for worst cases,
-            ``mode="independent"`` for what the papers ran, with ``engine="foolbox"``
-            by the very library, ``mode="skip_fooled"`` for that without luck; steps, rel_step or
-            step_size, seed, dtype. For AutoAttack, what ``AutoAttackConfig`` takes.
+        how: what ``AttackConfig`` takes, or for AutoAttack ``AutoAttackConfig``.
 
     Returns:
         For AutoAttack an ``AutoResult``.
@@ -85,33 +83,48 @@ def attack_sweep(
     known = np.zeros(shape, bool) if fooled is None else fooled
     if known.shape != shape or not (auto or fooled is None):
         raise ContractError(f"fooled is for AutoAttack, bool (eps, images): expected {shape}.")
-    if config.mode == "to the end" and len(epsilons) > 1:
-        raise ContractError(f"to_the_end takes one eps, not {len(epsilons)}: run it for each.")
     model.to(env.pick_device(), memory_format=torch.channels_last)
+    halving = config.mode == "bisection"
+    size = batch * (TOGETHER if halving else 1)
     if folder:
-        settings = config.settings() | ({"fooled": np.packbits(known).tolist()} if auto else {})
+        settings = vars(config) | {"version": config.version, "size": size}
+        settings |= {"fooled": np.packbits(known).tolist()} if auto else {}
         key = identify(model, data, index, [float(eps) for eps in epsilons], settings)
         folder = folder / f"{attack}-{key}"
 
-    def begin() -> nn.Module:
+    @cache  # for all parts, and for none where every part is kept already
+    def through() -> nn.Module:
         copied = auto or config.engine == "native"
         return quick_copy(model, on_device(data, index[:1])[0]) if copied else model
 
-    def compute(through: nn.Module, part: slice, batch: int, done: Callable) -> dict:
-        images = on_device(data, index[part])
-        job = Job(model, through, *images, index[part], epsilons, batch, config)
-        return attack_batch(job, known[:, part], done) if auto else job.scores(done)
+    def attempt(part: slice) -> dict[str, np.ndarray] | None:
+        try:
+            images = on_device(data, index[part])
+            job = Job(model, through(), *images, index[part], epsilons, batch, config)
+            return attack_batch(job, known[:, part], bar.update) if auto else job.scores(bar.update)
+        except RuntimeError as error:
+            if not env.out_of_memory(error):
+                raise
 
-    halving = config.mode == "bisection"
-    rounds = len(epsilons) if auto else sum(eps > 0 for eps in epsilons)
-    if halving:  # doubles its steps, then halves what is open, and tries once more in the end
-        rounds = 2 * int(rounds).bit_length() + 1
-    together = TOGETHER if halving else 1
-    with env.progress(total=int(rounds) * len(index), desc=desc, disable=not desc) as bar:
-        parts = _parts(begin, compute, len(index), batch, together, folder, bar)
+    def compute(part: slice) -> dict[str, np.ndarray]:
+        nonlocal batch
+        while (found := attempt(part)) is None:
+            torch.cuda.empty_cache()  # out here nothing of the failed try is held any more
+            batch = _halved(min(batch, len(index[part])))
+        return found
+
+    # bisection doubles its steps, then halves what is open, and tries once more in the end
+    rounds = 2 * len(epsilons).bit_length() + 1 if halving else len(epsilons)
+    parts = []
+    with env.progress(total=rounds * len(index), desc=desc, disable=not desc) as bar:
+        for start in range(0, len(index), size):
+            path, part = folder and folder / f"{start:07d}.npz", slice(start, start + size)
+            parts.append(cached_arrays(path, partial(compute, part)) if path else compute(part))
+            bar.n = rounds * len(index[: part.stop])  # whatever a failed try has counted
+            bar.refresh()
     found = {
         name: np.concatenate([part[name] for part in parts], axis=int(name not in PER_IMAGE))
-        for name in parts[0].keys() - {"identity"}  # once written into every part
+        for name in parts[0]
     }
     labels = np.ascontiguousarray(data.targets[index])
     result = AutoResult if auto else SweepResult
@@ -177,52 +190,6 @@ def on_device(data: ImageSet, rows: np.ndarray) -> tuple[Tensor, Tensor]:
     """The images of these rows on the device, as networks like them best, and their labels."""
     ((_, images, labels),) = batches(data, rows, len(rows))
     return images.to(env.pick_device(), memory_format=torch.channels_last), labels
-
-
-def _parts(
-    begin: Callable[[], nn.Module],
-    compute: Callable,
-    count: int,
-    batch: int,
-    together: int,
-    folder: Path | None,
-    bar: Any,
-) -> list[dict[str, np.ndarray]]:
-    """The arrays of all images, part by part, each computed where it is not kept yet."""
-    paths = sorted(folder.glob("*.npz")) if folder else []
-    parts = {int(path.stem): read_arrays(path) for path in paths}  # by first position
-    through, position, rounds = None, 0, bar.total // count
-    while position < count:
-        if position not in parts:
-            if through is None:  # not needed where every part is kept already
-                through = begin()
-            later = [first for first in parts if first > position]
-            stop = min(position + batch * together, count, *later)
-            part = _fitting(compute, through, slice(position, stop), batch, bar.update)
-            if part is not None:
-                parts[position] = part
-                if folder:
-                    write_arrays(folder / f"{position:07d}.npz", part)
-            elif batch == 1 < together:
-                together = 1  # what does not fit may be the images of the others
-            else:
-                batch = _halved(min(batch, stop - position))
-        position += len(parts[position]["clean"]) if position in parts else 0
-        bar.n = rounds * position  # whatever a try that did not fit has counted
-        bar.refresh()
-    return [parts[position] for position in sorted(parts)]
-
-
-def _fitting(compute: Callable, *args: Any) -> dict[str, np.ndarray] | None:
-    """One part, or None if it does not fit into memory."""
-    try:
-        return compute(*args)
-    except RuntimeError as error:
-        if not env.out_of_memory(error):
-            raise
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()  # out here nothing of the failed try is held any more
-    return None
 
 
 def _halved(size: int) -> int:

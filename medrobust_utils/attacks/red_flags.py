@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -25,13 +24,6 @@ BATCH = 16
 DRAWS = 10  # of random noise
 HUGE = 0.5  # every image can be made the same gray
 MUCH = 0.05  # share of the images on which more steps may succeed
-SIGNS = (
-    "more steps help much",
-    "random noise beats PGD",
-    "accuracy does not reach 0 at a huge eps",
-    "zero gradients",
-    "iterative weaker than single-step",
-)
 
 
 @dataclass(frozen=True)
@@ -63,8 +55,7 @@ def red_flags(
     that many gradients an image are computed in all.
 
     Args:
-        images: float32 (N, C, H, W) in [0, 1], on the model's device.
-        labels: what ``losses.per_image`` takes for the model's head.
+        model, images, labels: see ``attacks.pgd``.
         eps: above 0, within [0, 1]; one at which part of the images is robust tells most.
         seed: of the random starts and of the noise.
     """
@@ -76,46 +67,48 @@ def red_flags(
         check_logits(logits, labels.ndim == 2)
         return correct(logits, labels)
 
-    def batched(compute: Callable, *tensors: Tensor) -> Tensor:
+    def batched(compute: Callable, *tensors: Tensor, **how: Any) -> Tensor:
         parts = zip(*(tensor.split(BATCH) for tensor in tensors), strict=True)
-        return torch.cat([compute(*part) for part in parts])
+        return torch.cat([compute(model, *part, **how) for part in parts])
 
-    def attacked(attack: Callable, radius: float, **how: Any) -> Tensor:
-        attack = partial(attack, model, eps=radius, dtype=dtype, **how)
-        return batched(attack, images, labels)
+    def from_there(model: nn.Module, images: Tensor, labels: Tensor, start: Tensor) -> Tensor:
+        return pgd(model, images, labels, eps, steps=3 * steps, start=start, **quarter)
+
+    def slopes(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        return gradient(model, images, labels, extremes(labels))[0]
 
     before = right(images, labels)
     images, labels, n = images[before], labels[before], int(before.sum())
     if not n:
         return [Flag("nothing to attack", True, f"0 of {len(before)} images right before")]
-    draw = torch.Generator().manual_seed(seed)
-    moved = attacked(pgd, eps, steps=steps, step_size=eps / 4, generator=draw)
+    asked, draw = (images, labels), torch.Generator().manual_seed(seed)
+    quarter = dict(step_size=eps / 4, dtype=dtype)
+    moved = batched(pgd, *asked, eps=eps, steps=steps, generator=draw, **quarter)
     up = right(moved, labels)
     robust, lost = int(up.sum()), 0
     if robust:  # on from where they were left
-        how = dict(eps=eps, steps=3 * steps, step_size=eps / 4, dtype=dtype)
-        three = (images[up], labels[up], moved[up])
-        longer = batched(lambda x, y, start: pgd(model, x, y, start=start, **how), *three)
+        longer = batched(from_there, images[up], labels[up], moved[up])
         lost = int((~right(longer, labels[up])).sum())
     under = torch.ones_like(up)
     for _ in range(DRAWS):  # plus or minus eps in each pixel, the largest noise there is
         coin = torch.randint(0, 2, images.shape, generator=draw).to(images) * 2 - 1
         under &= right((images + eps * coin).clamp(0, 1), labels)
     missed = int((up & ~under).sum())
-    huge = attacked(pgd, HUGE, steps=2 * steps, step_size=HUGE / 4, generator=draw)
-    left = int(right(huge, labels).sum())
+    how = dict(steps=2 * steps, step_size=HUGE / 4, generator=draw, dtype=dtype)
+    left = int(right(batched(pgd, *asked, eps=HUGE, **how), labels).sum())
     # below the smallest normal float32 counts as zero: devices may flush such numbers
-    slopes = batched(lambda x, y: gradient(model, x, y, extremes(y))[0], images, labels)
-    zero = slopes.abs() < TINY
+    zero = batched(slopes, *asked).abs() < TINY
     none = int(zero.flatten(1).all(1).sum())
-    once = int(right(attacked(fgsm, eps), labels).sum())
-    told = [
-        f"of {n} images {robust} are robust after {steps} steps, {robust - lost} after {4 * steps}",
-        f"{DRAWS} draws leave {int(under.sum())} of {n} images right, PGD {robust}; noise fools "
-        f"{missed} that PGD does not",
-        f"{left} of {n} images are robust at eps {HUGE:g}",
-        f"{none} of {n} images have no gradient at all; {zero.float().mean():.0%} of all pixels",
-        f"of {n} images FGSM leaves {once}, PGD {robust}",
+    once = int(right(batched(fgsm, *asked, eps=eps, dtype=dtype), labels).sum())
+    more = f"{robust} are robust after {steps} steps, {robust - lost} after {4 * steps}"
+    noise = f"{DRAWS} draws leave {int(under.sum())} of {n} images right, PGD {robust}; noise fools"
+    blank = f"{none} of {n} images have no gradient at all; {zero.float().mean():.0%} of all pixels"
+    at_huge = f"{left} of {n} images are robust at eps {HUGE:g}"
+    single = f"of {n} images FGSM leaves {once}, PGD {robust}"
+    return [
+        Flag("more steps help much", lost > max(1, MUCH * n), f"of {n} images {more}"),
+        Flag("random noise beats PGD", missed > 0, f"{noise} {missed} that PGD does not"),
+        Flag("accuracy does not reach 0 at a huge eps", left > 0, at_huge),
+        Flag("zero gradients", none > 0, blank),
+        Flag("iterative weaker than single-step", robust > once, single),
     ]
-    seen = (lost > max(1, MUCH * n), missed > 0, left > 0, none > 0, robust > once)
-    return list(map(Flag, SIGNS, seen, told))

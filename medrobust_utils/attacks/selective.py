@@ -83,9 +83,7 @@ def selective_fgsm(
     """The best combination of signs for each image.
 
     Args:
-        model: returns logits (N, K, H, W), in evaluation mode.
-        images: float32 (N, C, H, W) in [0, 1], on the model's device.
-        labels: the true label maps (N, H, W).
+        model, images, labels: see ``attacks.pgd``; label maps are the true ones.
         step_size: length of each a_k, in [0, 1].
         bound: how far the sum may lead from the image; K * step_size is no bound.
         search: ``exhaustive`` evaluates all 3^K in float32 and chooses what trying them one by
@@ -104,8 +102,10 @@ def selective_fgsm(
     if search not in SEARCHES:
         raise ContractError(f"search={search!r}: choose {', '.join(SEARCHES)}.")
     labels = admit(model, images, labels)
-    quick = quick_copy(model, images[:1]) if search == "screened" else None
-    dtype, found = dtype or env.training_dtype(images.device), []
+    rough, found = {}, []
+    if search == "screened":
+        dtype = dtype or env.training_dtype(images.device)
+        rough = {"model": quick_copy(model, images[:1]), "dtype": dtype}
     for image, label in zip(images, labels, strict=True):
         steps = _class_steps(model, image[None], label[None], step_size, classes)
         trial = _Trial(model, image, label, steps, bound)
@@ -113,11 +113,8 @@ def selective_fgsm(
             signs, count = _greedy(trial.score, len(steps)), 2 * len(steps) + 1
         else:
             tried = combinations(len(steps))
-            losses = (
-                replace(trial, model=quick, dtype=dtype) if quick is not None else trial
-            ).score(tried)
-            count = len(tried)
-            if quick is not None:
+            count, losses = len(tried), replace(trial, **rough).score(tried)
+            if rough:
                 places, losses = _finalists(trial.score, tried, losses)
                 tried, count = tried[places], count + len(places)
             signs = _best(trial.score, tried, losses)

@@ -24,10 +24,11 @@ class SweepResult:
     Attributes:
         epsilons: (E,), rising.
         logits: float32 (E, N, K) of the attacked images. Accuracy and balanced accuracy may be
-            computed from them in every mode; for AUC see ``ranked``.
+            computed from them in every mode, AUC and whatever else compares images in mode
+            ``independent`` alone: the others leave an image alone once it is misclassified.
         clean: float32 (N, K), before the attack.
         labels: of the images, as the data set has them.
-        mode: as in ``AttackConfig``; ``autoattack``, or ``to the end``; ``lowest`` of several.
+        mode: as in ``AttackConfig``; ``autoattack``; or ``lowest`` of several.
         vanished: bool (N,): by bisection, images for which an attack met a gradient of zero in
             nearly all pixels; None otherwise.
     """
@@ -48,20 +49,6 @@ class SweepResult:
     def clean_right(self) -> np.ndarray:
         """Bool (N,): judged right before the attack."""
         return _right(self.clean, self.labels)
-
-    @property
-    def ranked(self) -> np.ndarray:
-        """The logits (E, N, K), for AUC under attack and whatever else compares images.
-
-        Refused if the attack left an image alone once it was judged wrong: such logits say nothing
-        of how low a score can be pushed.
-        """
-        if self.mode not in ("independent", "to the end"):
-            raise ContractError(
-                f"mode {self.mode!r} leaves an image alone once it is misclassified, so that its "
-                "AUC under attack would be too high. Run the sweep with mode='independent'."
-            )
-        return self.logits
 
     def accuracy(self) -> np.ndarray:
         """Share (E,) of all images judged right under attack."""
@@ -90,20 +77,18 @@ class AutoResult(SweepResult):
     """Scores of N images under AutoAttack at E sizes.
 
     Attributes:
-        robust: bool (E, N): by the goal of the plan, which may be one finding of several.
         won: str (E, N): the member that fooled the image, ``wrong before``, ``earlier attack``, or
-            nothing where it is robust. What is fooled at a smaller eps has that entry.
+            nothing where it is robust; at a larger eps the same.
         queries: int64 (E, N): how often the model was asked about the image at this eps.
     """
 
-    robust: np.ndarray
     won: np.ndarray
     queries: np.ndarray
 
     @property
     def right(self) -> np.ndarray:
         """Bool (E, N): not fooled."""
-        return self.robust
+        return self.won == ROBUST
 
     def shares(self) -> list[dict[str, float]]:
         """For each eps the share of all images that each member fooled, and ``robust``."""
@@ -138,9 +123,7 @@ def lowest(*results: SweepResult) -> SweepResult:
             raise ContractError("attacks can be put together on the same images and radii only.")
     logits = first.logits.copy()
     for place in range(len(logits)):
-        if place:
-            before = ~_right(logits[place - 1], first.labels)
-            logits[place, before] = logits[place - 1, before]
+        logits[place] = logits[max(0, place - 1)]  # what is fooled already stays so
         for result in results:
             still = _right(logits[place], first.labels)
             logits[place, still] = result.logits[place, still]
@@ -148,7 +131,7 @@ def lowest(*results: SweepResult) -> SweepResult:
     if (worst.right & ~np.logical_and.reduce([result.right for result in results])).any():
         raise ContractError(
             "an image counts as fooled whose logits are right. Give the result of the earlier "
-            "attack too, and no attack on a single finding."
+            "attack too."
         )
     return worst
 

@@ -21,8 +21,9 @@ from ..core import env
 from ..core.contracts import Asked, check_logits
 from ..core.errors import ContractError
 from ..core.gate import admit, gate
-from .cam_layers import check_hooks, frozen, patches, spatial, target_layer
+from .cam_layers import target_layer
 from .cam_scores import Score
+from .layer_maps import check_hooks, frozen, patches, spatial
 
 if TYPE_CHECKING:
     from pytorch_grad_cam.base_cam import BaseCAM

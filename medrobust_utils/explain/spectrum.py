@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..attacks.autoattack.margins import Goal
+from ..attacks.autoattack.members import margins
 from ..attacks.engine import extremes, gradient
 from ..attacks.noise import gaussian
 from ..core import env
@@ -123,8 +123,8 @@ def band_noise(
 
 
 def margin(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """How far an image is from being misclassified in the nearest way, (N,); ``Goal.margins``."""
-    return Goal().margins(logits, labels).amin(1)
+    """How far an image is from being misclassified in the nearest way, (N,); ``margins``."""
+    return margins(logits, labels).amin(1)
 
 
 @gate()

@@ -3,7 +3,7 @@
 Auto-PGD on the cross-entropy, targeted Auto-PGD, targeted FAB and Square, one after the other;
 an image that is fooled is left alone. The libraries stop with an error below five classes, because
 the targeted loss is not defined there, and know no head with several labels; here the plain margin
-takes its place (see ``Goal``).
+takes its place (see ``members.towards``).
 """
 
 from __future__ import annotations
@@ -16,16 +16,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ...core import env
 from ...core.contracts import check_labels, check_logits
 from ...core.errors import ContractError
 from ...core.gate import admit, gate
-from ..config import EARLIER, ROBUST, WRONG, AutoAttackConfig
-from ..engine import check_eps, extremes
+from ...core.losses import correct, per_image
+from ..config import EARLIER, MEMBERS, ROBUST, WRONG, AutoAttackConfig
+from ..engine import check_eps, extremes, shares
 from ..noise import uniform
 from ..radii import Job, score
-from .margins import Goal, QueryCounter
-from .members import apgd, fab, square
+from .members import QueryCounter, apgd, fab, margins, square, towards
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ class Attacked:
 
     Attributes:
         images: float32 (N, C, H, W), in the ball exactly; an image that is robust, or was wrong
-            before, is returned as it was (unless ``to_the_end``).
+            before, is returned as it was.
         logits: float32 (N, K) of those.
         robust: bool (N,).
         won: object (N,): the member that fooled it, ``WRONG`` or ``ROBUST``.
@@ -57,95 +56,63 @@ def autoattack(
     *,
     rows: np.ndarray | None = None,
     through: nn.Module | None = None,
-    desc: str = "",
     **how: Any,
 ) -> Attacked:
     """Attack images within ``eps`` until each is fooled or every member has failed.
 
     Args:
-        model: returns logits (N, K), in evaluation mode.
-        images: float32 (N, C, H, W) in [0, 1], on the model's device.
-        labels: what ``losses.per_image`` takes for the model's head.
-        eps: radius of the L-infinity ball, in [0, 1].
+        model, images, labels, eps: see ``attacks.pgd``; logits are (N, K).
         rows: numbers (N,) that tell the images apart; 0 to N - 1 without them.
         through: a ``quick_copy`` of ``model`` to take the gradients of.
-        desc: label of the progress bar; no bar without one.
         how: what ``AutoAttackConfig`` takes.
 
     Raises:
-        ContractError: for a breach of the contract, or a head that has no such goal.
+        ContractError: for a breach of the contract, or a model that segments.
     """
     config = AutoAttackConfig(**how)
     check_eps(eps)
     labels = admit(model, images, labels)
     if not len(images):
         raise ContractError("no image to attack: the batch is empty.")
-    goal, one = Goal(config.finding), score(model, images[:1])
+    one = score(model, images[:1])
     check_labels(labels[:1], one, extremes(labels))
-    goal.check(labels, one)
-    through = model if through is None else through
-    counter = QueryCounter(model, through, labels, goal, config.dtype)
+    if one.ndim != 2:
+        raise ContractError("AutoAttack judges whole images. Segmentations: attacks.Attack.")
+    counter = QueryCounter(model, model if through is None else through, labels, config.dtype)
     numbers = np.arange(len(images)) if rows is None else np.asarray(rows)
     every, moved = torch.arange(len(images), device=images.device), images.clone()
     logits, robust = counter.robust(images, every)
     check_logits(logits, labels.ndim == 2)
     won = np.where(robust.cpu().numpy(), ROBUST, WRONG).astype(object)
-    margins = goal.margins(logits, labels)
-    margin, ways = margins.amin(1), margins.argsort(1)[:, : config.targets]  # the closest first
-    if config.to_the_end and margins.shape[1] > 1:
-        raise ContractError(
-            f"to_the_end asks how far one margin can be pushed, and there are {margins.shape[1]} "
-            "ways to be fooled. Name one finding, or leave it out."
-        )
-    with env.progress(config.members, desc=desc, disable=not desc) as bar:
-        for number, member in enumerate(bar):
-            bar.set_postfix(attack=member, robust=int(robust.sum()), refresh=False)
-            # apgd-t and fab-t go once for each way to be fooled
-            for way in range(ways.shape[1] if member.endswith("-t") else 1):
-                rows = every if config.to_the_end else every[robust]
-                if not len(rows):
-                    break
-                # a number for each draw, so that members begin apart
-                draw = numbers[rows.cpu().numpy()], config.seed * 1000 + number * 100 + way
-                asked = (counter, images[rows], rows, eps, ways[rows, way], config)
-                found = _run(member, *asked, *draw)
-                # an attack is believed only what float32 confirms
-                scored, up = counter.robust(found, rows)
-                least = goal.margins(scored, labels[rows]).amin(1)
-                fooled = rows[~up & robust[rows]]
-                won[fooled.cpu().numpy()], robust[fooled] = member, False
-                better = least < margin[rows] if config.to_the_end else ~up
-                rows = rows[better]
-                moved[rows], logits[rows], margin[rows] = (
-                    x[better] for x in (found, scored, least)
-                )
+    ways = margins(logits, labels).argsort(1)[:, : config.targets]  # the closest first
+
+    def run(member: str, rows: Tensor, way: Tensor, seed: int) -> Tensor:
+        asked, drawn = (counter, images[rows], rows, eps), numbers[rows.cpu().numpy()]
+        if member == "square":
+            return square(*asked, queries=config.queries, numbers=drawn, seed=seed)
+        if member == "fab-t":
+            return fab(*asked, way, steps=config.steps)
+        noise = uniform(images[rows], drawn, seed)
+        start = images[rows] + eps * (noise / noise.abs().amax((1, 2, 3), keepdim=True))
+        targeted = member == "apgd-t"
+        loss_of = (lambda place: towards(way[place])) if targeted else (lambda place: per_image)
+        return apgd(*asked, loss_of, steps=config.steps, start=start)
+
+    for number, member in enumerate(MEMBERS):
+        # apgd-t and fab-t go once for each way to be fooled
+        for way in range(ways.shape[1] if member.endswith("-t") else 1):
+            rows = every[robust]
+            if not len(rows):
+                break
+            # a number for each draw, so that members begin apart
+            seed = config.seed * 1000 + number * 100 + way
+            found = run(member, rows, ways[rows, way], seed)
+            # an attack is believed only what float32 confirms
+            scored, up = counter.robust(found, rows)
+            fooled = rows[~up]
+            won[fooled.cpu().numpy()], robust[fooled] = member, False
+            moved[fooled], logits[fooled] = found[~up], scored[~up]
     return Attacked(moved, logits, robust, won, counter.queries)
-
-
-def _run(
-    member: str,
-    counter: QueryCounter,
-    images: Tensor,
-    rows: Tensor,
-    eps: float,
-    ways: Tensor,
-    config: AutoAttackConfig,
-    numbers: np.ndarray,
-    seed: int,
-) -> Tensor:
-    """What one member makes of some of the images."""
-    asked, how = (counter, images, rows, eps), dict(to_the_end=config.to_the_end)
-    if member == "square":
-        return square(*asked, queries=config.queries, numbers=numbers, seed=seed, **how)
-    if member == "fab-t":
-        return fab(*asked, ways, steps=config.steps)
-    goal = counter.goal
-    noise = uniform(images, numbers, seed)
-    noise = noise / noise.abs().amax((1, 2, 3), keepdim=True)
-    how |= dict(steps=config.steps, start=images + eps * noise)
-    if member == "apgd-t":
-        return apgd(*asked, lambda place: goal.towards(ways[place]), **how)
-    return apgd(*asked, lambda place: goal.cross_entropy, **how)
 
 
 def attack_batch(
@@ -164,29 +131,26 @@ def attack_batch(
     Returns:
         The arrays of an ``AutoResult`` of these images.
     """
-    config, count, clean = job.config, len(job.epsilons), job.clean.cpu().numpy()
-    right = Goal(config.finding).robust(job.clean, job.labels).cpu().numpy()
-    places = np.arange(count)[:, None]
+    count, clean = len(job.epsilons), job.clean.cpu().numpy()
+    wrong = ~correct(job.clean, job.labels).cpu().numpy()
     # the smallest eps, by position, at which each image is known to be fooled
     smallest = np.where(fooled.any(0), fooled.argmax(0), count)
-    won = np.where(places >= smallest, EARLIER, ROBUST).astype("U16")
-    won[:, ~right], smallest[~right] = WRONG, 0
+    won = np.where(np.arange(count)[:, None] >= smallest, EARLIER, ROBUST).astype("U16")
+    won[:, wrong], smallest[wrong] = WRONG, 0
     logits, queries = clean[None].repeat(count, 0), np.zeros(won.shape, np.int64)
-    undecided = np.ones(len(right), bool)
+    undecided = ~wrong
     for place in reversed(range(count)):
-        here = np.flatnonzero(config.to_the_end | (undecided & (place < smallest)))
-        if len(here):
-            how = dict(rows=job.rows[here], through=job.through, **vars(config))
+        still = torch.from_numpy(undecided & (place < smallest)).nonzero()[:, 0]
+        for here in map(Tensor.numpy, shares(still, job.batch)):
+            if not len(here):
+                break
             asked = (job.model, job.images[here], job.labels[here], job.epsilons[place])
+            how = dict(rows=job.rows[here], through=job.through, **vars(job.config))
             found = autoattack(*asked, **how)
-            robust = found.robust.cpu().numpy()
             queries[place, here] = found.queries.cpu().numpy()
-            changed = ~robust | config.to_the_end
-            logits[place:, here[changed]] = found.logits.cpu().numpy()[changed]
-            beaten = ~robust & (place < smallest[here])
-            lost = here[beaten]
-            won[place:, lost], smallest[lost] = found.won[beaten].astype("U16"), place
-            undecided[here[robust]] = False
-        done(len(right))
-    robust = places < smallest
-    return dict(logits=logits, clean=clean, robust=robust, won=won, queries=queries)
+            robust = found.robust.cpu().numpy()
+            lost, undecided[here[robust]] = here[~robust], False
+            logits[place:, lost] = found.logits.cpu().numpy()[~robust]
+            won[place:, lost], smallest[lost] = found.won[~robust].astype("U16"), place
+        done(len(clean))
+    return dict(logits=logits, clean=clean, won=won, queries=queries)

@@ -1,7 +1,9 @@
-"""The members of AutoAttack: Auto-PGD, FAB and Square, L-infinity, for any goal.
+"""The members of AutoAttack (Auto-PGD, FAB and Square, L-infinity) and what they ask of a model.
 
 Each attacks images float32 (n, C, H, W) in [0, 1], whose numbers in ``counter`` are ``rows`` (n,),
-until they are fooled, and returns images in the ball, exactly. No image sees another.
+until they are fooled, and returns images in the ball, exactly. No image sees another. An image is
+fooled as for every head of this kit (see ``losses.correct``): by another class than the true one,
+or, with several labels, by *any* of them that flips.
 """
 
 from __future__ import annotations
@@ -11,11 +13,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..engine import Loss, ball
-from .margins import QueryCounter
+from ...core.contracts import check_finite
+from ...core.losses import as_classes, correct
+from ..engine import Loss, ball, extremes, gradient
+from ..radii import score
 
+FLOOR = 1e-12  # below a difference of logits; Croce and Hein 2020 do the same
 # Auto-PGD
 MOMENTUM = 0.75  # share of the new step; section 4.1
 RHO = 0.75  # share of the steps that must go up, section 4.1
@@ -32,6 +37,78 @@ SHARE = 0.8  # of the pixels that the first square covers (p); AutoAttack's sett
 HALVED_AT = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 
 
+def margins(logits: Tensor, labels: Tensor) -> Tensor:
+    """How far each image is from being misclassified in each way, (N, T); negative where it is.
+
+    The ways are the T = K - 1 other classes in order (one for a single logit), or the K labels.
+    """
+    if labels.ndim == 2:
+        return logits * (2 * labels.to(logits.dtype) - 1)
+    logits, labels = as_classes(logits), labels.long()
+    true = logits.gather(1, labels[:, None])
+    other = torch.ones_like(logits, dtype=torch.bool).scatter_(1, labels[:, None], False)
+    return true - logits[other].view(len(logits), -1)
+
+
+def margin(way: Tensor) -> Loss:
+    """The margin of each image in its own way (N,), a column of ``margins``."""
+    return lambda logits, labels: margins(logits, labels).gather(1, way[:, None])[:, 0]
+
+
+def towards(way: Tensor) -> Loss:
+    """The loss that fools each image in its own way (N,), the targeted ratio (equation 7).
+
+    The margin itself, negated, below four classes and for labels that do not compete.
+    """
+
+    def loss(logits: Tensor, labels: Tensor) -> Tensor:
+        negated = -margin(way)(logits, labels)
+        if labels.ndim == 2 or logits.shape[1] < 4:
+            return negated
+        top = logits.topk(4, 1).values
+        return negated / (top[:, 0] - (top[:, 2] + top[:, 3]) / 2 + FLOOR)
+
+    return loss
+
+
+class QueryCounter:
+    """A model and the labels (N,) or (N, K) of some images.
+
+    Gradients are taken ``through`` the model or a ``quick_copy`` of it, in ``dtype``; answers are
+    its own, in float32. ``queries``, int64 (N,), counts both.
+    """
+
+    def __init__(
+        self, model: nn.Module, through: nn.Module, labels: Tensor, dtype: torch.dtype
+    ) -> None:
+        self.model, self.through, self.labels, self.dtype = model, through, labels, dtype
+        self.span = extremes(labels)
+        self.queries = torch.zeros(len(labels), dtype=torch.int64, device=labels.device)
+
+    def robust(self, images: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (n, K) in float32 of the images with these numbers, and which are robust (n,)."""
+        self.queries[rows] += 1
+        logits = score(self.model, images)
+        return logits, correct(logits, self.labels[rows])
+
+    def uphill(self, images: Tensor, rows: Tensor, loss: Loss) -> tuple[Tensor, Tensor, Tensor]:
+        """The loss (n,), its gradient by the pixels, and whether each image is robust.
+
+        With gradients in mixed precision, or through a copy, an image that seems fooled is asked
+        about again: the model itself, in float32.
+        """
+        labels = self.labels[rows]
+        uphill, logits = gradient(self.through, images, labels, self.span, self.dtype, loss)
+        self.queries[rows] += 1
+        check_finite(uphill.isfinite().all())
+        up = correct(logits, labels)
+        rough = self.dtype != torch.float32 or self.through is not self.model
+        if rough and not up.all():
+            doubted = (~up).nonzero()[:, 0]
+            up = up.index_copy(0, doubted, self.robust(images[doubted], rows[doubted])[1])
+        return loss(logits, labels), uphill, up
+
+
 def apgd(
     counter: QueryCounter,
     images: Tensor,
@@ -41,7 +118,6 @@ def apgd(
     *,
     steps: int,
     start: Tensor,
-    to_the_end: bool = False,
 ) -> Tensor:
     """Auto-PGD (Croce and Hein 2020, algorithm 1): momentum, and steps that shorten.
 
@@ -51,7 +127,6 @@ def apgd(
         loss_of: gives the loss to climb for some of the n images, by their positions.
         steps: at most so many; one gradient more is computed, at the start.
         start: where to begin, projected into the ball.
-        to_the_end: go on with images that are fooled, and return the point of the highest loss.
     """
     result = images.clone()
     low, high = ball(images, eps)
@@ -78,7 +153,7 @@ def apgd(
             s.best_slope = torch.where(better[..., None, None, None], s.slope, s.best_slope)
             s.best_loss = torch.where(better, loss, s.best_loss)
             since += 1
-        if not to_the_end and not up.all():  # before a check may send it back to its best point
+        if not up.all():  # before a check may send it back to its best point
             result[s.place[~up]] = s.at[~up]
             vars(s).update({name: known[up] for name, known in vars(s).items()})
         if not len(s.place):
@@ -106,7 +181,7 @@ def fab(
     Looks for the adversarial point nearest to the image, whatever eps is: at each step the border
     of the answer is taken for a plane, and the point moves onto it, drawn towards the image.
     Returns the image where none lies in the ball. ``way`` (n,) is how to change each answer, a
-    column of ``Goal.margins``.
+    column of ``margins``.
     """
     result, at = images.clone(), images
     low, high = ball(images, eps)
@@ -115,10 +190,10 @@ def fab(
         if not len(live):
             break
         origin = images[live]
-        margin, slope, _ = counter.uphill(at, rows[live], counter.goal.margin(way[live]))
+        distance, slope, _ = counter.uphill(at, rows[live], margin(way[live]))
         # onto the plane from the point and from the image, and a mean of both (equation 9)
         back = (slope * (origin - at)).sum((1, 2, 3))
-        near, far = onto_plane(at, slope, -margin), onto_plane(origin, slope, -margin - back)
+        near, far = onto_plane(at, slope, -distance), onto_plane(origin, slope, -distance - back)
         a, b = (move.abs().amax((1, 2, 3)).clamp_min(1e-8) for move in (near, far))
         pull = (a / (a + b)).clamp(0, BIAS)[:, None, None, None]
         at = (1 - pull) * (at + OVERSHOOT * near) + pull * (origin + OVERSHOOT * far)
@@ -163,7 +238,6 @@ def square(
     queries: int,
     numbers: np.ndarray,
     seed: int,
-    to_the_end: bool = False,
 ) -> Tensor:
     """Square attack (Andriushchenko et al. 2020): random search that asks for no gradient.
 
@@ -181,11 +255,10 @@ def square(
     places, signs = (torch.from_numpy(np.stack(x)).to(images.device) for x in (places, signs))
     low, high = ball(images, eps)
     best = (images + eps * stripes).clamp(low, high)
-    margin = _margin(counter, best, rows)
+    least = _least(counter, best, rows)
     live = torch.arange(len(images), device=images.device)
     for query in range(1, queries):
-        if not to_the_end:
-            live = live[margin[live] > 0]
+        live = live[least[live] > 0]
         if not len(live):
             break
         side = side_of(query, queries, shape)
@@ -194,9 +267,9 @@ def square(
         inside = (down[:, :, None] & across[:, None, :])[:, None]
         move = inside * signs[live, query][:, :, None, None].float()  # of one sign a channel
         tried = (best[live] + 2 * eps * move).clamp(low[live], high[live])
-        found = _margin(counter, tried, rows[live])
-        better = found < margin[live]
-        best[live[better]], margin[live[better]] = tried[better], found[better]
+        found = _least(counter, tried, rows[live])
+        better = found < least[live]
+        best[live[better]], least[live[better]] = tried[better], found[better]
     return best
 
 
@@ -215,9 +288,9 @@ def _inside(place: Tensor, length: int, side: int) -> Tensor:
     return (at >= first) & (at < first + side)
 
 
-def _margin(counter: QueryCounter, images: Tensor, rows: Tensor) -> Tensor:
+def _least(counter: QueryCounter, images: Tensor, rows: Tensor) -> Tensor:
     """The least margin (n,), above 0 exactly for the robust ones."""
     logits, up = counter.robust(images, rows)
-    margin = counter.goal.margins(logits, counter.labels[rows]).amin(1)
-    tiny = torch.finfo(margin.dtype).tiny
-    return torch.where(up, margin.clamp_min(tiny), margin.clamp_max(0))
+    least = margins(logits, counter.labels[rows]).amin(1)
+    tiny = torch.finfo(least.dtype).tiny
+    return torch.where(up, least.clamp_min(tiny), least.clamp_max(0))

@@ -20,7 +20,7 @@ import numpy as np
 from ...core import env
 from ...core.errors import DataError
 from ..imageset import ImageSet
-from . import chest, fundus, histology, radiology, skin
+from . import chest, fundus, histology, kandinsky, radiology, skin
 
 GOLDEN = 0.6180339887498949
 
@@ -51,7 +51,7 @@ class Phantom:
     Attributes:
         image: uint8 (H, W, C).
         target: class index, or uint8 (K,) multi-hot.
-        mask: uint8 (H, W), nonzero where a finding was drawn; class numbers for histology.
+        mask: uint8 (H, W), nonzero where a finding was drawn; class numbers for label maps.
     """
 
     image: np.ndarray
@@ -69,6 +69,7 @@ MODALITIES = MappingProxyType(
         "ct": Modality(6, radiology.CT_CLASSES, False, 1, radiology.draw_ct),
         "ultrasound": Modality(7, radiology.US_CLASSES, False, 1, radiology.draw_ultrasound),
         "histology": Modality(8, histology.CLASSES, False, 3, histology.draw_histology),
+        "kandinsky": Modality(9, kandinsky.CLASSES, False, 3, kandinsky.draw_kandinsky),
     }
 )
 
