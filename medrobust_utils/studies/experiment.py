@@ -16,8 +16,8 @@ import pandas as pd
 from ..core.storage import fingerprint
 from ..data.splits import leaks
 from ..models import MedicalModel
-from ..reporting.arms import deviations, grid, pick  # noqa: F401  where the studies look
 from ..reporting.results import Run
+from ..reporting.settings import deviations, grid, pick  # noqa: F401  where the studies look
 from ..scoring import metrics
 from ..scoring.imagesets import clean_scores, curve_scores
 from ..training import cards

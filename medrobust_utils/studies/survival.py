@@ -54,18 +54,15 @@ class Survival:
             size: the tag that tells the radii, in gray levels of 255.
         """
         mean, result, rows = self.found.mean(self.index), self.result, []
-        for before, right, won, eps in zip(
-            self.before, result.right, result.won, result.epsilons, strict=True
-        ):
-            outcomes = {"accuracy_pgd": before, "accuracy_autoattack": right}
-            outcomes |= {member: won == member for member in FOOLED_BY}
+        for k, eps in enumerate(result.epsilons):
+            outcomes = {"accuracy_pgd": self.before[k], "accuracy_autoattack": result.right[k]}
+            outcomes |= {member: result.won[k] == member for member in FOOLED_BY}
             cell = "autoattack", in_gray_levels(eps), self.index
             rows += [(*cell, name, mean(outcome)) for name, outcome in outcomes.items()]
         table = self.found.table(rows).rename(columns={"radius_255": size})
-        member = table["metric"].where(table["metric"].isin(FOOLED_BY))
-        return table.assign(
-            member=member, metric=table["metric"].mask(member.notna(), "autoattack_fooled_by")
-        )
+        fooled = table["metric"].isin(FOOLED_BY)
+        metric = table["metric"].mask(fooled, "autoattack_fooled_by")
+        return table.assign(member=table["metric"].where(fooled), metric=metric)
 
     def note(self, run: Run, size: str = "radius_255") -> None:
         """Write into the record what was attacked, and signs of hidden gradients."""

@@ -14,8 +14,8 @@ import pandas as pd
 
 from ..reporting.rows import chosen, frame, record, side_by_side  # noqa: F401  where users look
 from ..scoring import metrics
+from ..scoring.imagesets import PerImage, image_means, means  # noqa: F401
 from ..scoring.metrics import Estimate, pooled
-from ..scoring.per_image import PerImage, image_means, means  # noqa: F401
 
 
 def paired(
