@@ -7,7 +7,7 @@ import pytest
 from found import falling, only
 
 from medrobust_utils.reporting import evidence, results, verdicts
-from medrobust_utils.scoring import metrics
+from medrobust_utils.scoring import metrics, robustness
 from medrobust_utils.studies import attentive_cnn as study
 from medrobust_utils.studies import reach, tables
 
@@ -38,8 +38,9 @@ def test_an_image_reaches_the_smallest_radius_that_fools_it_within_the_radii():
     assert one.log2_radius[[0, 10, 20]] == pytest.approx(steps[[0, 1, 3]])
     assert one.log2_radius[30] == pytest.approx(steps[3])  # never: censored at the largest
     assert one.log2_radius[39] == pytest.approx(steps[0])  # wrong before: at the smallest
-    assert one.survived(0.5).value == pytest.approx(steps[1])
-    assert one.survived(0.25).value == pytest.approx(steps[3])
+    for share, step in ((0.5, 1), (0.25, 3)):
+        found = robustness.doublings(one.sweep, one.weights, share, study.EARLY)
+        assert found["log2_radius_at_accuracy"].value == pytest.approx(steps[step])
 
 
 def test_what_share_of_images_lies_above_a_value():

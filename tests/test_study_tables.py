@@ -11,6 +11,7 @@ from found import find, only
 
 from medrobust_utils.core.errors import ProtocolError
 from medrobust_utils.reporting import results
+from medrobust_utils.scoring import metrics
 from medrobust_utils.scoring.metrics import Estimate
 from medrobust_utils.studies import experiment, tables
 
@@ -61,8 +62,8 @@ def test_a_whole_axis_becomes_one_row():
 
 def test_a_mean_leaves_out_what_is_not_known():
     weights = np.ones((3, 4))
-    assert tables.known_mean(np.array([1, np.nan, 3, np.nan]), weights).value == 2
-    nothing = tables.known_mean(np.full(4, np.nan), weights)
+    assert metrics.weighted_mean(np.array([1, np.nan, 3, np.nan]), weights).value == 2
+    nothing = metrics.weighted_mean(np.full(4, np.nan), weights)
     assert np.isnan(nothing.value) and np.isnan(nothing.low)
     table = tables.image_means({"a": np.array([1, np.nan, 3, np.nan])}, np.arange(4))
     assert values(table) == [2] and table["n"].tolist() == [2]

@@ -12,6 +12,7 @@ from found import falling, find, only
 
 from medrobust_utils.attacks import AutoAttackConfig, AutoResult
 from medrobust_utils.reporting import results
+from medrobust_utils.scoring import robustness
 from medrobust_utils.studies import attentive_cnn as first_study
 from medrobust_utils.studies import domain_assimilation as second_study
 from medrobust_utils.studies import evaluation, reach, survival, tables
@@ -36,7 +37,7 @@ def test_what_was_fooled_once_stays_so_also_between_the_radii():
     right[:, :3] = [[1, 1, 1], [0, 1, 1], [1, 1, 1]]
     clean = np.arange(40) != 2
     network = made.network(made.task("skin"), right, clean=clean, radii=[0.1, 0.2, 0.4])
-    before = network.robust([0.05, 0.1, 0.3, 0.4, 0.9])[:, :3]
+    before = robustness.robust(network.sweep, [0.05, 0.1, 0.3, 0.4, 0.9])[:, :3]
     assert before.astype(int).tolist() == [[1, 1, 0], [1, 1, 0], [0, 1, 0], [0, 1, 0], [0, 1, 0]]
 
 

@@ -195,3 +195,8 @@ def check_split(data: ImageSet, split: Split) -> None:
         raise DataError(
             f"{data.name}: {len(shared)} patients or lesions lie on both sides of the split."
         )
+
+
+def some(index: np.ndarray, limit: int, seed: int) -> np.ndarray:
+    """``limit`` images of ``index`` by chance (0: all), sorted."""
+    return np.sort(np.random.default_rng(seed).permutation(index)[: limit or None])

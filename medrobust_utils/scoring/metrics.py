@@ -56,9 +56,11 @@ def _estimate(values: np.ndarray) -> Estimate:
 
 
 def weighted_mean(per_image: np.ndarray, weights: np.ndarray) -> Estimate:
-    """Mean of a per-image quantity (N,) under ``weights`` (1 + draws, N)."""
+    """Mean of one number an image (N,) under ``weights`` (1 + draws, N); NaN is left out."""
     values = np.asarray(per_image, float)
-    found = _estimate(weights @ values / weights.sum(1))
+    known = ~np.isnan(values)
+    with np.errstate(invalid="ignore"):  # a draw may hold none of the known images
+        found = _estimate(weights[:, known] @ values[known] / weights[:, known].sum(1))
     return replace(found, outcomes=values[None])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,6 @@ def noise_sweep(
     levels: Iterable[float],
     seeds: Mapping[str, int],
     first_seed: int = 0,
-    batch: int = 64,
 ) -> dict[tuple[str, float, int], np.ndarray]:
     """Logits clean and under every noise; keys are (reading, level, seed).
 
@@ -89,28 +89,25 @@ def noise_sweep(
         if level
         for number in range(count)
     ]
-    results = {}
-    for key in env.progress(wanted, desc=f"noise sweep, {len(index)} images"):
-        reading, level, seed = key
-        forward = None
-        if reading != "none":
-            forward = _noisy(model, level, reading, seed, data)
-        name = f"logits-{reading}-{level:g}-{seed}-{fingerprint(index.tolist())}.npz"
-        results[key] = kept(folder / name, model, data, index, batch=batch, forward=forward)
-    return results
-
-
-def _noisy(model: MedicalModel, level: float, reading: str, seed: int, data: ImageSet) -> Callable:
     shape = (3, *data.images.shape[1:3])  # the paper's loader turns gray into three channels
-    std = None if reading == "signs" else noise_std(level, reading)
 
-    def forward(images: torch.Tensor, rows: np.ndarray) -> torch.Tensor:
-        if std is None:
+    def noisy(
+        reading: str, level: float, seed: int, images: torch.Tensor, rows: np.ndarray
+    ) -> torch.Tensor:
+        if reading == "none":
+            return ask(model, images)
+        if reading == "signs":
             noise = level * signs(images.shape[1:], rows, seed).to(images)
             return ask(model, (images + noise).clamp(0, 1))
-        return noisy_logits(model, images, gaussian(shape, rows, seed).to(images.device), std)
+        noise = gaussian(shape, rows, seed).to(images.device)
+        return noisy_logits(model, images, noise, noise_std(level, reading))
 
-    return forward
+    results = {}
+    for reading, level, seed in env.progress(wanted, desc=f"noise sweep, {len(index)} images"):
+        name = f"logits-{reading}-{level:g}-{seed}-{fingerprint(index.tolist())}.npz"
+        forward = partial(noisy, reading, level, seed)
+        results[reading, level, seed] = kept(folder / name, model, data, index, forward=forward)
+    return results
 
 
 def kept(path: Path, model: nn.Module, data: ImageSet, index: np.ndarray, **how: Any) -> np.ndarray:

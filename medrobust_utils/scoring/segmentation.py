@@ -110,19 +110,14 @@ def score(counts: Tally, weights: np.ndarray, classes: Sequence[str]) -> dict[st
             "Build the model with as many classes as the data set has."
         )
     matrix = (weights @ counts.confusion.reshape(n, -1)).reshape(-1, k, k)
-    hit = np.diagonal(matrix, axis1=1, axis2=2)
-    truth, found = matrix.sum(2), matrix.sum(1)
-    shown = np.where(truth > 0, 1.0, np.nan)
-    dice = shown * _ratio(2 * hit, truth + found)
+    shares, hit, both = _shares(matrix)
+    dice = _ratio(2 * hit, both) * np.where(matrix.any(2), 1.0, np.nan)
     bins = (weights @ counts.bins.reshape(n, -1)).reshape(len(weights), -1, 3)
     gap = np.abs(bins[:, :, 1] - bins[:, :, 2]).sum(1)
-    real = np.arange(k) != BACKGROUND
     seen = counts.confusion.any((1, 2))  # an image without a labelled pixel has no loss
     values = {
         "loss": _ratio(weights[:, seen] @ counts.loss[seen], weights[:, seen].sum(1)),
-        "pixel_accuracy": _ratio(hit.sum(1), truth.sum(1)),
-        "foreground_accuracy": _ratio(hit[:, real].sum(1), truth[:, real].sum(1)),
-        "mean_iou": known_mean((shown * _ratio(hit, truth + found - hit)).T),
+        **shares,
         "mean_dice": known_mean(dice.T),
         "calibration_error": _ratio(gap, bins[:, :, 0].sum(1)),
     }
@@ -136,16 +131,19 @@ def per_image(counts: Tally) -> dict[str, np.ndarray]:
     Mean IoU over the classes that the image's label map shows. NaN: foreground accuracy of an image
     without foreground, everything of one without a labelled pixel.
     """
-    matrix = counts.confusion.astype(float)
-    hit = np.diagonal(matrix, axis1=1, axis2=2)
-    truth, found = matrix.sum(2), matrix.sum(1)
-    real = np.arange(matrix.shape[1]) != BACKGROUND
-    return {
-        "loss": counts.loss,
+    return {"loss": counts.loss, **_shares(counts.confusion.astype(float))[0]}
+
+
+def _shares(matrix: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
+    """Scores (R,) of confusion matrices (R, K, K); hits, and true plus predicted, by class."""
+    hit, truth = np.diagonal(matrix, axis1=1, axis2=2), matrix.sum(2)
+    both, real = truth + matrix.sum(1), np.arange(matrix.shape[1]) != BACKGROUND
+    found = {
         "pixel_accuracy": _ratio(hit.sum(1), truth.sum(1)),
         "foreground_accuracy": _ratio(hit[:, real].sum(1), truth[:, real].sum(1)),
-        "mean_iou": known_mean(np.where(truth > 0, _ratio(hit, truth + found - hit), np.nan).T),
+        "mean_iou": known_mean(np.where(truth > 0, _ratio(hit, both - hit), np.nan).T),
     }
+    return found, hit, both
 
 
 def shape(maps: np.ndarray) -> dict[str, np.ndarray]:

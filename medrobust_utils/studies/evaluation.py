@@ -11,16 +11,15 @@ import pandas as pd
 import torch
 
 from ..attacks import Flag, SweepResult, attack_sweep, robust_curve
-from ..core.errors import ProtocolError
 from ..data import to_float
 from ..explain import under_attack
 from ..explain.under_attack import Explained
-from ..scoring import metrics
+from ..scoring import metrics, robustness
+from ..scoring.imagesets import clean_scores, weights
 from ..scoring.metrics import Estimate
 from ..scoring.predict import kept
-from .common import budget, cached_flags, clean_scores, precision, some, weights
-from .experiment import CLEAN, Arm, Task, Trained
-from .tables import compare, known_mean
+from .common import budget, precision, some
+from .experiment import CLEAN, Arm, Task, Trained, pick
 
 ATTACKS = {
     "bisection": {"mode": "bisection"},
@@ -63,45 +62,19 @@ class Evaluation:
 
     def mean(self, index: np.ndarray) -> Callable[[np.ndarray], Estimate]:
         """What averages one number an image of ``index``, with an interval; NaN is left out."""
-        return partial(known_mean, weights=weights(self.arm.task.data, index, self.draw))
-
-    @cached_property
-    def retained(self) -> list[Estimate]:
-        """Share of the images right before the attack that are right after it, at each radius."""
-        before = self.sweep.clean_right
-        return [
-            known_mean(np.where(before, right, np.nan), self.weights) for right in self.sweep.right
-        ]
-
-    def on(self, index: np.ndarray) -> Evaluation:
-        """The same on some of its images, of these positions in the task's data."""
-        here, sweep = np.isin(self.index, index), self.sweep
-        logits, clean, labels = sweep.logits[:, here], sweep.clean[here], sweep.labels[here]
-        part = replace(sweep, logits=logits, clean=clean, labels=labels)
-        return replace(self, index=self.index[here], sweep=part)
+        drawn = weights(self.arm.task.data, index, self.draw)
+        return partial(metrics.weighted_mean, weights=drawn)
 
     @property
-    def right(self) -> np.ndarray:
-        """Bool (E, n): judged right at each radius under everything that was met there."""
-        return self.sweep.right
-
-    def robust(self, radii: Sequence[float]) -> np.ndarray:
-        """Bool (R, n): right before the attack and at every radius of the sweep up to each one.
-
-        What fools an image at one radius lies in every larger ball.
-
-        Args:
-            radii: (R,), of the sweep or between its radii.
-        """
-        ever = np.logical_and.accumulate([self.sweep.clean_right, *self.right])
-        last = np.searchsorted(self.sweep.epsilons, np.array(radii) * (1 + 1e-9), side="right")
-        return ever[last]
+    def log2_radius(self) -> np.ndarray:
+        """(n,) of the attacked images (see ``robustness.log2_radius``)."""
+        return robustness.log2_radius(self.sweep)
 
     @property
     def half(self) -> int | None:
         """Position of the smallest radius that fools half of what was right, if any does."""
-        fooled = [k for k, share in enumerate(self.retained) if share.value <= 0.5]
-        return fooled[0] if fooled else None
+        shares = robustness.retained(self.sweep, np.ones((1, len(self.index))))
+        return next((k for k, share in enumerate(shares) if share.value <= 0.5), None)
 
     @property
     def half_radius(self) -> float:
@@ -111,45 +84,14 @@ class Evaluation:
     def scores(self) -> pd.DataFrame:
         """Tidy rows: scores on clean test images, and on the attacked ones at every radius.
 
-        AUC and sensitivity under attack only where every image was attacked afresh (see
-        ``SweepResult``); sensitivity of two classes, at 90 % specificity on clean images.
+        See ``robustness.under_attack`` on what is told of an attack.
         """
-        task, sweep = self.arm.task, self.sweep
-        judged = (sweep.labels, self.weights)
-        two = sweep.labels.ndim == 1 and sweep.logits.shape[2] <= 2
-        rows = [("none", np.nan, task.split.test, CLEAN[k], one) for k, one in self.clean.items()]
-        start = metrics.weighted_mean(sweep.clean_right, self.weights)
-        rows.append(("none", np.nan, self.index, "accuracy_attacked", start))
-        if two and sweep.mode == "independent":
-            before = metrics.sensitivity(sweep.clean, sweep.clean, *judged)
-            rows.append(("none", np.nan, self.index, "sensitivity_attacked", before))
-        for k, radius in enumerate(sweep.epsilons):
-            found = metrics.score(sweep.logits[k], *judged)
-            values = {
-                "accuracy_attacked": metrics.weighted_mean(sweep.right[k], self.weights),
-                "retained_accuracy": self.retained[k],
-                "balanced_accuracy_attacked": found["balanced_accuracy"],
-            }
-            if sweep.mode == "independent":
-                values["auc_macro_attacked"] = found["auc_macro"]
-                if two:
-                    after = metrics.sensitivity(sweep.clean, sweep.logits[k], *judged)
-                    values["sensitivity_attacked"] = after
-            rows += [(self.attack, radius * 255, self.index, *one) for one in values.items()]
+        test = self.arm.task.split.test
+        rows = [("none", np.nan, test, CLEAN[name], one) for name, one in self.clean.items()]
+        for radius, metric, one in robustness.under_attack(self.sweep, self.weights):
+            cell = ("none", np.nan) if radius is None else (self.attack, radius * 255)
+            rows.append((*cell, self.index, metric, one))
         return self.table(rows)
-
-    @cached_property
-    def log2_radius(self) -> np.ndarray:
-        """log2 of the smallest radius (n,) that fools each image, of images in [0, 1].
-
-        Censored at the ends of the radii; an image wrong when clean is at the lowest.
-        """
-        ends = self.sweep.epsilons[[0, -1]]
-        return np.log2(np.clip(self.sweep.min_adversarial_radius(), *ends))
-
-    def survived(self, share: float | np.ndarray) -> Estimate:
-        """log2 of the radius that a ``share`` of the images survives, one or one a draw."""
-        return metrics.exceeded(self.log2_radius, self.weights, share)
 
     def table(self, rows: Sequence[tuple]) -> pd.DataFrame:
         """Rows of attack, radius, images, metric and estimate; an estimate gets its groups."""
@@ -198,8 +140,7 @@ def evaluate(
     """
     task, how, model = trained.arm.task, settings["attack"], trained.model
     attack = attack or how["mode"]
-    if attack not in ATTACKS:
-        raise ProtocolError(f"ATTACK={attack!r}: choose one of {', '.join(ATTACKS)}.")
+    pick(ATTACKS, "ATTACK", attack)
     index, draw = some(task.attacked, images, seed), [seed, *task.draw]
     scores, raised = clean(trained, draw), []
     asked = (model, task.data, index, list(radii))
@@ -221,23 +162,15 @@ def flags(trained: Trained, found: Evaluation, settings: Mapping, *, seed: int) 
 
     The estimate is 1 where a flag is raised, ``measured`` says why.
     """
-    task, radius = trained.arm.task, found.half_radius
-    seen = cached_flags(
-        trained.folder,
-        f"flags-{task.key}",
-        trained.model,
-        task.data,
-        some(task.attacked, settings["attack"]["check"]["images"], seed),
-        radius,
-        seed=seed,
-        dtype=precision(settings, trained.model),
-    )
-    trained.model.cpu()
-    rows = [
-        {"estimate": float(f.raised), "flag": f.name, "measured": f.measured}
-        for f in [*found.flags, *seen]
-    ]
-    return pd.DataFrame(rows).assign(metric="red_flag", radius_255=radius * 255, **found.tags)
+    task, model, radius = trained.arm.task, trained.model, found.half_radius
+    index = some(task.attacked, settings["attack"]["check"]["images"], seed)
+    how = {"seed": seed, "dtype": precision(settings, model)}
+    path = trained.folder / f"flags-{task.key}"
+    seen = robustness.cached_flags(path, model, task.data, index, radius, **how)
+    model.cpu()
+    table = pd.DataFrame([*found.flags, *seen])
+    table = table.rename(columns={"name": "flag", "raised": "estimate"}).astype({"estimate": float})
+    return table.assign(metric="red_flag", radius_255=radius * 255, **found.tags)
 
 
 def modes_differ(
@@ -250,17 +183,19 @@ def modes_differ(
     praise a network that the paper's own attack breaks.
     """
     check, radii = settings["attack"]["check"], found.sweep.epsilons
-    near = radii[[np.abs(radii - radius).argmin() for radius in check["radii"]]]
+    near = np.unique(radii[[np.abs(radii - radius).argmin() for radius in check["radii"]]])
     halved = found.attack == "bisection"
     # bisection depends on all its radii, an independent sweep does not
-    radii, attack = (np.unique(near), "independent") if halved else (radii, "bisection")
+    met, attack = (near, "independent") if halved else (radii, "bisection")
     images = min(check["images"], len(found.index))
-    other = evaluate(trained, settings, radii, seed=seed, attack=attack, images=images)
-    both = pd.concat([found.on(other.index).scores(), other.scores()])
-    both = both.replace({"attack": {found.attack: "independent"}} if not halved else {})
-    both = both[both["metric"].eq("accuracy_attacked") & both["radius_255"].isin(near * 255)]
-    name = "accuracy_independent_minus_bisection"
-    return compare(both, "attack", "independent", "bisection", name).drop(columns="attack")
+    other = evaluate(trained, settings, met, seed=seed, attack=attack, images=images)
+    mean, here, rows = found.mean(other.index), np.isin(found.index, other.index), []
+    for radius in near:
+        ours = mean(found.sweep.right[radii == radius][0, here])
+        theirs = mean(other.sweep.right[met == radius][0])
+        gap = theirs - ours if halved else ours - theirs
+        rows.append(("", radius * 255, other.index, "accuracy_independent_minus_bisection", gap))
+    return found.table(rows).drop(columns="attack")
 
 
 def explain(
@@ -278,20 +213,13 @@ def explain(
     Args:
         masks: gives the regions of interest of some images, if they have any.
     """
-    task, radii = trained.arm.task, found.sweep.epsilons
+    task, model, radii = trained.arm.task, trained.model, found.sweep.epsilons
     index = some(task.attacked, settings["explained"], seed)
-    seen = under_attack.explain(
-        trained.model,
-        to_float(task.data.images[index]),
-        torch.from_numpy(task.data.targets[index]),
-        index,
-        radii,
-        masks(task, index),
-        trained.folder,
-        shown=len(radii) - 1 if found.half is None else found.half,
-        seed=seed,
-        dtype=precision(settings, trained.model),
-        desc=f"{trained.arm.key}: explaining",
-    )
-    trained.model.cpu()
+    images, labels = to_float(task.data.images[index]), torch.from_numpy(task.data.targets[index])
+    asked = model, images, labels, index, radii, masks(task, index), trained.folder
+    how = {"seed": seed, "dtype": precision(settings, model)}
+    how |= {"desc": f"{trained.arm.key}: explaining"}
+    shown = len(radii) - 1 if found.half is None else found.half
+    seen = under_attack.explain(*asked, shown=shown, **how)
+    model.cpu()
     return seen

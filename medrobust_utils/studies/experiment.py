@@ -7,164 +7,24 @@ back. What was measured becomes one tidy table (see ``tables``).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
-from itertools import product
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
 import pandas as pd
 
-from ..core.errors import ProtocolError
 from ..core.storage import fingerprint
-from ..data import ImageSet, ThreeWay
 from ..data.splits import leaks
 from ..models import MedicalModel
 from ..reporting.results import Run
-from ..reporting.settings import differing
+from ..reporting.settings import deviations, grid, pick  # noqa: F401  where the studies look
 from ..scoring import metrics
-from ..training import cards, recipes
+from ..scoring.imagesets import clean_scores, curve_scores
+from ..training import cards
+from ..training.arms import Arm, Task, Trained
 from ..training.fit import fit
-from .common import curve_scores, parameters, some, weights
 
 CLEAN = {"top1": "accuracy", "balanced_accuracy": "balanced_accuracy", "auc_macro": "auc_macro"}
-
-
-@dataclass(frozen=True)
-class Task:
-    """A data set as one network sees it, with its split.
-
-    Attributes:
-        tags: what rows on it carry: role, dataset, split and what else tells it apart.
-        raw: the images as the reader gave them; ``data`` as the networks see them.
-        chosen: images that choose the epoch.
-        attacked: test images under attack.
-        draw: begins, after the seed, the bootstrap of this task.
-        seed: of the split and of phantoms.
-    """
-
-    key: str
-    tags: Mapping[str, str]
-    data: ImageSet
-    raw: ImageSet
-    split: ThreeWay
-    chosen: np.ndarray = field(default=None, repr=False)
-    attacked: np.ndarray = field(default=None, repr=False)
-    draw: tuple[int, ...] = ()
-    seed: int = 0
-
-    def of(self, settings: Mapping, *, draw: tuple[int, ...], seed: int) -> Task:
-        """With as many images to choose the epoch and to attack as the profile says."""
-        chosen = some(self.split.val, settings["validation_images"], seed)
-        attacked = some(self.split.test, settings["attack"]["images"], seed)
-        return replace(self, chosen=chosen, attacked=attacked, draw=draw, seed=seed)
-
-    @property
-    def role(self) -> str:
-        return self.tags["role"]
-
-    @property
-    def size(self) -> int:
-        """Side of the images in pixels."""
-        return self.data.images.shape[1]
-
-
-def pick(known: Mapping[str, object], what: str, name: str) -> object:
-    """One of several by name.
-
-    Raises:
-        ProtocolError: for another name.
-    """
-    if name not in known:
-        raise ProtocolError(f"{what}={name!r}: choose among {', '.join(known)}.")
-    return known[name]
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One network, with one training seed, on one task; a study adds the fields that tell it."""
-
-    task: Task = field(repr=False)
-    seed: int
-
-    @property
-    def own(self) -> dict[str, str]:
-        """What tells this network from the others on its task: no ``field(compare=False)``."""
-        return {one.name: getattr(self, one.name) for one in fields(self)[2:] if one.compare}
-
-    @property
-    def group(self) -> str:
-        """What arms share that differ in their training seed only."""
-        return "-".join([self.task.key, *map(str, self.own.values())])
-
-    @property
-    def key(self) -> str:
-        return f"{self.group}-{self.seed}"
-
-    @property
-    def title(self) -> str:
-        """What a reader calls it."""
-        return ", ".join(map(str, self.own.values()))
-
-    @property
-    def tags(self) -> dict[str, str]:
-        """What every row of this arm carries."""
-        return {**self.task.tags, **self.own}
-
-
-class Trained(NamedTuple):
-    """A finished arm: as it was really run, with its learning curve and the folder of its work."""
-
-    arm: Arm
-    model: MedicalModel
-    history: list[dict]
-    folder: Path
-
-
-def grid(
-    settings: Mapping, own: Sequence[str], *, seed: int, role: str = "", model: str = ""
-) -> list[tuple[dict, int]]:
-    """Every arm that a profile names, with its training seed; a list multiplies out.
-
-    An arm may have ``seeds`` of its own.
-
-    Args:
-        own: what tells an arm from others on its task, its network first.
-        role: picks the arms of one role by name; empty picks all.
-        model: picks by words between hyphens, the network first, then values of ``own`` or a
-            training seed: ``resnet``, ``resnet-released-2`` for one arm with one seed, or
-            ``any-2`` for every arm with that seed.
-
-    Raises:
-        ProtocolError: for a name that the profile does not have, or a negative seed.
-    """
-    if seed < 0:
-        raise ProtocolError(f"SEED={seed}: choose 0 or more.")
-    first, *words = model.removeprefix("any").split("-")
-    specs = []
-    for spec in settings["arms"]:
-        if lacking := [name for name in ("role", *own) if name not in spec]:
-            raise ProtocolError(f"the arm {spec} of this profile lacks {', '.join(lacking)}.")
-        choices = [value if isinstance(value, list) else [value] for value in spec.values()]
-        specs += [dict(zip(spec, values, strict=True)) for values in product(*choices)]
-    for asked, value, key in (("DATASET", role, "role"), ("MODEL", first, own[0])):
-        if value:
-            pick(dict.fromkeys(sorted({str(spec[key]) for spec in specs})), asked, value)
-    found = [
-        (spec, number)
-        for spec in specs
-        if role in ("", spec["role"]) and first in ("", str(spec[own[0]]))
-        for number in range(seed, seed + spec.get("seeds", settings["seeds"]))
-        if set(words) <= {str(number), *(str(spec[name]) for name in own)}
-    ]
-    if not found:
-        known = dict.fromkeys("-".join([str(spec[name]) for name in own]) for spec in specs)
-        raise ProtocolError(
-            f"no network of this profile is DATASET={role!r} and MODEL={model!r}. There are "
-            f"{', '.join(known)}, each followed by - and a training seed if you like."
-        )
-    return found
 
 
 def train(
@@ -176,20 +36,17 @@ def train(
     paper: str,
     identity: Sequence[object],
     objective: object = None,
-    validate: Callable[[MedicalModel], dict] | None = None,
 ) -> Trained:
     """Train an arm, or read back what was trained.
 
     Args:
         model: untrained; the arm's ``start`` is ``scratch`` where it got no ImageNet weights.
         identity: what else than seed, weights, images and split changes the result.
-        validate: as ``fit`` takes it; without, scores on the images that choose the epoch.
     """
     task, arm = planned.task, replace(planned, start=model.start)
     images = task.data.checksum, task.split.train.tolist(), task.chosen.tolist()
     identity = fingerprint(*identity, arm.seed, model.source, *images)
     folder = checkpoints / f"{arm.key}-{identity}"
-    validate = validate or (lambda model: curve_scores(model, task.data, task.chosen))
     history = fit(
         model,
         task.data,
@@ -198,7 +55,7 @@ def train(
         folder,
         seed=arm.seed,
         objective=objective,
-        validate=validate,
+        validate=lambda model: curve_scores(model, task.data, task.chosen),
     )
     cards.leave(folder, arm, model, paper)
     return Trained(arm, model, history, folder)
@@ -206,23 +63,10 @@ def train(
 
 def note(run: Run, trained: Trained, recipe: Mapping) -> None:
     """Write what a network is into the record; it may have been trained in an earlier run."""
-    arm, model, history, _ = trained
-    best = len(history) - 1
-    if recipe.get("patience"):  # else the last epoch is taken
-        monitor, delta = recipe.get("monitor", "val_top1"), recipe.get("min_delta", 0.0)
-        best = recipes.best_epoch([row[monitor] for row in history], delta)
-    about = {
-        "source": model.source,
-        "parameters": parameters(model),
-        "epochs": len(history),
-        "best_epoch": history[best]["epoch"],
-        "training_seconds": round(sum(row["seconds"] for row in history)),
-        "precision": sorted({row["precision"] for row in history}),
-        "warnings": model.warnings,
-    }
-    run.model(arm.key, **arm.tags, **about)
-    run.history(arm.key, history)
-    for warning in model.warnings:
+    arm = trained.arm
+    run.model(arm.key, **arm.tags, **trained.summary(recipe))
+    run.history(arm.key, trained.history)
+    for warning in trained.model.warnings:
         run.warn(warning)
 
 
@@ -235,43 +79,10 @@ def describe_task(run: Run, task: Task, constant: Mapping[str, object]) -> pd.Da
     data, test = task.data, task.split.test
     run.dataset(task.raw)
     prior = metrics.prior_logits(data.targets[task.split.train], len(test), len(data.classes))
-    scores = metrics.score(prior, data.targets[test], weights(data, test))
+    scores = clean_scores(data, test, prior)
     tags = {"n": len(test), "attack": "none", **constant}
     rows = [{"metric": name, "estimate": scores[key], **tags} for key, name in CLEAN.items()]
     leaked = leaks(data, task.split)
     rows.append({"metric": "test_images_leaked", "estimate": leaked, "n": len(test)})
     rows.append({"metric": "classes", "estimate": len(data.classes)})
     return pd.DataFrame(rows).assign(**task.tags)
-
-
-def deviations(
-    settings: Mapping, paper: Mapping, arms: Iterable[Arm], attack: str = ""
-) -> list[str]:
-    """Where this run departs from the profile ``paper``, from what was really run.
-
-    Every setting that differs by its name, except those of roles and models that were not run.
-
-    Args:
-        attack: what was chosen in place of the profile's own, if anything.
-    """
-    arms = list(arms)
-    found = [f"attack: {attack} in place of the profile's."] if attack else []
-    for task in {arm.task.key: arm.task for arm in arms}.values():
-        wanted = paper["datasets"].get(task.role)
-        if task.data.synthetic:
-            found.append(f"{task.key}: {len(task.data)} phantoms, not real images.")
-        elif not task.data.complete:
-            listed = task.data.census["images_listed"]
-            found.append(f"{task.key}: a subset of {listed} images of {task.data.name}.")
-        if not task.data.synthetic and settings["datasets"].get(task.role) != wanted:
-            found.append(f"{task.key}: {task.data.name} stands in for {wanted}.")
-        if len(task.attacked) < len(task.split.test):
-            attacked = f"{len(task.attacked)} of {len(task.split.test)}"
-            found.append(f"{task.key}: {attacked} test images attacked.")
-    run = {value for arm in arms for value in arm.tags.values()}
-    named = {*settings["datasets"], *settings.get("models", ())}
-    named |= {value for spec in paper["arms"] for value in spec.values() if isinstance(value, str)}
-    aside = {"arms", "datasets", "phantoms", "seeds"} | (named - run)
-    found += differing(settings, paper, aside)
-    missing = {spec["role"] for spec in paper["arms"]} - {arm.task.role for arm in arms}
-    return found + [f"{role}: not run." for role in sorted(missing)]

@@ -17,6 +17,8 @@ from ..attacks import AutoAttackConfig, AutoResult, autoattack_sweep
 from ..attacks.config import MEMBERS, WRONG
 from ..attacks.sweep_result import EARLIER
 from ..reporting.results import Run
+from ..reporting.rows import write_autoattack as decide  # noqa: F401  where the studies look
+from ..scoring.robustness import robust
 from .common import budget, in_gray_levels, some
 from .evaluation import Evaluation
 from .experiment import Trained
@@ -43,11 +45,6 @@ class Survival:
     result: AutoResult
     how: AutoAttackConfig
 
-    @property
-    def shortened(self) -> str:
-        """What was less than the published settings."""
-        return self.how.shortened(max(self.result.clean.shape[1] - 1, 1))
-
     def scores(self, size: str = "radius_255") -> pd.DataFrame:
         """Tidy rows: what was right before and after, and the share that each attack fooled.
 
@@ -56,15 +53,16 @@ class Survival:
         Args:
             size: the tag that tells the radii, in gray levels of 255.
         """
-        mean, rows, members = self.found.mean(self.index), [], []
-        for k, eps in enumerate(self.result.epsilons):
-            values = [("accuracy_pgd", np.nan, self.before[k])]
-            values += [("accuracy_autoattack", np.nan, self.result.right[k])]
-            values += [("autoattack_fooled_by", w, self.result.won[k] == w) for w in FOOLED_BY]
-            here = ("autoattack", in_gray_levels(eps), self.index)
-            rows += [(*here, metric, mean(one)) for metric, _, one in values]
-            members += [member for _, member, _ in values]
-        return self.found.table(rows).rename(columns={"radius_255": size}).assign(member=members)
+        mean, result, rows = self.found.mean(self.index), self.result, []
+        for k, eps in enumerate(result.epsilons):
+            outcomes = {"accuracy_pgd": self.before[k], "accuracy_autoattack": result.right[k]}
+            outcomes |= {member: result.won[k] == member for member in FOOLED_BY}
+            cell = "autoattack", in_gray_levels(eps), self.index
+            rows += [(*cell, name, mean(outcome)) for name, outcome in outcomes.items()]
+        table = self.found.table(rows).rename(columns={"radius_255": size})
+        fooled = table["metric"].isin(FOOLED_BY)
+        metric = table["metric"].mask(fooled, "autoattack_fooled_by")
+        return table.assign(member=table["metric"].where(fooled), metric=metric)
 
     def note(self, run: Run, size: str = "radius_255") -> None:
         """Write into the record what was attacked, and signs of hidden gradients."""
@@ -75,9 +73,10 @@ class Survival:
             if flag.raised:
                 run.add("red_flag", 1.0, flag=flag.name, measured=flag.measured, **tags)
         radii = ", ".join(f"{size:.3g}" for size in sizes)
+        shortened = self.how.shortened(max(self.result.clean.shape[1] - 1, 1))
         run.deviation(
             f"AutoAttack on {arm.group}: {n} of {len(arm.task.attacked)} attacked "
-            f"images, at {radii} gray levels of 255" + f"; {self.shortened}" * bool(self.shortened)
+            f"images, at {radii} gray levels of 255" + f"; {shortened}" * bool(shortened)
         )
 
 
@@ -96,7 +95,7 @@ def survive(
     """
     task, plan = found.arm.task, budget(how)
     index = some(task.attacked, how["images"], seed)
-    before = found.robust(radii)[:, np.isin(found.index, index)]
+    before = robust(found.sweep, radii)[:, np.isin(found.index, index)]
     asked = (trained.model, task.data, index, radii)
     where = {"folder": trained.folder, "desc": "AutoAttack", "seed": seed}
     result = autoattack_sweep(*asked, fooled=~before, **where, **plan)
@@ -113,35 +112,3 @@ def gained(pairs: pd.DataFrame) -> pd.DataFrame:
     """
     table = over_seeds(pairs[pairs["metric"].isin(GAINS)].drop(columns="member"))
     return table.assign(metric=table["metric"].map(GAINS)).drop(columns="seeds")
-
-
-def decide(
-    run: Run,
-    gains: pd.DataFrame,
-    names: Sequence[str],
-    keys: Sequence[str],
-    steps: int,
-    size: str = "radius_255",
-    of: Sequence[str] = (*GAINS.values(),),
-) -> None:
-    """Write beside gains of the record what ``ledger.after_autoattack`` asks for.
-
-    Args:
-        gains: see ``gained``.
-        names: metrics of the rows meant, which agree with a gain in all of ``keys``, and, where
-            both have one, in the radius (the tag ``size``).
-        steps: of AutoAttack, or of what stands for it.
-        of: metrics of the gains before and under it.
-    """
-    for _, pair in gains.groupby([*keys, *{size} & {*gains}], sort=False):
-        before, under = (pair[pair["metric"].eq(name)].iloc[0] for name in of)
-        after, variance = under["estimate"], under["estimate"].spread
-        told = {"low": after.low, "high": after.high, "steps": steps, "images": int(under["n"])}
-        told |= {"by_seed": [*after.by_seed.values()], "variance": variance[0]}
-        told |= {"clusters": variance[1] if np.isfinite(variance[1]) else int(under["n"])}
-        told |= {"sweep": before["estimate"].value}
-        for row in run.record["rows"]:
-            here = row["metric"] in names and all(row.get(key) == under[key] for key in keys)
-            met = under.get(size, row.get(size, 0.0))
-            if here and np.isclose(row.get(size, met), met, atol=1e-6):
-                row |= {f"autoattack_{name}": value for name, value in told.items()}

@@ -22,6 +22,7 @@ from ..core.errors import MedrobustError, RunError
 from ..core.storage import fingerprint, plain, read_arrays, write_arrays, write_atomic
 from ..data import ImageSet
 from ..models import MedicalModel, build, build_assimilated, build_attentive, build_unet
+from .arms import Arm, Task
 
 NAME, SAMPLES, SHIPPED = "card.json", "samples.npz", "weights.safetensors"
 OFFERED = 60  # test images that are kept
@@ -65,11 +66,11 @@ class Card(BaseModel):
     built: dict[str, Any] | None = None
 
 
-def leave(folder: Path, arm: Any, model: MedicalModel, paper: str) -> None:
+def leave(folder: Path, arm: Arm, model: MedicalModel, paper: str) -> None:
     """Write card and samples of the finished training in ``folder``; those that say the same stay.
 
     Args:
-        arm: a study's, as it was really run.
+        arm: as it was really run.
     """
     task, data = arm.task, arm.task.data
     card = Card(
@@ -212,7 +213,7 @@ def _numbers(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _samples(task: Any) -> dict[str, np.ndarray]:
+def _samples(task: Task) -> dict[str, np.ndarray]:
     """Arrays of at most OFFERED test images: of those under attack, where there are such."""
     data = task.data
     rows = _unseen(task, task.split.test if task.attacked is None else task.attacked)
@@ -228,7 +229,7 @@ def _samples(task: Any) -> dict[str, np.ndarray]:
     return found | {"ids": np.array([data.ids[row] for row in rows], str)}
 
 
-def _unseen(task: Any, rows: np.ndarray) -> np.ndarray:
+def _unseen(task: Task, rows: np.ndarray) -> np.ndarray:
     """``rows`` without exact copies of training images, where a set keeps its duplicates."""
     if "duplicates_kept" not in task.data.census:
         return rows
