@@ -30,7 +30,6 @@ FILTERS = {"none": lambda data: data, "contrast": enhanced}
 ARM = ("model", "attention", "start")
 FORMS = (*soft_attention.FORMS, soft_attention.UNIFORM)  # the last is a control
 PAIRS = (*((form, "none") for form in FORMS), ("released", soft_attention.UNIFORM))
-NAMES = {"none": "no attention"} | {form: f"{form} attention" for form in FORMS}
 NO_ATTACK = {"scale": "none", "eps": 0.0}  # tags of clean scores beside those of the paper's radii
 TWINS = ["role", "split", "filter", "model", "start"]  # shared by a plain and attentive networks
 DOUBLINGS = ("log2_radius_gain", "log2_radius_survived_gain", "log2_radius_at_accuracy_gain")
@@ -138,15 +137,18 @@ def gains(scores: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
 
     Each form over its plain twin, and the released one over the uniform map.
     """
-    found = []
-    for new, old in PAIRS:
-        pairs = tables.compare(scores, "attention", new, old).assign(against=old)
-        found.append(tables.over_seeds(pairs))
-    table = pd.concat(found)
+    table = tables.over_seeds(_pairs(scores))
     attacked, clean = table["metric"].eq("accuracy_attacked_gain"), table["attack"].eq("none")
     under = table[attacked & ~clean].assign(metric="accuracy_gain")
     under = under.merge(cells[["scale", "eps", "radius_255"]], on="radius_255")
     return pd.concat([table[~attacked & clean].assign(**NO_ATTACK), under])
+
+
+def _pairs(scores: pd.DataFrame, name: str = "{}_gain") -> pd.DataFrame:
+    both = [tables.compare(scores, "attention", *pair, name) for pair in PAIRS]
+    return pd.concat(
+        [table.assign(against=old) for table, (_, old) in zip(both, PAIRS, strict=True)]
+    )
 
 
 def half_radii(evaluated: Iterable[Evaluation]) -> dict[tuple, float]:
@@ -214,14 +216,15 @@ class Study:
         """Every network with its scores."""
         return [*zip(self.trained, self.evaluated, strict=True)]
 
-    def train(self, arms: Iterable[Arm], checkpoints: Path) -> None:
-        """Train every arm, or read it back."""
+    def train(self, arms: Iterable[Arm], checkpoints: str | Path = "") -> None:
+        """Train every arm, or read it back from ``checkpoints`` (empty: of the cache)."""
+        folder = Path(checkpoints) if checkpoints else env.home() / "checkpoints"
         for number, arm in enumerate(arms, 1):
             print(f"network {number}: {arm.key}")
             if arm.task.key not in [one.arm.task.key for one in self.trained]:
                 constant = {"model": "majority", **NO_ATTACK}
                 tables.record(self.run, experiment.describe_task(self.run, arm.task, constant))
-            self.trained.append(train(arm, self.settings, checkpoints))
+            self.trained.append(train(arm, self.settings, folder))
             experiment.note(self.run, self.trained[-1], self.settings["training"])
             self.trained[-1].model.cpu()
 
@@ -256,7 +259,7 @@ class Study:
     def survive(self) -> None:
         """AutoAttack on networks with a twin, and what it leaves of the gains in doublings."""
         half, how, again = half_radii(self.evaluated), self.settings["attack"]["autoattack"], []
-        paired = {twins(one.arm) for one in self.evaluated if one.arm.attention != "none"}
+        paired = {twins(one.arm) for one in self.trained if one.arm.attention != "none"}
         for one, found in self.pairs:
             radius = half.get((*twins(one.arm), one.arm.seed))
             if radius and twins(one.arm) in paired:
@@ -266,11 +269,7 @@ class Study:
             return
         left = pd.concat([one.scores() for one in again])
         tables.record(self.run, tables.over_seeds(left))
-        left, gained = left.drop(columns="radius_255"), []
-        for new, old in PAIRS:
-            pairs = tables.compare(left, "attention", new, old, "{}")
-            gained.append(pairs.assign(against=old))
-        outcome = survival.gained(pd.concat(gained))
+        outcome = survival.gained(_pairs(left.drop(columns="radius_255"), "{}"))
         tables.record(self.run, outcome)
         keys = [*TWINS, "attention", "against"]
         survival.decide(self.run, outcome, DOUBLINGS, keys, again[0].how.steps)
