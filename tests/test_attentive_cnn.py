@@ -1,6 +1,7 @@
 """The study of paper 2 on a few phantoms and on hand-made scores: numbers are worked out twice."""
 
 from dataclasses import fields, replace
+from itertools import product
 
 import made
 import numpy as np
@@ -21,7 +22,7 @@ PAPER = protocol.load("2_attentive_cnn")
 TINY = (
     "phantoms=90 models.resnet.backbone=resnet10t models.resnet.size=64 training.epochs.skin=1 "
     "training.epochs.fundus=1 training.epochs.chest=1 attack.images=12 attack.eps=[0.02,0.32] "
-    "attack.steps=2 attack.check.images=4 attack.through=5"
+    "attack.steps=2 attack.check.images=4"
 )
 ARMS = [
     {"role": "skin", "filter": "none", "attention": ["none", "released"]},
@@ -253,22 +254,6 @@ def test_modes_differ_is_independent_minus_bisection(settings, trained, evaluate
     assert found["estimate"].iloc[0].value == pytest.approx(gap)
 
 
-def test_through_the_filter_the_network_is_attacked_on_the_images_before_it(
-    settings, trained, radii
-):
-    arm, model, *_ = trained[3]
-    variant = study.through_filter(trained[3])
-    assert variant.arm.tags["filter"] == "through" and variant.arm.task.data is arm.task.raw
-    assert variant.model.trained_in == model.trained_in is not None
-    raw = to_float(arm.task.raw.images[:3])
-    with torch.no_grad():
-        assert torch.allclose(variant.model(raw), model(enhance(raw)), atol=1e-5)
-    found = evaluation.evaluate(variant, settings, radii, seed=0, images=5)
-    assert set(found.scores().query("attack == 'bisection'")["n"]) == {5}
-    again = evaluation.evaluate(trained[3], settings, radii, seed=0)  # its own logits are kept
-    assert again.arm.tags["filter"] == "contrast"
-
-
 def test_sensitivity_is_told_of_two_classes_and_of_images_attacked_afresh():
     one = made.network(made.task("chest"), falling(4, [2] * 40))
     assert (one.scores()["metric"] == "sensitivity_attacked").sum() == 5  # before, and four radii
@@ -447,7 +432,7 @@ def test_maps_of_two_networks_are_compared_on_the_same_images(run):
     seen = made_maps({"map_entropy"}, 4)
     turned = np.concatenate([1 - seen.clean[:3], seen.clean[3:]])
     other = replace(seen, clean=turned, classes=np.array([0, 0, 0, 1]))
-    tables.record(run, study.map_pair_rows(seen, ours, other).drop(columns="seed"))
+    tables.record(run, study.map_rows(ours, other, plain=seen).drop(columns="seed"))
     row = only(run, "map_correlation_between_models")  # the last explains another class
     assert row["value"] == pytest.approx(-1, abs=1e-3) and row["n"] == 3
     assert row["attention"] == "released" and row["scale"] == "none"
@@ -463,6 +448,24 @@ def test_another_seed_shows_what_a_network_has_by_chance():
     same = same[same["baseline"].eq("another seed")].set_index("metric")["estimate"]
     assert same["map_correlation"].value == pytest.approx(1, abs=1e-3)
     assert same["map_top_mismatch"].value == 0
+
+
+def test_every_network_is_held_against_its_next_seed_and_its_twin(run, monkeypatch):
+    skin, seen = made.task("skin"), made_maps({"map_entropy"}, 4)
+    work = study.Study(run, tiny(), seed=0)
+    for seed, form in product((0, 1), ("none", "released")):
+        made_one = made.network(skin, falling(4, [1] * 40), seed=seed, attention=form)
+        work.evaluated.append(made_one)
+        work.trained.append(evaluation.Trained(made_one.arm, None, [], None))
+    run.dataset(skin.raw)
+    shades = iter([seen.clean, 1 - seen.clean, seen.clean, seen.clean])
+    monkeypatch.setattr(evaluation, "explain", lambda *a, **k: replace(seen, clean=next(shades)))
+    assert [one.arm.attention for one, *_ in work.explain()] == ["none", "released"]
+    twins = only(run, "map_correlation_between_models", against="none")
+    assert twins["by_seed"] == pytest.approx([-1, 1], abs=1e-3)
+    again = find(run, "map_top_mismatch", baseline="another seed")
+    assert [row["attention"] for row in again] == ["none", "released"]
+    assert [row["value"] for row in again] == pytest.approx([0, 1])
 
 
 # --- the record of a whole run -------------------------------------------------------------------

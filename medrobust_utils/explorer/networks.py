@@ -17,7 +17,7 @@ from .scene import Network, Scene
 
 PAIR = "PHANTOMS, a small pair"
 READY = Path(__file__).parent / "ready"
-FIRST = "3_domain_assimilation"  # whose pair opens where there are no earlier runs
+FIRST = "2_attentive_cnn"  # opens without earlier runs: both networks look at their lesions
 # What a paper compares: the field of its arms, the undefended kind, the one to set beside it, and
 # the fields that such two have in common.
 COMPARED = {

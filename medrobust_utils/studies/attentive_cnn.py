@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from torch import nn
 
 from ..core import env
 from ..core.errors import ProtocolError
 from ..data import load, split_like_datta, split_three_ways, to_float
-from ..data.contrast import ContrastFilter
 from ..data.views import binary, enhanced
 from ..explain.perturbations import eye_masks
 from ..explain.under_attack import Explained, across_seeds, between
 from ..models import MedicalModel, build_attentive, soft_attention
-from . import experiment, tables
+from ..reporting.results import Run
+from . import evaluation, experiment, reach, survival, tables
 from .common import asked_for, cast, question
 from .evaluation import Evaluation
 from .experiment import Task, Trained, pick
@@ -31,8 +30,6 @@ FILTERS = {"none": lambda data: data, "contrast": enhanced}
 ARM = ("model", "attention", "start")
 FORMS = (*soft_attention.FORMS, soft_attention.UNIFORM)  # the last is a control
 PAIRS = (*((form, "none") for form in FORMS), ("released", soft_attention.UNIFORM))
-NAMES = {"none": "no attention"} | {form: f"{form} attention" for form in FORMS}
-SCALES = {"0-1": "0 to 1", "signed": "-1 to 1", "0-255": "0 to 255"}
 NO_ATTACK = {"scale": "none", "eps": 0.0}  # tags of clean scores beside those of the paper's radii
 TWINS = ["role", "split", "filter", "model", "start"]  # shared by a plain and attentive networks
 DOUBLINGS = ("log2_radius_gain", "log2_radius_survived_gain", "log2_radius_at_accuracy_gain")
@@ -140,15 +137,18 @@ def gains(scores: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
 
     Each form over its plain twin, and the released one over the uniform map.
     """
-    found = []
-    for new, old in PAIRS:
-        pairs = tables.compare(scores, "attention", new, old).assign(against=old)
-        found.append(tables.over_seeds(pairs))
-    table = pd.concat(found)
+    table = tables.over_seeds(_pairs(scores))
     attacked, clean = table["metric"].eq("accuracy_attacked_gain"), table["attack"].eq("none")
     under = table[attacked & ~clean].assign(metric="accuracy_gain")
     under = under.merge(cells[["scale", "eps", "radius_255"]], on="radius_255")
     return pd.concat([table[~attacked & clean].assign(**NO_ATTACK), under])
+
+
+def _pairs(scores: pd.DataFrame, name: str = "{}_gain") -> pd.DataFrame:
+    both = [tables.compare(scores, "attention", *pair, name) for pair in PAIRS]
+    return pd.concat(
+        [table.assign(against=old) for table, (_, old) in zip(both, PAIRS, strict=True)]
+    )
 
 
 def half_radii(evaluated: Iterable[Evaluation]) -> dict[tuple, float]:
@@ -156,38 +156,21 @@ def half_radii(evaluated: Iterable[Evaluation]) -> dict[tuple, float]:
 
     That at which the plain network of the seed before keeps half of its right answers (for the
     first seed the last one's), so that no network chooses the radius that it is judged at; of a
-    single seed it is its own, and what it shows a pilot. A plain network without an attentive twin
-    is not asked again.
+    single seed it is its own, and what it shows a pilot.
     """
-    plain: dict[tuple, list[Evaluation]] = {}
-    paired = set()
+    plain: dict[tuple, list[Evaluation]] = {twins(one.arm): [] for one in evaluated}
     for one in evaluated:
-        if one.arm.attention == "none":
-            plain.setdefault(twins(one.arm), []).append(one)
-        else:
-            paired.add(twins(one.arm))
+        plain[twins(one.arm)] += [one] if one.arm.attention == "none" else []
     return {
-        (*key, ours.arm.seed): before.half_radius
-        for key, family in plain.items()
-        if key in paired
-        for before, ours in zip([family[-1], *family], family, strict=False)
+        (*twins(one.arm), one.arm.seed): before.half_radius
+        for family in plain.values()
+        for before, one in zip([*family[-1:], *family], family, strict=False)
     }
 
 
 def twins(arm: Arm) -> tuple:
     """What a network shares with those it is held against."""
     return tuple(arm.tags[name] for name in TWINS)
-
-
-def through_filter(trained: Trained) -> Trained:
-    """The same network behind the contrast filter, attacked on the images before it."""
-    arm, model = trained.arm, trained.model
-    key = arm.task.key.replace("-contrast", "-through")
-    tags = {**arm.task.tags, "filter": "through"}
-    whole = nn.Sequential(ContrastFilter(), model).eval()
-    whole.trained_in = model.trained_in
-    task = replace(arm.task, key=key, tags=tags, data=arm.task.raw)
-    return trained._replace(arm=replace(arm, task=task), model=whole)
 
 
 def masks(task: Task, index: np.ndarray) -> np.ndarray | None:
@@ -197,25 +180,121 @@ def masks(task: Task, index: np.ndarray) -> np.ndarray | None:
     return None if task.data.masks is None else np.asarray(task.data.masks[index]) > 0
 
 
-def map_rows(found: Evaluation, seen: Explained, others: Iterable[Explained] = ()) -> pd.DataFrame:
-    """Rows on the perturbations and maps of one network, with baselines from other seeds.
+def map_rows(
+    found: Evaluation,
+    seen: Explained,
+    others: Iterable[Explained] = (),
+    plain: Explained | None = None,
+) -> pd.DataFrame:
+    """Rows on the perturbations and maps of one network, with what others show by chance.
 
     Args:
         others: of networks that differ in their training seed alone.
+        plain: of the plain twin, whose clean maps are held against these.
     """
     mean, outlines = found.mean(seen.index), masks(found.arm.task, seen.index)
     rows = [seen.rows(mean, found.sweep.epsilons * 255, found.half)]
     rows += [across_seeds(seen, other, outlines, mean) for other in others]
-    return _tagged(pd.concat(rows, ignore_index=True), found)
+    rows += [] if plain is None else [between(plain, seen, mean).assign(against="none")]
+    table = pd.concat(rows, ignore_index=True).assign(**found.tags)
+    return tables.tagged(table, {"attack": "none"}, NO_ATTACK)
 
 
-def map_pair_rows(
-    plain: Explained, attentive: Evaluation, seen: Explained, against: str = "none"
-) -> pd.DataFrame:
-    """How alike the clean maps of two networks are."""
-    table = between(plain, seen, attentive.mean(seen.index))
-    return _tagged(table.assign(against=against), attentive)
+@dataclass
+class Study:
+    """The whole study in steps; each writes what it finds into the record ``run``."""
 
+    run: Run
+    settings: Mapping
+    seed: int
+    attack: str = ""  # in place of the profile's own (see ``evaluation.evaluate``)
+    trained: list[Trained] = field(default_factory=list)
+    evaluated: list[Evaluation] = field(default_factory=list)
 
-def _tagged(table: pd.DataFrame, found: Evaluation) -> pd.DataFrame:
-    return tables.tagged(table.assign(**found.tags), {"attack": "none"}, NO_ATTACK)
+    @property
+    def pairs(self) -> list[tuple[Trained, Evaluation]]:
+        """Every network with its scores."""
+        return [*zip(self.trained, self.evaluated, strict=True)]
+
+    def train(self, arms: Iterable[Arm], checkpoints: str | Path = "") -> None:
+        """Train every arm, or read it back from ``checkpoints`` (empty: of the cache)."""
+        folder = Path(checkpoints) if checkpoints else env.home() / "checkpoints"
+        for number, arm in enumerate(arms, 1):
+            print(f"network {number}: {arm.key}")
+            if arm.task.key not in [one.arm.task.key for one in self.trained]:
+                constant = {"model": "majority", **NO_ATTACK}
+                tables.record(self.run, experiment.describe_task(self.run, arm.task, constant))
+            self.trained.append(train(arm, self.settings, folder))
+            experiment.note(self.run, self.trained[-1], self.settings["training"])
+            self.trained[-1].model.cpu()
+
+    def measure(self) -> None:
+        """Clean scores, the attack at every radius, and what attention gains in both."""
+        attack, how = self.settings["attack"], {"seed": self.seed, "attack": self.attack}
+        cells = readings(attack)
+        radii = reach.radii(cells["radius"], attack.get("radii"))
+        for one in self.trained:
+            self.evaluated.append(evaluation.evaluate(one, self.settings, radii, **how))
+        scores = pd.concat([found.scores() for found in self.evaluated])
+        reached = reach.rows(self.evaluated, SEVENTH, EARLY)
+        reached = pd.concat([reached, reach.gains(reached, "attention", PAIRS)])
+        clean = tables.tagged(tables.over_seeds(scores), {"attack": "none"}, NO_ATTACK)
+        for table in (clean, by_reading(scores, cells), gains(scores, cells)):
+            tables.record(self.run, table)
+        tables.record(self.run, tables.over_seeds(reached))
+
+    def check(self) -> pd.DataFrame:
+        """Red flags, a row each; PGD afresh beside bisection, one network a data set."""
+        one_each = {pair[0].arm.task.role: pair for pair in reversed(self.pairs)}
+        how = {"settings": self.settings, "seed": self.seed}
+        gaps = [evaluation.modes_differ(*pair, **how) for pair in one_each.values()]
+        tables.record(self.run, pd.concat(gaps))
+        first = [pair for pair in self.pairs if pair[0].arm.seed == self.trained[0].arm.seed]
+        flags = pd.concat([evaluation.flags(*pair, **how) for pair in first])
+        tables.record(self.run, flags.drop(columns="seed"))
+        for row in flags[flags["estimate"].eq(1)].itertuples():
+            self.run.warn(f"{row.role}, {row.model}, {row.attention}: {row.flag}: {row.measured}")
+        return flags
+
+    def survive(self) -> None:
+        """AutoAttack on networks with a twin, and what it leaves of the gains in doublings."""
+        half, how, again = half_radii(self.evaluated), self.settings["attack"]["autoattack"], []
+        paired = {twins(one.arm) for one in self.trained if one.arm.attention != "none"}
+        for one, found in self.pairs:
+            radius = half.get((*twins(one.arm), one.arm.seed))
+            if radius and twins(one.arm) in paired:
+                again.append(survival.survive(one, found, how, [radius], seed=self.seed))
+                again[-1].note(self.run)
+        if not again:
+            return
+        left = pd.concat([one.scores() for one in again])
+        tables.record(self.run, tables.over_seeds(left))
+        outcome = survival.gained(_pairs(left.drop(columns="radius_255"), "{}"))
+        tables.record(self.run, outcome)
+        keys = [*TWINS, "attention", "against"]
+        survival.decide(self.run, outcome, DOUBLINGS, keys, again[0].how.steps)
+
+    def explain(self) -> list[tuple[Trained, Evaluation, Explained]]:
+        """Perturbations and maps under an honest split and the paper's usual filter.
+
+        Returns:
+            The networks of the first training seed, with what was seen of them.
+        """
+        families: dict[str, list] = {}
+        plain = {}
+        for one, found in self.pairs:
+            arm, tags = found.arm, found.arm.tags
+            if (tags["split"], tags["filter"]) == ("honest", USUAL[tags["role"]]):
+                seen = evaluation.explain(one, found, self.settings, masks, seed=self.seed)
+                families.setdefault(arm.group, []).append((one, found, seen))
+                if arm.attention == "none":
+                    plain[twins(arm), arm.seed] = seen
+        rows = []
+        for family in families.values():
+            for (_, found, seen), (*_, after) in zip(family, [*family[1:], family[0]], strict=True):
+                twin = plain.get((twins(found.arm), found.arm.seed))
+                others = [after] if len(family) > 1 else []
+                rows.append(map_rows(found, seen, others, twin if twin is not seen else None))
+        maps = tables.means(pd.concat(rows, ignore_index=True))
+        tables.record(self.run, tables.over_seeds(maps))
+        return [family[0] for family in families.values()]
