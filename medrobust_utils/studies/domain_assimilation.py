@@ -241,13 +241,18 @@ def pairs(scores: pd.DataFrame, name: str = "{}_gain") -> pd.DataFrame:
     return pd.concat([held(old, apart=apart) for old, apart in AGAINST.items()])
 
 
+def starts(scores: pd.DataFrame, name: str = "{}_gain") -> pd.DataFrame:
+    """Undefended networks from random weights against those from ImageNet's, image by image."""
+    plain = scores[scores["defence"].eq("none")]
+    return tables.compare(plain, "start", "scratch", "imagenet", name).assign(against="imagenet")
+
+
 def gains(scores: pd.DataFrame) -> pd.DataFrame:
     """What defences gain in accuracy and in doublings; in the latter also random weights."""
-    reached, plain = scores["metric"].eq("log2_radius"), scores["defence"].eq("none")
-    start = tables.compare(scores[reached & plain], "start", "scratch", "imagenet")
+    reached = scores["metric"].eq("log2_radius")
     under = scores["metric"].eq(ATTACKED) & scores["attack"].ne("none")
     few = scores[scores["metric"].eq("accuracy") | under].assign(metric="accuracy")
-    both = [pairs(few), pairs(scores[reached]), start.assign(against="imagenet")]
+    both = [pairs(few), pairs(scores[reached]), starts(scores[reached])]
     gained = tables.over_seeds(pd.concat(both))
     slides = ~gained["attack"].isin(["none", FINE[0]]) & gained["metric"].eq("accuracy_gain")
     mean = tables.along(gained[slides], "eps_255", "mean_gain", metrics.mean)

@@ -256,18 +256,21 @@ def attack(trained: Trained, settings: Mapping, *, seed: int) -> tuple[pd.DataFr
     (arm, model, _, folder), how = trained, settings["attack"]
     data, index, sizes = arm.task.data, arm.task.attacked, [float(eps) for eps in how["eps_255"]]
     radii, draws = [eps / 255 for eps in sizes], range(seed, seed + how["noise_seeds"])
-    found = evaluation.evaluate(trained, settings, radii, seed=seed)
+    grid = how.get("radii")  # many, even in log2, where doublings are to be judged
+    even = np.geomspace(grid["lowest"], grid["highest"], grid["count"]) if grid else []
+    found = evaluation.evaluate(trained, settings, sorted({*radii, *even}), seed=seed)
     left, sweep = survive(trained, found, how["autoattack"], radii, seed=seed), found.sweep
     noise = {"levels": radii, "seeds": {"signs": len(draws)}, "first_seed": seed}
     noise = noise_sweep(model, data, index, folder, **noise)
     noisy = [np.stack([noise["signs", radius, draw] for radius in radii]) for draw in draws]
-    noisy = np.mean([replace(sweep, logits=logits).right for logits in noisy], axis=0)
+    few = replace(sweep, epsilons=np.array(radii), logits=noisy[0])
+    noisy = np.mean([replace(few, logits=one).right for one in noisy], axis=0)
     untrained = build_arm(replace(arm, start="scratch"), settings).eval()
     bands = {"bands": how["bands"], "rms": how["band_rms"], "seed": seed}
     rows = spectrum.heard(model, untrained, data, index, folder, **bands)
     model.cpu()  # make room for the next
     rows += [(ATTACKED, sweep.clean_right, NO_ATTACK), ("log2_radius", found.log2_radius, {})]
-    outcomes = {"noise": noisy, "pgd": sweep.right, "autoattack": left.result.right}
+    outcomes = {"noise": noisy, "pgd": found.robust(radii), "autoattack": left.result.right}
     for name, outcome in outcomes.items():
         for eps, right in zip(sizes, outcome, strict=True):
             kept_right = np.where(sweep.clean_right, right, np.nan)
