@@ -3,30 +3,29 @@ an image for each way of being tested (`Cell`), and their tidy rows."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import partial
 from itertools import product
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-import torch
-from torch import nn
+from scipy.signal import detrend
 
 from .. import segmentation
-from ..attacks import Attack, Layered, layered, madry_step, pgd, selective
-from ..core import env
-from ..core.contracts import ask
-from ..core.gate import check_steady, once
+from ..attacks import Attack, Layered, Towards, layered
 from ..core.storage import cached_arrays, fingerprint
 from ..data import ImageSet, to_float
 from ..data.imageset import rows_of, with_images
+from ..data.masks import pixel_counts
+from ..data.splits import leaks
 from ..explain.spectrum import band_noise
 from ..models import digest
 from ..scoring import metrics
 from ..scoring import segmentation as scoring
+from ..scoring.metrics import DRAWS, Estimate
 from . import tables
 from .common import precision, some
 from .experiment import Arm, Task, Trained
@@ -54,25 +53,8 @@ CELLS = (*INSIDE, PER_STEP, TRANSFERRED, LOWER, UPPER, FORTIFIED)
 PROBES = ("noise", "fortified")  # no attacks, and told by mean IoU alone
 # What networks are compared by. Pixel accuracy, paper 4's only score, can hardly see a nucleus.
 SEEN = ("pixel_accuracy", "foreground_accuracy", "mean_iou")
-
-
-@dataclass(frozen=True)
-class Towards:
-    """PGD, for `segmentation.attack`, towards the class ``kind`` everywhere, or towards what the
-    network answers anyway; the truth is not used."""
-
-    eps: float
-    steps: int
-    kind: int | None = None
-
-    def __call__(
-        self, model: nn.Module, images: torch.Tensor, labels: torch.Tensor, dtype: torch.dtype
-    ) -> dict[str, torch.Tensor]:
-        how = {"steps": self.steps, "step_size": madry_step(self.eps, self.steps), "dtype": dtype}
-        own = self.kind is None
-        goal = ask(model, images).argmax(1) if own else layered.full_area(images, self.kind)
-        how |= {"random_start": False, "targeted": True}
-        return {"images": pgd(model, images, goal, self.eps, **how)}
+FLUCTUATES = 0.05  # standard deviation over mean of a validation loss that does
+FOUR = ("clean", "layered", "selective", "union")  # the schemes of models 1 to 4
 
 
 def shown(source: Trained, cell: Cell, settings: Mapping) -> ImageSet:
@@ -263,31 +245,53 @@ def shapes(clean: Trained, settings: Mapping) -> pd.DataFrame:
     return pd.concat(parts)
 
 
-def costs(clean: Trained, settings: Mapping) -> pd.DataFrame:
-    """Rows on the passes an image that both methods take with the first 1, 2, ..., K classes.
+def agreement(trained: Iterable[Trained]) -> pd.DataFrame:
+    """Rows on whether models 2 and 3 of a seed answer alike: the share of the clean test pixels
+    that they give one class, minus that of two seeds of model 2; none where there is one seed."""
+    main = {(one.arm.scheme, one.arm.seed): one for one in trained if one.arm.variant == "main"}
+    seeds = [seed for scheme, seed in main if scheme == "selective" and ("layered", seed) in main]
+    parts = [pd.DataFrame()]
+    for seed, other in zip(seeds, seeds[1:] + seeds[:1], strict=True):
+        if seed != other:
+            three, task = main["selective", seed], main["selective", seed].arm.task
+            two, rival = (answers(main["layered", number]) for number in (seed, other))
+            gain = (two == answers(three)).mean((1, 2)) - (two == rival).mean((1, 2))
+            rows = tables.image_means({"agreement_gain": gain}, task.data.groups[task.attacked])
+            tags = {"against": "layered", "attack": "none", "seed": seed}
+            parts.append(rows.assign(**three.arm.tags, **tags))
+    return pd.concat(parts)
 
-    Gradients are passes forward and back; evaluations are forward alone, those that only check or
-    score the outcome included. Method two searches exhaustively, whatever the profile says.
-    """
-    task, model, index = clean.arm.task, clean.model, probed(clean.arm.task, settings)[:2]
-    images = to_float(task.data.images[index]).to(env.pick_device())
-    given = model, images, torch.from_numpy(task.data.targets[index])
-    one, two = settings["method_one"], {**settings["method_two"], "search": "exhaustive"}
-    layers = partial(layered.layered_pgd, *given, **one, step_size=madry_step(**one))
-    ways = {"layered": layers, "selective": partial(selective.selective_fgsm, *given, **two)}
-    passes, rows = Counter(), []
 
-    def count(_: nn.Module, given: tuple[torch.Tensor]) -> None:
-        passes["gradients" if given[0].requires_grad else "evaluations"] += len(given[0])
+def fluctuations(trained: Iterable[Trained]) -> pd.DataFrame:
+    """Rows on the validation loss in the second half of the epochs: its standard deviation over
+    its mean (``val_loss_spread``); about a straight line, of the least of the four models, minus
+    FLUCTUATES (``val_loss_spread_above``)."""
+    rows, least = [], defaultdict(list)
+    for one in trained:
+        arm, loss = one.arm, np.array([row["val_loss"] for row in one.history])
+        half, about = loss[len(loss) // 2 :], {"n": len(arm.task.chosen), "seed": arm.seed}
+        spread = {"metric": "val_loss_spread", "estimate": half.std() / half.mean()}
+        rows.append(spread | about | arm.tags)
+        if arm.scheme in FOUR and arm.variant == "main":
+            least[arm.seed].append(detrend(half).std() / half.mean() - FLUCTUATES)
+    four = {"metric": "val_loss_spread_above", "schemes": "four", **about, **arm.task.tags}
+    rows += [four | {"estimate": min(k), "seed": s} for s, k in least.items() if len(k) == 4]
+    table = pd.DataFrame(rows)  # no images, hence no variance of theirs
+    sure = [Estimate(value, np.full(DRAWS, value)) for value in table["estimate"]]
+    return table.assign(estimate=sure)
 
-    with once():  # whether answers are steady is asked beforehand: that is no cost of a method
-        check_steady(model, images)
-        hook = model.register_forward_pre_hook(count)
-        for method, kinds in product(ways, range(1, len(task.data.classes) + 1)):
-            passes.clear()
-            ways[method](classes=range(kinds))
-            for name in ("gradients", "evaluations"):
-                rows.append((method, kinds, f"cost_{name}", passes[name] / len(index)))
-        hook.remove()
-    columns = ["method", "count", "metric", "estimate"]
-    return pd.DataFrame(rows, columns=columns, dtype=object).assign(**task.tags)
+
+def task_rows(task: Task) -> pd.DataFrame:
+    """Rows on the data: images and groups of each side, shares of the classes, leaks."""
+    data = task.data
+    leaked = {"metric": "test_images_leaked", "estimate": leaks(data, task.split)}
+    rows = [leaked | {"n": len(task.split.test)}]
+    sides = {**task.split._asdict(), "attacked": task.attacked, "all": np.arange(len(data))}
+    for side, index in sides.items():
+        found = {"images": len(index), "groups": len(np.unique(data.groups[index]))}
+        rows += [{"metric": name, "estimate": one, "side": side} for name, one in found.items()]
+        counts = pixel_counts(data.targets[index])[: len(data.classes)]
+        shares = dict(zip(data.classes, (counts / counts.sum()).tolist(), strict=True))
+        about = {"metric": "pixel_share", "side": side}
+        rows += [{**about, "estimate": share, "kind": kind} for kind, share in shares.items()]
+    return pd.DataFrame(rows, dtype=object).assign(**task.tags)
