@@ -16,7 +16,7 @@ from medrobust_utils.data.imageset import rows_of
 from medrobust_utils.reporting import protocol, results
 from medrobust_utils.reporting.evidence import carries, cells
 from medrobust_utils.scoring import segmentation as scoring
-from medrobust_utils.studies import experiment, segmented, tables
+from medrobust_utils.studies import experiment, segmented, tables, unet_rows
 from medrobust_utils.studies import unet_adversarial as study
 from medrobust_utils.training.adversarial import LayeredTraining
 
@@ -123,7 +123,7 @@ def test_a_publishers_split_is_kept(published):
     task = next(study.arms(PAPER.settings("paper"), seed=0)).task
     test = [row for row in range(60) if row % 6 < 2]
     assert list(task.split.test) == test == list(task.attacked)
-    rows = segmented.task_rows(task)
+    rows = study.task_rows(task)
     assert list(rows.query("metric == 'test_images_leaked'")["estimate"]) == [0]
     shares = rows.query("metric == 'pixel_share' and side == 'all'").set_index("kind")["estimate"]
     assert shares.sum() == pytest.approx(1) and shares["background"] == 11 / 15
@@ -293,9 +293,9 @@ def test_every_headline_finds_its_primary_cell_once(trained, monkeypatch):
     history = [{"val_loss": loss} for loss in (9, 1, 2)]
     nets = [experiment.Trained(arm, None, history, None) for arm in arms]
     maps = np.zeros((12, 4, 4), np.uint8)
-    monkeypatch.setattr(segmented, "answers", lambda one: maps + one.arm.seed)
+    monkeypatch.setattr(unet_rows, "answers", lambda one: maps + one.arm.seed)
     parts = [made_scores(arm) for arm in arms]
-    table = study.compared(pd.concat([*parts, segmented.agreement(nets), segmented.fluctuations(nets)]))
+    table = study.compared(pd.concat([*parts, study.agreement(nets), study.fluctuations(nets)]))
     rows = pd.concat([table, segmented.shapes(trained["clean"], SETTINGS)]).to_dict("records")
     for headline in PAPER.headlines:
         if not headline.missing:
@@ -306,11 +306,11 @@ def test_every_headline_finds_its_primary_cell_once(trained, monkeypatch):
 def test_models_two_and_three_agree_more_than_two_seeds_of_model_two(monkeypatch):
     alike = {("layered", 0): 0, ("layered", 1): 1, ("selective", 0): 0, ("selective", 1): 2}
     answers = {key: np.full((12, 4, 4), value, np.uint8) for key, value in alike.items()}
-    monkeypatch.setattr(segmented, "answers", lambda one: answers[one.arm.scheme, one.arm.seed])
+    monkeypatch.setattr(unet_rows, "answers", lambda one: answers[one.arm.scheme, one.arm.seed])
     nets = [experiment.Trained(made_arm(*key), None, [], None) for key in alike]
-    rows = segmented.agreement(nets)
+    rows = study.agreement(nets)
     assert [one.outcomes.tolist() for one in rows["estimate"]] == [[[1] * 12], [[0] * 12]]
-    assert not len(segmented.agreement(nets[::2])), "one seed has no other to be held against"
+    assert not len(study.agreement(nets[::2])), "one seed has no other to be held against"
 
 
 def test_fluctuation_is_that_of_the_last_half_of_the_epochs_about_its_line():
@@ -318,9 +318,9 @@ def test_fluctuation_is_that_of_the_last_half_of_the_epochs_about_its_line():
     curves |= {scheme: curves["layered"] for scheme in ("selective", "union")}
     history = {name: [{"val_loss": loss} for loss in curve[1:]] for name, curve in curves.items()}
     nets = [experiment.Trained(made_arm(k), None, curve, None) for k, curve in history.items()]
-    table = segmented.fluctuations(nets)
+    table = study.fluctuations(nets)
     spread = np.std([1, 2, 4]) / np.mean([1, 2, 4])
     assert values(table, "val_loss_spread", scheme="clean") == [pytest.approx(spread, abs=1e-6)]
     line = np.std([1 / 6, -1 / 3, 1 / 6]) / np.mean([1, 2, 4])  # 1, 2, 4 about 5/6, 7/3, 23/6
     assert values(table, "val_loss_spread_above") == [pytest.approx(line - 0.05, abs=1e-6)]
-    assert not values(segmented.fluctuations(nets[:3]), "val_loss_spread_above")
+    assert not values(study.fluctuations(nets[:3]), "val_loss_spread_above")

@@ -3,8 +3,7 @@ an image for each way of being tested (`Cell`), and their tidy rows."""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from itertools import product
@@ -12,20 +11,16 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy.signal import detrend
 
 from .. import segmentation
 from ..attacks import Attack, Layered, Towards, layered
 from ..core.storage import cached_arrays, fingerprint
 from ..data import ImageSet, to_float
 from ..data.imageset import rows_of, with_images
-from ..data.masks import pixel_counts
-from ..data.splits import leaks
 from ..explain.spectrum import band_noise
 from ..models import digest
 from ..scoring import metrics
 from ..scoring import segmentation as scoring
-from ..scoring.metrics import DRAWS, Estimate
 from . import tables
 from .common import precision, some
 from .experiment import Arm, Task, Trained
@@ -53,8 +48,6 @@ CELLS = (*INSIDE, PER_STEP, TRANSFERRED, LOWER, UPPER, FORTIFIED)
 PROBES = ("noise", "fortified")  # no attacks, and told by mean IoU alone
 # What networks are compared by. Pixel accuracy, paper 4's only score, can hardly see a nucleus.
 SEEN = ("pixel_accuracy", "foreground_accuracy", "mean_iou")
-FLUCTUATES = 0.05  # standard deviation over mean of a validation loss that does
-FOUR = ("clean", "layered", "selective", "union")  # the schemes of models 1 to 4
 
 
 def shown(source: Trained, cell: Cell, settings: Mapping) -> ImageSet:
@@ -243,55 +236,3 @@ def shapes(clean: Trained, settings: Mapping) -> pd.DataFrame:
         theirs = regions[regions["perturbed"].eq(rival)]
         parts.append(tables.paired(ours, theirs, name, apart=["perturbed"]))
     return pd.concat(parts)
-
-
-def agreement(trained: Iterable[Trained]) -> pd.DataFrame:
-    """Rows on whether models 2 and 3 of a seed answer alike: the share of the clean test pixels
-    that they give one class, minus that of two seeds of model 2; none where there is one seed."""
-    main = {(one.arm.scheme, one.arm.seed): one for one in trained if one.arm.variant == "main"}
-    seeds = [seed for scheme, seed in main if scheme == "selective" and ("layered", seed) in main]
-    parts = [pd.DataFrame()]
-    for seed, other in zip(seeds, seeds[1:] + seeds[:1], strict=True):
-        if seed != other:
-            three, task = main["selective", seed], main["selective", seed].arm.task
-            two, rival = (answers(main["layered", number]) for number in (seed, other))
-            gain = (two == answers(three)).mean((1, 2)) - (two == rival).mean((1, 2))
-            rows = tables.image_means({"agreement_gain": gain}, task.data.groups[task.attacked])
-            tags = {"against": "layered", "attack": "none", "seed": seed}
-            parts.append(rows.assign(**three.arm.tags, **tags))
-    return pd.concat(parts)
-
-
-def fluctuations(trained: Iterable[Trained]) -> pd.DataFrame:
-    """Rows on the validation loss in the second half of the epochs: its standard deviation over
-    its mean (``val_loss_spread``); about a straight line, of the least of the four models, minus
-    FLUCTUATES (``val_loss_spread_above``)."""
-    rows, least = [], defaultdict(list)
-    for one in trained:
-        arm, loss = one.arm, np.array([row["val_loss"] for row in one.history])
-        half, about = loss[len(loss) // 2 :], {"n": len(arm.task.chosen), "seed": arm.seed}
-        spread = {"metric": "val_loss_spread", "estimate": half.std() / half.mean()}
-        rows.append(spread | about | arm.tags)
-        if arm.scheme in FOUR and arm.variant == "main":
-            least[arm.seed].append(detrend(half).std() / half.mean() - FLUCTUATES)
-    four = {"metric": "val_loss_spread_above", "schemes": "four", **about, **arm.task.tags}
-    rows += [four | {"estimate": min(k), "seed": s} for s, k in least.items() if len(k) == 4]
-    table = pd.DataFrame(rows)  # no images, hence no variance of theirs
-    sure = [Estimate(value, np.full(DRAWS, value)) for value in table["estimate"]]
-    return table.assign(estimate=sure)
-
-
-def task_rows(task: Task) -> pd.DataFrame:
-    """Rows on the data: images and groups of each side, shares of the classes, leaks."""
-    data = task.data
-    leaked = {"metric": "test_images_leaked", "estimate": leaks(data, task.split)}
-    rows = [leaked | {"n": len(task.split.test)}]
-    sides = {**task.split._asdict(), "attacked": task.attacked, "all": np.arange(len(data))}
-    for side, index in sides.items():
-        found = {"images": len(index), "groups": len(np.unique(data.groups[index]))}
-        rows += [{"metric": name, "estimate": one, "side": side} for name, one in found.items()]
-        counts = pixel_counts(data.targets[index])[: len(data.classes)]
-        shares = dict(zip(data.classes, (counts / counts.sum()).tolist(), strict=True))
-        about = {"metric": "pixel_share", "side": side}
-        rows += [{**about, "estimate": share, "kind": kind} for kind, share in shares.items()]
-    return pd.DataFrame(rows, dtype=object).assign(**task.tags)

@@ -30,10 +30,11 @@ from ..scoring import metrics
 from ..scoring import segmentation as scoring
 from ..training import cards
 from ..training.adversarial import AdversarialTraining, LayeredTraining
-from . import experiment, segmented, survival, tables
+from . import experiment, segmented, tables
 from .common import asked_for, cast, precision, some
 from .experiment import Task, Trained, pick
-from .segmented import BACKGROUND, CLEAN, PROBES, SEEN, Cell, within
+from .segmented import CLEAN, SEEN, Cell
+from .unet_rows import agreement, compared, decided, fluctuations, task_rows
 
 # Models 1 to 4 of the paper, and three it does not have: plain adversarial training, the union
 # without method two, and method one against the network as it is in every step of its training.
@@ -57,13 +58,6 @@ METHOD_ONE = ("layered", "union", "clean_layered", "on_the_fly")  # schemes it h
 CLASSES = {"all": False, "present": True}  # whether it leaves out those that an image lacks
 ON_THE_FLY = 1  # steps a class: six gradients an image, twice those of adversarial training
 NONE, MAIN = ("none", "none"), ("stage", "all")  # ball and classes of models 1 and 3, and 2 and 4
-# Which networks are held against which, with the one that is to gain last.
-RIVALS = {
-    "clean": [*SCHEMES][1:],
-    "layered": ["selective", "union", "clean_layered", "on_the_fly"],
-    "selective": ["union"],
-    "clean_layered": ["union"],
-}
 
 
 @dataclass(frozen=True)
@@ -204,48 +198,6 @@ def train(arm: Arm, settings: Mapping, checkpoints: Path) -> Trained:
     return Trained(arm, model, history, folder)
 
 
-def compared(scores: pd.DataFrame) -> pd.DataFrame:
-    """Rows of single networks, with what they gain over one another, over the training seeds.
-
-    A ``_gain`` is a network's score minus that of another (``against``, see RIVALS): of models as
-    the paper has them, and over the clean one of other readings too.
-    """
-    scores = pd.concat([scores, within(scores)])
-    few = scores["metric"].isin([*SEEN, "band_noise"]) & ~scores["attack"].isin(PROBES)
-    main = scores["variant"].eq("main")
-    # one attacked test set for all: the clean network meets it as its own
-    own = {"scheme": "clean", **BACKGROUND._asdict()}
-    theirs = scores[few & main]
-    theirs = pd.concat([theirs, tables.chosen(theirs, own).assign(made_for="clean")])
-    return tables.over_seeds(pd.concat([scores, *_rivalries(scores[few], theirs)]))
-
-
-def _rivalries(scores: pd.DataFrame, theirs: pd.DataFrame) -> Iterator[pd.DataFrame]:
-    for rival, schemes in RIVALS.items():
-        ours = scores[scores["scheme"].isin(schemes)]
-        ours = ours[ours["variant"].eq("main") | (rival == "clean")]
-        old = theirs[theirs["scheme"].eq(rival)]
-        pairs = tables.paired(ours, old, apart=["scheme", "ball", "classes", "variant"])
-        yield pairs.assign(against=rival)
-
-
-def decided(run: Run, left: pd.DataFrame, settings: Mapping) -> None:
-    """Write what networks gain under the ensemble, and beside gains what a verdict asks of it.
-
-    Args:
-        left: rows of every network (see ``segmented.under_ensemble``).
-    """
-    steps = settings["attack"]["ensemble"]["steps"]
-    gains = tables.over_seeds(pd.concat(_rivalries(left, left[left["variant"].eq("main")])))
-    tables.record(run, gains)
-    for attack in ("background", "worst"):
-        of = (f"mean_iou_{attack}_gain", "mean_iou_ensemble_gain")
-        where = {"attack": attack, "reading": "total", "made_for": "own"}
-        told = gains[gains["metric"].isin(of)].assign(**where)
-        keys = ["scheme", "variant", "against", *where]
-        survival.decide(run, told, ["mean_iou_gain"], keys, steps, of=of)
-
-
 @dataclass
 class Study:
     """The whole study in steps; each writes what it finds into the record ``run``."""
@@ -266,7 +218,7 @@ class Study:
         """Train every arm, or read it back from ``checkpoints`` (empty: of the cache)."""
         folder = Path(checkpoints) if checkpoints else env.home() / "checkpoints"
         self.run.dataset(self.task.data)
-        tables.record(self.run, segmented.task_rows(self.task))
+        tables.record(self.run, task_rows(self.task))
         for number, arm in enumerate(self.arms, 1):
             print(f"network {number} of {len(self.arms)}: {arm.key}")
             if arm.seed not in self.cleans:
@@ -277,7 +229,7 @@ class Study:
     def measure(self) -> None:
         """Scores of every network in every cell, what it gains, and those of a constant answer."""
         main = [one for one in self.trained if one.arm.variant == "main"]
-        scores = [segmented.fluctuations(main), segmented.agreement(main)]
+        scores = [fluctuations(main), agreement(main)]
         for one in self.trained:
             clean = self.cleans[one.arm.seed]
             self.tallies.append(segmented.evaluate(one, self.settings, clean))
