@@ -16,7 +16,7 @@ from medrobust_utils.data.imageset import rows_of
 from medrobust_utils.reporting import protocol, results
 from medrobust_utils.reporting.evidence import carries, cells
 from medrobust_utils.scoring import segmentation as scoring
-from medrobust_utils.studies import experiment, segmented, tables
+from medrobust_utils.studies import experiment, segmented, tables, unet_rows
 from medrobust_utils.studies import unet_adversarial as study
 from medrobust_utils.training.adversarial import LayeredTraining
 
@@ -293,7 +293,7 @@ def test_every_headline_finds_its_primary_cell_once(trained, monkeypatch):
     history = [{"val_loss": loss} for loss in (9, 1, 2)]
     nets = [experiment.Trained(arm, None, history, None) for arm in arms]
     maps = np.zeros((12, 4, 4), np.uint8)
-    monkeypatch.setattr(study, "answers", lambda one: maps + one.arm.seed)
+    monkeypatch.setattr(unet_rows, "answers", lambda one: maps + one.arm.seed)
     parts = [made_scores(arm) for arm in arms]
     table = study.compared(pd.concat([*parts, study.agreement(nets), study.fluctuations(nets)]))
     rows = pd.concat([table, segmented.shapes(trained["clean"], SETTINGS)]).to_dict("records")
@@ -306,7 +306,7 @@ def test_every_headline_finds_its_primary_cell_once(trained, monkeypatch):
 def test_models_two_and_three_agree_more_than_two_seeds_of_model_two(monkeypatch):
     alike = {("layered", 0): 0, ("layered", 1): 1, ("selective", 0): 0, ("selective", 1): 2}
     answers = {key: np.full((12, 4, 4), value, np.uint8) for key, value in alike.items()}
-    monkeypatch.setattr(study, "answers", lambda one: answers[one.arm.scheme, one.arm.seed])
+    monkeypatch.setattr(unet_rows, "answers", lambda one: answers[one.arm.scheme, one.arm.seed])
     nets = [experiment.Trained(made_arm(*key), None, [], None) for key in alike]
     rows = study.agreement(nets)
     assert [one.outcomes.tolist() for one in rows["estimate"]] == [[[1] * 12], [[0] * 12]]

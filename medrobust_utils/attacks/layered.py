@@ -159,3 +159,22 @@ class Layered:
         how = dict(ball=self.ball, present=self.present, dtype=dtype)
         how |= dict(steps=self.steps, step_size=madry_step(self.eps, self.steps))
         return {"images": layered_pgd(model, images, labels, self.eps, classes=classes, **how)}
+
+
+@dataclass(frozen=True)
+class Towards:
+    """PGD towards the class ``kind`` everywhere, or towards what the
+    network answers anyway; the truth is not used."""
+
+    eps: float
+    steps: int
+    kind: int | None = None
+
+    def __call__(
+        self, model: nn.Module, images: Tensor, labels: Tensor, dtype: torch.dtype
+    ) -> dict[str, Tensor]:
+        how = {"steps": self.steps, "step_size": madry_step(self.eps, self.steps), "dtype": dtype}
+        own = self.kind is None
+        goal = ask(model, images).argmax(1) if own else full_area(images, self.kind)
+        how |= {"random_start": False, "targeted": True}
+        return {"images": pgd(model, images, goal, self.eps, **how)}

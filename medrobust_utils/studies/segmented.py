@@ -3,23 +3,17 @@ an image for each way of being tested (`Cell`), and their tidy rows."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from itertools import product
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-import torch
-from torch import nn
 
 from .. import segmentation
-from ..attacks import Attack, Layered, layered, madry_step, pgd, selective
-from ..core import env
-from ..core.contracts import ask
-from ..core.gate import check_steady, once
+from ..attacks import Attack, Layered, Towards, layered
 from ..core.storage import cached_arrays, fingerprint
 from ..data import ImageSet, to_float
 from ..data.imageset import rows_of, with_images
@@ -54,25 +48,6 @@ CELLS = (*INSIDE, PER_STEP, TRANSFERRED, LOWER, UPPER, FORTIFIED)
 PROBES = ("noise", "fortified")  # no attacks, and told by mean IoU alone
 # What networks are compared by. Pixel accuracy, paper 4's only score, can hardly see a nucleus.
 SEEN = ("pixel_accuracy", "foreground_accuracy", "mean_iou")
-
-
-@dataclass(frozen=True)
-class Towards:
-    """PGD, for `segmentation.attack`, towards the class ``kind`` everywhere, or towards what the
-    network answers anyway; the truth is not used."""
-
-    eps: float
-    steps: int
-    kind: int | None = None
-
-    def __call__(
-        self, model: nn.Module, images: torch.Tensor, labels: torch.Tensor, dtype: torch.dtype
-    ) -> dict[str, torch.Tensor]:
-        how = {"steps": self.steps, "step_size": madry_step(self.eps, self.steps), "dtype": dtype}
-        own = self.kind is None
-        goal = ask(model, images).argmax(1) if own else layered.full_area(images, self.kind)
-        how |= {"random_start": False, "targeted": True}
-        return {"images": pgd(model, images, goal, self.eps, **how)}
 
 
 def shown(source: Trained, cell: Cell, settings: Mapping) -> ImageSet:
@@ -261,33 +236,3 @@ def shapes(clean: Trained, settings: Mapping) -> pd.DataFrame:
         theirs = regions[regions["perturbed"].eq(rival)]
         parts.append(tables.paired(ours, theirs, name, apart=["perturbed"]))
     return pd.concat(parts)
-
-
-def costs(clean: Trained, settings: Mapping) -> pd.DataFrame:
-    """Rows on the passes an image that both methods take with the first 1, 2, ..., K classes.
-
-    Gradients are passes forward and back; evaluations are forward alone, those that only check or
-    score the outcome included. Method two searches exhaustively, whatever the profile says.
-    """
-    task, model, index = clean.arm.task, clean.model, probed(clean.arm.task, settings)[:2]
-    images = to_float(task.data.images[index]).to(env.pick_device())
-    given = model, images, torch.from_numpy(task.data.targets[index])
-    one, two = settings["method_one"], {**settings["method_two"], "search": "exhaustive"}
-    layers = partial(layered.layered_pgd, *given, **one, step_size=madry_step(**one))
-    ways = {"layered": layers, "selective": partial(selective.selective_fgsm, *given, **two)}
-    passes, rows = Counter(), []
-
-    def count(_: nn.Module, given: tuple[torch.Tensor]) -> None:
-        passes["gradients" if given[0].requires_grad else "evaluations"] += len(given[0])
-
-    with once():  # whether answers are steady is asked beforehand: that is no cost of a method
-        check_steady(model, images)
-        hook = model.register_forward_pre_hook(count)
-        for method, kinds in product(ways, range(1, len(task.data.classes) + 1)):
-            passes.clear()
-            ways[method](classes=range(kinds))
-            for name in ("gradients", "evaluations"):
-                rows.append((method, kinds, f"cost_{name}", passes[name] / len(index)))
-        hook.remove()
-    columns = ["method", "count", "metric", "estimate"]
-    return pd.DataFrame(rows, columns=columns, dtype=object).assign(**task.tags)

@@ -6,35 +6,35 @@ Perturbed images are made against the clean network of the same seed, which is t
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy.signal import detrend
 
 from .. import segmentation
 from ..attacks import Layered, Selective
 from ..core import env
 from ..core.errors import DataError
-from ..core.storage import fingerprint
-from ..data import ImageSet, ThreeWay, load, split_official, split_three_ways
+from ..core.storage import fingerprint, write_atomic
+from ..data import ImageSet, ThreeWay, load, split_official, split_three_ways, to_float
 from ..data.imageset import rows_of, union
-from ..data.masks import pixel_counts
-from ..data.splits import leaks
 from ..data.views import label_maps
+from ..explain import perturbations
 from ..models import MedicalModel, build_unet
+from ..reporting import protocol
 from ..reporting.results import Run
-from ..scoring.metrics import DRAWS, Estimate
+from ..scoring import metrics
+from ..scoring import segmentation as scoring
 from ..training import cards
 from ..training.adversarial import AdversarialTraining, LayeredTraining
-from . import experiment, survival, tables
+from . import experiment, segmented, tables
 from .common import asked_for, cast, precision, some
 from .experiment import Task, Trained, pick
-from .segmented import BACKGROUND, PROBES, SEEN, answers, within
+from .segmented import CLEAN, SEEN, Cell
+from .unet_rows import agreement, compared, decided, fluctuations, task_rows
 
 # Models 1 to 4 of the paper, and three it does not have: plain adversarial training, the union
 # without method two, and method one against the network as it is in every step of its training.
@@ -58,14 +58,6 @@ METHOD_ONE = ("layered", "union", "clean_layered", "on_the_fly")  # schemes it h
 CLASSES = {"all": False, "present": True}  # whether it leaves out those that an image lacks
 ON_THE_FLY = 1  # steps a class: six gradients an image, twice those of adversarial training
 NONE, MAIN = ("none", "none"), ("stage", "all")  # ball and classes of models 1 and 3, and 2 and 4
-FLUCTUATES = 0.05  # standard deviation over mean of a validation loss that does
-# Which networks are held against which, with the one that is to gain last.
-RIVALS = {
-    "clean": [*SCHEMES][1:],
-    "layered": ["selective", "union", "clean_layered", "on_the_fly"],
-    "selective": ["union"],
-    "clean_layered": ["union"],
-}
 
 
 @dataclass(frozen=True)
@@ -206,95 +198,99 @@ def train(arm: Arm, settings: Mapping, checkpoints: Path) -> Trained:
     return Trained(arm, model, history, folder)
 
 
-def task_rows(task: Task) -> pd.DataFrame:
-    """Rows on the data: images and groups of each side, shares of the classes, leaks."""
-    data = task.data
-    leaked = {"metric": "test_images_leaked", "estimate": leaks(data, task.split)}
-    rows = [leaked | {"n": len(task.split.test)}]
-    sides = {**task.split._asdict(), "attacked": task.attacked, "all": np.arange(len(data))}
-    for side, index in sides.items():
-        found = {"images": len(index), "groups": len(np.unique(data.groups[index]))}
-        rows += [{"metric": name, "estimate": one, "side": side} for name, one in found.items()]
-        counts = pixel_counts(data.targets[index])[: len(data.classes)]
-        shares = dict(zip(data.classes, (counts / counts.sum()).tolist(), strict=True))
-        about = {"metric": "pixel_share", "side": side}
-        rows += [{**about, "estimate": share, "kind": kind} for kind, share in shares.items()]
-    return pd.DataFrame(rows, dtype=object).assign(**task.tags)
+@dataclass
+class Study:
+    """The whole study in steps; each writes what it finds into the record ``run``."""
 
+    run: Run
+    settings: Mapping
+    arms: Sequence[Arm]
+    cleans: dict[int, Trained] = field(default_factory=dict)  # clean networks by seed
+    trained: list[Trained] = field(default_factory=list)
+    tallies: list[dict[Cell, scoring.Tally]] = field(default_factory=list)
+    signs: dict[int, np.ndarray] = field(default_factory=dict)  # of method two, by seed
 
-def compared(scores: pd.DataFrame) -> pd.DataFrame:
-    """Rows of single networks, with what they gain over one another, over the training seeds.
+    @property
+    def task(self) -> Task:
+        return self.arms[0].task
 
-    A ``_gain`` is a network's score minus that of another (``against``, see RIVALS): of models as
-    the paper has them, and over the clean one of other readings too.
-    """
-    scores = pd.concat([scores, within(scores)])
-    few = scores["metric"].isin([*SEEN, "band_noise"]) & ~scores["attack"].isin(PROBES)
-    main = scores["variant"].eq("main")
-    # one attacked test set for all: the clean network meets it as its own
-    own = {"scheme": "clean", **BACKGROUND._asdict()}
-    theirs = scores[few & main]
-    theirs = pd.concat([theirs, tables.chosen(theirs, own).assign(made_for="clean")])
-    return tables.over_seeds(pd.concat([scores, *_rivalries(scores[few], theirs)]))
+    def train(self, checkpoints: str | Path = "") -> None:
+        """Train every arm, or read it back from ``checkpoints`` (empty: of the cache)."""
+        folder = Path(checkpoints) if checkpoints else env.home() / "checkpoints"
+        self.run.dataset(self.task.data)
+        tables.record(self.run, task_rows(self.task))
+        for number, arm in enumerate(self.arms, 1):
+            print(f"network {number} of {len(self.arms)}: {arm.key}")
+            if arm.seed not in self.cleans:
+                self.cleans[arm.seed] = train(arm.clean, self.settings, folder)
+            self.trained.append(train(arm, self.settings, folder))
+            experiment.note(self.run, self.trained[-1], recipe_of(arm, self.settings))
 
+    def measure(self) -> None:
+        """Scores of every network in every cell, what it gains, and those of a constant answer."""
+        main = [one for one in self.trained if one.arm.variant == "main"]
+        scores = [fluctuations(main), agreement(main)]
+        for one in self.trained:
+            clean = self.cleans[one.arm.seed]
+            self.tallies.append(segmented.evaluate(one, self.settings, clean))
+            scores.append(segmented.scores(one.arm, self.tallies[-1]))
+        tables.record(self.run, compared(pd.concat([*scores[2:], *scores[:2]])))
+        weights = metrics.group_weights(self.task.data.groups[self.task.attacked])
+        constant = scoring.constant(self.tallies[0][CLEAN])
+        found = scoring.score(constant, weights, self.task.data.classes)
+        tags = {"n": len(self.task.attacked), "scheme": "majority", **self.task.tags}
+        for name in SEEN:
+            one = found[name]
+            self.run.add(name, one.value, one.low, one.high, **tags)
+        registered = protocol.load(self.run.record["paper"]).settings("paper")
+        unlike = experiment.deviations(self.settings, registered, list(self.arms))
+        for line in (*unlike, "width, depth, recipe, split and step sizes: not in the draft."):
+            self.run.deviation(line)
 
-def _rivalries(scores: pd.DataFrame, theirs: pd.DataFrame) -> Iterator[pd.DataFrame]:
-    for rival, schemes in RIVALS.items():
-        ours = scores[scores["scheme"].isin(schemes)]
-        ours = ours[ours["variant"].eq("main") | (rival == "clean")]
-        old = theirs[theirs["scheme"].eq(rival)]
-        pairs = tables.paired(ours, old, apart=["scheme", "ball", "classes", "variant"])
-        yield pairs.assign(against=rival)
+    def methods(self) -> None:
+        """What both methods make of images: fragments, signs, and likeness to the originals."""
+        shapes = [segmented.shapes(one, self.settings) for one in self.cleans.values()]
+        tables.record(self.run, tables.over_seeds(pd.concat(shapes)))
+        data, train, tags = self.task.data, self.task.split.train, self.task.tags
+        makers = {
+            (method, arm.seed): arm
+            for arm in reversed(self.arms)
+            if arm.variant == "main"
+            for method in methods(arm, self.settings)
+        }
+        for (method, seed), arm in makers.items():
+            made, told = hardened(arm, self.settings, self.cleans[seed])[method]
+            if method == "selective":
+                self.signs[seed] = told["signs"]
+                for sign in (-1, 0, 1):
+                    shares = (told["signs"] == sign).mean(0)
+                    about = {"sign": sign, "n": len(train), "seed": seed, **tags}
+                    for kind, share in zip(data.classes, shares, strict=True):
+                        self.run.add("sign_share", share, kind=kind, **about)
+            if seed == self.task.seed:
+                likeness = perturbations.likeness(
+                    to_float(data.images[train]), to_float(made.images)
+                )
+                rows = tables.image_means(likeness, data.groups[train])
+                tables.record(self.run, rows.assign(perturbed=f"{method} set", **tags))
 
+    def decide(self) -> None:
+        """What the ensemble of attacks leaves, and what is left of the gains."""
+        pairs = zip(self.trained, self.tallies, strict=True)
+        left = pd.concat([segmented.under_ensemble(one, self.settings, t) for one, t in pairs])
+        tables.record(self.run, tables.over_seeds(left))
+        decided(self.run, left, self.settings)
 
-def decided(run: Run, left: pd.DataFrame, settings: Mapping) -> None:
-    """Write what networks gain under the ensemble, and beside gains what a verdict asks of it.
-
-    Args:
-        left: rows of every network (see ``segmented.under_ensemble``).
-    """
-    steps = settings["attack"]["ensemble"]["steps"]
-    gains = tables.over_seeds(pd.concat(_rivalries(left, left[left["variant"].eq("main")])))
-    tables.record(run, gains)
-    for attack in ("background", "worst"):
-        of = (f"mean_iou_{attack}_gain", "mean_iou_ensemble_gain")
-        where = {"attack": attack, "reading": "total", "made_for": "own"}
-        told = gains[gains["metric"].isin(of)].assign(**where)
-        keys = ["scheme", "variant", "against", *where]
-        survival.decide(run, told, ["mean_iou_gain"], keys, steps, of=of)
-
-
-def agreement(trained: Iterable[Trained]) -> pd.DataFrame:
-    """Rows on whether models 2 and 3 of a seed answer alike: the share of the clean test pixels
-    that they give one class, minus that of two seeds of model 2; none where there is one seed."""
-    main = {(one.arm.scheme, one.arm.seed): one for one in trained if one.arm.variant == "main"}
-    seeds = [seed for scheme, seed in main if scheme == "selective" and ("layered", seed) in main]
-    parts = [pd.DataFrame()]
-    for seed, other in zip(seeds, seeds[1:] + seeds[:1], strict=True):
-        if seed != other:
-            three, task = main["selective", seed], main["selective", seed].arm.task
-            two, rival = (answers(main["layered", number]) for number in (seed, other))
-            gain = (two == answers(three)).mean((1, 2)) - (two == rival).mean((1, 2))
-            rows = tables.image_means({"agreement_gain": gain}, task.data.groups[task.attacked])
-            tags = {"against": "layered", "attack": "none", "seed": seed}
-            parts.append(rows.assign(**three.arm.tags, **tags))
-    return pd.concat(parts)
-
-
-def fluctuations(trained: Iterable[Trained]) -> pd.DataFrame:
-    """Rows on the validation loss in the second half of the epochs: its standard deviation over
-    its mean (``val_loss_spread``); about a straight line, of the least of the four models, minus
-    FLUCTUATES (``val_loss_spread_above``)."""
-    rows, least = [], defaultdict(list)
-    for one in trained:
-        arm, loss = one.arm, np.array([row["val_loss"] for row in one.history])
-        half, about = loss[len(loss) // 2 :], {"n": len(arm.task.chosen), "seed": arm.seed}
-        spread = {"metric": "val_loss_spread", "estimate": half.std() / half.mean()}
-        rows.append(spread | about | arm.tags)
-        if arm.scheme in [*SCHEMES][:4] and arm.variant == "main":
-            least[arm.seed].append(detrend(half).std() / half.mean() - FLUCTUATES)
-    four = {"metric": "val_loss_spread_above", "schemes": "four", **about, **arm.task.tags}
-    rows += [four | {"estimate": min(k), "seed": s} for s, k in least.items() if len(k) == 4]
-    table = pd.DataFrame(rows)  # no images, hence no variance of theirs
-    sure = [Estimate(value, np.full(DRAWS, value)) for value in table["estimate"]]
-    return table.assign(estimate=sure)
+    def save(self) -> Path:
+        """Save the record, and ``per_image.csv`` and ``signs.csv`` beside it."""
+        pairs = zip(self.trained, self.tallies, strict=True)
+        parts = [segmented.per_image(one.arm, counts) for one, counts in pairs]
+        files = {"per_image.csv": pd.concat(parts)}
+        if self.signs:
+            ids = [self.task.data.ids[row] for row in self.task.split.train]
+            names = self.task.data.classes
+            chosen = {seed: pd.DataFrame(one, ids, names) for seed, one in self.signs.items()}
+            files["signs.csv"] = pd.concat(chosen, names=["seed", "image"]).reset_index()
+        for name, table in files.items():
+            write_atomic(self.run.out / name, table.to_csv(index=False).encode())
+        return self.run.save()
