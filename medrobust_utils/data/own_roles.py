@@ -9,8 +9,8 @@ from .imageset import ImageSet
 from .own import PREFIX
 
 
-def cast(settings: Mapping, role: str, part: str) -> tuple[Mapping, str]:
-    """Settings in which ``folder:PATH``, given as DATASET, takes the ``part`` of a paper's set.
+def with_own_data(settings: Mapping, role: str, part: str) -> tuple[Mapping, str]:
+    """Settings in which ``folder:PATH``, given as DATASET, stands in for a paper's set, ``part``.
 
     Everything else (sizes, epochs, flips) stays as it is for the set that it stands in for. Only
     arms on that set under an honest split remain.
@@ -27,7 +27,7 @@ def cast(settings: Mapping, role: str, part: str) -> tuple[Mapping, str]:
     return {**settings, "arms": arms, "datasets": {**settings["datasets"], part: role}}, part
 
 
-def asked_for(settings: Mapping, role: str) -> str:
+def own_folder(settings: Mapping, role: str) -> str:
     """``folder:PATH`` where one's own data stand for a role, else nothing."""
     name = settings["datasets"][role]
     return name if name.startswith(PREFIX) else ""

@@ -19,7 +19,7 @@ from ..explain.under_attack import Explained, across_seeds, between
 from ..models import MedicalModel, build_attentive, soft_attention
 from ..reporting.results import Run
 from . import evaluation, experiment, reach, survival, tables
-from .common import asked_for, cast, question
+from .common import own_folder, question, with_own_data
 from .evaluation import Evaluation
 from .experiment import Task, Trained, pick
 
@@ -59,7 +59,7 @@ def arms(settings: Mapping, *, seed: int, role: str = "", model: str = "") -> It
     if not settings.get("epochs_from", {"chosen": True})["chosen"]:
         command = "python tools/evidence.py queue --paper 2 --out DIR"
         raise ProtocolError(f"This profile's epochs are not chosen yet: `{command}` does.")
-    settings, role = cast(settings, role, settings["arms"][0]["role"])
+    settings, role = with_own_data(settings, role, settings["arms"][0]["role"])
     task = cache(partial(_task, settings, seed=seed))  # arms of one task share it
     for spec, number in experiment.grid(settings, ARM, seed=seed, role=role, model=model):
         size = settings["models"][spec["model"]]["size"]
@@ -73,7 +73,7 @@ def _task(
     cut, seen = pick(SPLITS, "split", split_name), pick(FILTERS, "filter", filter)
     raw = load(settings["datasets"][role], size=size, phantoms=settings["phantoms"], seed=seed)
     positive = settings["positive"].get(role, [])
-    if asked_for(settings, role):
+    if own_folder(settings, role):
         positive = question(raw, positive, role, two=False)
     if positive:
         raw = binary(raw, positive, ("negative", "positive"))

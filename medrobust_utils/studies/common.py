@@ -10,7 +10,7 @@ from torch import nn
 
 from ..core import env
 from ..data import ImageSet, to_float
-from ..data.own_roles import asked_for, cast, question, whole_images  # noqa: F401
+from ..data.own_roles import own_folder, question, whole_images, with_own_data  # noqa: F401
 from ..data.splits import some  # noqa: F401
 from ..scoring.imagesets import clean_scores, unscored  # noqa: F401
 from ..training.arms import parameters  # noqa: F401

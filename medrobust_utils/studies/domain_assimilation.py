@@ -88,7 +88,7 @@ def usual(settings: Mapping) -> dict[str, list]:
 
 def arms(settings: Mapping, *, seed: int, role: str = "", model: str = "") -> Iterator[Arm]:
     """Every arm of the profile; ``role`` and ``model`` pick some, as ``grid`` does, or raise."""
-    settings, role = common.cast(settings, role, settings["arms"][0]["role"])
+    settings, role = common.with_own_data(settings, role, settings["arms"][0]["role"])
     own = {name: values[1] for name, values in usual(settings).items()} | {"attacks": "all"}
     specs = {**settings, "arms": [{**own, **spec} for spec in settings["arms"]]}
     task = cache(partial(_task, settings, seed=seed))  # arms of one task share it
@@ -103,7 +103,7 @@ def arms(settings: Mapping, *, seed: int, role: str = "", model: str = "") -> It
 
 
 def _task(settings: Mapping, role: str, split_name: str, *, seed: int) -> Task:
-    cut, asked = pick(SPLITS, "split", split_name), common.asked_for(settings, role)
+    cut, asked = pick(SPLITS, "split", split_name), common.own_folder(settings, role)
     how, sets = {"size": settings["size"], "phantoms": settings["phantoms"], "seed": seed}, {}
     for name in SPLITS:
         copies = name == "by image"

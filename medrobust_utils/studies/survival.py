@@ -45,6 +45,11 @@ class Survival:
     result: AutoResult
     how: AutoAttackConfig
 
+    @property
+    def shortened(self) -> str:
+        """What was less than the published settings."""
+        return self.how.shortened(max(self.result.clean.shape[1] - 1, 1))
+
     def scores(self, size: str = "radius_255") -> pd.DataFrame:
         """Tidy rows: what was right before and after, and the share that each attack fooled.
 
@@ -73,10 +78,9 @@ class Survival:
             if flag.raised:
                 run.add("red_flag", 1.0, flag=flag.name, measured=flag.measured, **tags)
         radii = ", ".join(f"{size:.3g}" for size in sizes)
-        shortened = self.how.shortened(max(self.result.clean.shape[1] - 1, 1))
         run.deviation(
             f"AutoAttack on {arm.group}: {n} of {len(arm.task.attacked)} attacked "
-            f"images, at {radii} gray levels of 255" + f"; {shortened}" * bool(shortened)
+            f"images, at {radii} gray levels of 255" + f"; {self.shortened}" * bool(self.shortened)
         )
 
 

@@ -88,7 +88,7 @@ def arms(settings: Mapping, *, seed: int, role: str = "", model: str = "") -> It
 
     Data with one label an image have no arms on copies. Raises ProtocolError as ``grid`` does.
     """
-    settings, role = common.cast(settings, role, ROLES[0])
+    settings, role = common.with_own_data(settings, role, ROLES[0])
     how = {"size": settings["size"], "phantoms": settings["phantoms"], "seed": seed}
     opened = cache(lambda name: common.whole_images(load(name, **how)))
     task = cache(partial(_task, settings, opened, seed=seed))  # arms of one task share it
@@ -121,7 +121,7 @@ def _task(settings: Mapping, opened, role: str, labels: str, *, seed: int) -> Ta
 
     fitted, key = common.some(train, settings["fit"], seed), f"{data.name}-{settings['size']}"
     first, held = train[~np.isin(data.groups[train], data.groups[fitted])], fitted
-    other = REST if common.asked_for(settings, role) else settings["before"][role]
+    other = REST if common.own_folder(settings, role) else settings["before"][role]
     if other not in ("", REST):
         raw = opened(other)
         first, held = split_by_group(raw, seed=seed)

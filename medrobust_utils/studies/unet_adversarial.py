@@ -31,7 +31,7 @@ from ..scoring import segmentation as scoring
 from ..training import cards
 from ..training.adversarial import AdversarialTraining, LayeredTraining
 from . import experiment, segmented, tables
-from .common import asked_for, cast, precision, some
+from .common import own_folder, precision, some, with_own_data
 from .experiment import Task, Trained, pick
 from .segmented import CLEAN, SEEN, Cell
 from .unet_rows import agreement, compared, decided, fluctuations, task_rows
@@ -99,7 +99,7 @@ def arms(settings: Mapping, *, seed: int, role: str = "", model: str = "") -> It
 
     Raises ProtocolError as ``grid`` does, and for an unknown scheme or choice of classes.
     """
-    settings, role = cast(settings, role, settings["arms"][0]["role"])
+    settings, role = with_own_data(settings, role, settings["arms"][0]["role"])
     own = dict(zip(("scheme", "ball", "classes"), ("clean", *NONE), strict=True))
     named = {**settings, "arms": [own | spec for spec in settings["arms"]]}
     task = cache(partial(_task, settings, seed=seed))  # arms of one task share it
@@ -119,7 +119,7 @@ def _task(settings: Mapping, role: str, *, seed: int) -> Task:
     """The data set of a role, split by its publisher's parts, or by group where it has none."""
     how = {"size": settings["size"], "phantoms": settings["phantoms"]}
     data = load(settings["datasets"][role], **how, seed=seed)
-    asked = asked_for(settings, role)
+    asked = own_folder(settings, role)
     if asked and not data.segmentation:
         raise DataError(
             f"{data.name} has classes of whole images; this paper has one for every pixel. Bring "
