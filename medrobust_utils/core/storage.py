@@ -115,9 +115,8 @@ def png(figure: Any) -> tuple[bytes, str]:
 class Lease:
     """A lock that a file is, for machines that share a folder: it needs no flock.
 
-    The file is made exclusively and renewed by its holder. One that nobody has renewed for
-    ``seconds``, by the clock of the machine that keeps the files, or whose holder was a process of
-    this machine that is no more, is taken away. ``lost`` is called if ours is.
+    One not renewed for ``seconds``, by the clock of the machine that keeps the files, or held by a
+    process of this machine that is no more, is taken away. ``lost`` is called if ours is.
     """
 
     def __init__(self, path: Path, lost: Callable[[], None], seconds: float = 300):
@@ -129,54 +128,49 @@ class Lease:
         """Wait until nobody else holds the lease, and hold it."""
         while not self.held.is_set():
             try:
-                with self.path.open("x") as file:
-                    file.write(self.token)
-                self.held.set()
+                file = self.path.open("x")
             except FileExistsError:
                 if not self._take_away():
                     time.sleep(1)
+                continue
+            self.held.set()
+            with file:
+                file.write(self.token)
         threading.Thread(target=self._renew, daemon=True).start()
 
     def release(self) -> None:
-        """Let go, if the lease is held and still ours."""
-        with suppress(OSError):
-            if self.held.is_set() and self.path.read_text() == self.token:
-                self.path.unlink()
+        """Let go, if the lease is held and still ours, or empty since the disk is full."""
+        held = self.held.is_set()
         self.held.clear()
+        with suppress(OSError):
+            if held and self.path.read_text() in (self.token, ""):
+                self.path.unlink()
 
     def _take_away(self) -> bool:
         """Move a lease away that nobody holds any more; False if somebody does."""
         with suppress(OSError):  # it was released, or another was quicker
-            age, holder = _now(self.path.parent) - self.path.stat().st_mtime, self.path.read_text()
+            with tempfile.NamedTemporaryFile(dir=self.path.parent) as new:
+                age = os.stat(new.name).st_mtime - self.path.stat().st_mtime
+            holder = self.path.read_text()
             host, pid, *_ = holder.split() or ("", "0")
             gone = host == socket.gethostname() and not holder.startswith(_process(int(pid)))
             if age > self.seconds or gone:
-                stale = self.path.with_name(f".stale-{uuid.uuid4().hex}")
-                self.path.rename(stale)
-                if stale.read_text() != holder:  # another took it away and holds its own: give back
+                stale = self.path.rename(self.path.with_name(f".stale-{uuid.uuid4().hex}"))
+                if stale.read_text() != holder:  # another was quicker, and holds its own
                     stale.rename(self.path)
-                    return False
-                stale.unlink()
-                return True
+                stale.unlink(missing_ok=True)
         return not self.path.exists()
 
     def _renew(self) -> None:
-        while self.held.is_set():
-            time.sleep(self.seconds / 10)
+        while time.sleep(self.seconds / 10) or self.held.is_set():
             with suppress(OSError):  # the server is away; the lease may outlive that
-                if self.held.is_set() and self.path.read_text() != self.token:
+                if self.path.read_text() != self.token and self.held.is_set():
                     self.lost()
                 os.utime(self.path)
 
 
 def _process(pid: int) -> str:
-    """Host, number and start of a process: no other process has all three."""
+    """Host, number and start of a process."""
     with suppress(psutil.NoSuchProcess):
         return f"{socket.gethostname()} {pid} {psutil.Process(pid).create_time()}"
-    return f"{socket.gethostname()} {pid} gone"
-
-
-def _now(folder: Path) -> float:
-    """The time by the clock that stamps the files of ``folder``."""
-    with tempfile.NamedTemporaryFile(dir=folder) as file:
-        return os.stat(file.name).st_mtime
+    return "gone"

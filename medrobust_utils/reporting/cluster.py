@@ -1,11 +1,12 @@
 """Runs a batch on the workers of a Dask cluster that somebody else has started.
 
-A run is one task. On a worker it is what it is in the local runner: a child process that ends with
-its kernel when its standard input closes, whatever closed it. Results lie on the disk that all
-share, so that no state of the cluster is needed to go on.
+A run is one task, and on a worker what it is in the local runner: a child process that ends when
+its standard input closes. Results lie on a shared disk: no state of the cluster is needed.
 """
 
+import json
 import os
+import subprocess
 import sys
 import uuid
 from collections import Counter
@@ -17,7 +18,6 @@ from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
-from ..core import env
 from ..core.errors import RunError, in_words
 from ..core.storage import fingerprint, write_atomic
 from . import runner
@@ -32,7 +32,7 @@ _ENDED: set[str] = set()  # on a worker: batches that were stopped
 
 @dataclass(frozen=True)
 class Batch:
-    """What a worker has to know of the batch: its name, the client's settings, the shared file."""
+    """What a worker has to know of the batch."""
 
     token: str
     variables: Mapping[str, str]
@@ -50,12 +50,8 @@ def run_batch(
 ) -> list[runner.Outcome]:
     """What ``runner.run_batch`` does, on the workers of ``scheduler``.
 
-    Args:
-        runs: what to run; their folders must lie on a disk that the workers share.
-        scheduler: its address, or the file that it wrote.
-        resources: what each run takes of its worker alone, as ``{"GPU": 1}``.
-        out: folder of the results, where a file proves that the workers see it.
-        stream: where progress is told; standard output if None.
+    ``scheduler`` is an address or the file that it wrote; ``resources``, as ``{"GPU": 1}``, is what
+    each run takes of its worker alone; ``out`` holds the runs' folders, on a disk that all share.
 
     Raises:
         RunError: if there is no scheduler or worker, or a worker differs from this machine.
@@ -69,10 +65,8 @@ def run_batch(
     proof = out.resolve() / f".shared-{token}"
     proof.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(proof, token.encode())
-    names = (*NANNY, *runner.FOLDERS)
-    variables = {name: os.environ[name] for name in names if os.environ.get(name)}
-    for name in set(runner.FOLDERS).intersection(variables):
-        variables[name] = str(Path(variables[name]).expanduser().resolve())
+    absolute, names = runner.surroundings(os.environ, 1), (*NANNY, *runner.FOLDERS)
+    variables = {name: absolute[name] for name in names if os.environ.get(name)}
     try:
         try:
             client = Client(**place, timeout=CLIENT_SECONDS, set_as_default=False)
@@ -114,15 +108,13 @@ def _judge(task: Future, run: Run, future: Future) -> None:
     from distributed import KilledWorker
 
     def judge(task: Future) -> None:
+        error = None if task.cancelled() else task.exception()
         if task.cancelled():  # so are all when the scheduler is lost: what is finished is kept
             future.set_result(runner.Outcome(run, "stopped"))
-            return
-        error = task.exception()
-        if error is None:
+        elif error is None:
             future.set_result(task.result())
         elif isinstance(error, KilledWorker):
-            lost = f"its worker was lost each time, lastly {error.last_worker.address}: killed, "
-            lost += "or out of memory or time; see the worker's own log"
+            lost = f"its worker was lost each time, lastly {error.last_worker.address}; see its log"
             future.set_result(runner.Outcome(run, "failed", error=lost))
         else:
             future.set_result(runner.Outcome(run, "failed", error=in_words(error)))
@@ -136,39 +128,40 @@ def _slots(client: Any, resources: Mapping[str, float]) -> dict[str, int]:
         client.wait_for_workers(1, timeout=CLIENT_SECONDS)
     except TimeoutError:
         raise RunError("The scheduler has no workers yet: start them first.") from None
-    workers = client.scheduler_info(n_workers=-1)["workers"].values()
     slots = Counter()
-    for worker in workers:
+    for worker in client.scheduler_info(n_workers=-1)["workers"].values():
         has = worker.get("resources", {})
-        fits = [int(has.get(name, 0) // number) for name, number in resources.items()]
-        slots[worker["host"]] += min([worker["nthreads"], *fits])
+        fits = [has.get(name, 0) // number for name, number in resources.items()]
+        slots[worker["host"]] += int(min([worker["nthreads"], *fits]))
     if not any(slots.values()):
         wanted = ", ".join(f"{name}={number}" for name, number in resources.items())
         raise RunError(f"No worker has {wanted}: start them with --resources '{wanted}'.")
     return dict(slots)
 
 
+@cache
+def _software() -> dict[str, Any]:
+    """Versions and commit, told by a process of its own: torch must not hold a worker's memory."""
+    code = "import json; from medrobust_utils.core import env; print(json.dumps(env.provenance()))"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    if said.returncode:
+        return {"medrobust": said.stderr.strip().rpartition("\n")[2]}
+    found = json.loads(said.stdout)
+    names = ("git_commit", "package_version", "python", "platform")
+    return found["versions"] | {name: found[name] for name in names}
+
+
 def identity(variables: Mapping[str, str]) -> dict[str, Any]:
     """What must be the same on all machines for their rows to belong into one table."""
-    found = env.provenance()
-    same = {name: found[name] for name in ("git_commit", "package_version", "python", "platform")}
-    same |= found["versions"]
-    folder = variables.get("MEDROBUST_DATA")
-    names = sorted(os.listdir(folder)) if folder and os.path.isdir(folder) else None
-    return same | {"data folder": names and fingerprint(names)}
-
-
-_identity = cache(lambda pairs: identity(dict(pairs)))  # once a worker: torch is asked for devices
+    folder = variables.get("MEDROBUST_DATA", "")
+    names = sorted(os.listdir(folder)) if os.path.isdir(folder) else None
+    return _software() | {"data folder": names and fingerprint(names)}
 
 
 def differences(batch: Batch) -> str:
     """On a worker: in what it differs from the client, as a sentence; "" if in nothing."""
-    mine = _identity(tuple(sorted(batch.variables.items())))
-    found = [
-        f"{name} is {mine.get(name)}, not {value}"
-        for name, value in batch.identity.items()
-        if mine.get(name) != value
-    ]
+    mine, wanted = identity(batch.variables), batch.identity.items()
+    found = [f"{k} is {mine.get(k)}, not {value}" for k, value in wanted if mine.get(k) != value]
     with suppress(OSError):
         os.listdir(batch.proof.parent)  # NFS looks anew
     if not batch.proof.exists():
@@ -208,6 +201,6 @@ def attempt(run: Run, batch: Batch) -> runner.Outcome:
 
 def end(token: str) -> int:
     """On a worker: end what runs of a batch; returns how many attempts have not ended yet."""
-    _ENDED.add(token)
+    _ENDED.add(token)  # for attempts that are about to begin
     runner.end(_BATCHES.get(token, {}))
     return _AT_WORK[token]

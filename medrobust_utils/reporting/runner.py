@@ -235,8 +235,8 @@ def main(notebook: str, folder: str, parameters: dict) -> None:
         lock = filelock.FileLock(f"{folder}/.lock")  # the system frees it when its holder dies
         with suppress(OSError, NotImplementedError):  # some mounted drives know no locks
             lock.acquire()
-        lease.acquire()  # flock may be missing, or hold on this machine alone
         try:
+            lease.acquire()  # flock may be missing, or hold on this machine alone
             if is_complete(Path(folder)):  # another runner had the lock until now
                 return
             os.ftruncate(1, 0)
