@@ -43,6 +43,10 @@ def _parser() -> argparse.ArgumentParser:
     text = "set a parameter of the notebooks; several values make a grid"
     _add_given(run, "VALUE[,VALUE...]", text)
     run.add_argument("--jobs", type=_positive, default=1, metavar="N", help="runs at a time")
+    text = "run on the workers of a Dask cluster: the address or file of its scheduler"
+    run.add_argument("--scheduler", metavar="WHERE", help=text)
+    text = "what a run needs of a worker alone, as GPU=1 (with --scheduler)"
+    run.add_argument("--resource", type=_resource, action="append", metavar="NAME=N", help=text)
     _add_results_folder(run, "--out", "folder that receives <notebook>/<run id>/")
     explore = commands.add_parser("explore", help="open the Grad-CAM explorer in the browser")
     explore.set_defaults(command=_explore)
@@ -81,6 +85,13 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _resource(text: str) -> tuple[str, float]:
+    name, _, number = text.partition("=")
+    if not name or not number.isdecimal() or int(number) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} does not read NAME=N, as GPU=1 does")
+    return name, int(number)
+
+
 def _port(text: str) -> int:
     if not text.isdecimal() or int(text) > 65535:
         raise argparse.ArgumentTypeError(f"{text!r} is no port: 0 to 65535")
@@ -97,9 +108,16 @@ def _run(options: argparse.Namespace) -> int:
     paths = planning.find_notebooks(options.notebooks)
     given = [tuple(pair) for pair in options.given]
     runs = planning.plan(paths, options.profile, given, out)
+    if options.resource and not options.scheduler or options.scheduler and options.jobs > 1:
+        raise RunError("--resource goes with --scheduler, and --jobs without: there, workers do.")
     if out.exists() and not out.is_dir():
         raise RunError(f"--out {out} is a file. Name a folder for the results.")
-    outcomes = runner.run_batch(runs, options.jobs)
+    if options.scheduler:
+        from .reporting import cluster
+
+        outcomes = cluster.run_batch(runs, options.scheduler, dict(options.resource or ()), out)
+    else:
+        outcomes = runner.run_batch(runs, options.jobs)
     summary = out / "summary.csv"
     runner.write_summary(outcomes, summary)
     counts = Counter(outcome.status for outcome in outcomes)

@@ -5,12 +5,18 @@ import io
 import json
 import math
 import os
+import socket
 import tempfile
+import threading
+import time
+import uuid
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 
 from .errors import RunError
 
@@ -104,3 +110,67 @@ def png(figure: Any) -> tuple[bytes, str]:
         if palette.tell() <= FIGURE_BYTES:
             return palette.getvalue(), f"in 256 colours {small}".rstrip()
     return palette.getvalue(), f"in 256 colours {small} (still {palette.tell() // 1000} kB)"
+
+
+class Lease:
+    """A lock that a file is, for machines that share a folder: it needs no flock.
+
+    One not renewed for ``seconds``, by the clock of the machine that keeps the files, or held by a
+    process of this machine that is no more, is taken away. ``lost`` is called if ours is.
+    """
+
+    def __init__(self, path: Path, lost: Callable[[], None], seconds: float = 300):
+        self.path, self.lost, self.seconds = path, lost, seconds
+        self.token = f"{_process(os.getpid())} {uuid.uuid4().hex}"
+        self.held = threading.Event()
+
+    def acquire(self) -> None:
+        """Wait until nobody else holds the lease, and hold it."""
+        while not self.held.is_set():
+            try:
+                file = self.path.open("x")
+            except FileExistsError:
+                if not self._take_away():
+                    time.sleep(1)
+                continue
+            self.held.set()
+            with file:
+                file.write(self.token)
+        threading.Thread(target=self._renew, daemon=True).start()
+
+    def release(self) -> None:
+        """Let go, if the lease is held and still ours, or empty since the disk is full."""
+        held = self.held.is_set()
+        self.held.clear()
+        with suppress(OSError):
+            if held and self.path.read_text() in (self.token, ""):
+                self.path.unlink()
+
+    def _take_away(self) -> bool:
+        """Move a lease away that nobody holds any more; False if somebody does."""
+        with suppress(OSError):  # it was released, or another was quicker
+            with tempfile.NamedTemporaryFile(dir=self.path.parent) as new:
+                age = os.stat(new.name).st_mtime - self.path.stat().st_mtime
+            holder = self.path.read_text()
+            host, pid, *_ = holder.split() or ("", "0")
+            gone = host == socket.gethostname() and not holder.startswith(_process(int(pid)))
+            if age > self.seconds or gone:
+                stale = self.path.rename(self.path.with_name(f".stale-{uuid.uuid4().hex}"))
+                if stale.read_text() != holder:  # another was quicker, and holds its own
+                    stale.rename(self.path)
+                stale.unlink(missing_ok=True)
+        return not self.path.exists()
+
+    def _renew(self) -> None:
+        while time.sleep(self.seconds / 10) or self.held.is_set():
+            with suppress(OSError):  # the server is away; the lease may outlive that
+                if self.path.read_text() != self.token and self.held.is_set():
+                    self.lost()
+                os.utime(self.path)
+
+
+def _process(pid: int) -> str:
+    """Host, number and start of a process."""
+    with suppress(psutil.NoSuchProcess):
+        return f"{socket.gethostname()} {pid} {psutil.Process(pid).create_time()}"
+    return "gone"

@@ -17,8 +17,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,11 +33,14 @@ from papermill.exceptions import PapermillExecutionError
 from tqdm import tqdm
 
 from ..core.errors import RunError, in_words
-from ..core.storage import write_atomic
+from ..core.storage import Lease, write_atomic
 from . import results
 from .planning import Run
 
 KERNEL_START_SECONDS = 300  # a busy machine needs longer than papermill's minute
+LEASE = ".lease"  # in the folder of a run that is at work, on whichever machine
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+FOLDERS = ("MEDROBUST_DATA", "MEDROBUST_WEIGHTS", "MEDROBUST_HOME")
 STOPPED = 3  # the exit status of a child whose runner has gone
 ADDED = {"injected-parameters", "papermill-error-cell-tag"}  # tags of papermill's own cells
 
@@ -51,6 +54,7 @@ class Outcome:
     seconds: float = 0.0
     peak_mb: float = 0.0
     error: str = ""
+    worker: str = ""  # the one of a cluster that ran it
 
 
 def is_complete(folder: Path) -> bool:
@@ -66,42 +70,65 @@ def run_batch(runs: Sequence[Run], jobs: int = 1, stream: IO[str] | None = None)
     A failure stops none of the others. On Ctrl-C the running notebooks are ended and the outcome
     of what is unfinished is "stopped"; the same call later goes on from there.
     """
-    stream = stream or sys.stdout
-    outcomes, children = {}, {}
-    bar = tqdm(total=len(runs), file=stream, disable=None, dynamic_ncols=True, leave=False)
-    with bar, ThreadPoolExecutor(jobs) as pool:
-        pending = [pool.submit(_attempt, run, jobs, children) for run in runs]
-        try:
-            while pending:
-                done, pending = wait(pending, 1, FIRST_COMPLETED)
-                for outcome in (future.result() for future in done):
-                    outcomes[outcome.run.folder] = outcome
-                    end = f"{outcome.status} in {outcome.seconds:.0f} s"
-                    if outcome.error:
-                        end = f"FAILED: {outcome.error}\n  {outcome.run.folder}"
-                    bar.write(f"[{len(outcomes)}/{len(runs)}] {outcome.run}: {end}", stream)
-                    bar.update()
-                if not bar.disable:
-                    running = [run for run in runs if run.folder in children]
-                    cells = [f"{run}: {last_cell(run.folder)[0]}" for run in running]
-                    bar.set_description_str(" | ".join(cells))
-        except KeyboardInterrupt:
+    children = {}
+    with ThreadPoolExecutor(jobs) as pool:
+        environment = surroundings(os.environ, jobs)
+        futures = [pool.submit(attempt, run, environment, children) for run in runs]
+
+        def stop() -> None:
             pool.shutdown(wait=False, cancel_futures=True)
-            while any(future.running() for future in pending):
-                for child in list(children.values()):
-                    child.stdin.close()
-                wait(pending, 0.1)
+            while any(future.running() for future in futures):
+                end(children)
+                wait(futures, 0.1)
+
+        return follow(runs, futures, stop, stream or sys.stdout)
+
+
+def follow(
+    runs: Sequence[Run], futures: Sequence[Future], stop: Callable[[], None], stream: IO[str]
+) -> list[Outcome]:
+    """Tell of each outcome as it comes, wherever it is made, and call ``stop`` on Ctrl-C."""
+    outcomes, pending = {}, dict(zip(futures, runs, strict=True))
+    bar = tqdm(total=len(runs), file=stream, disable=None, dynamic_ncols=True, leave=False)
+    try:
+        while pending:
+            for future in wait(pending, 1, FIRST_COMPLETED).done:
+                run = pending.pop(future)
+                if future.cancelled():
+                    continue
+                outcome = outcomes[run.folder] = future.result()
+                end = f"{outcome.status} in {outcome.seconds:.0f} s"
+                if outcome.error:
+                    end = f"FAILED: {outcome.error}\n  {run.folder}"
+                place = f" at {outcome.worker}" if outcome.worker else ""
+                bar.write(f"[{len(outcomes)}/{len(runs)}] {run}{place}: {end}", stream)
+                bar.update()
+            if not bar.disable:
+                running = [run for run in pending.values() if (run.folder / LEASE).exists()]
+                cells = [f"{run}: {last_cell(run.folder)[0]}" for run in running]
+                bar.set_description_str(" | ".join(cells))
+    except KeyboardInterrupt:
+        stop()
+    finally:
+        bar.close()
     return [outcomes.get(run.folder, Outcome(run, "stopped")) for run in runs]
 
 
-def _attempt(run: Run, jobs: int, children: dict) -> Outcome:
+def end(children: Mapping[Path, subprocess.Popen]) -> None:
+    """Close the standard input of ``children``: each ends with its kernel."""
+    for child in list(children.values()):
+        with suppress(OSError):
+            child.stdin.close()
+
+
+def attempt(run: Run, environment: dict, children: dict) -> Outcome:
     """Have a child execute the run, unless it was finished, and judge what the child left."""
     begun, log = time.monotonic(), run.folder / "log.txt"
     try:
         if is_complete(run.folder):
             return Outcome(run, "skipped")
         run.folder.mkdir(parents=True, exist_ok=True)
-        with log.open("a+", errors="replace") as output, _child(run, jobs, output) as child:
+        with log.open("a+", errors="replace") as output, _child(run, environment, output) as child:
             children[run.folder] = child
             _, status, usage = os.wait4(child.pid, 0)  # its kernel's memory is in it
             child.returncode = os.waitstatus_to_exitcode(status)
@@ -141,16 +168,19 @@ def _failure(folder: Path, code: int, log: str) -> tuple[str, str]:
     return " ".join(f"{where}{error}".split())[:500], log
 
 
-def _child(run: Run, jobs: int, output: IO[str]) -> subprocess.Popen:
-    """Start a child with threads shared out, folders absolute and figures drawn inline."""
+def surroundings(variables: Mapping[str, str], jobs: int) -> dict[str, str]:
+    """A child's variables: the cores shared by ``jobs``, folders absolute, figures inline."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-    environment = dict.fromkeys(names, str(max(1, cores // jobs))) | os.environ
-    for name in ("MEDROBUST_DATA", "MEDROBUST_WEIGHTS", "MEDROBUST_HOME"):
+    environment = dict.fromkeys(THREADS, str(max(1, cores // jobs))) | variables
+    for name in FOLDERS:
         if environment.get(name):  # notebooks run in their own folder
             environment[name] = str(Path(environment[name]).expanduser().resolve())
     environment.pop("MPLBACKEND", None)  # Agg would keep the figures out of the notebook
-    environment |= {"MEDROBUST_HEADLESS": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+    return environment | {"MEDROBUST_HEADLESS": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+
+
+def _child(run: Run, environment: dict, output: IO[str]) -> subprocess.Popen:
+    """Start the child, which says what goes wrong in ``output``."""
     job = json.dumps([str(run.notebook.resolve()), str(run.folder), run.parameters])
     command = [sys.executable, "-m", __name__, job]
     pipes = {"stdin": subprocess.PIPE, "stdout": output, "stderr": output}
@@ -198,13 +228,17 @@ def main(notebook: str, folder: str, parameters: dict) -> None:
     options = {"kernel_name": "python3", "language": "python", "progress_bar": False}
     options |= {"cwd": str(Path(notebook).parent), "start_timeout": KERNEL_START_SECONDS}
     with tempfile.TemporaryDirectory(prefix="medrobust-", ignore_cleanup_errors=True) as private:
-        threading.Thread(target=_end_with_the_runner, args=[private], daemon=True).start()
+        lease = Lease(Path(folder, LEASE), lost=lambda: _end(private, lease))
+        threading.Thread(target=_end_with_the_runner, args=[private, lease], daemon=True).start()
+        with suppress(OSError):  # where memory runs out, the system ends this process's kernel
+            Path("/proc/self/oom_score_adj").write_text("500")
         lock = filelock.FileLock(f"{folder}/.lock")  # the system frees it when its holder dies
         with suppress(OSError, NotImplementedError):  # some mounted drives know no locks
             lock.acquire()
-        if is_complete(Path(folder)):  # another runner had the lock until now
-            return
         try:
+            lease.acquire()  # flock may be missing, or hold on this machine alone
+            if is_complete(Path(folder)):  # another runner had the lock until now
+                return
             os.ftruncate(1, 0)
             for stale in ("result.json", "failure.txt", "executed.ipynb"):
                 Path(folder, stale).unlink(missing_ok=True)
@@ -216,6 +250,8 @@ def main(notebook: str, folder: str, parameters: dict) -> None:
             sys.exit(f"DeadKernelError: the kernel {_ended(kernels[-1].poll(), Path(folder))}")
         except OSError as error:
             sys.exit(in_words(error))
+        finally:
+            lease.release()
 
 
 def own_kernel(folder: Path) -> None:
@@ -234,13 +270,19 @@ def own_kernel(folder: Path) -> None:
     os.environ |= {f"JUPYTER_{k}_DIR": str(folder / k) for k in ("DATA", "CONFIG", "RUNTIME")}
 
 
-def _end_with_the_runner(private: str) -> None:
+def _end_with_the_runner(private: str, lease: Lease) -> None:
     """End the kernel and this process when standard input closes: the runner stopped or died."""
     while os.read(0, 1):
         pass
+    _end(private, lease)
+
+
+def _end(private: str, lease: Lease) -> None:
+    """End this process with all of its own, and leave nothing behind but what was saved."""
     for process in psutil.Process().children(recursive=True):
         with suppress(psutil.NoSuchProcess):
             process.kill()
+    lease.release()
     shutil.rmtree(private, ignore_errors=True)
     os._exit(STOPPED)
 
