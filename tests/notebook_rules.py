@@ -30,8 +30,7 @@ def faults(path: Path) -> list[str]:
     """Everything that is wrong with the notebook at ``path``."""
     book = nbformat.v4.reads(path.read_text("utf-8"))  # nbformat.read would mend some faults
     first = list(is_valid(book, path.stem))
-    rules = RULES + FORM * path.stem.startswith(IN_FORM)
-    return first or [fault for rule in rules for fault in rule(book, path.stem)]
+    return first or [fault for rule in RULES for fault in rule(book, path.stem)]
 
 
 def tags(cell) -> list[str]:
@@ -259,7 +258,9 @@ RULES = (
     has_short_cells,
     imports_little,
     stays_inside,
+    is_short,
+    is_plain,
+    says_how_long,
+    shows_the_idea,
+    has_three_exercises,
 )
-# Lessons are written one by one: the form is asked of those that have it.
-FORM = (is_short, is_plain, says_how_long, shows_the_idea, has_three_exercises)
-IN_FORM = ("00", "01", "02", "03", "04", "05", "06", "07")

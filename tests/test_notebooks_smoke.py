@@ -41,7 +41,7 @@ def test_the_notebook_runs_in_smoke(path, tmp_path):
     assert outcome.peak_mb < 4000
     if path.stem == "05_gradcam_explorer":
         _is_a_picture(book)
-    _is_solved(book, 3 if path.stem.startswith(rules.IN_FORM) else 0)
+    _is_solved(book, 3)
     if path in golden.PAPERS:
         _holds(record, path)
 
