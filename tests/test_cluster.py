@@ -31,7 +31,7 @@ WAIT = (
 SUM = tiny.SAVE.replace(
     "Path(OUT",
     "import torch; torch.manual_seed(SEED)\n"
-    "record['rows'] = [{'value': float(torch.randn(999).exp().sum())}]\nPath(OUT",
+    "record['warnings'] = [repr(float(torch.randn(999).exp().sum()))]\nPath(OUT",
 )
 
 
@@ -132,7 +132,9 @@ def test_rows_equal_a_local_run_and_workers_share_the_node(local, tmp_path, monk
     there = cluster.run_batch(plans[1], str(local.file), {"GPU": 1}, tmp_path / "b", said)
     assert [o.status for o in (*here, *there)] == ["done"] * 8, there
     assert {o.worker for o in there} == {"w0", "w1"} and "at w1: done in" in said.getvalue()
-    rows = [[json.loads((r.folder / "result.json").read_text())["rows"] for r in p] for p in plans]
+    rows = [
+        [json.loads((r.folder / "result.json").read_text())["warnings"] for r in p] for p in plans
+    ]
     assert rows[0] == rows[1]
     for outcome in there:
         text = (outcome.run.folder / "executed.ipynb").read_text()
