@@ -111,7 +111,7 @@ def test_what_falls_along_the_levels_is_told_by_the_levels_of_the_paper(scores):
     values = tables.chosen(scores, here)
     values = values.assign(value=[one.value for one in values["estimate"]])
     curve = values.pivot(index="noise", columns="metric", values="value").loc[list(LEVELS)]
-    steps = -curve[list(study.FALLING)].diff()
+    steps = -curve[list(study.UNDER_NOISE[:3])].diff()
     assert along["smallest_step_down"].value == pytest.approx(steps.min().min())
     first, *later = steps["top1"].dropna()
     assert along["first_minus_later_drop"].value == pytest.approx(first - sum(later))

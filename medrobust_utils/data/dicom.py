@@ -224,9 +224,7 @@ def _read(path: Path, *, pixels: bool) -> pydicom.FileDataset:
     except Exception as error:  # damaged files fail in many ways
         raise _damaged(path, error) from error
     if not picture:
-        raise DataError(
-            f"{path}: holds no picture (a report, a plan or structures). Move it elsewhere."
-        )
+        raise DataError(f"{path}: holds no picture (a report, a plan). Move it elsewhere.")
     return found
 
 

@@ -1,7 +1,4 @@
-"""Paper 3: domain assimilation, what it gains, and the slides' reasons for fragile networks.
-
-A *task* is a data set made binary and balanced, an *arm* a network trained with one defence.
-"""
+"""Paper 3: domain assimilation, what it gains, and the slides' reasons for fragile networks."""
 
 from __future__ import annotations
 
@@ -48,8 +45,7 @@ AGAINST = {"none": PLAIN, "modules": LACKS["modules"]}  # old defence -> what el
 NO_ATTACK, ATTACKED = {"step": "none", "eps_255": 0.0}, "accuracy_attacked"
 
 # The slides give no step sizes. `quarter` steps by eps / 4, `torchattacks` by 2/255 whatever eps,
-# that library's default. STRONG is PGD and bisection over the eps, WORST all that a network met
-# besides; `fine` are eps below the slides' smallest.
+# that library's default. STRONG is PGD and bisection, WORST all besides; `fine` are smaller eps.
 FGSM, PGD, FINE = ("fgsm", "single"), ("pgd", "quarter"), ("bisection", "fine")
 QUARTER = [FGSM, ("bim", "quarter"), ("mifgsm", "quarter"), PGD]
 LIBRARY = [(attack, "torchattacks") for attack in ("bim", "mifgsm", "pgd")]
@@ -142,7 +138,7 @@ def recipe(arm: Arm, settings: Mapping) -> dict:
     epochs = training["epochs"][arm.task.role if arm.start == "imagenet" else arm.backbone]
     # The epoch of best clean accuracy is not the most robust one.
     last = {"patience": 0} if arm.defence == "adversarial" else {}
-    return {**training, "epochs": epochs, **last}
+    return {**training, "epochs": epochs} | last
 
 
 def objective(arm: Arm, settings: Mapping) -> Objective | None:
@@ -255,8 +251,7 @@ def gains(scores: pd.DataFrame) -> pd.DataFrame:
     both = [pairs(few), pairs(scores[reached]), starts(scores[reached])]
     gained = tables.over_seeds(pd.concat(both))
     slides = ~gained["attack"].isin(["none", FINE[0]]) & gained["metric"].eq("accuracy_gain")
-    mean = tables.along(gained[slides], "eps_255", "mean_gain", metrics.mean)
-    return pd.concat([gained, mean])
+    return pd.concat([gained, tables.along(gained[slides], "eps_255", "mean_gain", metrics.mean)])
 
 
 def changes(reasons: pd.DataFrame) -> pd.DataFrame:
@@ -279,8 +274,8 @@ def reasons(
     def compute() -> dict[str, np.ndarray]:
         said = torch.from_numpy(predict(model, data, index).argmax(1))
         images = to_float(data.images[index]).to(env.pick_device())  # where the network is now
-        found = {"attention_area": measures.area(grad_cam(model, images, said).maps)}
-        found["loss_rise"] = sharpness.rise(model, images, said)
+        found = {"loss_rise": sharpness.rise(model, images, said)}
+        found["attention_area"] = measures.area(grad_cam(model, images, said).maps)
         if isinstance(model, AssimilatedModel):
             with torch.no_grad(), env.full_float32():
                 both = glcm.grayscale(model.adapt(images)), images
@@ -299,7 +294,7 @@ def reasons(
 def against_natural(seen: pd.DataFrame, photos: pd.DataFrame) -> pd.DataFrame:
     """A medical network minus the ImageNet network on photographs; unpaired, the images differ."""
     ours, theirs = (tables.means(one) for one in (seen.drop(columns="seed"), photos))
-    name, apart = "{}_medical_minus_natural", ("dataset", "defence", "n")
-    table = tables.paired(ours, theirs, name, apart=apart)
-    names = table["dataset"] + f"+{photos['dataset'].iloc[0]}"
-    return table.assign(against="natural", dataset=names)
+    name = "{}_medical_minus_natural"
+    table = tables.paired(ours, theirs, name, apart=("dataset", "defence", "n"))
+    own = table["dataset"] + "+" + photos["dataset"].iloc[0]
+    return table.assign(against="natural", dataset=own)

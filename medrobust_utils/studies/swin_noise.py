@@ -25,7 +25,7 @@ from ..explain import spectrum
 from ..models import MedicalModel, build
 from ..scoring import metrics
 from ..scoring.predict import kept, noise_sweep
-from . import common, evaluation, experiment, tables
+from . import common, evaluation, experiment, reach, tables
 from .experiment import Trained
 from .survival import Survival, survive
 
@@ -34,7 +34,6 @@ ROLES = ("nih", "isic")  # the paper's two data sets; each is played by a set of
 THOUSAND, REST = "thousand", "rest"  # ``before`` is the rest: images that are not among it
 NO_NOISE, NO_ATTACK = {"reading": "none", "noise": 0.0}, {"attack": "none", "eps_255": 0.0}
 UNDER_NOISE = ("top1", "top5", "auc_micro", "auc_macro")
-FALLING = UNDER_NOISE[:3]  # what the paper saw degrade
 DROPS = {"auc_micro": "auc_drop", "auc_macro": "auc_macro_drop"}  # to a level of the noise
 ATTACKED, NOISE_GAP = "accuracy_attacked", "accuracy_noise_minus_adversarial"
 # What is compared: metric, column, its two values, name of the difference, where.
@@ -235,7 +234,7 @@ def along_levels(scores: pd.DataFrame, levels: Sequence[float]) -> pd.DataFrame:
     Args:
         levels: those the paper tabulates, rising; nothing is said where one was not run.
     """
-    few = scores[scores["metric"].isin(FALLING) & scores["reading"].ne("none")]
+    few = scores[scores["metric"].isin(UNDER_NOISE[:3]) & scores["reading"].ne("none")]
     few = few[few["noise"].isin(levels)]
     before = few.assign(noise=few["noise"].map(dict(pairwise(levels))))
     steps = tables.paired(few, before, "{}", lambda after, before: before - after)
@@ -256,9 +255,8 @@ def attack(trained: Trained, settings: Mapping, *, seed: int) -> tuple[pd.DataFr
     (arm, model, _, folder), how = trained, settings["attack"]
     data, index, sizes = arm.task.data, arm.task.attacked, [float(eps) for eps in how["eps_255"]]
     radii, draws = [eps / 255 for eps in sizes], range(seed, seed + how["noise_seeds"])
-    grid = how.get("radii")  # many, even in log2, where doublings are to be judged
-    even = np.geomspace(grid["lowest"], grid["highest"], grid["count"]) if grid else []
-    found = evaluation.evaluate(trained, settings, sorted({*radii, *even}), seed=seed)
+    many = reach.radii(radii, how.get("radii"))  # even in log2, where doublings are judged
+    found = evaluation.evaluate(trained, settings, many, seed=seed)
     left, sweep = survive(trained, found, how["autoattack"], radii, seed=seed), found.sweep
     noise = {"levels": radii, "seeds": {"signs": len(draws)}, "first_seed": seed}
     noise = noise_sweep(model, data, index, folder, **noise)
