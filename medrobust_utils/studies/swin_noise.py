@@ -200,7 +200,11 @@ def evaluate(trained: Trained, settings: Mapping, *, seed: int) -> pd.DataFrame:
     clean = common.clean_scores(data, val, logits, draw)
     clean["accuracy_above_majority"] = clean["top1"] - majority(task, draw)["top1"]
     if data.multi_label:
-        clean["auc_size_spearman"] = size_rank(task, logits, draw)
+        weights = metrics.group_weights(data.groups[val], draw)
+        areas = metrics.class_aucs(logits, data.targets[val], weights)
+        known = {k: one for k, one in areas.items() if k not in common.unscored(data)}
+        sizes = [*data.class_counts(task.split.train).values()]
+        clean["auc_size_spearman"] = metrics.size_rank(known, sizes)
     else:
         clean["val_accuracy_minus_top1"] = clean["val_accuracy"] - clean["top1"]
     rows = [{"metric": k, "estimate": v, "n": len(val), **NO_NOISE} for k, v in clean.items()]
@@ -216,17 +220,6 @@ def evaluate(trained: Trained, settings: Mapping, *, seed: int) -> pd.DataFrame:
             cell = {"reading": reading, "noise": level, "n": len(index)}
             rows += [{"metric": name, "estimate": one, **cell} for name, one in here.items()]
     return pd.DataFrame(rows).assign(**arm.tags, seed=arm.seed)
-
-
-def size_rank(task: Task, logits: np.ndarray, draw: Sequence[int]) -> metrics.Estimate:
-    """Rank correlation of each finding's AUC with its images in training."""
-    data, val = task.data, task.split.test
-    weights = metrics.group_weights(data.groups[val], draw)
-    areas = pd.DataFrame(metrics.class_aucs(logits, data.targets[val], weights))
-    areas = areas.drop(columns=[*common.unscored(data)], errors="ignore").T.rank()
-    sizes = pd.Series([*data.class_counts(task.split.train).values()])[areas.index].rank()
-    ranks = areas.corrwith(sizes) if len(areas) > 2 else pd.Series(np.nan, range(len(weights)))
-    return metrics.Estimate(float(ranks[0]), ranks.to_numpy()[1:])
 
 
 def along_levels(scores: pd.DataFrame, levels: Sequence[float]) -> pd.DataFrame:
