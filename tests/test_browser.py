@@ -87,7 +87,7 @@ def test_pictures_stand_side_by_side_where_there_is_room_else_below_one_another(
         ("right", 1, 2),
         ("image", 3, 2),
         ("attack", 1, 2),
-        ("class", "negative", 2),
+        ("class", "mel", 2),
         ("layer", 2, 2),
         ("map", "hirescam", 2),
     ],
@@ -128,7 +128,7 @@ def test_an_own_image_is_shown_and_what_was_done_to_it_is_said(panel, tmp_path):
     panel.upload(tmp_path / "large.png")
     panel.settled(before)
     assert panel.chosen("image") == "uploaded: large.png"
-    assert "made gray" in panel.page.locator("body").inner_text()
+    assert "resized from 2100 x 2100" in panel.page.locator("body").inner_text()
 
 
 def test_what_is_no_picture_is_refused_in_words_and_nothing_else_happens(panel, tmp_path):

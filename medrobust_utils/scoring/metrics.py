@@ -7,12 +7,13 @@ difference of two of them is a paired difference, with a paired interval.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
 from scipy.special import expit, softmax
+from scipy.stats import rankdata
 
 from ..core.losses import as_classes, per_image
 from .estimates import Estimate, combined, mean, pooled  # noqa: F401  where users look
@@ -123,6 +124,15 @@ def class_aucs(
     probabilities = _probabilities(logits, targets)
     enough = np.minimum(hot.sum(0), len(hot) - hot.sum(0)) >= MIN_POSITIVES
     return {k: auc(probabilities[:, k], hot[:, k], weights) for k in np.flatnonzero(enough)}
+
+
+def size_rank(areas: Mapping[int, np.ndarray], sizes: Sequence[int]) -> Estimate:
+    """Rank correlation of AUCs (1 + draws,) by class with the images of each class (K,)."""
+    if len(areas) < 3:
+        return _estimate(np.full(DRAWS + 1, np.nan))
+    ranked = rankdata([sizes[k] for k in areas])
+    drawn = rankdata([*areas.values()], axis=0).T
+    return _estimate(np.array([np.corrcoef(one, ranked)[0, 1] for one in drawn]))
 
 
 def one_hot(targets: np.ndarray, classes: int) -> np.ndarray:

@@ -44,8 +44,8 @@ LACKS = {"none": PLAIN, "adversarial": PLAIN, "modules": {"alpha": 1.0, "rows": 
 AGAINST = {"none": PLAIN, "modules": LACKS["modules"]}  # old defence -> what else may differ
 NO_ATTACK, ATTACKED = {"step": "none", "eps_255": 0.0}, "accuracy_attacked"
 
-# The slides give no step sizes. `quarter` steps by eps / 4, `torchattacks` by 2/255 whatever eps,
-# that library's default. STRONG is PGD and bisection, WORST all besides; `fine` are smaller eps.
+# Steps are a `quarter` of eps, or 2/255 as in `torchattacks`. STRONG is PGD and bisection,
+# WORST all that a network met besides; `fine` are eps below the slides' smallest.
 FGSM, PGD, FINE = ("fgsm", "single"), ("pgd", "quarter"), ("bisection", "fine")
 QUARTER = [FGSM, ("bim", "quarter"), ("mifgsm", "quarter"), PGD]
 LIBRARY = [(attack, "torchattacks") for attack in ("bim", "mifgsm", "pgd")]
@@ -168,16 +168,13 @@ def train(arm: Arm, settings: Mapping, checkpoints: Path) -> Trained:
 class Robustness(evaluation.Evaluation):
     """What one network scored; its ``sweep`` is PGD and bisection, with the fine eps below.
 
-    ``sweeps`` has its logits by (attack, step); under the worst of several what is lost stays lost.
+    ``sweeps`` has its logits by (attack, step); of the worst of several what is lost stays lost.
     """
 
     sweeps: Mapping[tuple[str, str], SweepResult] = field(default_factory=dict)
 
     def scores(self) -> pd.DataFrame:
-        """Tidy rows: clean scores, accuracy at every eps of every attack, and mean log2 radius.
-
-        With FGSM also how far its curve climbs back, and ends above PGD's, once lost always lost.
-        """
+        """Tidy rows: clean scores, accuracy at every eps, mean log2 radius, FGSM's odd curve."""
         mean, test, index = self.mean(self.index), self.arm.task.split.test, self.index
         clean, whole = (("none", "none"), 0.0), ((None, None), np.nan)
         rows = [(*clean, test, CLEAN[key], one) for key, one in self.clean.items()]
@@ -200,8 +197,7 @@ class Robustness(evaluation.Evaluation):
 def measure(trained: Trained, settings: Mapping, *, seed: int) -> Robustness:
     """Clean scores on all test images, and every attack at every eps on the task's attacked ones.
 
-    FGSM is independent: its curve may rise. The others run as ``settings["attack"]["mode"]`` says.
-    The seed, of the bootstrap and of random starts, is the same for all arms.
+    FGSM is independent: its curve may rise. The seed is the same for all arms.
     """
     (arm, model, _, folder), how, sweeps = trained, settings["attack"], {}
     task, dtype, draw = arm.task, common.precision(settings, model), [seed, *arm.task.draw]
@@ -265,17 +261,16 @@ def changes(reasons: pd.DataFrame) -> pd.DataFrame:
 def reasons(
     model: MedicalModel, data: ImageSet, index: np.ndarray, how: Mapping, folder: Path, draw
 ) -> pd.DataFrame:
-    """Attention region and sharpness for a network's own answers, image by image.
+    """Attention region, sharpness and, with modules, the counted GLCM loss, image by image.
 
-    With modules the counted GLCM loss of what they made of an image, ``texture_distance``. Kept in
-    the network's folder; ``how`` is the profile's ``glcm``, ``draw`` the seed of the bootstrap.
+    Kept in the network's folder; ``how`` is the profile's ``glcm``, ``draw`` the bootstrap's seed.
     """
 
     def compute() -> dict[str, np.ndarray]:
         said = torch.from_numpy(predict(model, data, index).argmax(1))
         images = to_float(data.images[index]).to(env.pick_device())  # where the network is now
-        found = {"loss_rise": sharpness.rise(model, images, said)}
-        found["attention_area"] = measures.area(grad_cam(model, images, said).maps)
+        found = {"attention_area": measures.area(grad_cam(model, images, said).maps)}
+        found["loss_rise"] = sharpness.rise(model, images, said)
         if isinstance(model, AssimilatedModel):
             with torch.no_grad(), env.full_float32():
                 both = glcm.grayscale(model.adapt(images)), images

@@ -23,7 +23,7 @@ from ..data import ImageSet, ThreeWay, load, split_by_group
 from ..data.views import copy_per_label
 from ..explain import spectrum
 from ..models import MedicalModel, build
-from ..scoring import metrics
+from ..scoring import metrics, robustness
 from ..scoring.predict import kept, noise_sweep
 from . import common, evaluation, experiment, reach, tables
 from .experiment import Trained
@@ -199,7 +199,11 @@ def evaluate(trained: Trained, settings: Mapping, *, seed: int) -> pd.DataFrame:
     clean = common.clean_scores(data, val, logits, draw)
     clean["accuracy_above_majority"] = clean["top1"] - majority(task, draw)["top1"]
     if data.multi_label:
-        clean["auc_size_spearman"] = size_rank(task, logits, draw)
+        weights = metrics.group_weights(data.groups[val], draw)
+        areas = metrics.class_aucs(logits, data.targets[val], weights)
+        known = {k: one for k, one in areas.items() if k not in common.unscored(data)}
+        sizes = [*data.class_counts(task.split.train).values()]
+        clean["auc_size_spearman"] = metrics.size_rank(known, sizes)
     else:
         clean["val_accuracy_minus_top1"] = clean["val_accuracy"] - clean["top1"]
     rows = [{"metric": k, "estimate": v, "n": len(val), **NO_NOISE} for k, v in clean.items()]
@@ -215,17 +219,6 @@ def evaluate(trained: Trained, settings: Mapping, *, seed: int) -> pd.DataFrame:
             cell = {"reading": reading, "noise": level, "n": len(index)}
             rows += [{"metric": name, "estimate": one, **cell} for name, one in here.items()]
     return pd.DataFrame(rows).assign(**arm.tags, seed=arm.seed)
-
-
-def size_rank(task: Task, logits: np.ndarray, draw: Sequence[int]) -> metrics.Estimate:
-    """Rank correlation of each finding's AUC with its images in training."""
-    data, val = task.data, task.split.test
-    weights = metrics.group_weights(data.groups[val], draw)
-    areas = pd.DataFrame(metrics.class_aucs(logits, data.targets[val], weights))
-    areas = areas.drop(columns=[*common.unscored(data)], errors="ignore").T.rank()
-    sizes = pd.Series([*data.class_counts(task.split.train).values()])[areas.index].rank()
-    ranks = areas.corrwith(sizes) if len(areas) > 2 else pd.Series(np.nan, range(len(weights)))
-    return metrics.Estimate(float(ranks[0]), ranks.to_numpy()[1:])
 
 
 def along_levels(scores: pd.DataFrame, levels: Sequence[float]) -> pd.DataFrame:
@@ -268,7 +261,11 @@ def attack(trained: Trained, settings: Mapping, *, seed: int) -> tuple[pd.DataFr
     rows = spectrum.heard(model, untrained, data, index, folder, **bands)
     model.cpu()  # make room for the next
     rows += [(ATTACKED, sweep.clean_right, NO_ATTACK), ("log2_radius", found.log2_radius, {})]
-    outcomes = {"noise": noisy, "pgd": found.robust(radii), "autoattack": left.result.right}
+    outcomes = {
+        "noise": noisy,
+        "pgd": robustness.robust(sweep, radii),
+        "autoattack": left.result.right,
+    }
     for name, outcome in outcomes.items():
         for eps, right in zip(sizes, outcome, strict=True):
             kept_right = np.where(sweep.clean_right, right, np.nan)
