@@ -29,6 +29,7 @@ body { max-width: 60rem; margin: auto; }
 .jp-OutputArea-output, .jp-RenderedHTMLCommon { overflow-x: auto; overflow-wrap: break-word; }
 .jp-OutputArea-output pre { white-space: pre-wrap; }
 .jp-RenderedImage img { max-width: 100%; height: auto; }
+.jp-RenderedText[data-mime-type="application/vnd.jupyter.stderr"] { background: none; }
 </style>"""
 
 
@@ -44,6 +45,8 @@ def page(book: nbformat.NotebookNode, paths: list[str]) -> str:
     for cell in book.cells:
         if cell.cell_type == "code":
             cell.outputs = [one for one in map(_slim, cell.outputs) if one]
+            bars = [one for one in cell.outputs if "100%|" in one.get("text", "")]
+            cell.outputs = [one for one in cell.outputs if one not in bars[:-1]]
     exporter = HTMLExporter(require_js_url="", exclude_anchor_links=True)
     removing = TagRemovePreprocessor(remove_input_tags={"hide-input"}, enabled=True)
     exporter.register_preprocessor(removing, enabled=True)
@@ -62,6 +65,8 @@ def _slim(output: nbformat.NotebookNode) -> nbformat.NotebookNode | None:
     if output.output_type == "stream":
         lines = (line.rstrip().split("\r")[-1] for line in output.text.split("\n"))
         kept = [line for line in lines if line.strip() and not _unfinished(line)]
+        bars = [line for line in kept if "100%|" in line]
+        kept = [line for line in kept if line not in bars[:-1]]
         output.text = "\n".join(kept) + "\n"
         return output if kept else None
     if "image/png" in output.get("data", {}):
