@@ -16,6 +16,7 @@ import nbformat
 from nbconvert import HTMLExporter
 from nbconvert.preprocessors import TagRemovePreprocessor
 from PIL import Image
+from pygments.formatters import HtmlFormatter
 
 from medrobust_utils.reporting import planning, runner
 
@@ -23,14 +24,18 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = ROOT / "docs" / "lessons"
 LARGEST = 1_500_000  # bytes of a page
 WIDEST = 1000  # pixels of a picture
-STYLE = """<style>
-body { max-width: 60rem; margin: auto; }
-.jp-InputPrompt, .jp-OutputPrompt { display: none; }
-.jp-OutputArea-output, .jp-RenderedHTMLCommon { overflow-x: auto; overflow-wrap: break-word; }
-.jp-OutputArea-output pre { white-space: pre-wrap; }
-.jp-RenderedImage img { max-width: 100%; height: auto; }
-.jp-RenderedText[data-mime-type="application/vnd.jupyter.stderr"] { background: none; }
-</style>"""
+STYLE = """  /* few rules: a template's whole stylesheet would stand in every page */
+body { max-width: 60rem; margin: auto; font: 16px/1.5 sans-serif; }
+.prompt, .anchor-link { display: none; }
+pre { padding: 0.5rem; overflow-x: auto; white-space: pre-wrap; font-size: 13px; }
+.input pre { background: #f5f5f5; white-space: pre; }
+.output_area, .rendered_html { overflow-x: auto; overflow-wrap: break-word; }
+img { max-width: 100%; }
+td, th { padding: 2px 10px; text-align: right; font-size: 13px; border-bottom: 1px solid #ddd; }
+"""
+EQUATIONS = "https://cdn.jsdelivr.net/npm/mathjax@3/es5/tex-chtml.js"
+UNFINISHED = re.compile(r"\b(?!100)\d+%\|")  # a progress bar
+DOLLARS = "window.MathJax = {tex: {inlineMath: [['$', '$']]}}"
 
 
 def page(book: nbformat.NotebookNode, paths: list[str]) -> str:
@@ -39,22 +44,23 @@ def page(book: nbformat.NotebookNode, paths: list[str]) -> str:
     Raises:
         SystemExit: for a page above ``LARGEST`` bytes.
     """
-    book.cells = [
-        cell for cell in book.cells if "injected-parameters" not in cell.metadata.get("tags", [])
-    ]
+    book.cells = [c for c in book.cells if "injected-parameters" not in c.metadata.get("tags", [])]
     for cell in book.cells:
         if cell.cell_type == "code":
             cell.outputs = [one for one in map(_slim, cell.outputs) if one]
             bars = [one for one in cell.outputs if "100%|" in one.get("text", "")]
             cell.outputs = [one for one in cell.outputs if one not in bars[:-1]]
-    exporter = HTMLExporter(require_js_url="", exclude_anchor_links=True)
+    exporter = HTMLExporter(template_name="basic")
     removing = TagRemovePreprocessor(remove_input_tags={"hide-input"}, enabled=True)
     exporter.register_preprocessor(removing, enabled=True)
-    html, _ = exporter.from_notebook_node(book)
+    body, _ = exporter.from_notebook_node(book)
+    style = STYLE + HtmlFormatter().get_style_defs(".highlight")
+    head = f"<style>{style}</style><script>{DOLLARS}</script>"
+    head += f'<meta charset="utf-8"><script async src="{EQUATIONS}"></script>'
+    html = f'<!DOCTYPE html><html lang="en"><head>{head}</head><body>{body}</body></html>'
     for path in sorted(paths, key=len, reverse=True):
         html = html.replace(path, Path(path).name)
     html = re.sub(r"(href=\"\d\d_\w+)\.ipynb\"", r'\1.html"', html)  # from page to page
-    html = html.replace("</head>", f"{STYLE}</head>", 1)
     if len(html.encode()) > LARGEST:
         sys.exit(f"a page of {len(html.encode()):,} bytes, at most {LARGEST:,}: fewer pictures.")
     return html
@@ -64,7 +70,7 @@ def _slim(output: nbformat.NotebookNode) -> nbformat.NotebookNode | None:
     """An output with small pictures and finished progress bars; None where nothing is left."""
     if output.output_type == "stream":
         lines = (line.rstrip().split("\r")[-1] for line in output.text.split("\n"))
-        kept = [line for line in lines if line.strip() and not _unfinished(line)]
+        kept = [line for line in lines if line.strip() and not UNFINISHED.search(line)]
         bars = [line for line in kept if "100%|" in line]
         kept = [line for line in kept if line not in bars[:-1]]
         output.text = "\n".join(kept) + "\n"
@@ -76,11 +82,6 @@ def _slim(output: nbformat.NotebookNode) -> nbformat.NotebookNode | None:
         small.save(file, "PNG", optimize=True)
         output.data = {"image/png": base64.b64encode(file.getvalue()).decode()}
     return output
-
-
-def _unfinished(line: str) -> bool:
-    done = re.search(r"(\d+)%\|", line)
-    return bool(done) and done[1] != "100"
 
 
 def main(wanted: list[str]) -> None:
