@@ -40,6 +40,8 @@ from .planning import Run
 KERNEL_START_SECONDS = 300  # a busy machine needs longer than papermill's minute
 LEASE = ".lease"  # in the folder of a run that is at work, on whichever machine
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+# so that glibc keeps what a step frees for the next one; docs/performance.md has what that brings
+ALLOCATOR = dict(MALLOC_MMAP_MAX_="0", MALLOC_TRIM_THRESHOLD_="9" * 11, MALLOC_TOP_PAD_="9" * 8)
 FOLDERS = ("MEDROBUST_DATA", "MEDROBUST_WEIGHTS", "MEDROBUST_HOME")
 STOPPED = 3  # the exit status of a child whose runner has gone
 ADDED = {"injected-parameters", "papermill-error-cell-tag"}  # tags of papermill's own cells
@@ -171,7 +173,7 @@ def _failure(folder: Path, code: int, log: str) -> tuple[str, str]:
 def surroundings(variables: Mapping[str, str], jobs: int) -> dict[str, str]:
     """A child's variables: the cores shared by ``jobs``, folders absolute, figures inline."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    environment = dict.fromkeys(THREADS, str(max(1, cores // jobs))) | variables
+    environment = dict.fromkeys(THREADS, str(max(1, cores // jobs))) | ALLOCATOR | variables
     for name in FOLDERS:
         if environment.get(name):  # notebooks run in their own folder
             environment[name] = str(Path(environment[name]).expanduser().resolve())
@@ -182,10 +184,9 @@ def surroundings(variables: Mapping[str, str], jobs: int) -> dict[str, str]:
 def _child(run: Run, environment: dict, output: IO[str]) -> subprocess.Popen:
     """Start the child, which says what goes wrong in ``output``."""
     job = json.dumps([str(run.notebook.resolve()), str(run.folder), run.parameters])
-    command = [sys.executable, "-m", __name__, job]
-    pipes = {"stdin": subprocess.PIPE, "stdout": output, "stderr": output}
     # In a session of its own: Ctrl-C reaches the runner alone, which ends the child.
-    return subprocess.Popen(command, **pipes, env=environment, start_new_session=True)
+    how = {"stdin": subprocess.PIPE, "stdout": output, "stderr": output, "start_new_session": True}
+    return subprocess.Popen([sys.executable, "-m", __name__, job], **how, env=environment)
 
 
 def last_cell(folder: Path) -> tuple[str, list]:
@@ -207,9 +208,8 @@ def write_summary(outcomes: Sequence[Outcome], path: Path) -> None:
     for o in outcomes:
         numbers = [f"{number:.1f}" if number else "" for number in (o.seconds, o.peak_mb)]
         values = json.dumps({k: v for k, v in o.run.parameters.items() if k != "OUT"})
-        writer.writerow(
-            (o.run.notebook.stem, o.run.folder.name, o.status, *numbers, values, o.error)
-        )
+        row = (o.run.notebook.stem, o.run.folder.name, o.status, *numbers, values, o.error)
+        writer.writerow(row)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, text.getvalue().encode())
 
