@@ -455,8 +455,7 @@ def test_every_network_is_held_against_its_next_seed_and_its_twin(run, monkeypat
     work = study.Study(run, tiny(), seed=0)
     for seed, form in product((0, 1), ("none", "released")):
         made_one = made.network(skin, falling(4, [1] * 40), seed=seed, attention=form)
-        work.evaluated.append(made_one)
-        work.trained.append(evaluation.Trained(made_one.arm, None, [], None))
+        work.measured.append((evaluation.Trained(made_one.arm, None, [], None), made_one))
     run.dataset(skin.raw)
     shades = iter([seen.clean, 1 - seen.clean, seen.clean, seen.clean])
     monkeypatch.setattr(evaluation, "explain", lambda *a, **k: replace(seen, clean=next(shades)))

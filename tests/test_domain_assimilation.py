@@ -12,7 +12,7 @@ from medrobust_utils.attacks import SweepResult
 from medrobust_utils.core.errors import ProtocolError
 from medrobust_utils.data import ImageSet, ThreeWay, to_float
 from medrobust_utils.data.phantoms import phantom_set
-from medrobust_utils.data.splits import leaks
+from medrobust_utils.data.splits import leaks, some
 from medrobust_utils.explain import measures, sharpness
 from medrobust_utils.explain.cams import grad_cam
 from medrobust_utils.models.assimilation import ConvColour, DeconvColour, TextureModule
@@ -21,7 +21,6 @@ from medrobust_utils.reporting import evidence, protocol, results
 from medrobust_utils.scoring import metrics
 from medrobust_utils.studies import domain_assimilation as study
 from medrobust_utils.studies import evaluation, tables
-from medrobust_utils.studies.common import some
 from medrobust_utils.training import glcm
 
 PAPER = protocol.load("3_domain_assimilation")

@@ -9,10 +9,9 @@ from found import falling, only
 from medrobust_utils.reporting import evidence, results, verdicts
 from medrobust_utils.scoring import metrics, robustness
 from medrobust_utils.studies import attentive_cnn as study
-from medrobust_utils.studies import reach, tables
+from medrobust_utils.studies import tables
 
 RADII = [0.001, 0.002, 0.004, 0.008]
-PAIRS = [("released", "none")]
 
 
 def recorded(tmp_path, falls, attention=("none", "released")):
@@ -24,9 +23,7 @@ def recorded(tmp_path, falls, attention=("none", "released")):
             found.append(made.network(skin, right, attention=name, seed=seed, radii=RADII))
     run = results.Run.start("02_x", "2_attentive_cnn", "paper", {}, tmp_path)
     run.dataset(skin.data)
-    reached = reach.rows(found, study.SEVENTH, study.EARLY)
-    table = pd.concat([reached, reach.gains(reached, "attention", PAIRS)])
-    tables.record(run, tables.over_seeds(table))
+    tables.record(run, tables.over_seeds(study.doublings(found)))
     return run, found
 
 
@@ -75,8 +72,7 @@ def test_seeds_of_several_runs_are_one_result(tmp_path):
         ]
         run = results.Run.start("02_x", "2_attentive_cnn", "reference", {}, tmp_path / str(seed))
         run.dataset(skin.data)
-        reached = reach.rows(nets, study.SEVENTH, study.EARLY)
-        tables.record(run, tables.over_seeds(reach.gains(reached, "attention", PAIRS)))
+        tables.record(run, tables.over_seeds(study.doublings(nets)))
         row = only(run, "log2_radius_gain")
         assert row["seed_ids"] == [seed] and row["outcomes"], "one seed is told by its number"
         rows.append(row)

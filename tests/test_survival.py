@@ -11,12 +11,12 @@ import test_domain_assimilation as assimilation
 from found import falling, find, only
 
 from medrobust_utils.attacks import AutoAttackConfig, AutoResult
+from medrobust_utils.data.splits import some
 from medrobust_utils.reporting import results
 from medrobust_utils.scoring import robustness
 from medrobust_utils.studies import attentive_cnn as first_study
 from medrobust_utils.studies import domain_assimilation as second_study
-from medrobust_utils.studies import evaluation, reach, survival, tables
-from medrobust_utils.studies.common import some
+from medrobust_utils.studies import evaluation, survival, tables
 
 # --- hand-made networks --------------------------------------------------------------------------
 
@@ -59,16 +59,13 @@ def test_a_gain_carries_what_autoattack_left_of_it_on_the_same_images(started):
     run.dataset(ours.arm.task.raw)
     gains = first_study.gains(pd.concat([plain.scores(), ours.scores()]), attentive.FOUR)
     tables.record(run, gains)
-    reached = reach.rows((plain, ours), first_study.SEVENTH, first_study.EARLY)
-    gained = reach.gains(reached, "attention", [("released", "none")])
-    tables.record(run, tables.over_seeds(gained))
+    tables.record(run, tables.over_seeds(first_study.doublings((plain, ours))))
     eps = [2 / 255]
     pair = left(plain, eps, count(20), count(10)), left(ours, eps, count(40), count(30))
     scores = pd.concat([one.scores() for one in pair])
-    twins = tables.compare(scores, "attention", "released", "none", "{}").assign(against="none")
-    found = survival.gained(twins)
+    found = survival.gained(tables.compare(scores, "attention", "released", "none", "{}"))
     tables.record(run, found)
-    names = ["accuracy_gain", *first_study.DOUBLINGS]
+    names = ["accuracy_gain", *(f"{name}_gain" for name in first_study.DOUBLINGS)]
     survival.decide(run, found, names, KEYS, pair[0].how.steps)
     assert only(run, "gain_before_autoattack")["value"] == pytest.approx(20 / 40)
     assert only(run, "autoattack_gain")["value"] == pytest.approx(20 / 40)
@@ -89,9 +86,8 @@ def test_no_network_chooses_the_radius_that_autoattack_meets_it_at():
         for form in ("none", "released")
     ]
     found = first_study.half_radii(nets)
-    key = first_study.twins(nets[0].arm)
-    assert found[(*key, 0)] * 255 == pytest.approx(4)  # that of the other seed: falls at the last
-    assert found[(*key, 1)] * 255 == pytest.approx(2)
+    last, first = (found[nets[place].arm.plain.key] * 255 for place in (1, 3))
+    assert (last, first) == pytest.approx((4, 2)), "each is that of the other seed"
 
 
 def test_a_sign_of_hidden_gradients_stands_beside_the_outcome(started):
