@@ -168,18 +168,12 @@ def train(arm: Arm, settings: Mapping, checkpoints: Path) -> Trained:
     return fit(arm, model, epochs["fit"], settings["lr"]["fit"], known)
 
 
-def majority(task: Task, draw: Sequence[int] = (0,)) -> dict[str, metrics.Estimate]:
-    """What the label frequencies alone score on the validation images."""
-    data, (train, _, val) = task.data, task.split
-    prior = metrics.prior_logits(data.targets[train], len(val), len(data.classes))
-    return clean_scores(data, val, prior, draw)
-
-
 def facts(task: Task) -> pd.DataFrame:
     """Tidy rows: what label frequencies alone score, least and greatest normalised pixel."""
     val, images = task.split.test, task.data.images
     constant = {"n": len(val), "model": "majority", "start": "none", **NO_NOISE}
-    rows = [{"metric": name, "estimate": one, **constant} for name, one in majority(task).items()]
+    alone = experiment.majority(task).items()
+    rows = [{"metric": name, "estimate": one, **constant} for name, one in alone]
     for name, end in {"pixel_min": np.min, "pixel_max": np.max}.items():
         ends = np.array([end(images[image], (0, 1)) for image in val]) / 255
         normal = (ends - IMAGENET_DEFAULT_MEAN) / IMAGENET_DEFAULT_STD  # gray: in three channels
@@ -200,7 +194,7 @@ def evaluate(trained: Trained, settings: Mapping, *, seed: int) -> pd.DataFrame:
     found = noise_sweep(model, data, index, folder, first_seed=seed, **how)
     model.cpu()  # make room for the next
     clean = clean_scores(data, val, logits, draw)
-    clean["accuracy_above_majority"] = clean["top1"] - majority(task, draw)["top1"]
+    clean["accuracy_above_majority"] = clean["top1"] - experiment.majority(task, draw)["top1"]
     if data.multi_label:
         weights = metrics.group_weights(data.groups[val], draw)
         areas = metrics.class_aucs(logits, data.targets[val], weights)
