@@ -9,7 +9,8 @@ from medrobust_utils.scoring import metrics
 from medrobust_utils.studies import attentive_cnn as study
 from medrobust_utils.studies.evaluation import CLEAN, Evaluation
 
-NAMES = {"skin": "ham10000", "fundus": "retinopathy", "chest": "nih"}
+NAMES = {"skin": "ham10000", "fundus": "retinopathy", "chest": "nih", "ct": "iq_othnccd"}
+NAMES |= {"mri": "brain_mri", "xray": "kermany", "ultrasound": "busi"}
 
 
 def task(role, split="honest", filter="none", n=40):
@@ -17,7 +18,7 @@ def task(role, split="honest", filter="none", n=40):
     count, everything = 7 if role == "skin" else 2, np.arange(n)
     classes = tuple(f"class {k}" for k in range(count))
     ids, pixels = tuple(map(str, everything)), np.zeros((n, 8, 8, 1), np.uint8)
-    about = dict(synthetic=False, complete=True, checksum=role)
+    about = dict(synthetic=False, complete=True, checksum=role, census={"class_size_listed": 23})
     data = ImageSet(NAMES[role], pixels, everything % count, classes, everything, ids, **about)
     tags = {"role": role, "dataset": data.name, "split": split, "filter": filter}
     tags["finding"] = "Pneumothorax" if role == "chest" else ""

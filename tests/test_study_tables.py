@@ -1,5 +1,6 @@
 """The tidy table of a study: comparisons on hand-made estimates, and the grid of its arms."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import made
@@ -9,7 +10,6 @@ import pytest
 import torch
 from found import find, only
 
-from medrobust_utils.core.errors import ProtocolError
 from medrobust_utils.reporting import results
 from medrobust_utils.scoring import metrics
 from medrobust_utils.scoring.metrics import Estimate
@@ -72,9 +72,10 @@ def test_a_mean_leaves_out_what_is_not_known():
 def test_a_tag_that_a_row_lacks_is_not_recorded(tmp_path):
     run = results.Run.start("02_x", "2_attentive_cnn", "paper", {}, tmp_path)
     table = rows(net=["a", "b"], n=[4.0, np.nan], half_fooled=[1.0, np.nan], value=[0.25, 0.75])
-    tables.record(run, tables.tagged(table, {"net": "b"}, {"scale": "none", "eps": 0.0}))
+    table["eps"] = table["net"].map({"b": 0.0})
+    tables.record(run, table)
     first, second = run.record["rows"]
-    assert first["n"] == 4 and first["half_fooled"] is True and "scale" not in first
+    assert first["n"] == 4 and first["half_fooled"] is True and "eps" not in first
     assert second["n"] is None and "half_fooled" not in second and second["eps"] == 0.0
     assert first["low"] < 0.25 < first["high"]
     shown = tables.side_by_side(run, "accuracy", ["metric"], "net")
@@ -111,11 +112,6 @@ def test_a_run_can_be_one_arm_and_one_seed(model, expected):
     assert [(arm["attention"], seed) for arm, seed in found] == expected
 
 
-def test_an_arm_that_no_profile_has_is_refused_by_name():
-    with pytest.raises(ProtocolError, match="MODEL='resnet-released-9'"):
-        experiment.grid(SETTINGS, OWN, seed=3, model="resnet-released-9")
-
-
 def test_deviations_are_the_settings_that_differ(arm_of):
     ours = {"training": {"lr": 0.1, "epochs": {"skin": 3, "chest": 1}}, "arms": [{"role": "skin"}]}
     ours |= {"datasets": {"skin": "ham10000", "chest": "b"}}
@@ -129,6 +125,12 @@ def test_deviations_are_the_settings_that_differ(arm_of):
     ]
     other = experiment.deviations(ours, paper | {"datasets": {"skin": "isic"}}, [arm_of])
     assert other[0] == "skin-honest-none: ham10000 stands in for isic."
+    phantoms = replace(arm_of.task.data, synthetic=True)
+    task = replace(arm_of.task, data=phantoms, attacked=np.arange(3))
+    assert experiment.deviations(ours, ours, [replace(arm_of, task=task)])[:2] == [
+        "skin-honest-none: 40 phantoms, not real images.",
+        "skin-honest-none: 3 of 40 test images attacked.",
+    ]
 
 
 @pytest.fixture

@@ -13,10 +13,11 @@ from medrobust_utils.core.errors import ProtocolError
 from medrobust_utils.core.losses import IGNORED
 from medrobust_utils.data import ImageSet, ThreeWay, to_float
 from medrobust_utils.data.imageset import rows_of
+from medrobust_utils.data.splits import leaks
 from medrobust_utils.reporting import protocol, results
 from medrobust_utils.reporting.evidence import carries, cells
 from medrobust_utils.scoring import segmentation as scoring
-from medrobust_utils.studies import experiment, segmented, tables, unet_rows
+from medrobust_utils.studies import experiment, segmented, tables
 from medrobust_utils.studies import unet_adversarial as study
 from medrobust_utils.training.adversarial import LayeredTraining
 
@@ -123,10 +124,7 @@ def test_a_publishers_split_is_kept(published):
     task = next(study.arms(PAPER.settings("paper"), seed=0)).task
     test = [row for row in range(60) if row % 6 < 2]
     assert list(task.split.test) == test == list(task.attacked)
-    rows = study.task_rows(task)
-    assert list(rows.query("metric == 'test_images_leaked'")["estimate"]) == [0]
-    shares = rows.query("metric == 'pixel_share' and side == 'all'").set_index("kind")["estimate"]
-    assert shares.sum() == pytest.approx(1) and shares["background"] == 11 / 15
+    assert leaks(task.data, task.split) == 0
 
 
 def test_all_schemes_of_a_seed_begin_with_the_same_network(arms):
@@ -206,7 +204,8 @@ def test_scores_are_those_of_the_network_on_the_images_it_was_shown(trained, uni
     for cell in (segmented.LOWER, segmented.UPPER):  # of equal strength but for clipping
         assert change[cell].square().mean((1, 2, 3)).sqrt().numpy() == pytest.approx(0.02, rel=0.1)
     fortified = segmented.shown(trained["union"], segmented.FORTIFIED, SETTINGS)
-    own, given = segmented.answers(trained["union"]), (fortified, rows_of(task.data, task.attacked))
+    own = segmentation.predict(trained["union"].model, task.data, task.attacked)
+    given = fortified, rows_of(task.data, task.attacked)
     sets = (replace(one, targets=own) for one in given)
     after, before = (segmentation.tallied(trained["union"].model, one, range(6)) for one in sets)
     assert after.loss.mean() < before.loss.mean(), "surer of its own answer"
@@ -235,10 +234,12 @@ def test_the_ensemble_leaves_no_more_than_the_attacks_it_goes_on_from(trained, u
         assert inside["mean_iou_ensemble"] <= inside["mean_iou_worst"] + 1e-9
         assert inside["mean_iou_worst"] <= inside["mean_iou_background"] + 1e-9
     run = results.Run.start("04_x", PAPER.name, "smoke", {}, tmp_path)
-    run.dataset(trained["union"].arm.task.data)
+    work = study.Study(run, SETTINGS, [trained[k].arm for k in tallies])
+    work.trained, work.tallies = [trained[k] for k in tallies], [*tallies.values()]
+    run.dataset(work.task.data)
     scores = [segmented.scores(trained[k].arm, t) for k, t in tallies.items()]
-    tables.record(run, study.compared(pd.concat(scores)))
-    study.decided(run, left, SETTINGS)
+    tables.record(run, segmented.compared(pd.concat(scores)))
+    work.decide()
     rows = [row for row in run.record["rows"] if row["metric"] == "mean_iou_gain"]
     told = {row["attack"]: row for row in rows if "autoattack_low" in row}
     assert set(told) == {"background", "worst"}
@@ -259,7 +260,7 @@ def test_a_record_of_every_image_names_its_worst_attack(trained, union):
 
 def test_what_an_attack_takes_is_told_for_each_network():
     lost = {"background_total_own": 0, "pgd_total_own": 12}
-    table = study.compared(made_scores(made_arm("union"), **lost))
+    table = segmented.compared(made_scores(made_arm("union"), **lost))
     for cell, drop in ((BACKGROUND, 0), (SEGPGD, 0.5), (segmented.WORST, 1)):
         assert values(table, "foreground_accuracy_drop", cell) == [drop]
     (clean,), (pgd,) = (values(table, "mean_iou", cell) for cell in (segmented.CLEAN, PGD))
@@ -275,7 +276,7 @@ def test_networks_are_held_against_the_clean_one_and_those_of_the_paper_against_
         made_scores(made_arm("union"), background_total_own=0),
         made_scores(made_arm("layered", ball="image")),
     ]
-    gains = study.compared(pd.concat(parts))
+    gains = segmented.compared(pd.concat(parts))
     seen = gains[gains["metric"].eq("foreground_accuracy_gain") & gains["variant"].eq("main")]
     pairs = set(zip(seen["against"], seen["scheme"], strict=True))
     assert pairs == {("clean", "layered"), ("clean", "union"), ("layered", "union")}
@@ -291,11 +292,14 @@ def test_networks_are_held_against_the_clean_one_and_those_of_the_paper_against_
 def test_every_headline_finds_its_primary_cell_once(trained, monkeypatch):
     arms = [made_arm(scheme, seed) for seed in (0, 1) for scheme in study.SCHEMES]
     history = [{"val_loss": loss} for loss in (9, 1, 2)]
-    nets = [experiment.Trained(arm, None, history, None) for arm in arms]
     maps = np.zeros((12, 4, 4), np.uint8)
-    monkeypatch.setattr(unet_rows, "answers", lambda one: maps + one.arm.seed)
+    nets = [experiment.Trained(arm, maps + arm.seed, history, None) for arm in arms]
+    monkeypatch.setattr(segmentation, "predict", lambda model, *images: model)
     parts = [made_scores(arm) for arm in arms]
-    table = study.compared(pd.concat([*parts, study.agreement(nets), study.fluctuations(nets)]))
+    table = segmented.compared(
+        pd.concat([*parts, segmented.agreement(nets), segmented.fluctuations(nets)])
+    )
+    monkeypatch.undo()
     rows = pd.concat([table, segmented.shapes(trained["clean"], SETTINGS)]).to_dict("records")
     for headline in PAPER.headlines:
         if not headline.missing:
@@ -305,12 +309,12 @@ def test_every_headline_finds_its_primary_cell_once(trained, monkeypatch):
 
 def test_models_two_and_three_agree_more_than_two_seeds_of_model_two(monkeypatch):
     alike = {("layered", 0): 0, ("layered", 1): 1, ("selective", 0): 0, ("selective", 1): 2}
-    answers = {key: np.full((12, 4, 4), value, np.uint8) for key, value in alike.items()}
-    monkeypatch.setattr(unet_rows, "answers", lambda one: answers[one.arm.scheme, one.arm.seed])
-    nets = [experiment.Trained(made_arm(*key), None, [], None) for key in alike]
-    rows = study.agreement(nets)
+    maps = {key: np.full((12, 4, 4), value, np.uint8) for key, value in alike.items()}
+    monkeypatch.setattr(segmentation, "predict", lambda model, *images: model)
+    nets = [experiment.Trained(made_arm(*key), maps[key], [], None) for key in alike]
+    rows = segmented.agreement(nets)
     assert [one.outcomes.tolist() for one in rows["estimate"]] == [[[1] * 12], [[0] * 12]]
-    assert not len(study.agreement(nets[::2])), "one seed has no other to be held against"
+    assert not len(segmented.agreement(nets[::2])), "one seed has no other to be held against"
 
 
 def test_fluctuation_is_that_of_the_last_half_of_the_epochs_about_its_line():
@@ -318,9 +322,9 @@ def test_fluctuation_is_that_of_the_last_half_of_the_epochs_about_its_line():
     curves |= {scheme: curves["layered"] for scheme in ("selective", "union")}
     history = {name: [{"val_loss": loss} for loss in curve[1:]] for name, curve in curves.items()}
     nets = [experiment.Trained(made_arm(k), None, curve, None) for k, curve in history.items()]
-    table = study.fluctuations(nets)
+    table = segmented.fluctuations(nets)
     spread = np.std([1, 2, 4]) / np.mean([1, 2, 4])
     assert values(table, "val_loss_spread", scheme="clean") == [pytest.approx(spread, abs=1e-6)]
     line = np.std([1 / 6, -1 / 3, 1 / 6]) / np.mean([1, 2, 4])  # 1, 2, 4 about 5/6, 7/3, 23/6
     assert values(table, "val_loss_spread_above") == [pytest.approx(line - 0.05, abs=1e-6)]
-    assert not values(study.fluctuations(nets[:3]), "val_loss_spread_above")
+    assert not values(segmented.fluctuations(nets[:3]), "val_loss_spread_above")

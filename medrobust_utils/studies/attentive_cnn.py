@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
 
@@ -13,13 +13,14 @@ import pandas as pd
 from ..core import env
 from ..core.errors import ProtocolError
 from ..data import load, split_like_datta, split_three_ways, to_float
+from ..data.own_roles import own_folder, question, with_own_data
 from ..data.views import binary, enhanced
 from ..explain.perturbations import eye_masks
 from ..explain.under_attack import Explained, across_seeds, between
 from ..models import MedicalModel, build_attentive, soft_attention
 from ..reporting.results import Run
-from . import evaluation, experiment, reach, survival, tables
-from .common import own_folder, question, with_own_data
+from ..scoring import robustness
+from . import evaluation, experiment, survival, tables
 from .evaluation import Evaluation
 from .experiment import Task, Trained, pick
 
@@ -31,8 +32,8 @@ ARM = ("model", "attention", "start")
 FORMS = (*soft_attention.FORMS, soft_attention.UNIFORM)  # the last is a control
 PAIRS = (*((form, "none") for form in FORMS), ("released", soft_attention.UNIFORM))
 NO_ATTACK = {"scale": "none", "eps": 0.0}  # tags of clean scores beside those of the paper's radii
-TWINS = ["role", "split", "filter", "model", "start"]  # shared by a plain and attentive networks
-DOUBLINGS = ("log2_radius_gain", "log2_radius_survived_gain", "log2_radius_at_accuracy_gain")
+TWINS = ["role", "split", "filter", "model", "start"]  # shared by plain and attentive networks
+DOUBLINGS = ("log2_radius", "log2_radius_survived", "log2_radius_at_accuracy")
 SEVENTH, EARLY = 0.142857, 0.24  # skin: accuracy by chance, and what the first radius takes
 
 
@@ -49,6 +50,11 @@ class Arm(experiment.Arm):
         """What a reader calls it."""
         kind = "vanilla" if self.attention == "none" else f"soft attention, {self.attention}"
         return f"{kind} ({self.model}, {self.start}, seed {self.seed})"
+
+    @property
+    def plain(self) -> Arm:
+        """The network without attention that it is held against."""
+        return replace(self, attention="none")
 
 
 def arms(settings: Mapping, *, seed: int, role: str = "", model: str = "") -> Iterator[Arm]:
@@ -96,14 +102,9 @@ def train(arm: Arm, settings: Mapping, checkpoints: Path) -> Trained:
     """Train an arm, or read back what was trained (see ``experiment.train``)."""
     recipe = {**settings["training"]}
     recipe |= {name: recipe[name][arm.task.role] for name in ("epochs", "share", "flips")}
-    return experiment.train(
-        arm,
-        build_arm(arm, settings),
-        recipe,
-        checkpoints,
-        paper="2_attentive_cnn",
-        identity=(settings["models"][arm.model], recipe, settings["gamma"]),
-    )
+    identity = settings["models"][arm.model], recipe, settings["gamma"]
+    about = {"paper": "2_attentive_cnn", "identity": identity}
+    return experiment.train(arm, build_arm(arm, settings), recipe, checkpoints, **about)
 
 
 def readings(attack: Mapping) -> pd.DataFrame:
@@ -122,6 +123,12 @@ def readings(attack: Mapping) -> pd.DataFrame:
     return cells.assign(radius_255=cells["radius"] * 255).sort_index()
 
 
+def with_scale(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with the tags of clean scores where there was no attack."""
+    clean = table["attack"].eq("none")
+    return pd.concat([table[clean].assign(**NO_ATTACK), table[~clean]])
+
+
 def by_reading(scores: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
     """Accuracy and what is lost of it at the paper's eps, a row a reading, over the seeds."""
     attacked = scores[scores["metric"].eq("accuracy_attacked")]
@@ -132,45 +139,49 @@ def by_reading(scores: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
     return both.merge(cells[["scale", "eps", "radius_255"]], on="radius_255")
 
 
-def gains(scores: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
-    """What attention gains, over the seeds: in clean scores, and in accuracy at the paper's eps.
+def pairs(scores: pd.DataFrame, name: str = "{}_gain") -> pd.DataFrame:
+    """Each form of attention held against its plain twin, and the released one against the map
+    that is the same everywhere, image by image (see ``tables.compare``)."""
+    return pd.concat([tables.compare(scores, "attention", *pair, name) for pair in PAIRS])
 
-    Each form over its plain twin, and the released one over the uniform map.
-    """
-    table = tables.over_seeds(_pairs(scores))
+
+def gains(scores: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
+    """What attention gains, over the seeds: in clean scores, and in accuracy at the paper's eps."""
+    table = tables.over_seeds(pairs(scores))
     attacked, clean = table["metric"].eq("accuracy_attacked_gain"), table["attack"].eq("none")
     under = table[attacked & ~clean].assign(metric="accuracy_gain")
     under = under.merge(cells[["scale", "eps", "radius_255"]], on="radius_255")
     return pd.concat([table[~attacked & clean].assign(**NO_ATTACK), under])
 
 
-def _pairs(scores: pd.DataFrame, name: str = "{}_gain") -> pd.DataFrame:
-    both = [tables.compare(scores, "attention", *pair, name) for pair in PAIRS]
-    return pd.concat(
-        [table.assign(against=old) for table, (_, old) in zip(both, PAIRS, strict=True)]
-    )
+def doublings(evaluated: Iterable[Evaluation]) -> pd.DataFrame:
+    """How far networks hold (see ``robustness.doublings``), and what attention gains in that."""
+    rows = []
+    for one in evaluated:
+        held = robustness.doublings(one.sweep, one.weights, SEVENTH, EARLY)
+        rows.append(one.table([(one.attack, np.nan, one.index, *cell) for cell in held.items()]))
+    table = pd.concat(rows).drop(columns="radius_255")
+    of = {"share": {DOUBLINGS[1]: robustness.FEW}, "accuracy": {DOUBLINGS[2]: SEVENTH}}
+    table = table.assign(**{tag: table["metric"].map(values) for tag, values in of.items()})
+    return pd.concat([table, pairs(table[table["metric"].isin(DOUBLINGS)])])
 
 
-def half_radii(evaluated: Iterable[Evaluation]) -> dict[tuple, float]:
-    """Where AutoAttack meets a network: twins (see TWINS) and seed -> a radius in [0, 1].
+def half_radii(evaluated: Iterable[Evaluation]) -> dict[str, float]:
+    """Where AutoAttack meets a network: key of its plain twin -> a radius in [0, 1].
 
     That at which the plain network of the seed before keeps half of its right answers (for the
     first seed the last one's), so that no network chooses the radius that it is judged at; of a
     single seed it is its own, and what it shows a pilot.
     """
-    plain: dict[tuple, list[Evaluation]] = {twins(one.arm): [] for one in evaluated}
+    plain: dict[str, list[Evaluation]] = {}
     for one in evaluated:
-        plain[twins(one.arm)] += [one] if one.arm.attention == "none" else []
+        if one.arm.attention == "none":
+            plain.setdefault(one.arm.group, []).append(one)
     return {
-        (*twins(one.arm), one.arm.seed): before.half_radius
+        one.arm.key: before.half_radius
         for family in plain.values()
         for before, one in zip([*family[-1:], *family], family, strict=False)
     }
-
-
-def twins(arm: Arm) -> tuple:
-    """What a network shares with those it is held against."""
-    return tuple(arm.tags[name] for name in TWINS)
 
 
 def masks(task: Task, index: np.ndarray) -> np.ndarray | None:
@@ -196,8 +207,7 @@ def map_rows(
     rows = [seen.rows(mean, found.sweep.epsilons * 255, found.half)]
     rows += [across_seeds(seen, other, outlines, mean) for other in others]
     rows += [] if plain is None else [between(plain, seen, mean).assign(against="none")]
-    table = pd.concat(rows, ignore_index=True).assign(**found.tags)
-    return tables.tagged(table, {"attack": "none"}, NO_ATTACK)
+    return with_scale(pd.concat(rows, ignore_index=True).assign(**found.tags))
 
 
 @dataclass
@@ -209,12 +219,7 @@ class Study:
     seed: int
     attack: str = ""  # in place of the profile's own (see ``evaluation.evaluate``)
     trained: list[Trained] = field(default_factory=list)
-    evaluated: list[Evaluation] = field(default_factory=list)
-
-    @property
-    def pairs(self) -> list[tuple[Trained, Evaluation]]:
-        """Every network with its scores."""
-        return [*zip(self.trained, self.evaluated, strict=True)]
+    measured: list[tuple[Trained, Evaluation]] = field(default_factory=list)
 
     def train(self, arms: Iterable[Arm], checkpoints: str | Path = "") -> None:
         """Train every arm, or read it back from ``checkpoints`` (empty: of the cache)."""
@@ -232,69 +237,64 @@ class Study:
         """Clean scores, the attack at every radius, and what attention gains in both."""
         attack, how = self.settings["attack"], {"seed": self.seed, "attack": self.attack}
         cells = readings(attack)
-        radii = reach.radii(cells["radius"], attack.get("radii"))
-        for one in self.trained:
-            self.evaluated.append(evaluation.evaluate(one, self.settings, radii, **how))
-        scores = pd.concat([found.scores() for found in self.evaluated])
-        reached = reach.rows(self.evaluated, SEVENTH, EARLY)
-        reached = pd.concat([reached, reach.gains(reached, "attention", PAIRS)])
-        clean = tables.tagged(tables.over_seeds(scores), {"attack": "none"}, NO_ATTACK)
-        for table in (clean, by_reading(scores, cells), gains(scores, cells)):
+        radii = evaluation.radii(cells["radius"], attack.get("radii"))
+        found = [evaluation.evaluate(one, self.settings, radii, **how) for one in self.trained]
+        self.measured = [*zip(self.trained, found, strict=True)]
+        scores = pd.concat([one.scores() for one in found])
+        own, held = tables.over_seeds(scores), tables.over_seeds(doublings(found))
+        for table in (with_scale(own), by_reading(scores, cells), gains(scores, cells), held):
             tables.record(self.run, table)
-        tables.record(self.run, tables.over_seeds(reached))
 
     def check(self) -> pd.DataFrame:
         """Red flags, a row each; PGD afresh beside bisection, one network a data set."""
-        one_each = {pair[0].arm.task.role: pair for pair in reversed(self.pairs)}
+        one_each = {pair[0].arm.task.role: pair for pair in reversed(self.measured)}
         how = {"settings": self.settings, "seed": self.seed}
         gaps = [evaluation.modes_differ(*pair, **how) for pair in one_each.values()]
         tables.record(self.run, pd.concat(gaps))
-        first = [pair for pair in self.pairs if pair[0].arm.seed == self.trained[0].arm.seed]
+        first = [pair for pair in self.measured if pair[0].arm.seed == self.trained[0].arm.seed]
         flags = pd.concat([evaluation.flags(*pair, **how) for pair in first])
-        tables.record(self.run, flags.drop(columns="seed"))
+        tables.record(self.run, flags)
         for row in flags[flags["estimate"].eq(1)].itertuples():
             self.run.warn(f"{row.role}, {row.model}, {row.attention}: {row.flag}: {row.measured}")
         return flags
 
     def survive(self) -> None:
         """AutoAttack on networks with a twin, and what it leaves of the gains in doublings."""
-        half, how, again = half_radii(self.evaluated), self.settings["attack"]["autoattack"], []
-        paired = {twins(one.arm) for one in self.trained if one.arm.attention != "none"}
-        for one, found in self.pairs:
-            radius = half.get((*twins(one.arm), one.arm.seed))
-            if radius and twins(one.arm) in paired:
+        half, again = half_radii([found for _, found in self.measured]), []
+        how = self.settings["attack"]["autoattack"]
+        paired = {one.arm.plain.group for one in self.trained if one.arm.attention != "none"}
+        for one, found in self.measured:
+            radius = half.get(one.arm.plain.key)
+            if radius and one.arm.plain.group in paired:
                 again.append(survival.survive(one, found, how, [radius], seed=self.seed))
                 again[-1].note(self.run)
         if not again:
             return
         left = pd.concat([one.scores() for one in again])
         tables.record(self.run, tables.over_seeds(left))
-        outcome = survival.gained(_pairs(left.drop(columns="radius_255"), "{}"))
+        outcome = survival.gained(pairs(left.drop(columns="radius_255"), "{}"))
         tables.record(self.run, outcome)
-        keys = [*TWINS, "attention", "against"]
-        survival.decide(self.run, outcome, DOUBLINGS, keys, again[0].how.steps)
+        keys, of = [*TWINS, "attention", "against"], [f"{name}_gain" for name in DOUBLINGS]
+        survival.decide(self.run, outcome, of, keys, again[0].how.steps)
 
     def explain(self) -> list[tuple[Trained, Evaluation, Explained]]:
         """Perturbations and maps under an honest split and the paper's usual filter.
 
-        Returns:
-            The networks of the first training seed, with what was seen of them.
+        Returns the networks of the first training seed, with what was seen of them.
         """
-        families: dict[str, list] = {}
-        plain = {}
-        for one, found in self.pairs:
+        families: dict[str, dict[int, tuple]] = {}
+        for one, found in self.measured:
             arm, tags = found.arm, found.arm.tags
             if (tags["split"], tags["filter"]) == ("honest", USUAL[tags["role"]]):
                 seen = evaluation.explain(one, found, self.settings, masks, seed=self.seed)
-                families.setdefault(arm.group, []).append((one, found, seen))
-                if arm.attention == "none":
-                    plain[twins(arm), arm.seed] = seen
+                families.setdefault(arm.group, {})[arm.seed] = one, found, seen
         rows = []
         for family in families.values():
-            for (_, found, seen), (*_, after) in zip(family, [*family[1:], family[0]], strict=True):
-                twin = plain.get((twins(found.arm), found.arm.seed))
-                others = [after] if len(family) > 1 else []
-                rows.append(map_rows(found, seen, others, twin if twin is not seen else None))
+            after = [*family.values()][1:] + [*family.values()][:1]
+            for (_, found, seen), (*_, other) in zip(family.values(), after, strict=True):
+                twin = families.get(found.arm.plain.group, {}).get(found.arm.seed)
+                plain = twin[-1] if twin and found.arm.attention != "none" else None
+                rows.append(map_rows(found, seen, [other] if len(family) > 1 else [], plain))
         maps = tables.means(pd.concat(rows, ignore_index=True))
         tables.record(self.run, tables.over_seeds(maps))
-        return [family[0] for family in families.values()]
+        return [next(iter(family.values())) for family in families.values()]

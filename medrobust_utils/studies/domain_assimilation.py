@@ -17,6 +17,8 @@ from ..core import env
 from ..core.errors import ProtocolError
 from ..core.storage import cached_arrays, fingerprint
 from ..data import ImageSet, load, split_by_image, split_three_ways, to_float
+from ..data.own_roles import own_folder, question, with_own_data
+from ..data.splits import some
 from ..data.views import binary, gray, undersample
 from ..explain import measures, sharpness
 from ..explain.cams import grad_cam
@@ -26,7 +28,7 @@ from ..scoring.predict import predict
 from ..training import glcm
 from ..training.adversarial import AdversarialTraining
 from ..training.objectives import Assimilation, Objective
-from . import common, evaluation, experiment, tables
+from . import evaluation, experiment, tables
 from .experiment import CLEAN, Task, Trained, pick
 
 ROLES = ("ct", "mri", "xray", "ultrasound")  # each played by a data set of the profile
@@ -72,8 +74,8 @@ class Arm(experiment.Arm):
     @property
     def title(self) -> str:
         """What a reader calls it."""
-        told = {k: v for k, v in self.own.items() if k != "defence" and v != PLAIN.get(k)}
-        return f"{NAMES[self.defence]} ({', '.join(map(str, told.values()))}, seed {self.seed})"
+        known = {k: v for k, v in self.own.items() if k != "defence" and v != PLAIN.get(k)}
+        return f"{NAMES[self.defence]} ({', '.join(map(str, known.values()))}, seed {self.seed})"
 
 
 def usual(settings: Mapping) -> dict[str, list]:
@@ -84,7 +86,7 @@ def usual(settings: Mapping) -> dict[str, list]:
 
 def arms(settings: Mapping, *, seed: int, role: str = "", model: str = "") -> Iterator[Arm]:
     """Every arm of the profile; ``role`` and ``model`` pick some, as ``grid`` does, or raise."""
-    settings, role = common.with_own_data(settings, role, settings["arms"][0]["role"])
+    settings, role = with_own_data(settings, role, settings["arms"][0]["role"])
     own = {name: values[1] for name, values in usual(settings).items()} | {"attacks": "all"}
     specs = {**settings, "arms": [{**own, **spec} for spec in settings["arms"]]}
     task = cache(partial(_task, settings, seed=seed))  # arms of one task share it
@@ -99,7 +101,7 @@ def arms(settings: Mapping, *, seed: int, role: str = "", model: str = "") -> It
 
 
 def _task(settings: Mapping, role: str, split_name: str, *, seed: int) -> Task:
-    cut, asked = pick(SPLITS, "split", split_name), common.own_folder(settings, role)
+    cut, asked = pick(SPLITS, "split", split_name), own_folder(settings, role)
     how, sets = {"size": settings["size"], "phantoms": settings["phantoms"], "seed": seed}, {}
     for name in SPLITS:
         copies = name == "by image"
@@ -109,14 +111,14 @@ def _task(settings: Mapping, role: str, split_name: str, *, seed: int) -> Task:
         positive = settings["positive"][role]
         if asked:
             raw = gray(raw)  # its textures and its modules are made for gray images
-            positive = common.question(raw, positive, role, two=True)
+            positive = question(raw, positive, role, two=True)
         data = binary(raw, positive, ("negative", "positive"))
         sets[name] = raw, undersample(data, settings["class_size"][role], seed=seed)
     raw, data = sets[split_name]
     listed = min(sets["by image"][1].class_counts().values())  # as the slides count
     raw = replace(raw, census={**raw.census, "class_size_listed": listed})
     split = cut(data, seed=seed)
-    attacked = common.some(split.test, settings["attack"]["images"][role], seed)
+    attacked = some(split.test, settings["attack"]["images"][role], seed)
     tags = {"role": role, "dataset": data.name, "split": split_name}
     key = f"{role}-{data.name}-{settings['size']}-{split_name.replace(' ', '-')}"
     draw = (ROLES.index(role), list(SPLITS).index(split_name))
@@ -182,7 +184,7 @@ class Robustness(evaluation.Evaluation):
         rows.append((*whole, index, "log2_radius", mean(self.log2_radius)))
         for cell, sweep in self.sweeps.items():
             for eps, right in zip(sweep.epsilons, sweep.right, strict=True):
-                rows.append((cell, common.in_gray_levels(eps), index, ATTACKED, mean(right)))
+                rows.append((cell, evaluation.in_gray_levels(eps), index, ATTACKED, mean(right)))
         if FGSM in self.sweeps:
             single, many = self.sweeps[FGSM].right, self.sweeps[PGD].right
             low = min(map(mean, single), key=lambda one: one.value)
@@ -200,7 +202,7 @@ def measure(trained: Trained, settings: Mapping, *, seed: int) -> Robustness:
     FGSM is independent: its curve may rise. The seed is the same for all arms.
     """
     (arm, model, _, folder), how, sweeps = trained, settings["attack"], {}
-    task, dtype, draw = arm.task, common.precision(settings, model), [seed, *arm.task.draw]
+    task, dtype, draw = arm.task, evaluation.precision(settings, model), [seed, *arm.task.draw]
 
     def sweep(desc: str, name: str = "eps_255", **plan: object) -> SweepResult:
         plan |= {"folder": folder, "seed": seed, "desc": desc}
@@ -228,15 +230,15 @@ def put_together(arm, scores, draw, sweeps, halved: SweepResult, fine: SweepResu
 
 
 def pairs(scores: pd.DataFrame, name: str = "{}_gain") -> pd.DataFrame:
-    """Every defence against what it is held against, image by image (see ``tables.against``)."""
-    held = partial(tables.against, scores, "defence", name=name)
+    """Every defence against what it is held against, image by image (see ``tables.compare``)."""
+    held = partial(tables.compare, scores, "defence", None, name=name)
     return pd.concat([held(old, apart=apart) for old, apart in AGAINST.items()])
 
 
 def starts(scores: pd.DataFrame, name: str = "{}_gain") -> pd.DataFrame:
     """Undefended networks from random weights against those from ImageNet's, image by image."""
     plain = scores[scores["defence"].eq("none")]
-    return tables.compare(plain, "start", "scratch", "imagenet", name).assign(against="imagenet")
+    return tables.compare(plain, "start", "scratch", "imagenet", name)
 
 
 def gains(scores: pd.DataFrame) -> pd.DataFrame:
@@ -254,7 +256,8 @@ def changes(reasons: pd.DataFrame) -> pd.DataFrame:
     """What defences change of their ``reasons``, and the share of the texture distance saved."""
     few = tables.means(reasons[reasons["metric"].eq("texture_distance")])
     share = partial(metrics.combined, lambda two: 1 - two[0] / two[1])
-    saved = tables.against(few, "defence", "modules", "{}_saved", share, AGAINST["modules"])
+    pair = few, "defence", None, "modules"
+    saved = tables.compare(*pair, "{}_saved", share, AGAINST["modules"])
     return tables.over_seeds(pd.concat([tables.means(pairs(reasons, "{}_change")), saved]))
 
 

@@ -11,14 +11,16 @@ import pandas as pd
 import torch
 
 from ..attacks import Flag, SweepResult, attack_sweep, robust_curve
+from ..core import env
 from ..data import to_float
+from ..data.splits import some
 from ..explain import under_attack
 from ..explain.under_attack import Explained
+from ..models import MedicalModel
 from ..scoring import metrics, robustness
 from ..scoring.imagesets import clean_scores, weights
 from ..scoring.metrics import Estimate
 from ..scoring.predict import kept
-from .common import budget, precision, some
 from .experiment import CLEAN, Arm, Task, Trained, pick
 
 ATTACKS = {
@@ -26,6 +28,34 @@ ATTACKS = {
     "independent": {"mode": "independent"},
     "foolbox": {"mode": "independent", "engine": "foolbox"},
 }
+
+
+def precision(settings: Mapping, model: MedicalModel) -> torch.dtype:
+    """Of an attack's gradients: float32, or, where the profile is ``fast``, that of the training.
+
+    The probe that chose it may choose anew on a busy machine; what was attacked already stays
+    valid only if the attack does not. A model that was not trained here asks the probe. Scores
+    are float32 always.
+    """
+    if not settings["attack"]["fast"]:
+        return torch.float32
+    return getattr(model, "trained_in", None) or env.training_dtype(env.pick_device())
+
+
+def budget(how: Mapping) -> dict[str, int]:
+    """How hard AutoAttack tries by a profile (see ``attacks.AutoAttackConfig``)."""
+    return {name: how[name] for name in ("steps", "targets", "queries") if name in how}
+
+
+def in_gray_levels(eps: float) -> float:
+    """A size in [0, 1] as rows have it, of 255."""
+    return round(float(eps) * 255, 6)
+
+
+def radii(asked: Iterable[float], grid: Mapping[str, float] | None) -> list[float]:
+    """The radii of a sweep: those asked for, and a geometric ``grid`` (count, lowest, highest)."""
+    fine = np.geomspace(grid["lowest"], grid["highest"], grid["count"]) if grid else ()
+    return sorted({*asked, *map(float, fine)})
 
 
 @dataclass(frozen=True)
@@ -84,7 +114,7 @@ class Evaluation:
     def scores(self) -> pd.DataFrame:
         """Tidy rows: scores on clean test images, and on the attacked ones at every radius.
 
-        See ``robustness.under_attack`` on what is told of an attack.
+        See ``robustness.under_attack`` on the scores under attack.
         """
         test = self.arm.task.split.test
         rows = [("none", np.nan, test, CLEAN[name], one) for name, one in self.clean.items()]
@@ -178,23 +208,20 @@ def modes_differ(
 ) -> pd.DataFrame:
     """How much higher accuracy under independent PGD than by bisection is, at some radii.
 
-    On ``attack["check"]["images"]`` of the images and near ``attack["check"]["radii"]``. The
-    evaluation is one side; the other attack is run beside it. Below zero, bisection would
-    praise a network that the paper's own attack breaks.
+    On ``attack["check"]["images"]`` of the images and near ``attack["check"]["radii"]``. Below
+    zero, bisection would praise a network that the paper's own attack breaks. No rows where the
+    evaluation is not by bisection.
     """
-    check, radii = settings["attack"]["check"], found.sweep.epsilons
-    near = np.unique(radii[[np.abs(radii - radius).argmin() for radius in check["radii"]]])
-    halved = found.attack == "bisection"
-    # bisection depends on all its radii, an independent sweep does not
-    met, attack = (near, "independent") if halved else (radii, "bisection")
-    images = min(check["images"], len(found.index))
-    other = evaluate(trained, settings, met, seed=seed, attack=attack, images=images)
-    mean, here, rows = found.mean(other.index), np.isin(found.index, other.index), []
-    for radius in near:
-        ours = mean(found.sweep.right[radii == radius][0, here])
-        theirs = mean(other.sweep.right[met == radius][0])
-        gap = theirs - ours if halved else ours - theirs
-        rows.append(("", radius * 255, other.index, "accuracy_independent_minus_bisection", gap))
+    check, radii, rows = settings["attack"]["check"], found.sweep.epsilons, []
+    near = np.unique([np.abs(radii - radius).argmin() for radius in check["radii"]])
+    if found.attack == "bisection":
+        how = {"attack": "independent", "images": min(check["images"], len(found.index))}
+        other = evaluate(trained, settings, radii[near], seed=seed, **how)
+        mean, here = found.mean(other.index), np.isin(found.index, other.index)
+        pairs = zip(radii[near], other.sweep.right, found.sweep.right[near][:, here], strict=True)
+        for radius, theirs, ours in pairs:
+            cell = "", radius * 255, other.index, "accuracy_independent_minus_bisection"
+            rows.append((*cell, mean(theirs) - mean(ours)))
     return found.table(rows).drop(columns="attack")
 
 

@@ -70,16 +70,21 @@ def note(run: Run, trained: Trained, recipe: Mapping) -> None:
         run.warn(warning)
 
 
+def majority(task: Task, draw: int | Sequence[int] = 0) -> dict[str, metrics.Estimate]:
+    """What the label frequencies alone score on the test images."""
+    data, test = task.data, task.split.test
+    prior = metrics.prior_logits(data.targets[task.split.train], len(test), len(data.classes))
+    return clean_scores(data, test, prior, draw)
+
+
 def describe_task(run: Run, task: Task, constant: Mapping[str, object]) -> pd.DataFrame:
     """Tidy rows on a data set and its split: leaks, classes, and what a constant answer scores.
 
     Args:
         constant: tags of the rows on the constant answer.
     """
-    data, test = task.data, task.split.test
+    data, test, scores = task.data, task.split.test, majority(task)
     run.dataset(task.raw)
-    prior = metrics.prior_logits(data.targets[task.split.train], len(test), len(data.classes))
-    scores = clean_scores(data, test, prior)
     tags = {"n": len(test), "attack": "none", **constant}
     rows = [{"metric": name, "estimate": scores[key], **tags} for key, name in CLEAN.items()]
     leaked = leaks(data, task.split)

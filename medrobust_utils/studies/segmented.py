@@ -1,29 +1,34 @@
-"""What one segmentation makes of its test images, clean, attacked, in noise, and fortified: counts
-an image for each way of being tested (`Cell`), and their tidy rows."""
+"""What one network of paper 4 makes of its test images, clean, attacked, in noise, and fortified:
+counts an image for each way of being tested (`Cell`), and their tidy rows."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from itertools import product
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from scipy.signal import detrend
 
 from .. import segmentation
 from ..attacks import Attack, Layered, Towards, layered
 from ..core.storage import cached_arrays, fingerprint
 from ..data import ImageSet, to_float
 from ..data.imageset import rows_of, with_images
+from ..data.splits import some
 from ..explain.spectrum import band_noise
-from ..models import digest
+from ..models import MedicalModel, digest
 from ..scoring import metrics
 from ..scoring import segmentation as scoring
+from ..scoring.metrics import DRAWS, Estimate
 from . import tables
-from .common import precision, some
-from .experiment import Arm, Task, Trained
+from .evaluation import precision
+from .experiment import Arm, Trained
 
 
 class Cell(NamedTuple):
@@ -45,9 +50,18 @@ INSIDE = (CLEAN, BACKGROUND, PGD, SEGPGD)
 LOWER, UPPER = (Cell("noise", f"{half} half", "none") for half in ("lower", "upper"))
 FORTIFIED = Cell("fortified")
 CELLS = (*INSIDE, PER_STEP, TRANSFERRED, LOWER, UPPER, FORTIFIED)
-PROBES = ("noise", "fortified")  # no attacks, and told by mean IoU alone
+PROBES = ("noise", "fortified")  # no attacks, and judged by mean IoU alone
 # What networks are compared by. Pixel accuracy, paper 4's only score, can hardly see a nucleus.
 SEEN = ("pixel_accuracy", "foreground_accuracy", "mean_iou")
+FLUCTUATES = 0.05  # standard deviation over mean of a validation loss that does
+FOUR = ("clean", "layered", "selective", "union")  # the schemes of models 1 to 4
+# Which networks are held against which, with the one that is to gain last.
+RIVALS = {
+    "clean": ["layered", "selective", "union", "adversarial", "clean_layered", "on_the_fly"],
+    "layered": ["selective", "union", "clean_layered", "on_the_fly"],
+    "selective": ["union"],
+    "clean_layered": ["union"],
+}
 
 
 def shown(source: Trained, cell: Cell, settings: Mapping) -> ImageSet:
@@ -68,14 +82,6 @@ def shown(source: Trained, cell: Cell, settings: Mapping) -> ImageSet:
     return segmentation.attack(source.model, data, index, attack, dtype=dtype, folder=folder)
 
 
-def answers(trained: Trained) -> np.ndarray:
-    """Label maps uint8 (n, H, W) that a network gives the clean test images, or read back."""
-    model, data, index = trained.model, trained.arm.task.data, trained.arm.task.attacked
-    key = fingerprint(digest(model), data.checksum, index.tolist())
-    path = trained.folder / f"answers-{key}.npz"
-    return cached_arrays(path, lambda: {"maps": segmentation.predict(model, data, index)})["maps"]
-
-
 def evaluate(trained: Trained, settings: Mapping, clean: Trained) -> dict[Cell, scoring.Tally]:
     """What one network makes of every cell, or read back; ``clean`` is the one of its seed."""
     task, model, how, tallies = trained.arm.task, trained.model, settings["attack"], {}
@@ -85,15 +91,20 @@ def evaluate(trained: Trained, settings: Mapping, clean: Trained) -> dict[Cell, 
         if cell == TRANSFERRED and trained.folder == clean.folder:
             continue
         weights, dtype = (digest(model), digest(source.model)), precision(settings, source.model)
-
-        def compute(cell: Cell = cell, source: Trained = source) -> dict[str, np.ndarray]:
-            images = shown(source, cell, settings)
-            return segmentation.tallied(model, images, range(len(images)), desc="score").arrays()
-
         key = fingerprint(*given, str(dtype), *weights)
         path = trained.folder / f"scored-{'-'.join(cell)}-{key}.npz"
-        tallies[cell] = scoring.Tally(**cached_arrays(path, compute))
+        tallies[cell] = _tallied(path, model, partial(shown, source, cell, settings))
     return tallies
+
+
+def _tallied(path: Path, model: MedicalModel, images: Callable[[], ImageSet]) -> scoring.Tally:
+    """Counts of the images that a call makes, or read back from ``path``."""
+
+    def compute() -> dict[str, np.ndarray]:
+        made = images()
+        return segmentation.tallied(model, made, range(len(made)), desc="score").arrays()
+
+    return scoring.Tally(**cached_arrays(path, compute))
 
 
 def scores(arm: Arm, tallies: Mapping[Cell, scoring.Tally]) -> pd.DataFrame:
@@ -109,8 +120,8 @@ def scores(arm: Arm, tallies: Mapping[Cell, scoring.Tally]) -> pd.DataFrame:
     by, lines = scoring.worst(inside)[1], []
     for cell, values in found.items():
         for name, one in values.items():
-            told = cell in (CLEAN, WORST) or not (cell.attack in PROBES or "dice" in name)
-            if told or name == "mean_iou":
+            aside = cell.attack in PROBES or "dice" in name
+            if name == "mean_iou" or cell in (CLEAN, WORST) or not aside:
                 one = replace(one, groups=groups)
                 lines.append({"metric": name, "estimate": one, **cell._asdict()})
         if cell in INSIDE:
@@ -142,13 +153,11 @@ def within(scores: pd.DataFrame) -> pd.DataFrame:
     clean; ``mean_iou_below_rivals``, under the lower of PGD and SegPGD minus under BACKGROUND;
     ``fortified_gain``, FORTIFIED minus clean; ``band_noise``, noise of high minus of low frequency.
     """
-    attack, metric = scores["attack"], scores["metric"]
-    few = metric.isin(SEEN) & ~attack.isin(PROBES)
-    under, before = scores[few & attack.ne("none")], scores[few & attack.eq("none")]
+    few = scores[scores["metric"].isin(SEEN) & ~scores["attack"].isin(PROBES)]
+    before, under = (few[few["attack"].eq("none") == clean] for clean in (True, False))
     drops = tables.paired(under, before, "{}_drop", lambda one, two: two - one, Cell._fields)
-    iou = scores[metric.eq("mean_iou")].drop(columns=["metric", "kind"])
-    names = [name for name in iou if name not in ("estimate", *Cell._fields)]
-    iou = iou.set_index([*names, *Cell._fields])["estimate"].unstack(list(Cell._fields))
+    iou = scores[scores["metric"].eq("mean_iou")].drop(columns=["metric", "kind"])
+    iou = iou.set_index([*iou.columns.drop("estimate")])["estimate"].unstack([*Cell._fields])
     found = {
         "mean_iou_change": iou[BACKGROUND] - iou[CLEAN],
         "mean_iou_below_rivals": iou[[PGD, SEGPGD]].apply(tables.smallest, axis=1)
@@ -170,36 +179,25 @@ def under_ensemble(
     Gradients are float32: nothing is to survive by rounding.
     """
     task, model, how = trained.arm.task, trained.model, settings["attack"]["ensemble"]
-    groups = task.data.groups[task.attacked]
+    groups, eps = task.data.groups[task.attacked], settings["attack"]["eps"]
     few = [some(np.flatnonzero(groups == one), how["patches"], task.seed) for one in set(groups)]
     few = np.sort(np.concatenate(few))
-    eps, rows = settings["attack"]["eps"], task.attacked[few]
-    key = fingerprint(digest(model), task.data.checksum, rows.tolist(), eps, dict(how))
-
-    def compute(kind: str) -> dict[str, np.ndarray]:
-        attack = Attack(kind, eps, steps=how["steps"])
-        images = segmentation.attack(model, task.data, rows, attack)
-        return segmentation.tallied(model, images, range(len(images)), desc=kind).arrays()
-
-    inside = [scoring.Tally(**{k: v[few] for k, v in tallies[c].arrays().items()}) for c in INSIDE]
-    found = []
+    groups, index = groups[few], task.attacked[few]
+    key = fingerprint(digest(model), task.data.checksum, index.tolist(), eps, dict(how))
+    arrays = {cell: tallies[cell].arrays().items() for cell in INSIDE}
+    inside = {cell: scoring.Tally(**{k: v[few] for k, v in one}) for cell, one in arrays.items()}
+    stronger = [*inside.values()]
     for kind in layered.ENSEMBLE:
-        path = trained.folder / f"ensemble-{kind}-{key}.npz"
-        found.append(scoring.Tally(**cached_arrays(path, partial(compute, kind))))
-    weights, classes = metrics.group_weights(groups[few]), task.data.classes
-    scored = {
-        "mean_iou_background": scoring.score(inside[INSIDE.index(BACKGROUND)], weights, classes),
-        "mean_iou_worst": scoring.score_worst(inside, weights, classes),
-        "mean_iou_ensemble": scoring.score_worst([*inside, *found], weights, classes),
-    }
-    rows = [(name, replace(one["mean_iou"], groups=groups[few])) for name, one in scored.items()]
-    table = pd.DataFrame(rows, columns=["metric", "estimate"])
-    return table.assign(n=len(few), attack="ensemble", seed=trained.arm.seed, **trained.arm.tags)
-
-
-def probed(task: Task, settings: Mapping) -> np.ndarray:
-    """The training images that the methods are measured on."""
-    return some(task.split.train, settings["probe"], task.seed)
+        attack = Attack(kind, eps, steps=how["steps"])
+        images = partial(segmentation.attack, model, task.data, index, attack)
+        stronger.append(_tallied(trained.folder / f"ensemble-{kind}-{key}.npz", model, images))
+    rows, weights = [], metrics.group_weights(groups)
+    sets = {"background": [inside[BACKGROUND]], "worst": [*inside.values()], "ensemble": stronger}
+    for name, counts in sets.items():
+        one = scoring.score(scoring.worst(counts)[0], weights, task.data.classes)["mean_iou"]
+        rows.append({"metric": f"mean_iou_{name}", "estimate": replace(one, groups=groups)})
+    tags = {"n": len(few), "attack": "ensemble", "seed": trained.arm.seed, **trained.arm.tags}
+    return pd.DataFrame(rows).assign(**tags)
 
 
 def shapes(clean: Trained, settings: Mapping) -> pd.DataFrame:
@@ -210,23 +208,23 @@ def shapes(clean: Trained, settings: Mapping) -> pd.DataFrame:
     layered PGD minus those after these.
     """
     task, how, dtype = clean.arm.task, settings["method_one"], precision(settings, clean.model)
-    index, kinds = probed(task, settings), range(len(task.data.classes))
+    index = some(task.split.train, settings["probe"], task.seed)
+    kinds = range(len(task.data.classes))
     many = {name: len(kinds) * value for name, value in how.items()}
-    ways = {"plain": [Towards(**how, kind=kind) for kind in kinds]}
-    ways["plain, K times"] = [Towards(**many, kind=kinds[-1])]
+    ways = [("plain", Towards(**how, kind=kind)) for kind in kinds]
+    ways.append(("plain, K times", Towards(**many, kind=kinds[-1])))
     for ball, which in product(layered.BALLS, ("all", "present")):
         way = Layered(**how, ball=ball, present=which == "present")
-        ways[f"layered, {ball}, {which}"] = [way]
-
+        ways.append((f"layered, {ball}, {which}", way))
+    found = []
+    for name, way in ways:
+        given = clean.model, task.data, index, way
+        moved = segmentation.attack(*given, dtype=dtype, folder=clean.folder)
+        maps = segmentation.predict(clean.model, moved, range(len(moved)))
+        found.append(pd.DataFrame(scoring.shape(maps)).assign(perturbed=name))
     parts = []
-    for name, several in ways.items():
-        seen = []
-        for way in several:
-            given = clean.model, task.data, index, way
-            moved = segmentation.attack(*given, dtype=dtype, folder=clean.folder)
-            maps = segmentation.predict(clean.model, moved, range(len(moved)))
-            seen.append(scoring.shape(maps))
-        values = {measure: np.mean([one[measure] for one in seen], axis=0) for measure in seen[0]}
+    for name, measures in pd.concat(found).groupby("perturbed", sort=False):
+        values = measures.drop(columns="perturbed").groupby(level=0).mean().to_dict("series")
         rows = tables.image_means(values, task.data.groups[index])
         parts.append(rows.assign(perturbed=name, seed=clean.arm.seed, **task.tags))
     table = pd.concat(parts)
@@ -236,3 +234,67 @@ def shapes(clean: Trained, settings: Mapping) -> pd.DataFrame:
         theirs = regions[regions["perturbed"].eq(rival)]
         parts.append(tables.paired(ours, theirs, name, apart=["perturbed"]))
     return pd.concat(parts)
+
+
+def compared(scores: pd.DataFrame) -> pd.DataFrame:
+    """Rows of single networks, with what they gain over one another, over the training seeds.
+
+    A ``_gain`` is a network's score minus that of another (``against``, see RIVALS): of models as
+    the paper has them, and over the clean one of other readings too.
+    """
+    scores = pd.concat([scores, within(scores)])
+    few = scores[scores["metric"].isin([*SEEN, "band_noise"]) & ~scores["attack"].isin(PROBES)]
+    # one attacked test set for all: the clean network meets it as its own
+    own = tables.chosen(few, {"scheme": "clean", **BACKGROUND._asdict()})
+    return tables.over_seeds(pd.concat([scores, gains(few, own.assign(made_for="clean"))]))
+
+
+def gains(scores: pd.DataFrame, more: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Every network held against its RIVALS; ``more`` are rows of rivals alone."""
+    main, parts = scores["variant"].eq("main"), []
+    theirs = pd.concat([scores[main], more])
+    for rival, schemes in RIVALS.items():
+        ours = scores[scores["scheme"].isin(schemes) & (main | (rival == "clean"))]
+        apart = ["scheme", "ball", "classes", "variant"]
+        pairs = tables.paired(ours, theirs[theirs["scheme"].eq(rival)], apart=apart)
+        parts.append(pairs.assign(against=rival))
+    return pd.concat(parts)
+
+
+def agreement(trained: Iterable[Trained]) -> pd.DataFrame:
+    """Rows on whether models 2 and 3 of a seed answer alike: the share of the clean test pixels
+    that they give one class, minus that of two seeds of model 2; none where there is one seed."""
+    maps, parts = {}, [pd.DataFrame()]
+    for arm, model in [one[:2] for one in trained if one.arm.scheme in ("layered", "selective")]:
+        found = segmentation.predict(model, arm.task.data, arm.task.attacked)
+        maps[arm.scheme, arm.seed] = arm, found
+    seeds = [seed for scheme, seed in maps if scheme == "selective" and ("layered", seed) in maps]
+    for seed, other in zip(seeds, seeds[1:] + seeds[:1], strict=True):
+        if seed != other:
+            (arm, three), (_, two) = maps["selective", seed], maps["layered", seed]
+            rival = maps["layered", other][1]
+            gain = (two == three).mean((1, 2)) - (two == rival).mean((1, 2))
+            groups = arm.task.data.groups[arm.task.attacked]
+            rows = tables.image_means({"agreement_gain": gain}, groups)
+            tags = {"against": "layered", "attack": "none", "seed": seed}
+            parts.append(rows.assign(**arm.tags, **tags))
+    return pd.concat(parts)
+
+
+def fluctuations(trained: Iterable[Trained]) -> pd.DataFrame:
+    """Rows on the validation loss in the second half of the epochs: its standard deviation over
+    its mean (``val_loss_spread``); about a straight line, of the least of the four models, minus
+    FLUCTUATES (``val_loss_spread_above``)."""
+    rows, least = [], defaultdict(list)
+    for one in trained:
+        arm, loss = one.arm, np.array([row["val_loss"] for row in one.history])
+        half, about = loss[len(loss) // 2 :], {"n": len(arm.task.chosen), "seed": arm.seed}
+        spread = {"metric": "val_loss_spread", "estimate": half.std() / half.mean()}
+        rows.append(spread | about | arm.tags)
+        if arm.scheme in FOUR:
+            least[arm.seed].append(detrend(half).std() / half.mean() - FLUCTUATES)
+    four = {"metric": "val_loss_spread_above", "schemes": "four", **about, **arm.task.tags}
+    rows += [four | {"estimate": min(k), "seed": s} for s, k in least.items() if len(k) == 4]
+    table = pd.DataFrame(rows)  # no images, hence no variance of theirs
+    sure = [Estimate(value, np.full(DRAWS, value)) for value in table["estimate"]]
+    return table.assign(estimate=sure)

@@ -16,11 +16,11 @@ import pandas as pd
 from ..attacks import AutoAttackConfig, AutoResult, autoattack_sweep
 from ..attacks.config import MEMBERS, WRONG
 from ..attacks.sweep_result import EARLIER
+from ..data.splits import some
 from ..reporting.results import Run
 from ..reporting.rows import write_autoattack as decide  # noqa: F401  where the studies look
 from ..scoring.robustness import robust
-from .common import budget, in_gray_levels, some
-from .evaluation import Evaluation
+from .evaluation import Evaluation, budget, in_gray_levels
 from .experiment import Trained
 from .tables import over_seeds
 
@@ -44,11 +44,6 @@ class Survival:
     before: np.ndarray
     result: AutoResult
     how: AutoAttackConfig
-
-    @property
-    def shortened(self) -> str:
-        """What was less than the published settings."""
-        return self.how.shortened(max(self.result.clean.shape[1] - 1, 1))
 
     def scores(self, size: str = "radius_255") -> pd.DataFrame:
         """Tidy rows: what was right before and after, and the share that each attack fooled.
@@ -78,9 +73,10 @@ class Survival:
             if flag.raised:
                 run.add("red_flag", 1.0, flag=flag.name, measured=flag.measured, **tags)
         radii = ", ".join(f"{size:.3g}" for size in sizes)
+        less = self.how.shortened(max(self.result.clean.shape[1] - 1, 1))
         run.deviation(
             f"AutoAttack on {arm.group}: {n} of {len(arm.task.attacked)} attacked "
-            f"images, at {radii} gray levels of 255" + f"; {self.shortened}" * bool(self.shortened)
+            f"images, at {radii} gray levels of 255" + f"; {less}" * bool(less)
         )
 
 
@@ -111,7 +107,7 @@ def gained(pairs: pd.DataFrame) -> pd.DataFrame:
     """What networks gain before and under AutoAttack, over the seeds.
 
     Args:
-        pairs: scores of ``Survival`` held against each other (see ``tables.against``), the
+        pairs: scores of ``Survival`` held against each other (see ``tables.compare``), the
             metric's name as it was.
     """
     table = over_seeds(pairs[pairs["metric"].isin(GAINS)].drop(columns="member"))

@@ -20,12 +20,15 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from ..core import env
 from ..data import ImageSet, ThreeWay, load, split_by_group
+from ..data.own_roles import own_folder, whole_images, with_own_data
+from ..data.splits import some
 from ..data.views import copy_per_label
 from ..explain import spectrum
 from ..models import MedicalModel, build
 from ..scoring import metrics, robustness
+from ..scoring.imagesets import clean_scores, unscored
 from ..scoring.predict import kept, noise_sweep
-from . import common, evaluation, experiment, reach, tables
+from . import evaluation, experiment, tables
 from .experiment import Trained
 from .survival import Survival, survive
 
@@ -87,9 +90,9 @@ def arms(settings: Mapping, *, seed: int, role: str = "", model: str = "") -> It
 
     Data with one label an image have no arms on copies. Raises ProtocolError as ``grid`` does.
     """
-    settings, role = common.with_own_data(settings, role, ROLES[0])
+    settings, role = with_own_data(settings, role, ROLES[0])
     how = {"size": settings["size"], "phantoms": settings["phantoms"], "seed": seed}
-    opened = cache(lambda name: common.whole_images(load(name, **how)))
+    opened = cache(lambda name: whole_images(load(name, **how)))
     task = cache(partial(_task, settings, opened, seed=seed))  # arms of one task share it
     picked = {"seed": seed, "role": role, "model": model}
     for spec, number in experiment.grid(settings, ("model", "start"), **picked):
@@ -109,18 +112,18 @@ def _task(settings: Mapping, opened, role: str, labels: str, *, seed: int) -> Ta
     tags = {"role": role, "dataset": data.name, "protocol": protocol, "sound": labels != "copies"}
     about = {"seed": seed, "draw": (ROLES.index(role),)}
     if labels != THOUSAND:
-        noisy = common.some(val, settings["noise_images"], seed)
+        noisy = some(val, settings["noise_images"], seed)
         ways = ThreeWay(train, noisy, val)
         return Task(f"{data.name}-{protocol}", tags, data, raw, ways, noisy, noisy, **about)
 
     def task(key: str, data: ImageSet, train: np.ndarray, held: np.ndarray, **before: Task) -> Task:
-        held = common.some(held, settings["attacked"], seed)
+        held = some(held, settings["attacked"], seed)
         ways = ThreeWay(train, held, held)
         return Task(key, tags | {THOUSAND: True}, data, data, ways, held, held, **about, **before)
 
-    fitted, key = common.some(train, settings["fit"], seed), f"{data.name}-{settings['size']}"
+    fitted, key = some(train, settings["fit"], seed), f"{data.name}-{settings['size']}"
     first, held = train[~np.isin(data.groups[train], data.groups[fitted])], fitted
-    other = REST if common.own_folder(settings, role) else settings["before"][role]
+    other = REST if own_folder(settings, role) else settings["before"][role]
     if other not in ("", REST):
         raw = opened(other)
         first, held = split_by_group(raw, seed=seed)
@@ -165,18 +168,12 @@ def train(arm: Arm, settings: Mapping, checkpoints: Path) -> Trained:
     return fit(arm, model, epochs["fit"], settings["lr"]["fit"], known)
 
 
-def majority(task: Task, draw: Sequence[int] = (0,)) -> dict[str, metrics.Estimate]:
-    """What the label frequencies alone score on the validation images."""
-    data, (train, _, val) = task.data, task.split
-    prior = metrics.prior_logits(data.targets[train], len(val), len(data.classes))
-    return common.clean_scores(data, val, prior, draw)
-
-
 def facts(task: Task) -> pd.DataFrame:
     """Tidy rows: what label frequencies alone score, least and greatest normalised pixel."""
     val, images = task.split.test, task.data.images
     constant = {"n": len(val), "model": "majority", "start": "none", **NO_NOISE}
-    rows = [{"metric": name, "estimate": one, **constant} for name, one in majority(task).items()]
+    alone = experiment.majority(task).items()
+    rows = [{"metric": name, "estimate": one, **constant} for name, one in alone]
     for name, end in {"pixel_min": np.min, "pixel_max": np.max}.items():
         ends = np.array([end(images[image], (0, 1)) for image in val]) / 255
         normal = (ends - IMAGENET_DEFAULT_MEAN) / IMAGENET_DEFAULT_STD  # gray: in three channels
@@ -196,18 +193,18 @@ def evaluate(trained: Trained, settings: Mapping, *, seed: int) -> pd.DataFrame:
     logits = kept(folder / "logits-clean.npz", model, data, val, desc=f"{arm.key}: clean")
     found = noise_sweep(model, data, index, folder, first_seed=seed, **how)
     model.cpu()  # make room for the next
-    clean = common.clean_scores(data, val, logits, draw)
-    clean["accuracy_above_majority"] = clean["top1"] - majority(task, draw)["top1"]
+    clean = clean_scores(data, val, logits, draw)
+    clean["accuracy_above_majority"] = clean["top1"] - experiment.majority(task, draw)["top1"]
     if data.multi_label:
         weights = metrics.group_weights(data.groups[val], draw)
         areas = metrics.class_aucs(logits, data.targets[val], weights)
-        known = {k: one for k, one in areas.items() if k not in common.unscored(data)}
+        known = {k: one for k, one in areas.items() if k not in unscored(data)}
         sizes = [*data.class_counts(task.split.train).values()]
         clean["auc_size_spearman"] = metrics.size_rank(known, sizes)
     else:
         clean["val_accuracy_minus_top1"] = clean["val_accuracy"] - clean["top1"]
     rows = [{"metric": k, "estimate": v, "n": len(val), **NO_NOISE} for k, v in clean.items()]
-    noisy = {key: common.clean_scores(data, index, one, draw) for key, one in found.items()}
+    noisy = {key: clean_scores(data, index, one, draw) for key, one in found.items()}
     for reading in how["seeds"]:
         start = {}
         for level in sorted({0.0, *how["levels"]}):
@@ -248,14 +245,13 @@ def attack(trained: Trained, settings: Mapping, *, seed: int) -> tuple[pd.DataFr
     (arm, model, _, folder), how = trained, settings["attack"]
     data, index, sizes = arm.task.data, arm.task.attacked, [float(eps) for eps in how["eps_255"]]
     radii, draws = [eps / 255 for eps in sizes], range(seed, seed + how["noise_seeds"])
-    many = reach.radii(radii, how.get("radii"))  # even in log2, where doublings are judged
+    many = evaluation.radii(radii, how.get("radii"))  # even in log2, where doublings are judged
     found = evaluation.evaluate(trained, settings, many, seed=seed)
     left, sweep = survive(trained, found, how["autoattack"], radii, seed=seed), found.sweep
     noise = {"levels": radii, "seeds": {"signs": len(draws)}, "first_seed": seed}
     noise = noise_sweep(model, data, index, folder, **noise)
     noisy = [np.stack([noise["signs", radius, draw] for radius in radii]) for draw in draws]
-    few = replace(sweep, epsilons=np.array(radii), logits=noisy[0])
-    noisy = np.mean([replace(few, logits=one).right for one in noisy], axis=0)
+    noisy = np.mean([replace(sweep, logits=one).right for one in noisy], axis=0)
     untrained = build_arm(replace(arm, start="scratch"), settings).eval()
     bands = {"bands": how["bands"], "rms": how["band_rms"], "seed": seed}
     rows = spectrum.heard(model, untrained, data, index, folder, **bands)
@@ -293,5 +289,5 @@ def recorded(scores: pd.DataFrame) -> pd.DataFrame:
             pair = pair.assign(model="swin", against="resnet")
         if column == "role":
             pair["dataset"] = "+".join(names.first().get(role, "") for role in ROLES)
-        found.append(pair if column == "model" else pair.drop(columns=column))
+        found.append(pair if column == "model" else pair.drop(columns=[column, "against"]))
     return tables.over_seeds(tables.means(pd.concat(found)))

@@ -7,9 +7,8 @@ rows of a task share their draws, so the difference of two rows is a paired diff
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
-import numpy as np
 import pandas as pd
 
 from ..reporting.rows import chosen, frame, record, side_by_side  # noqa: F401  where users look
@@ -43,30 +42,20 @@ def paired(
 def compare(
     scores: pd.DataFrame,
     column: str,
-    new: str,
-    old: str,
-    name: str = "{}_gain",
-    apart: Iterable[str] = (),
-) -> pd.DataFrame:
-    """Rows that differ in ``column`` (and ``apart``) alone, image by image.
-
-    ``compare(scores, "attention", "released", "none")`` is what attention gains.
-    """
-    ours, theirs = (scores[scores[column].eq(value)] for value in (new, old))
-    return paired(ours, theirs, name, apart={column, *apart})
-
-
-def against(
-    scores: pd.DataFrame,
-    column: str,
-    old: str,
+    new: object,
+    old: object,
     name: str = "{}_gain",
     how: Callable[[Estimate, Estimate], Estimate] = operator.sub,
     apart: Iterable[str] = (),
 ) -> pd.DataFrame:
-    """Every other value of ``column`` held against one (see ``paired``), the tag ``against``."""
-    this = scores[column].eq(old)
-    pairs = paired(scores[~this], scores[this], name, how, {column, *apart})
+    """Rows that differ in ``column`` (and ``apart``) alone, image by image; the tag ``against``.
+
+    ``compare(scores, "attention", "released", "none")`` is what attention gains. Without a ``new``
+    value (None) every other one is held against the old.
+    """
+    theirs = scores[column].eq(old)
+    ours = ~theirs if new is None else scores[column].eq(new)
+    pairs = paired(scores[ours], scores[theirs], name, how, {column, *apart})
     return pairs.assign(against=old)
 
 
@@ -90,10 +79,3 @@ def along(
 def smallest(estimates: Sequence[Estimate]) -> Estimate:
     """The smallest value, replicate by replicate."""
     return metrics.combined(lambda rows: rows.min(0), *estimates)
-
-
-def tagged(table: pd.DataFrame, where: Mapping[str, object], tags: Mapping) -> pd.DataFrame:
-    """The table with more tags on the rows that carry ``where``."""
-    here = table.index.isin(chosen(table, where).index)
-    new = {name: np.where(here, value, table.get(name)) for name, value in tags.items()}
-    return table.assign(**{name: pd.Series(v, table.index, object) for name, v in new.items()})

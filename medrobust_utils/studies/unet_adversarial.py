@@ -1,7 +1,5 @@
-"""Paper 4: four U-Nets, trained clean, on two kinds of perturbed images, and on all three; and
-three that the paper does not have, to tell what its methods add.
-
-Perturbed images are made against the clean network of the same seed, which is trained first.
+"""Paper 4: four U-Nets, trained clean, on two kinds of perturbed images, and on all three; three
+more tell what its methods add. Perturbed images are made against the clean network of the seed.
 """
 
 from __future__ import annotations
@@ -9,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +20,9 @@ from ..core.errors import DataError
 from ..core.storage import fingerprint, write_atomic
 from ..data import ImageSet, ThreeWay, load, split_official, split_three_ways, to_float
 from ..data.imageset import rows_of, union
+from ..data.masks import pixel_counts
+from ..data.own_roles import own_folder, with_own_data
+from ..data.splits import some
 from ..data.views import label_maps
 from ..explain import perturbations
 from ..models import MedicalModel, build_unet
@@ -30,11 +32,10 @@ from ..scoring import metrics
 from ..scoring import segmentation as scoring
 from ..training import cards
 from ..training.adversarial import AdversarialTraining, LayeredTraining
-from . import experiment, segmented, tables
-from .common import own_folder, precision, some, with_own_data
+from . import experiment, segmented, survival, tables
+from .evaluation import precision
 from .experiment import Task, Trained, pick
 from .segmented import CLEAN, SEEN, Cell
-from .unet_rows import agreement, compared, decided, fluctuations, task_rows
 
 # Models 1 to 4 of the paper, and three it does not have: plain adversarial training, the union
 # without method two, and method one against the network as it is in every step of its training.
@@ -217,8 +218,11 @@ class Study:
     def train(self, checkpoints: str | Path = "") -> None:
         """Train every arm, or read it back from ``checkpoints`` (empty: of the cache)."""
         folder = Path(checkpoints) if checkpoints else env.home() / "checkpoints"
-        self.run.dataset(self.task.data)
-        tables.record(self.run, task_rows(self.task))
+        data, counts = self.task.data, pixel_counts(self.task.data.targets)
+        counts = counts[: len(data.classes)]
+        shares = pd.DataFrame({"kind": data.classes, "estimate": counts / counts.sum()})
+        self.run.dataset(data)
+        tables.record(self.run, shares.assign(metric="pixel_share", side="all", **self.task.tags))
         for number, arm in enumerate(self.arms, 1):
             print(f"network {number} of {len(self.arms)}: {arm.key}")
             if arm.seed not in self.cleans:
@@ -228,20 +232,19 @@ class Study:
 
     def measure(self) -> None:
         """Scores of every network in every cell, what it gains, and those of a constant answer."""
-        main = [one for one in self.trained if one.arm.variant == "main"]
-        scores = [fluctuations(main), agreement(main)]
+        main, scores = [one for one in self.trained if one.arm.variant == "main"], []
         for one in self.trained:
-            clean = self.cleans[one.arm.seed]
-            self.tallies.append(segmented.evaluate(one, self.settings, clean))
-            scores.append(segmented.scores(one.arm, self.tallies[-1]))
-        tables.record(self.run, compared(pd.concat([*scores[2:], *scores[:2]])))
+            counts = segmented.evaluate(one, self.settings, self.cleans[one.arm.seed])
+            scores.append(segmented.scores(one.arm, counts))
+            self.tallies.append(counts)
+        scores += [segmented.fluctuations(main), segmented.agreement(main)]
+        tables.record(self.run, segmented.compared(pd.concat(scores)))
         weights = metrics.group_weights(self.task.data.groups[self.task.attacked])
         constant = scoring.constant(self.tallies[0][CLEAN])
         found = scoring.score(constant, weights, self.task.data.classes)
+        rows = pd.DataFrame([{"metric": name, "estimate": found[name]} for name in SEEN])
         tags = {"n": len(self.task.attacked), "scheme": "majority", **self.task.tags}
-        for name in SEEN:
-            one = found[name]
-            self.run.add(name, one.value, one.low, one.high, **tags)
+        tables.record(self.run, rows.assign(**tags))
         registered = protocol.load(self.run.record["paper"]).settings("paper")
         unlike = experiment.deviations(self.settings, registered, list(self.arms))
         for line in (*unlike, "width, depth, recipe, split and step sizes: not in the draft."):
@@ -252,45 +255,45 @@ class Study:
         shapes = [segmented.shapes(one, self.settings) for one in self.cleans.values()]
         tables.record(self.run, tables.over_seeds(pd.concat(shapes)))
         data, train, tags = self.task.data, self.task.split.train, self.task.tags
-        makers = {
-            (method, arm.seed): arm
-            for arm in reversed(self.arms)
-            if arm.variant == "main"
-            for method in methods(arm, self.settings)
-        }
-        for (method, seed), arm in makers.items():
-            made, told = hardened(arm, self.settings, self.cleans[seed])[method]
-            if method == "selective":
-                self.signs[seed] = told["signs"]
-                for sign in (-1, 0, 1):
-                    shares = (told["signs"] == sign).mean(0)
-                    about = {"sign": sign, "n": len(train), "seed": seed, **tags}
-                    for kind, share in zip(data.classes, shares, strict=True):
-                        self.run.add("sign_share", share, kind=kind, **about)
+        main = [arm for arm in reversed(self.arms) if arm.variant == "main"]
+        arms = {(name, arm.seed): arm for arm in main for name in methods(arm, self.settings)}
+        for (name, seed), arm in arms.items():
+            made, more = hardened(arm, self.settings, self.cleans[seed])[name]
+            if name == "selective":
+                self.signs[seed] = more["signs"]
             if seed == self.task.seed:
-                likeness = perturbations.likeness(
-                    to_float(data.images[train]), to_float(made.images)
-                )
-                rows = tables.image_means(likeness, data.groups[train])
-                tables.record(self.run, rows.assign(perturbed=f"{method} set", **tags))
+                pair = to_float(data.images[train]), to_float(made.images)
+                rows = tables.image_means(perturbations.likeness(*pair), data.groups[train])
+                tables.record(self.run, rows.assign(perturbed=f"{name} set", **tags))
+        for seed, signs in self.signs.items():
+            for sign, (place, kind) in product((-1, 0, 1), enumerate(data.classes)):
+                share, n = float((signs[:, place] == sign).mean()), len(train)
+                self.run.add("sign_share", share, sign=sign, kind=kind, n=n, seed=seed, **tags)
 
     def decide(self) -> None:
-        """What the ensemble of attacks leaves, and what is left of the gains."""
+        """What the ensemble of attacks leaves, and beside gains what a verdict asks of it."""
         pairs = zip(self.trained, self.tallies, strict=True)
         left = pd.concat([segmented.under_ensemble(one, self.settings, t) for one, t in pairs])
+        won, how = tables.over_seeds(segmented.gains(left)), self.settings["attack"]["ensemble"]
         tables.record(self.run, tables.over_seeds(left))
-        decided(self.run, left, self.settings)
+        tables.record(self.run, won)
+        for attack in ("background", "worst"):
+            of = (f"mean_iou_{attack}_gain", "mean_iou_ensemble_gain")
+            where = {"attack": attack, "reading": "total", "made_for": "own"}
+            few, keys = won[won["metric"].isin(of)], ["scheme", "variant", "against", *where]
+            given = few.assign(**where), ["mean_iou_gain"], keys, how["steps"]
+            survival.decide(self.run, *given, of=of)
 
     def save(self) -> Path:
         """Save the record, and ``per_image.csv`` and ``signs.csv`` beside it."""
         pairs = zip(self.trained, self.tallies, strict=True)
-        parts = [segmented.per_image(one.arm, counts) for one, counts in pairs]
-        files = {"per_image.csv": pd.concat(parts)}
+        files = {"per_image": [segmented.per_image(one.arm, counts) for one, counts in pairs]}
         if self.signs:
             ids = [self.task.data.ids[row] for row in self.task.split.train]
-            names = self.task.data.classes
-            chosen = {seed: pd.DataFrame(one, ids, names) for seed, one in self.signs.items()}
-            files["signs.csv"] = pd.concat(chosen, names=["seed", "image"]).reset_index()
+            about = {"index": pd.Index(ids, name="image"), "columns": self.task.data.classes}
+            signs = {seed: pd.DataFrame(one, **about) for seed, one in self.signs.items()}
+            files["signs"] = [pd.concat(signs, names=["seed"]).reset_index()]
         for name, table in files.items():
-            write_atomic(self.run.out / name, table.to_csv(index=False).encode())
+            text = pd.concat(table).to_csv(index=False)
+            write_atomic(self.run.out / f"{name}.csv", text.encode())
         return self.run.save()
