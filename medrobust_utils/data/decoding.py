@@ -32,7 +32,7 @@ from ..core.storage import write_atomic
 STALE_SECONDS = 24 * 3600  # after which a half-made cache of another machine is given up
 # What may be decoded. Pillow knows many more, and hands some of them to other programs (EPS goes to
 # Ghostscript): nothing in a data set may start one.
-FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP")
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
 CHUNK = 256  # images handed to the threads at a time: bounds memory, keeps the bar moving
 Opener = Callable[[Path, str], tuple[Image.Image, str]]
 Decoded = tuple[np.ndarray, list[str], Path]  # images, hashes of their pixels, the cache's folder
@@ -74,18 +74,29 @@ def open_image(path: Path, mode: str | None) -> Image.Image:
         DataError: as ``decode``, and for pixels of more than 8 bits where ``mode`` has 8: Pillow
             would cut them off at 255, which is white.
     """
+    with damage_named(path), Image.open(path, formats=FORMATS) as file:
+        if mode and file.mode[0] in "IF":
+            raise DataError(
+                f"{path}: has pixels of more than 8 bits (mode {file.mode}), which this set's "
+                "images do not have. Download it again, or bring it as data of your own."
+            )
+        return file.convert(mode) if mode else file.copy()  # raises if truncated
+
+
+@contextmanager
+def damage_named(path: Path) -> Iterator[None]:
+    """Whatever Pillow's decoders raise on damaged bytes, in words that name the file."""
     try:
-        with Image.open(path, formats=FORMATS) as file:
-            if not (mode and file.mode[0] in "IF"):
-                return file.convert(mode) if mode else file.copy()  # raises if truncated
-            deep = file.mode
-    except Exception as error:  # Pillow's decoders raise many types for a damaged file
-        damaged = f"cannot be read as an image ({error}). Delete it and download it again."
+        yield
+    except DataError:
+        raise
+    except Exception as error:
+        damaged = (
+            f"cannot be read as an image ({type(error).__name__}: {error}). Download a "
+            "publisher's file again; save one of your own as PNG of at most 25 million pixels, or "
+            "remove it."
+        )
         raise blame(path, error, damaged) from error
-    raise DataError(
-        f"{path}: has pixels of more than 8 bits (mode {deep}), which this set's images do not "
-        "have. Download it again, or bring it as data of your own."
-    )
 
 
 def decoded(
@@ -173,19 +184,10 @@ def remembered(path: Path, compute: Callable[[], np.ndarray]) -> np.ndarray:
 
 @contextmanager
 def building(folder: Path) -> Iterator[Path]:
-    """A folder to fill. It is called ``folder`` only when complete, and gone if interrupted.
+    """A folder to fill, called ``folder`` only when complete, and gone if interrupted.
 
-    So nothing is left that a later run could take for whole.
+    So nothing is left that a later run could take for whole; halves of the killed go, too.
     """
-    with scratch(folder) as partial:
-        yield partial
-        with suppress(OSError):  # another process may have been quicker
-            partial.rename(folder)
-
-
-@contextmanager
-def scratch(folder: Path) -> Iterator[Path]:
-    """A folder beside ``folder`` that is gone afterwards, and with it what the killed left."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     for stale in folder.parent.glob("*.partial-*"):
         if _abandoned(stale):
@@ -194,6 +196,8 @@ def scratch(folder: Path) -> Iterator[Path]:
     partial = Path(tempfile.mkdtemp(prefix=prefix, dir=folder.parent))
     try:
         yield partial
+        with suppress(OSError):  # another process may have been quicker
+            partial.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

@@ -17,11 +17,10 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from ..core import env
-from ..core.disk import blame
 from ..core.errors import DataError
 from . import dicom
+from .decoding import FORMATS, damage_named
 
-FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")  # Pillow hands some others to other programs
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", *dicom.SUFFIXES)
 MOST_PIXELS = 25_000_000
 LEAST_SIDE = 8  # pixels
@@ -115,7 +114,7 @@ class Scan:
         if is_dicom(path):
             image, digest = dicom.shown(path, self.dicom_ends)
             return image.convert(mode), digest
-        try:
+        with damage_named(path):
             image, negative, _ = open_upright(path, path)
             digest = ""
             if image.mode in DEEP:
@@ -123,10 +122,6 @@ class Scan:
                 about = f"{negative} {pixels.shape}".encode()
                 digest = hashlib.sha256(about + pixels.tobytes()).hexdigest()
             return eight_bits(image, negative, mode, self.ends), digest
-        except DataError:
-            raise
-        except Exception as error:
-            raise _damaged(path, error) from error
 
 
 def scan(paths: Sequence[Path]) -> Scan:
@@ -175,12 +170,9 @@ def sizes(path: Path) -> tuple[Size, Size]:
     if is_dicom(path):
         found = dicom.header(path)
         return ((found.width, found.height),) * 2
-    try:
-        with Image.open(path, formats=FORMATS) as file:  # reads the header only
-            swapped = file.format != "TIFF" and _orientation(file) >= 5
-            return (file.size[::-1] if swapped else file.size), file.size
-    except Exception as error:
-        raise _damaged(path, error) from error
+    with damage_named(path), Image.open(path, formats=FORMATS) as file:  # reads the header only
+        swapped = file.format != "TIFF" and _orientation(file) >= 5
+        return (file.size[::-1] if swapped else file.size), file.size
 
 
 def check_size(name: object, width: int, height: int) -> None:
@@ -201,16 +193,11 @@ def is_dicom(path: Path) -> bool:
 
 def _look(path: Path, deep: dicom.Range, counts: Counter[str]) -> bool:
     """Whether a picture is gray; its numbers go into ``deep`` if it has 16 bits."""
-    try:
-        with Image.open(path, formats=FORMATS) as file:
-            mode, telephone = file.mode, file.format == "MPO"
-            check_size(path, *file.size)
-            pixels = np.asarray(file) if mode in DEEP else None
-            several = _has_another(file)
-    except DataError:
-        raise
-    except Exception as error:
-        raise _damaged(path, error) from error
+    with damage_named(path), Image.open(path, formats=FORMATS) as file:
+        mode, telephone = file.mode, file.format == "MPO"
+        check_size(path, *file.size)
+        pixels = np.asarray(file) if mode in DEEP else None
+        several = _has_another(file)
     if mode not in (*GRAY, *DEEP, *COLOURS):
         raise DataError(f"{path}: its pixels are kept as {mode}. Save it as PNG of 8 or 16 bits.")
     if pixels is not None:
@@ -242,14 +229,3 @@ def _has_another(file: Image.Image) -> bool:
     except Exception:  # none, or one that is damaged: the first is whole and all that is used
         return False
     return True
-
-
-def _damaged(path: Path, error: Exception) -> DataError:
-    """In words, as Pillow's decoders raise nearly anything on damaged bytes."""
-    if isinstance(error, Image.DecompressionBombError):
-        return DataError(f"{path}: {TOO_LARGE}")
-    damaged = (
-        f"cannot be read as an image ({type(error).__name__}: {error}). Save it again as PNG, or "
-        "remove it."
-    )
-    return blame(path, error, damaged)
