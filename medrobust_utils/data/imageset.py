@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -148,20 +149,27 @@ class ImageSet:
         return {name: int(count) for name, count in zip(self.classes, counts, strict=True)}
 
 
+def take(data: ImageSet, rows: np.ndarray, **changes: Any) -> ImageSet:
+    """Some rows with all that belongs to them, images and masks where they lie, and ``changes``."""
+    chosen = {
+        "images": Rows(data.images, rows),
+        "targets": data.targets[rows],
+        "groups": data.groups[rows],
+        "ids": tuple(data.ids[row] for row in rows),
+        "masks": None if data.masks is None else Rows(data.masks, rows),
+        "subjects": None if data.subjects is None else data.subjects[rows],
+        "parts": None if data.parts is None else tuple(data.parts[row] for row in rows),
+    }
+    return replace(data, **chosen | changes)
+
+
+BARE = {"masks": None, "subjects": None, "parts": None}  # of a set that stands alone
+
+
 def rows_of(data: ImageSet, index: np.ndarray) -> ImageSet:
-    """Some images of a set as a set of their own, in the order of ``index``."""
-    return replace(
-        data,
-        images=data.images[index],
-        targets=data.targets[index],
-        groups=data.groups[index],
-        ids=tuple(data.ids[row] for row in index),
-        checksum=fingerprint(data.checksum, np.asarray(index).tolist()),
-        masks=None,
-        subjects=None,
-        parts=None,
-        census={},
-    )
+    """Some images of a set, copied, as a set of their own, in the order of ``index``."""
+    checksum = fingerprint(data.checksum, np.asarray(index).tolist())
+    return take(data, index, images=data.images[index], checksum=checksum, census={}, **BARE)
 
 
 def with_images(data: ImageSet, index: np.ndarray, images: torch.Tensor, *how: str) -> ImageSet:
@@ -181,8 +189,6 @@ def union(*sets: ImageSet) -> ImageSet:
         groups=np.concatenate([one.groups for one in sets]),
         ids=tuple(f"{place}/{name}" for place, one in enumerate(sets) for name in one.ids),
         checksum=fingerprint([one.checksum for one in sets]),
-        masks=None,
-        subjects=None,
-        parts=None,
         census={},
+        **BARE,
     )

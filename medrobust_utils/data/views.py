@@ -11,7 +11,7 @@ import numpy as np
 
 from ..core.errors import DataError
 from .contrast import enhance
-from .imageset import ImageSet, Rows, to_float, to_uint8
+from .imageset import ImageSet, Rows, take, to_float, to_uint8
 from .masks import LUMA, settle
 from .splits import Split, check_split
 
@@ -94,11 +94,8 @@ def label_maps(data: ImageSet) -> ImageSet:
 
 def enhanced(data: ImageSet) -> ImageSet:
     """``data`` as the network of paper 2 sees it: every image through the contrast filter."""
-    return replace(
-        data,
-        images=Rows(data.images, change=enhanced_pixels),
-        checksum=_checksum(data, "contrast"),
-    )
+    filtered = Rows(data.images, change=enhanced_pixels)
+    return replace(data, images=filtered, checksum=_checksum(data, "contrast"))
 
 
 def enhanced_pixels(images: np.ndarray) -> np.ndarray:
@@ -139,8 +136,9 @@ def copy_per_label(data: ImageSet, split: Split) -> tuple[ImageSet, Split]:
     if not data.multi_label:
         raise DataError(f"{data.name}: has one label an image already; nothing to copy.")
     source, targets = np.nonzero(data.targets)
-    copies = replace(
-        _rows(data, source),
+    copies = take(
+        data,
+        source,
         targets=targets.astype(np.int64),
         ids=tuple(f"{data.ids[i]}#{data.classes[k]}" for i, k in zip(source, targets, strict=True)),
         checksum=hashlib.sha256((data.checksum + "one copy a label").encode()).hexdigest(),
@@ -153,24 +151,10 @@ def copy_per_label(data: ImageSet, split: Split) -> tuple[ImageSet, Split]:
 
 def _view(data: ImageSet, *what: str, rows: np.ndarray | None = None, **changes: Any) -> ImageSet:
     """``data`` with ``changes``, named after ``what`` was done, its images counted anew."""
-    view = data if rows is None else _rows(data, rows)
-    view = replace(view, checksum=_checksum(data, *what), census=dict(data.census), **changes)
+    changes |= {"checksum": _checksum(data, *what), "census": dict(data.census)}
+    view = replace(data, **changes) if rows is None else take(data, rows, **changes)
     view.census["images_per_class"] = view.class_counts()
     return view
-
-
-def _rows(data: ImageSet, rows: np.ndarray) -> ImageSet:
-    """Some rows with all that belongs to them, images and masks where they lie."""
-    return replace(
-        data,
-        images=Rows(data.images, rows),
-        targets=data.targets[rows],
-        groups=data.groups[rows],
-        ids=tuple(data.ids[row] for row in rows),
-        masks=None if data.masks is None else Rows(data.masks, rows),
-        subjects=None if data.subjects is None else data.subjects[rows],
-        parts=None if data.parts is None else tuple(data.parts[row] for row in rows),
-    )
 
 
 def _checksum(data: ImageSet, *what: str) -> str:
