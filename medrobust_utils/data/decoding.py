@@ -35,6 +35,7 @@ STALE_SECONDS = 24 * 3600  # after which a half-made cache of another machine is
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
 CHUNK = 256  # images handed to the threads at a time: bounds memory, keeps the bar moving
 Opener = Callable[[Path, str], tuple[Image.Image, str]]
+Picture = tuple[np.ndarray, str]  # pixels, and the hash of them
 Decoded = tuple[np.ndarray, list[str], Path]  # images, hashes of their pixels, the cache's folder
 
 
@@ -114,23 +115,20 @@ def decoded(
         opener: see ``decode``.
     """
 
-    def pictures() -> Iterator[tuple[np.ndarray, str]]:
+    def pictures() -> Iterator[Picture]:
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             for start in range(0, len(paths), CHUNK):
                 chunk = paths[start : start + CHUNK]
                 yield from pool.map(lambda path: decode(path, size, channels, opener), chunk)
 
     shape = (len(paths), size, size, channels)
-    return cached_pictures(name, listing_key(paths, size, channels, *made), shape, pictures)
+    return cached_pictures(name, listing_key(paths, size, channels, *made), shape, pictures())
 
 
 def cached_pictures(
-    name: str,
-    key: str,
-    shape: tuple[int, int, int, int],
-    pictures: Callable[[], Iterable[tuple[np.ndarray, str]]],
+    name: str, key: str, shape: tuple[int, int, int, int], pictures: Iterable[Picture]
 ) -> Decoded:
-    """The cache of a set, made of ``pictures()`` (pixels and hash of each) where it is new.
+    """The cache of a set, made of ``pictures``, which are asked for only where it is new.
 
     Raises:
         DataError: if the cache does not fit its set.
@@ -139,8 +137,7 @@ def cached_pictures(
     if not folder.exists():
         with building(folder) as partial:
             images, hashes = reserve(partial / "images.npy", shape), []
-            bar = env.progress(pictures(), total=shape[0], desc=f"decoding {name}")
-            for pixels, digest in bar:
+            for pixels, digest in env.progress(pictures, total=shape[0], desc=f"decoding {name}"):
                 images[len(hashes)] = pixels.reshape(shape[1:])
                 hashes.append(digest)
             images.flush()

@@ -18,7 +18,7 @@ from PIL import Image
 
 from ..core.disk import blame
 from ..core.errors import DataError
-from .decoding import cached_pictures, listing_key, to_square
+from .decoding import Picture, cached_pictures, listing_key, to_square
 from .imageset import ImageSet
 from .reading import combine, find_folder
 
@@ -74,7 +74,7 @@ def read(name: str, root: Path, size: int, *, duplicates: bool = False) -> Image
     labels = {part: _labels(path, part, kind) for part in PARTS}
     counts = tuple(map(len, labels.values()))
 
-    def pictures() -> Iterator[tuple[np.ndarray, str]]:
+    def pictures() -> Iterator[Picture]:
         shape = (side, side, 3) if kind.channels == 3 else (side, side)
         for part, count in zip(PARTS, counts, strict=True):
             for pixels in _rows(path, f"{part}_images", (count, *shape)):
@@ -85,7 +85,7 @@ def read(name: str, root: Path, size: int, *, duplicates: bool = False) -> Image
     data = combine(
         name=name,
         ids=ids,
-        decoded=cached_pictures(name, listing_key([path], size, 3), shape, pictures),
+        decoded=cached_pictures(name, listing_key([path], size, 3), shape, pictures()),
         targets=np.concatenate(list(labels.values())),
         classes=kind.classes,
         groups=np.arange(len(ids)),

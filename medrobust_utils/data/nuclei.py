@@ -26,24 +26,24 @@ from ..core.disk import blame
 from ..core.errors import DataError
 from ..core.losses import IGNORED
 from .decoding import (
+    Picture,
     building,
     cached_pictures,
     decoded,
     listing_key,
     load_array,
     open_image,
-    remembered,
     to_square,
 )
 from .imageset import ImageSet
 from .layouts import patients
-from .masks import OVERLAPPING, nearest, read_label_maps
+from .masks import OVERLAPPING, kept_maps, read_label_maps
 from .reading import combine, find_folder, index_images, partners
 
 PANNUKE = ("background", "neoplastic", "inflammatory", "connective", "epithelial", "dead")
 CHANNELS = ("neoplastic", "inflammatory", "connective", "dead", "epithelial", "background")
 FOLDS = (2656, 2523, 2722)  # images of each
-FILES = ("images.npy", "masks.npy", "types.npy")
+FILES = {"images.npy": 3, "masks.npy": len(CHANNELS), "types.npy": 0}  # and their channels
 CHUNK = 16  # images converted at a time: 75 MB of float64
 CONSEP = ("background", "neoplastic", "inflammatory", "connective", "epithelial", "other")
 # background, other, inflammatory, healthy, malignant epithelium, fibroblast, muscle, endothelium:
@@ -104,28 +104,24 @@ def pannuke(root: Path, size: int, *, duplicates: bool = False) -> ImageSet:
     key = listing_key([path for fold in folds for path in fold.files], size, *CHANNELS, *PANNUKE)
     n = sum(len(fold.images) for fold in folds)
 
-    def pictures() -> Iterator[tuple[np.ndarray, str]]:
+    def pictures() -> Iterator[Picture]:
         for fold in folds:
             for pixels in _chunks(fold.images, fold.files[0], 255):
                 for one in np.rint(pixels).astype(np.uint8):
                     yield to_square(Image.fromarray(one), size)
 
-    def label_maps() -> np.ndarray:
-        maps = np.empty((n, size, size), np.uint8)
-        rows = iter(env.progress(range(n), desc="label maps", leave=False))
+    def label_maps() -> Iterator[np.ndarray]:
         for fold in folds:
             for masks in _chunks(fold.masks, fold.files[1], np.inf):
-                for label_map in _classes(masks):
-                    maps[next(rows)] = nearest(label_map, size)
-        return maps
+                yield from _classes(masks)
 
-    images = cached_pictures("pannuke", key, (n, size, size, 3), pictures)
+    images = cached_pictures("pannuke", key, (n, size, size, 3), pictures())
     ids = [f"{fold.name}_{row:04d}" for fold in folds for row in range(len(fold.images))]
     data = combine(
         name="pannuke",
         ids=ids,
         decoded=images,
-        targets=remembered(images[2] / "labels.npy", label_maps),
+        targets=kept_maps(images[2] / "labels.npy", label_maps(), n, size),
         classes=PANNUKE,
         groups=np.arange(n),
         grouped=False,
@@ -158,29 +154,30 @@ def _folds(folder: Path) -> list[Fold]:
 
 
 def _fold(name: str, place: Path) -> Fold:
-    found = [sorted(place.rglob(file)) for file in FILES]
-    for file, paths in zip(FILES, found, strict=True):
-        if len(paths) != 1:
+    arrays: list[np.ndarray] = []
+    paths: list[Path] = []
+    for file, channels in FILES.items():
+        found = sorted(place.rglob(file))
+        if len(found) != 1:
             raise DataError(
-                f"{place}: holds {len(paths)} files {file}, and needs one. Unpack the archive of "
+                f"{place}: holds {len(found)} files {file}, and needs one. Unpack the archive of "
                 "this fold again, and no other in the same folder."
             )
-    files = [paths[0] for paths in found]
-    images, masks, types = (load_array(path, AGAIN, mmap_mode="r") for path in files)
-    n, side = (*images.shape, 0, 0)[:2]
-    shapes = ((n, side, side, 3), (n, side, side, len(CHANNELS)), (n,))
-    kinds = ("buif", "buif", "US")
-    for path, array, shape, kind in zip(files, (images, masks, types), shapes, kinds, strict=True):
-        if array.shape != shape or not array.size or array.dtype.kind not in kind:
+        array = load_array(found[0], AGAIN, mmap_mode="r")
+        arrays, paths = [*arrays, array], [*paths, *found]
+        n, side = (*arrays[0].shape, 0, 0)[:2]
+        shape, kinds = ((n, side, side, channels), "buif") if channels else ((n,), "US")
+        if array.shape != shape or not array.size or array.dtype.kind not in kinds:
             raise DataError(
-                f"{path}: holds {array.dtype} {array.shape}, and for {n} images of {side} pixels a "
-                f"side {'names of tissues' if kind == 'US' else 'real numbers'} {shape} are "
+                f"{found[0]}: holds {array.dtype} {array.shape}, and for {n} images of {side} "
+                f"pixels a side {'real numbers' if channels else 'names of tissues'} {shape} are "
                 "needed. Download this fold again."
             )
+    images, masks, types = arrays
     try:
-        return Fold(name, images, masks, types.astype(str), (files[0], files[1]))
+        return Fold(name, images, masks, types.astype(str), (paths[0], paths[1]))
     except ValueError as error:  # bytes beyond ASCII, or numbers that are no characters
-        raise DataError(f"{files[2]}: holds no text ({error}). Download it again.") from error
+        raise DataError(f"{paths[2]}: holds no text ({error}). Download it again.") from error
 
 
 def _chunks(array: np.ndarray, path: Path, limit: float) -> Iterator[np.ndarray]:
