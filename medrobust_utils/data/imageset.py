@@ -19,9 +19,8 @@ class Rows:
     Args:
         base: an array, a memory map, or what is indexed like one.
         keep: row numbers of ``base`` (N',); None for all.
-        change: is applied to the rows that are read, which are several; it may change the number
-            of channels.
-        channels: that ``change`` leaves.
+        change: is applied to the rows that are read, which are several.
+        inner: shape of a row of uint8 that ``change`` makes, where it is another.
     """
 
     def __init__(
@@ -29,13 +28,13 @@ class Rows:
         base: np.ndarray | Rows,
         keep: np.ndarray | None = None,
         change: Callable[[np.ndarray], np.ndarray] | None = None,
-        channels: int | None = None,
+        inner: tuple[int, ...] | None = None,
     ) -> None:
         self.base, self.change = base, change
         self.keep = np.arange(len(base)) if keep is None else keep
-        self.dtype, self.ndim = base.dtype, base.ndim
-        inner = base.shape[1:] if channels is None else (*base.shape[1:-1], channels)
-        self.shape = (len(self.keep), *inner)
+        self.dtype = base.dtype if inner is None else np.dtype(np.uint8)
+        self.shape = (len(self.keep), *(base.shape[1:] if inner is None else inner))
+        self.ndim = len(self.shape)
 
     def __len__(self) -> int:
         return len(self.keep)

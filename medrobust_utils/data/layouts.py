@@ -18,8 +18,8 @@ import pandas as pd
 from ..core.disk import blame
 from ..core.errors import DataError
 from .decoding import decoded
-from .imageset import ImageSet
-from .masks import MaskFiles
+from .imageset import ImageSet, Rows
+from .masks import mask_files
 from .reading import combine, find_folder, index_images, partners
 
 SUFFIXES = (".csv", ".tab", ".tsv", ".txt", "")
@@ -73,8 +73,7 @@ class Folders:
             decoded=decoded(name, list(paths.values()), size, 1),
             targets=np.array(targets, np.int64),
             classes=classes,
-            groups=patients(self.patient, paths) if self.patient else np.arange(len(paths)),
-            grouped=self.patient is not None,
+            groups=patients(self.patient, paths) if self.patient else None,
             complete=len(paths) == self.complete,
             masks=_masks(paths, outlines, size) if self.outline else None,
             duplicates=duplicates,
@@ -178,8 +177,8 @@ class Table:
         return hot if self.several else hot.argmax(1)
 
 
-def _masks(paths: Mapping[str, Path], outlines: dict[str, list[Path]], size: int) -> MaskFiles:
-    return MaskFiles(partners(paths, outlines, "outline", "image"), list(paths.values()), size)
+def _masks(paths: Mapping[str, Path], outlines: dict[str, list[Path]], size: int) -> Rows:
+    return mask_files(partners(paths, outlines, "outline", "image"), list(paths.values()), size)
 
 
 def _spelled(label: str) -> str:

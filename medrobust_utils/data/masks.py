@@ -17,6 +17,7 @@ from ..core import env
 from ..core.errors import DataError
 from ..core.losses import IGNORED
 from .decoding import listing_key, open_image, remembered
+from .imageset import Rows
 from .pictures import DEEP, sizes
 
 OVERLAPPING = 254  # in readers only; ``settle`` makes it IGNORED, as what has no label is at once
@@ -62,33 +63,23 @@ def outline(path: Path, image: Path) -> np.ndarray:
     )
 
 
-class MaskFiles:
-    """Outlines kept in files, decoded when indexed like an array (N, size, size).
+def mask_files(paths: Sequence[Sequence[Path]], images: Sequence[Path], size: int) -> Rows:
+    """Outlines kept in files, decoded when indexed: uint8 (N, size, size), 1 inside, 0 outside.
 
     Only the few images that are explained need theirs, so none is decoded with the images and
     none is part of what identifies the data set. An image with several findings may have a
-    file for each; its mask is their union. Masks are uint8, 1 inside and 0 outside, at ``size``
-    by ``nearest``.
-
-    Raises:
-        DataError: when an indexed file is no outline, see ``outline``.
+    file for each; its mask is their union, by ``nearest``. An indexed file that is no outline
+    raises DataError, see ``outline``.
     """
 
-    dtype, ndim = np.dtype(np.uint8), 3
+    def read(rows: np.ndarray) -> np.ndarray:
+        masks = np.zeros((len(rows), size, size), np.uint8)
+        for mask, row in zip(masks, rows, strict=True):
+            for path in paths[row]:
+                mask |= nearest(outline(path, images[row]).astype(np.uint8), size)
+        return masks
 
-    def __init__(self, paths: Sequence[Sequence[Path]], images: Sequence[Path], size: int) -> None:
-        self.paths, self.images = tuple(map(tuple, paths)), tuple(images)
-        self.shape = (len(paths), size, size)
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int | slice | np.ndarray) -> np.ndarray:
-        rows = np.arange(len(self))[index]
-        if rows.ndim:
-            return np.array([self[row] for row in rows], np.uint8).reshape(-1, *self.shape[1:])
-        parts = (outline(path, self.images[rows]) for path in self.paths[rows])
-        return np.maximum.reduce([nearest(part.astype(np.uint8), self.shape[1]) for part in parts])
+    return Rows(np.arange(len(paths)), change=read, inner=(size, size))
 
 
 def read_label_maps(

@@ -88,8 +88,6 @@ def read(name: str, root: Path, size: int, *, duplicates: bool = False) -> Image
         decoded=cached_pictures(name, listing_key([path], size, 3), shape, pictures()),
         targets=np.concatenate(list(labels.values())),
         classes=kind.classes,
-        groups=np.arange(len(ids)),
-        grouped=False,
         complete=counts == kind.counts,
         parts=[image.partition("_")[0] for image in ids],
         duplicates=duplicates,

@@ -123,8 +123,6 @@ def pannuke(root: Path, size: int, *, duplicates: bool = False) -> ImageSet:
         decoded=images,
         targets=kept_maps(images[2] / "labels.npy", label_maps(), n, size),
         classes=PANNUKE,
-        groups=np.arange(n),
-        grouped=False,
         complete=tuple(len(fold.images) for fold in folds) == FOLDS,
         parts=[name.partition("_")[0] for name in ids],
         duplicates=duplicates,

@@ -27,9 +27,9 @@ from ..core.disk import blame
 from ..core.errors import DataError
 from ..core.losses import IGNORED
 from .decoding import decoded, listing_key, remembered
-from .imageset import ImageSet
+from .imageset import ImageSet, Rows
 from .layouts import find_table, named, number, read_table, words
-from .masks import MaskFiles, read_label_maps
+from .masks import mask_files, read_label_maps
 from .pictures import SUFFIXES, scan
 from .reading import combine, index_images, partners, visible
 
@@ -103,7 +103,7 @@ def read(name: str, size: int, *, duplicates: bool = False) -> ImageSet:
     if (folder / MASKS).is_dir():
         outlines = index_images(folder / MASKS, SUFFIXES, deep=True)
         outlines = partners(paths, outlines, "outline (a black one, if nothing is there)", "image")
-        masks = MaskFiles([[path] for path in outlines], files, size)
+        masks = mask_files([[path] for path in outlines], files, size)
         census = _outlined(folder / MASKS, masks, images[2], listing_key(outlines, size, *files))
     given = zip(labels.patients, seen.patients, strict=True)
     patients = np.array([by_table or by_file for by_table, by_file in given], object)
@@ -116,8 +116,9 @@ def read(name: str, size: int, *, duplicates: bool = False) -> ImageSet:
         decoded=images,
         targets=np.array(targets),
         classes=labels.classes,
-        groups=pd.factorize(np.where(known, "patient " + patients, alone))[0],
-        grouped=bool(known.any()),
+        groups=pd.factorize(np.where(known, "patient " + patients, alone))[0]
+        if any(known)
+        else None,
         masks=masks,
         parts=parts if set(parts) <= PARTS else None,
         known=known,
@@ -174,7 +175,7 @@ def _class_folders(folder: Path) -> tuple[dict[str, Path], pd.DataFrame]:
     return files, pd.DataFrame({"image": list(files), "label": labels}, dtype=str)
 
 
-def _outlined(folder: Path, masks: MaskFiles, cache: Path, key: str) -> dict[str, int]:
+def _outlined(folder: Path, masks: Rows, cache: Path, key: str) -> dict[str, int]:
     """How many outlines are empty or full; all of them are read once, and none is kept."""
     found = remembered(
         cache / f"outlines-{key}.npy", lambda: np.array([[m.any(), m.all()] for m in masks])

@@ -109,7 +109,7 @@ def gray(data: ImageSet) -> ImageSet:
         return data
     return replace(
         data,
-        images=Rows(data.images, change=_gray_pixels, channels=1),
+        images=Rows(data.images, change=_gray_pixels, inner=(*data.images.shape[1:3], 1)),
         checksum=_checksum(data, "gray"),
         census=data.census | {"channels": 1, "made_gray": len(data)},
     )
