@@ -137,7 +137,6 @@ def pannuke(root: Path) -> None:
         kinds = rng.integers(0, 6, (count, 16, 16, 1))
         np.save(images / "images.npy", pixels)
         np.save(masks / "masks.npy", (kinds == np.arange(6)).astype(np.float64))
-        np.save(images / "types.npy", np.array(["Breast", "Colon"])[np.arange(count) % 2])
 
 
 def consep(root: Path) -> None:

@@ -5,15 +5,14 @@ each with ``images/<part>_<tile>_r<row><column>.png`` (or ``.jpg``) and ``labels
 names in PNG; ``cut`` makes them of the published fields.
 
 PanNuke (Gamper et al. 2020): ``pannuke`` holds a folder a fold, whose name ends in the fold's
-number: ``Fold 1/images/fold1/{images,types}.npy`` and ``Fold 1/masks/fold1/masks.npy`` as
-published, ``Part 1/Images/{images,types}.npy`` and ``Part 1/Masks/masks.npy`` as copied to Kaggle.
-A fold is 12 GB of float64, which is never in memory at once.
+number: ``Fold 1/images/fold1/images.npy`` and ``Fold 1/masks/fold1/masks.npy`` as published,
+``Part 1/Images/images.npy`` and ``Part 1/Masks/masks.npy`` as copied to Kaggle. A fold is 12 GB of
+float64, which is never in memory at once.
 """
 
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -43,7 +42,7 @@ from .reading import combine, find_folder, index_images, partners
 PANNUKE = ("background", "neoplastic", "inflammatory", "connective", "epithelial", "dead")
 CHANNELS = ("neoplastic", "inflammatory", "connective", "dead", "epithelial", "background")
 FOLDS = (2656, 2523, 2722)  # images of each
-FILES = {"images.npy": 3, "masks.npy": len(CHANNELS), "types.npy": 0}  # and their channels
+FILES = {"images.npy": 3, "masks.npy": len(CHANNELS)}  # and their channels
 CHUNK = 16  # images converted at a time: 75 MB of float64
 CONSEP = ("background", "neoplastic", "inflammatory", "connective", "epithelial", "other")
 # background, other, inflammatory, healthy, malignant epithelium, fibroblast, muscle, endothelium:
@@ -59,13 +58,12 @@ FIELDS = {"train": 27, "test": 14}  # fields of each
 
 
 class Fold(NamedTuple):
-    """One fold: its name, its arrays as they lie on the disk, and the files of the first two."""
+    """One fold: its name, its arrays as they lie on the disk, and the files of both."""
 
     name: str
     images: np.ndarray
     masks: np.ndarray
-    types: np.ndarray
-    files: tuple[Path, Path]
+    files: tuple[Path, ...]
 
 
 def consep(root: Path, size: int, *, duplicates: bool = False) -> ImageSet:
@@ -117,7 +115,7 @@ def pannuke(root: Path, size: int, *, duplicates: bool = False) -> ImageSet:
 
     images = cached_pictures("pannuke", key, (n, size, size, 3), pictures())
     ids = [f"{fold.name}_{row:04d}" for fold in folds for row in range(len(fold.images))]
-    data = combine(
+    return combine(
         name="pannuke",
         ids=ids,
         decoded=images,
@@ -127,10 +125,6 @@ def pannuke(root: Path, size: int, *, duplicates: bool = False) -> ImageSet:
         parts=[name.partition("_")[0] for name in ids],
         duplicates=duplicates,
     )
-    tissues = dict(zip(ids, (str(name) for fold in folds for name in fold.types), strict=True))
-    found = Counter(tissues[name] for name in data.ids)
-    data.census["images_per_tissue"] = dict(sorted(found.items()))
-    return data
 
 
 def _folds(folder: Path) -> list[Fold]:
@@ -164,18 +158,13 @@ def _fold(name: str, place: Path) -> Fold:
         array = load_array(found[0], AGAIN, mmap_mode="r")
         arrays, paths = [*arrays, array], [*paths, *found]
         n, side = (*arrays[0].shape, 0, 0)[:2]
-        shape, kinds = ((n, side, side, channels), "buif") if channels else ((n,), "US")
-        if array.shape != shape or not array.size or array.dtype.kind not in kinds:
+        shape = (n, side, side, channels)
+        if array.shape != shape or not array.size or array.dtype.kind not in "buif":
             raise DataError(
                 f"{found[0]}: holds {array.dtype} {array.shape}, and for {n} images of {side} "
-                f"pixels a side {'real numbers' if channels else 'names of tissues'} {shape} are "
-                "needed. Download this fold again."
+                f"pixels a side real numbers {shape} are needed. Download this fold again."
             )
-    images, masks, types = arrays
-    try:
-        return Fold(name, images, masks, types.astype(str), (paths[0], paths[1]))
-    except ValueError as error:  # bytes beyond ASCII, or numbers that are no characters
-        raise DataError(f"{paths[2]}: holds no text ({error}). Download it again.") from error
+    return Fold(name, *arrays, tuple(paths))
 
 
 def _chunks(array: np.ndarray, path: Path, limit: float) -> Iterator[np.ndarray]:
