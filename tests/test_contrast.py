@@ -28,17 +28,13 @@ def test_the_blur_is_opencvs_with_its_rule_for_bytes(pictures):
         assert np.abs(blurred - exact).max() < 0.01
 
 
-def test_the_formula_and_the_share_that_is_clipped(pictures):
-    floats = to_float(pictures)
-    ours = contrast.enhance(floats).mul(255).permute(0, 2, 3, 1).numpy()
-    shares = contrast.clipped_share(floats)
-    assert shares.shape == (4,)
-    for image, filtered, share in zip(pictures, ours, shares, strict=True):
+def test_the_formula_is_clipped_to_what_a_byte_holds(pictures):
+    ours = contrast.enhance(to_float(pictures)).mul(255).permute(0, 2, 3, 1).numpy()
+    for image, filtered in zip(pictures, ours, strict=True):
         x = cv2.normalize(image.astype("f8"), None, 0, 255, cv2.NORM_MINMAX)
         free = 4 * x - 4 * cv2.GaussianBlur(x, (121, 121), sigmaX=20, sigmaY=0) + 128
         assert np.abs(filtered - free.clip(0, 255)).max() < 0.05
-        outside = ((free < 0) | (free > 255)).mean()
-        assert share.item() == pytest.approx(outside, abs=1e-4) and 0.01 < outside < 0.9
+        assert 0.01 < ((free < 0) | (free > 255)).mean() < 0.9
 
 
 def test_small_images_are_blurred_as_far_as_their_border_reaches():

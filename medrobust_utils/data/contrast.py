@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from ..core.errors import ContractError
 
@@ -45,16 +44,3 @@ def enhance(images: torch.Tensor) -> torch.Tensor:
     high = images.amax((1, 2, 3), keepdim=True)
     stretched = (images - low) / (high - low).clamp_min(1e-6)
     return (4 * stretched - 4 * blur(stretched) + 128 / 255).clamp(0, 1)
-
-
-def clipped_share(images: torch.Tensor) -> torch.Tensor:
-    """Share (N,) of the filtered pixels that clipping moved to black or white."""
-    filtered = enhance(images)
-    return ((filtered == 0) | (filtered == 1)).float().mean((1, 2, 3))
-
-
-class ContrastFilter(nn.Module):
-    """``enhance`` as a layer: put before a model, it lets an attack go through the filter."""
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return enhance(images)
