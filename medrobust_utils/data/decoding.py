@@ -25,7 +25,7 @@ import psutil
 from PIL import Image
 
 from ..core import env
-from ..core.disk import blame, reserve
+from ..core.disk import blamed, reserve
 from ..core.errors import DataError
 from ..core.storage import write_atomic
 
@@ -33,6 +33,10 @@ STALE_SECONDS = 24 * 3600  # after which a half-made cache of another machine is
 # What may be decoded. Pillow knows many more, and hands some of them to other programs (EPS goes to
 # Ghostscript): nothing in a data set may start one.
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
+DAMAGED = (
+    "cannot be read as an image ({kind}: {error}). Download a publisher's file again; save one of "
+    "your own as PNG of at most 25 million pixels, or remove it."
+)
 CHUNK = 256  # images handed to the threads at a time: bounds memory, keeps the bar moving
 Opener = Callable[[Path, str], tuple[Image.Image, str]]
 Picture = tuple[np.ndarray, str]  # pixels, and the hash of them
@@ -75,29 +79,13 @@ def open_image(path: Path, mode: str | None) -> Image.Image:
         DataError: as ``decode``, and for pixels of more than 8 bits where ``mode`` has 8: Pillow
             would cut them off at 255, which is white.
     """
-    with damage_named(path), Image.open(path, formats=FORMATS) as file:
+    with blamed(path, DAMAGED), Image.open(path, formats=FORMATS) as file:
         if mode and file.mode[0] in "IF":
             raise DataError(
                 f"{path}: has pixels of more than 8 bits (mode {file.mode}), which this set's "
                 "images do not have. Download it again, or bring it as data of your own."
             )
         return file.convert(mode) if mode else file.copy()  # raises if truncated
-
-
-@contextmanager
-def damage_named(path: Path) -> Iterator[None]:
-    """Whatever Pillow's decoders raise on damaged bytes, in words that name the file."""
-    try:
-        yield
-    except DataError:
-        raise
-    except Exception as error:
-        damaged = (
-            f"cannot be read as an image ({type(error).__name__}: {error}). Download a "
-            "publisher's file again; save one of your own as PNG of at most 25 million pixels, or "
-            "remove it."
-        )
-        raise blame(path, error, damaged) from error
 
 
 def decoded(
@@ -154,15 +142,13 @@ def load_array(path: Path, remedy: str, **options: str) -> np.ndarray:
     Raises:
         DataError: if it cannot be read, with the ``remedy``.
     """
-    try:
+    with blamed(path, f"cannot be read as an array ({{error}}). {remedy}"):
         if not path.is_file():  # to open a pipe is to wait for ever
             raise ValueError("no file")
         array = np.load(path, allow_pickle=False, **options)  # what could run code is not loaded
         if not isinstance(array, np.ndarray):
             raise ValueError("an archive of arrays")
         return array
-    except Exception as error:  # a damaged header raises many types
-        raise blame(path, error, f"cannot be read as an array ({error}). {remedy}") from error
 
 
 def cached(path: Path, **options: str) -> np.ndarray:
@@ -217,11 +203,8 @@ def listing_key(paths: Sequence[Path], *made: object) -> str:
     """
     digest = hashlib.sha256(" ".join(map(str, made)).encode())
     for path in paths:
-        try:
+        with blamed(path, "no such image. Download the set again, or correct its label file."):
             stat = path.stat()
-        except OSError as error:
-            gone = "no such image. Download the set again, or correct its label file."
-            raise blame(path, error, gone) from error
         # a name may hold bytes that are no UTF-8
         digest.update(os.fsencode(path.name) + f" {stat.st_size} {stat.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:12]

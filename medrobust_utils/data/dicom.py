@@ -18,7 +18,7 @@ from PIL import Image
 from pydicom.pixels import pixel_array
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from ..core.disk import blame
+from ..core.disk import blamed
 from ..core.errors import DataError
 
 SUFFIXES = (".dcm", ".dicom")
@@ -29,6 +29,8 @@ ANGIOGRAPHY = ("1.2.840.10008.5.1.4.1.1.12.1", "1.2.840.10008.5.1.4.1.1.12.2")
 FRAME_GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 MACROS = ("PixelValueTransformationSequence", "FrameVOILUTSequence")
 
+# Without the error's own words: they may quote what stands in the file.
+DAMAGED = "cannot be read as DICOM ({kind}). Export it again, or as PNG."
 LEAST_LEVELS = 32  # gray levels that a set must keep of what it has
 SAMPLED = 2**16  # pixels of a picture whose levels are counted
 
@@ -55,12 +57,10 @@ def header(path: Path) -> Header:
         DataError: for a file that is no DICOM picture, or holds several frames.
     """
     found = _read(path, pixels=False)
-    try:
+    with blamed(path, DAMAGED):  # damaged elements fail when they are looked at
         frames, kind = int(found.get("NumberOfFrames") or 1), found.PhotometricInterpretation
         size, patient = (int(found.Columns), int(found.Rows)), str(found.get("PatientID") or "")
         rule = _rule(found) if kind in GRAY else "colour"
-    except Exception as error:  # damaged elements fail when they are looked at, in many ways
-        raise _damaged(path, error) from error
     if frames != 1:
         raise DataError(f"{path}: holds {frames} frames. Export the one you mean as a file.")
     if kind not in GRAY + COLOURS:
@@ -87,7 +87,7 @@ def shown(path: Path, ends: tuple[float, float] | None = None) -> tuple[Image.Im
         DataError: for damaged pixels, or a compression for which no decoder is installed.
     """
     found, values, padding = _numbers(path)
-    try:
+    with blamed(path, DAMAGED):
         if values.ndim == 3:
             low, high = (0, 255) if values.dtype == np.uint8 else _stored(found)
             light, digest = (values.astype(np.float64) - low) / (high - low), ""
@@ -99,8 +99,6 @@ def shown(path: Path, ends: tuple[float, float] | None = None) -> tuple[Image.Im
             light = 1 - light if kind == "MONOCHROME1" else light  # 0 is white
             light[padding] = 0
         return Image.fromarray(np.rint(light * 255).astype(np.uint8)), digest
-    except Exception as error:
-        raise _damaged(path, error) from error
 
 
 def numbers(path: Path) -> np.ndarray:
@@ -209,7 +207,7 @@ def _stored(found: pydicom.Dataset) -> tuple[int, int]:
 
 def _read(path: Path, *, pixels: bool) -> pydicom.FileDataset:
     """A file by its content: some devices leave out the preamble, and the rest is whole."""
-    try:
+    with blamed(path, DAMAGED):
         found = pydicom.dcmread(path, stop_before_pixels=not pixels, force=True)
         picture = "Rows" in found and "Columns" in found
         for groups in FRAME_GROUPS:  # enhanced files say there how their frames are shown
@@ -221,8 +219,6 @@ def _read(path: Path, *, pixels: bool) -> pydicom.FileDataset:
             implicit, little = found.original_encoding
             explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
             found.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else explicit
-    except Exception as error:  # damaged files fail in many ways
-        raise _damaged(path, error) from error
     if not picture:
         raise DataError(f"{path}: holds no picture (a report, a plan). Move it elsewhere.")
     return found
@@ -231,26 +227,17 @@ def _read(path: Path, *, pixels: bool) -> pydicom.FileDataset:
 def _numbers(path: Path) -> tuple[pydicom.FileDataset, np.ndarray, np.ndarray]:
     """A file, its gray after the modality stage, or its colours as RGB, and what is padding."""
     found = _read(path, pixels=True)
-    try:
+    syntax, said = found.file_meta.get("TransferSyntaxUID"), DAMAGED
+    if getattr(syntax, "is_compressed", False):
+        said = (
+            f"its pixels are compressed as {syntax.name} and cannot be decoded ({{kind}}). Install "
+            "pydicom's plugins (pip install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg), or "
+            "export it uncompressed."
+        )
+    with blamed(path, said):
         values = pixel_array(found)
         colours = values.ndim == 3
         return found, *((values, np.zeros(0, bool)) if colours else _modality(values, found))
-    except Exception as error:  # pydicom's decoders raise nearly anything on damaged bytes
-        syntax = found.file_meta.get("TransferSyntaxUID")
-        if not getattr(syntax, "is_compressed", False):
-            raise _damaged(path, error) from error
-        missing = (
-            f"its pixels are compressed as {syntax.name} and cannot be decoded "
-            f"({type(error).__name__}). Install pydicom's plugins (pip install pylibjpeg "
-            "pylibjpeg-libjpeg pylibjpeg-openjpeg), or export it uncompressed."
-        )
-        raise blame(path, error, missing) from error
-
-
-def _damaged(path: Path, error: Exception) -> DataError:
-    """Without the error's own words: they may quote what stands in the file."""
-    again = "Export it again, or as PNG."
-    return blame(path, error, f"cannot be read as DICOM ({type(error).__name__}). {again}")
 
 
 class Range:

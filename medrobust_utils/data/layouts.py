@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..core.disk import blame
+from ..core.disk import blamed
 from ..core.errors import DataError
 from .decoding import decoded
 from .imageset import ImageSet, Rows
@@ -230,7 +230,7 @@ def read_table(path: Path, columns: Sequence[str], *, remedy: str) -> pd.DataFra
         DataError: naming the line, if one is longer than the heading, or a cell is empty; or if
             the file is no table, holds no line, or lacks a column.
     """
-    try:
+    with blamed(path, f"cannot be read as CSV ({{error}}). {remedy}"):
         content = path.read_bytes()
         wide = content.startswith((b"\xff\xfe", b"\xfe\xff"))
         text = content.decode("utf-16" if wide else "utf-8").lstrip("\ufeff")
@@ -252,8 +252,6 @@ def read_table(path: Path, columns: Sequence[str], *, remedy: str) -> pd.DataFra
             raise ValueError(f"column {twice} comes twice")
         if not rows:
             raise ValueError("it holds no image")
-    except (OSError, ValueError, csv.Error) as error:
-        raise blame(path, error, f"cannot be read as CSV ({error}). {remedy}") from error
     cells = [(row + [""] * len(names))[: len(names)] for row in rows.values()]
     table = pd.DataFrame(cells, list(rows), names, dtype=str).loc[:, [bool(name) for name in names]]
     empty = pd.DataFrame({column: words(table, column) == "" for column in columns}).any(axis=1)

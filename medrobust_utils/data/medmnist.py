@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from ..core.disk import blame
+from ..core.disk import blamed
 from ..core.errors import DataError
 from .decoding import Picture, cached_pictures, listing_key, to_square
 from .imageset import ImageSet
@@ -116,25 +116,24 @@ def _rows(path: Path, name: str, shape: tuple[int, ...]) -> Iterator[np.ndarray]
         DataError: unless it is as published: images uint8 of ``shape``, labels of that or fewer.
     """
     images, layout = name.endswith("images"), np.lib.format
-    try:
-        with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as file:
-            if layout.read_magic(file) != (1, 0):
-                raise ValueError("another version of the format")
-            found, by_column, kind = layout.read_array_header_1_0(file)
-            n, right = (*found, 0)[0], kind == np.uint8 or not images
-            most = n == shape[0] if images else 0 < n <= shape[0]
-            if not (most and right and kind.kind in "iu" and found[1:] == shape[1:]) or by_column:
-                raise DataError(
-                    f"{path}: {name} is {kind} {found}, and whole numbers {shape} are published "
-                    "(uint8 for images). Download it again."
-                )
-            for _ in range(n):
-                row = file.read(int(np.prod(shape[1:])) * kind.itemsize)
-                yield np.frombuffer(row, kind).reshape(shape[1:])
-            if file.read(1):  # to the end, where the checksum is compared
-                raise ValueError("it is longer than its heading says")
-    except DataError:
-        raise
-    except Exception as error:  # zipfile and NumPy raise nearly anything on damage
-        damaged = f"{name} cannot be read as an array ({error}). Download it again."
-        raise blame(path, error, damaged) from error
+    damaged = f"{name} cannot be read as an array ({{error}}). Download it again."
+    with (
+        blamed(path, damaged),
+        zipfile.ZipFile(path) as archive,
+        archive.open(f"{name}.npy") as file,
+    ):
+        if layout.read_magic(file) != (1, 0):
+            raise ValueError("another version of the format")
+        found, by_column, kind = layout.read_array_header_1_0(file)
+        n, right = (*found, 0)[0], kind == np.uint8 or not images
+        most = n == shape[0] if images else 0 < n <= shape[0]
+        if not (most and right and kind.kind in "iu" and found[1:] == shape[1:]) or by_column:
+            raise DataError(
+                f"{path}: {name} is {kind} {found}, and whole numbers {shape} are published "
+                "(uint8 for images). Download it again."
+            )
+        for _ in range(n):
+            row = file.read(int(np.prod(shape[1:])) * kind.itemsize)
+            yield np.frombuffer(row, kind).reshape(shape[1:])
+        if file.read(1):  # to the end, where the checksum is compared
+            raise ValueError("it is longer than its heading says")

@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image
 
 from ..core import env
-from ..core.disk import blame
+from ..core.disk import blamed
 from ..core.errors import DataError
 from ..core.losses import IGNORED
 from .decoding import (
@@ -223,11 +223,8 @@ def _cut_field(path: Path, target: Path) -> None:
     from scipy.io import loadmat
 
     image, labels = open_image(path, "RGB"), path.parents[1] / "Labels" / f"{path.stem}.mat"
-    try:
+    with blamed(labels, "has no readable type_map ({error}). Unpack the archive again."):
         kinds = np.asarray(loadmat(labels, variable_names=["type_map"])["type_map"])
-    except Exception as error:  # scipy raises nearly anything on damaged files
-        damaged = f"has no readable type_map ({error}). Unpack the archive again."
-        raise blame(labels, error, damaged) from error
     right = image.size == kinds.shape == (FIELD, FIELD) and np.isin(kinds, KINDS).all()
     if not right:
         raise DataError(

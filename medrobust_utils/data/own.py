@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..core.disk import blame
+from ..core.disk import blamed
 from ..core.errors import DataError
 from ..core.losses import IGNORED
 from .decoding import decoded, listing_key, remembered
@@ -182,11 +182,8 @@ def _outlined(folder: Path, masks: Rows, cache: Path, key: str) -> dict[str, int
 
 def _names(path: Path) -> tuple[str, ...]:
     """The classes of label maps: a line each, the first is number 0."""
-    try:
+    with blamed(path, "cannot be read as text ({error}). Save it as UTF-8."):
         names = tuple(line.strip() for line in path.read_text("utf-8").splitlines())
-    except (OSError, ValueError) as error:
-        damaged = f"cannot be read as text ({error}). Save it as UTF-8."
-        raise blame(path, error, damaged) from error
     if not 2 <= len(names) <= MOST_CLASSES or "" in names or len(set(names)) < len(names):
         raise DataError(
             f"{path}: needs 2 to {MOST_CLASSES} different names of classes, a line each and no "

@@ -16,9 +16,10 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from ..core import env
+from ..core.disk import blamed
 from ..core.errors import DataError
 from . import dicom
-from .decoding import FORMATS, damage_named
+from .decoding import DAMAGED, FORMATS
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", *dicom.SUFFIXES)
 MOST_PIXELS = 25_000_000
@@ -59,7 +60,7 @@ class Scan:
         if is_dicom(path):
             image, digest = dicom.shown(path, self.dicom_ends)
             return image.convert(mode), digest
-        with damage_named(path), Image.open(path, formats=FORMATS) as file:
+        with blamed(path, DAMAGED), Image.open(path, formats=FORMATS) as file:
             image, digest = _upright(file), ""
             if image.mode in DEEP:
                 negative = getattr(file, "tag_v2", {}).get(PHOTOMETRIC) == WHITE_IS_ZERO
@@ -126,7 +127,7 @@ def sizes(path: Path) -> tuple[Size, Size]:
     if is_dicom(path):
         found = dicom.header(path)
         return ((found.width, found.height),) * 2
-    with damage_named(path), Image.open(path, formats=FORMATS) as file:  # reads the header only
+    with blamed(path, DAMAGED), Image.open(path, formats=FORMATS) as file:  # reads the header only
         swapped = file.format != "TIFF" and _orientation(file) >= 5
         return (file.size[::-1] if swapped else file.size), file.size
 
@@ -152,7 +153,7 @@ def is_dicom(path: Path) -> bool:
 
 def _look(path: Path, deep: dicom.Range, counts: Counter[str]) -> bool:
     """Whether a picture is gray; its numbers go into ``deep`` if it has 16 bits."""
-    with damage_named(path), Image.open(path, formats=FORMATS) as file:
+    with blamed(path, DAMAGED), Image.open(path, formats=FORMATS) as file:
         mode, telephone = file.mode, file.format == "MPO"
         check_size(path, *file.size)
         pixels = np.asarray(file) if mode in DEEP else None
