@@ -15,7 +15,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -43,6 +42,7 @@ PANNUKE = ("background", "neoplastic", "inflammatory", "connective", "epithelial
 CHANNELS = ("neoplastic", "inflammatory", "connective", "dead", "epithelial", "background")
 FOLDS = (2656, 2523, 2722)  # images of each
 FILES = {"images.npy": 3, "masks.npy": len(CHANNELS)}  # and their channels
+Stored = tuple[Path, np.ndarray]  # an array as it lies on the disk
 CHUNK = 16  # images converted at a time: 75 MB of float64
 CONSEP = ("background", "neoplastic", "inflammatory", "connective", "epithelial", "other")
 # background, other, inflammatory, healthy, malignant epithelium, fibroblast, muscle, endothelium:
@@ -55,15 +55,6 @@ STARTS = (0, 256, 512, 744)  # the last patch overlaps its neighbour by 24 pixel
 FIELD = 1000
 KINDS = range(8)  # background and seven kinds of nuclei
 FIELDS = {"train": 27, "test": 14}  # fields of each
-
-
-class Fold(NamedTuple):
-    """One fold: its name, its arrays as they lie on the disk, and the files of both."""
-
-    name: str
-    images: np.ndarray
-    masks: np.ndarray
-    files: tuple[Path, ...]
 
 
 def consep(root: Path, size: int, *, duplicates: bool = False) -> ImageSet:
@@ -99,37 +90,34 @@ def pannuke(root: Path, size: int, *, duplicates: bool = False) -> ImageSet:
     from is not known: each is a group of its own, but for near duplicates.
     """
     folds = _folds(find_folder(root, "pannuke"))
-    key = listing_key([path for fold in folds for path in fold.files], size, *CHANNELS, *PANNUKE)
-    n = sum(len(fold.images) for fold in folds)
+    pixels, masks = (list(arrays) for arrays in zip(*folds.values(), strict=True))
+    files = [path for fold in folds.values() for path, _ in fold]
+    counts = tuple(len(array) for _, array in pixels)
+    ids = [f"fold{k}_{row:04d}" for k, n in zip(folds, counts, strict=True) for row in range(n)]
 
     def pictures() -> Iterator[Picture]:
-        for fold in folds:
-            for pixels in _chunks(fold.images, fold.files[0], 255):
-                for one in np.rint(pixels).astype(np.uint8):
-                    yield to_square(Image.fromarray(one), size)
+        for chunk in _chunks(pixels, 255):
+            for one in np.rint(chunk).astype(np.uint8):
+                yield to_square(Image.fromarray(one), size)
 
-    def label_maps() -> Iterator[np.ndarray]:
-        for fold in folds:
-            for masks in _chunks(fold.masks, fold.files[1], np.inf):
-                yield from _classes(masks)
-
+    key, n = listing_key(files, size, *CHANNELS, *PANNUKE), len(ids)
     images = cached_pictures("pannuke", key, (n, size, size, 3), pictures())
-    ids = [f"{fold.name}_{row:04d}" for fold in folds for row in range(len(fold.images))]
+    label_maps = (one for chunk in _chunks(masks, np.inf) for one in _classes(chunk))
     return combine(
         name="pannuke",
         ids=ids,
         decoded=images,
-        targets=kept_maps(images[2] / "labels.npy", label_maps(), n, size),
+        targets=kept_maps(images[2] / "labels.npy", label_maps, n, size),
         classes=PANNUKE,
-        complete=tuple(len(fold.images) for fold in folds) == FOLDS,
+        complete=counts == FOLDS,
         parts=[name.partition("_")[0] for name in ids],
         duplicates=duplicates,
     )
 
 
-def _folds(folder: Path) -> list[Fold]:
-    """The folds below ``folder``, by number, with their arrays held against each other."""
-    folds: dict[int, Fold] = {}
+def _folds(folder: Path) -> dict[int, list[Stored]]:
+    """Images and masks of the folds below ``folder``, by number, held against each other."""
+    folds: dict[int, list[Stored]] = {}
     for place in sorted(folder.iterdir()):
         if not place.is_dir() or place.name.startswith((".", "__")):
             continue
@@ -139,15 +127,14 @@ def _folds(folder: Path) -> list[Fold]:
                 f"{place}: its name does not end in the number of a fold, or another folder has "
                 "the same fold. Rename it, or remove one."
             )
-        folds[int(number[1])] = _fold(f"fold{int(number[1])}", place)
+        folds[int(number[1])] = _fold(place)
     if not folds:
         raise DataError(f"{folder}: no fold in it. Unpack the archives there, a folder for each.")
-    return [folds[number] for number in sorted(folds)]
+    return dict(sorted(folds.items()))
 
 
-def _fold(name: str, place: Path) -> Fold:
-    arrays: list[np.ndarray] = []
-    paths: list[Path] = []
+def _fold(place: Path) -> list[Stored]:
+    arrays: list[Stored] = []
     for file, channels in FILES.items():
         found = sorted(place.rglob(file))
         if len(found) != 1:
@@ -156,29 +143,31 @@ def _fold(name: str, place: Path) -> Fold:
                 "this fold again, and no other in the same folder."
             )
         array = load_array(found[0], AGAIN, mmap_mode="r")
-        arrays, paths = [*arrays, array], [*paths, *found]
-        n, side = (*arrays[0].shape, 0, 0)[:2]
+        arrays.append((found[0], array))
+        n, side = (*arrays[0][1].shape, 0, 0)[:2]
         shape = (n, side, side, channels)
         if array.shape != shape or not array.size or array.dtype.kind not in "buif":
             raise DataError(
                 f"{found[0]}: holds {array.dtype} {array.shape}, and for {n} images of {side} "
                 f"pixels a side real numbers {shape} are needed. Download this fold again."
             )
-    return Fold(name, *arrays, tuple(paths))
+    return arrays
 
 
-def _chunks(array: np.ndarray, path: Path, limit: float) -> Iterator[np.ndarray]:
+def _chunks(arrays: list[Stored], limit: float) -> Iterator[np.ndarray]:
     """A few rows at a time, all of them in [0, ``limit``]; NaN is not."""
-    for start in range(0, len(array), CHUNK):
-        values = array[start : start + CHUNK]
-        low, high = values.min(), values.max()
-        halved = limit == 255 and values.dtype.kind == "f" and 0 < high <= 1
-        if not (low >= 0 and high <= limit) or not np.isfinite(high) or halved:
-            raise DataError(
-                f"{path}: images {start} to {start + len(values) - 1} hold values from {low} to "
-                f"{high}; 0 to {limit:g} are expected, not divided by 255. Download it again."
-            )
-        yield values
+    for path, array in arrays:
+        for start in range(0, len(array), CHUNK):
+            values = array[start : start + CHUNK]
+            low, high = values.min(), values.max()
+            halved = limit == 255 and values.dtype.kind == "f" and 0 < high <= 1
+            if not (low >= 0 and high <= limit) or not np.isfinite(high) or halved:
+                raise DataError(
+                    f"{path}: images {start} to {start + len(values) - 1} hold values from {low} "
+                    f"to {high}; 0 to {limit:g} are expected, not divided by 255. Download it "
+                    "again."
+                )
+            yield values
 
 
 def _classes(masks: np.ndarray) -> np.ndarray:
