@@ -8,7 +8,7 @@ tells one patient from another, as a number that does not say who it is.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -110,7 +110,7 @@ def numbers(path: Path) -> np.ndarray:
 def _rule(found: pydicom.Dataset) -> str:
     if _lut(found, "VOILUTSequence") is not None:
         return "lut"
-    if next(_windows(found), None):
+    if _window(found):
         return "window"
     plain = "RescaleSlope" not in found and _lut(found, "ModalityLUTSequence") is None
     return "bits" if plain and int(found.BitsStored) <= 8 else "range"
@@ -121,17 +121,14 @@ def _lut(found: pydicom.Dataset, name: str) -> pydicom.Dataset | None:
     return next((item for item in found.get(name) or () if item.get("LUTData")), None)
 
 
-def _windows(found: pydicom.Dataset) -> Iterator[tuple[float, float]]:
-    """Centre and width of every window that is one."""
-    pairs = [found.get(name) for name in ("WindowCenter", "WindowWidth")]
-    lists = [list(v) if isinstance(v, pydicom.multival.MultiValue) else [v] for v in pairs]
-    for centre, width in zip(*lists, strict=False):
-        try:
-            ends = float(centre), float(width)
-        except (TypeError, ValueError):  # empty
-            continue
-        if np.isfinite(ends).all() and ends[1] > 0:
-            yield ends
+def _window(found: pydicom.Dataset) -> tuple[float, float] | None:
+    """Centre and width of the first window that is one."""
+    centres, widths = (np.atleast_1d(found.get(name)) for name in ("WindowCenter", "WindowWidth"))
+    for centre, width in zip(centres, widths, strict=False):
+        with suppress(TypeError, ValueError):  # empty
+            if np.isfinite(float(centre)) and 0 < float(width) < np.inf:
+                return float(centre), float(width)
+    return None
 
 
 def _modality(values: np.ndarray, found: pydicom.Dataset) -> tuple[np.ndarray, np.ndarray]:
@@ -181,7 +178,7 @@ def _voi(
         values, top = _look_up(numbers, _lut(found, "VOILUTSequence"))
         return values / top
     if rule == "window":
-        centre, width = next(_windows(found))
+        centre, width = _window(found)
         function = str(found.get("VOILUTFunction") or "LINEAR")
         if function == "SIGMOID":
             return 1 / (1 + np.exp(np.clip(-4 * (numbers - centre) / width, -700, 700)))
