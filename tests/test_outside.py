@@ -47,7 +47,7 @@ def test_deep_grays_are_shown_by_the_bits_they_use(kind):
     exact = DEEP.astype(np.float64) / 4095 * 255
     found, words = upload(saved(DEEP, kind), 1)
     np.testing.assert_allclose(found[..., 0], exact, atol=0.5001)
-    assert words == ("4095 becomes white, of 16 bits",)
+    assert words == ("16 bits: 0 to 4095 becomes black to white",)
     negative = saved(DEEP, "TIFF", tiffinfo={262: 0})
     np.testing.assert_array_equal(upload(negative, 1)[0], 255 - found)
 
@@ -56,7 +56,7 @@ def test_dicom_is_told_by_its_mark_and_shown_by_its_own_rules(tmp_path):
     path = dicom(tmp_path / "x", DEEP, PatientName="Secret^Name")
     found, words = picture("x.png", path.read_bytes(), size=24, channels=1)
     np.testing.assert_allclose(found[..., 0], DEEP.astype(np.float64) / 4095 * 255, atol=1)
-    assert words == ("0 to 4095 becomes black to white, without a window",)
+    assert words == ("no window: 0 to 4095 becomes black to white",)
     with pytest.raises(DataError, match=r"^scan.DCM: cannot be read as DICOM") as caught:
         picture("scan.DCM", path.read_bytes()[:-200], size=24, channels=1)
     assert "Secret" not in str(caught.value)

@@ -58,8 +58,8 @@ def picture(
             raise DataError(said) from error
     census, sides = found.census, f"{image.width} x {image.height}"
     told = {
-        f"{found.ends[1]:.0f} becomes white, of 16 bits": census["files_sixteen_bits"],
-        f"{census.get('dicom_range')}, without a window": "dicom_range" in census,
+        f"16 bits: 0 to {found.ends[1]:.0f} becomes black to white": census["files_sixteen_bits"],
+        f"no window: {census.get('dicom_range')}": "dicom_range" in census,
         "the first of several pictures in the file": census["files_first_of_several"],
         "made gray": (channels, found.channels) == (1, 3),
         "gray, so all three colours are alike": (channels, found.channels) == (3, 1),
