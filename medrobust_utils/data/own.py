@@ -17,13 +17,14 @@ from __future__ import annotations
 import hashlib
 import re
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from ..core.disk import blamed
-from ..core.errors import DataError
+from ..core.errors import DataError, ProtocolError
 from ..core.losses import IGNORED
 from .decoding import decoded, listing_key, remembered
 from .imageset import ImageSet, Rows
@@ -58,6 +59,30 @@ def place(name: str) -> Path:
             "line: rename a folder with one, or set DATASET in the notebook.)"
         )
     return path.resolve()
+
+
+def with_own_data(settings: Mapping, role: str, part: str) -> tuple[Mapping, str]:
+    """Settings in which ``folder:PATH``, given as DATASET, stands in for a paper's set, ``part``.
+
+    Everything else (sizes, epochs, flips) stays as it is for the set that it stands in for. Only
+    arms on that set under an honest split remain.
+
+    Returns:
+        The settings and the role; unchanged for any other DATASET.
+    """
+    if not role.startswith(PREFIX):
+        return settings, role
+    like = {"role": part, "split": "honest"}
+    arms = [arm for arm in settings["arms"] if all(arm.get(k, v) == v for k, v in like.items())]
+    if not arms:
+        raise ProtocolError(f"this profile has no arm with an honest split on {part}.")
+    return {**settings, "arms": arms, "datasets": {**settings["datasets"], part: role}}, part
+
+
+def own_folder(settings: Mapping, role: str) -> str:
+    """``folder:PATH`` where one's own data stand for a role, else nothing."""
+    name = settings["datasets"][role]
+    return name if name.startswith(PREFIX) else ""
 
 
 def read(name: str, size: int, *, duplicates: bool = False) -> ImageSet:

@@ -51,6 +51,38 @@ def binary(data: ImageSet, positive: Sequence[str], names: tuple[str, str]) -> I
     return _view(data, *positive, targets=hit.astype(np.int64), classes=names)
 
 
+def whole_images(data: ImageSet) -> ImageSet:
+    """``data`` if its labels are of whole images, else DataError."""
+    if data.segmentation:
+        raise DataError(
+            f"{data.name} has a class for every pixel; this paper classifies whole images. "
+            "Notebook 04 takes label maps."
+        )
+    return data
+
+
+def question(data: ImageSet, wanted: Sequence[str], role: str, *, two: bool) -> list[str]:
+    """Which classes of one's own data are positive, or none where every class is one.
+
+    Args:
+        wanted: what the profile says, for the set of the paper or by an override.
+        two: whether two classes are needed; the second of two is then the positive one.
+
+    Raises:
+        DataError: for label maps, or where nobody said what is positive.
+    """
+    whole_images(data)
+    if set(wanted) <= set(data.classes) and (wanted or not (two or data.multi_label)):
+        return list(wanted)
+    if len(data.classes) == 2 and not data.multi_label:
+        return [data.classes[1]] if two else []
+    kinds = "findings" if data.multi_label else "classes"
+    raise DataError(
+        f"{data.name} has {len(data.classes)} {kinds}; say which are positive, e.g. "
+        f"SET='positive.{role}=[{data.classes[-1]}]'. There are: {', '.join(data.classes)}."
+    )
+
+
 def undersample(data: ImageSet, per_class: int, *, seed: int) -> ImageSet:
     """``data`` with equally large classes: some images of each, drawn by ``seed``, in their order.
 

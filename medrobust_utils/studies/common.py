@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from ..core import env
-from ..data.own_roles import own_folder, question, whole_images, with_own_data  # noqa: F401
+from ..data.own import own_folder, with_own_data  # noqa: F401
 from ..data.splits import some  # noqa: F401
+from ..data.views import question, whole_images  # noqa: F401
 from ..scoring.imagesets import clean_scores, unscored  # noqa: F401
 from ..training.arms import parameters  # noqa: F401
 
