@@ -131,6 +131,7 @@ def read(name: str, size: int, *, duplicates: bool = False) -> ImageSet:
     patients = np.array([by_table or by_file for by_table, by_file in given], object)
     known = patients != ""
     alone = np.array([f"image {i}" for i in range(n)], object)
+    groups = pd.factorize(np.where(known, "patient " + patients, alone))[0]
     parts = [image.partition("/")[0] for image in names]
     data = combine(
         name=title,
@@ -138,9 +139,7 @@ def read(name: str, size: int, *, duplicates: bool = False) -> ImageSet:
         decoded=images,
         targets=np.array(targets),
         classes=classes,
-        groups=pd.factorize(np.where(known, "patient " + patients, alone))[0]
-        if any(known)
-        else None,
+        groups=groups if known.any() else None,
         masks=masks,
         parts=parts if set(parts) <= PARTS else None,
         known=known,
