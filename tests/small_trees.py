@@ -7,6 +7,7 @@ copied, damaged and read.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import pydicom
 from PIL import Image
 
 from medrobust_utils.data import ImageSet
+from medrobust_utils.data.medmnist import PARTS, SETS
 from medrobust_utils.data.phantoms import phantom_set
 from medrobust_utils.data.readers import ISIC
 
@@ -137,7 +139,6 @@ def pannuke(root: Path) -> None:
         kinds = rng.integers(0, 6, (count, 16, 16, 1))
         np.save(images / "images.npy", pixels)
         np.save(masks / "masks.npy", (kinds == np.arange(6)).astype(np.float64))
-        np.save(images / "types.npy", np.array(["Breast", "Colon"])[np.arange(count) % 2])
 
 
 def consep(root: Path) -> None:
@@ -166,14 +167,27 @@ def isic(root: Path) -> None:
     pd.DataFrame(table).to_csv(folder / "metadata.csv", index=False)
 
 
+def medmnist(
+    root: Path, name: str, side: int = 28, counts: Sequence[int] = (20, 6, 8)
+) -> dict[str, np.ndarray]:
+    """A file of MedMNIST with ``counts`` images a part, no two alike, and what is in it."""
+    kind, rng, arrays = SETS[name], np.random.default_rng(0), {}
+    for part, count in zip(PARTS, counts, strict=True):
+        small = rng.integers(0, 256, (count, 14, 14, kind.channels), np.uint8).squeeze()
+        grown = [np.asarray(Image.fromarray(one).resize((side, side))) for one in small]
+        arrays[f"{part}_images"] = np.stack(grown)
+        labels = (np.arange(count) % len(kind.classes)).astype(np.uint8)[:, None]
+        several = rng.integers(0, 2, (count, len(kind.classes)), np.uint8)
+        arrays[f"{part}_labels"] = several if kind.several else labels
+    path = root / "medmnist" / (f"{name}.npz" if side == 28 else f"{name}_{side}.npz")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(path, **arrays)
+    return arrays
+
+
 def breastmnist(root: Path) -> None:
     """MedMNIST's file of 28 pixels with six, two and four images."""
-    folder, rng, arrays = root / FOLDERS["breastmnist"], np.random.default_rng(0), {}
-    folder.mkdir(parents=True)
-    for part, count in (("train", 6), ("val", 2), ("test", 4)):
-        arrays[f"{part}_images"] = rng.integers(0, 256, (count, 28, 28), np.uint8)
-        arrays[f"{part}_labels"] = (np.arange(count) % 2).astype(np.uint8)[:, None]
-    np.savez_compressed(folder / "breastmnist.npz", **arrays)
+    medmnist(root, "breastmnist", counts=(6, 2, 4))
 
 
 def own(root: Path) -> None:

@@ -12,7 +12,7 @@ from found import falling, find, only
 
 from medrobust_utils.core.errors import DataError, ProtocolError
 from medrobust_utils.data import to_float
-from medrobust_utils.data.contrast import enhance
+from medrobust_utils.data.views import enhance
 from medrobust_utils.explain import under_attack
 from medrobust_utils.reporting import protocol, results
 from medrobust_utils.studies import attentive_cnn as study

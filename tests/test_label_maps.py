@@ -9,9 +9,7 @@ from PIL import Image
 from scipy.io import savemat
 
 from medrobust_utils.core.errors import DataError
-from medrobust_utils.core.losses import IGNORED
 from medrobust_utils.data import nuclei
-from medrobust_utils.data.masks import OVERLAPPING, settle
 
 SIDE = small_trees.SIDE
 # What the publisher's numbers 0 to 7 are called here.
@@ -69,14 +67,6 @@ def test_a_label_map_that_does_not_fit_is_named(root, said):
     DAMAGE[said](label_path(root, "train_3_r00"))
     with pytest.raises(DataError, match=f"train_3_r00.*{said}|{said}"):
         nuclei.consep(root, SIDE)
-
-
-def test_overlapping_pixels_are_counted_and_ignored():
-    maps = np.array([[[0, 1, OVERLAPPING]], [[IGNORED, OVERLAPPING, 0]]], np.uint8)
-    targets, census = settle("set", maps, ("a", "b"))
-    assert targets.tolist() == [[[0, 1, IGNORED]], [[IGNORED, IGNORED, 0]]]
-    assert (census["pixels_overlapping"], census["pixels_unlabelled"]) == (2, 1)
-    assert census["pixel_shares"] == {"a": 2 / 3, "b": 1 / 3}
 
 
 @pytest.fixture

@@ -2,38 +2,11 @@
 
 import numpy as np
 import pytest
-from PIL import Image
+import small_trees
 
 from medrobust_utils import data
 from medrobust_utils.core.errors import DataError
 from medrobust_utils.data import loading, medmnist
-
-COUNTS = {"train": 20, "val": 6, "test": 8}
-
-
-def arrays(name, side, seed=0):
-    """A set as published, but small; no two pictures are alike."""
-    kind, random = medmnist.SETS[name], np.random.default_rng(seed)
-    colours = (3,) if kind.channels == 3 else ()
-    found = {}
-    for part, count in COUNTS.items():
-        small = random.integers(0, 256, (count, 14, 14, *colours), np.uint8)
-        grown = [np.asarray(Image.fromarray(one).resize((side, side))) for one in small]
-        found[f"{part}_images"] = np.stack(grown)
-        if kind.several:
-            labels = random.integers(0, 2, (count, len(kind.classes)), np.uint8)
-        else:
-            labels = (np.arange(count) % len(kind.classes)).astype(np.uint8)[:, None]
-        found[f"{part}_labels"] = labels
-    return found
-
-
-def save(root, name, side, content=None):
-    folder = root / "medmnist"
-    folder.mkdir(exist_ok=True)
-    path = folder / (f"{name}.npz" if side == 28 else f"{name}_{side}.npz")
-    np.savez_compressed(path, **(content or arrays(name, side)))
-    return path
 
 
 @pytest.fixture
@@ -44,14 +17,13 @@ def root(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", medmnist.SETS)
 def test_every_set_is_read_as_published(root, name):
-    content, kind = arrays(name, 28), medmnist.SETS[name]
-    save(root, name, 28, content)
+    content, kind = small_trees.medmnist(root, name), medmnist.SETS[name]
     found = data.load(name, size=28)
     assert found.name == name and found.classes == kind.classes and not found.synthetic
     assert found.images.shape == (34, 28, 28, kind.channels) and found.subjects is None
     assert found.parts == ("train",) * 20 + ("val",) * 6 + ("test",) * 8
-    pixels = np.concatenate([content[f"{part}_images"] for part in COUNTS])
-    labels = np.concatenate([content[f"{part}_labels"] for part in COUNTS])
+    pixels = np.concatenate([content[f"{part}_images"] for part in medmnist.PARTS])
+    labels = np.concatenate([content[f"{part}_labels"] for part in medmnist.PARTS])
     np.testing.assert_array_equal(found.images[:].reshape(pixels.shape), pixels)
     np.testing.assert_array_equal(found.targets.reshape(labels.shape), labels)
     assert found.multi_label == kind.several
@@ -61,15 +33,14 @@ def test_every_set_is_read_as_published(root, name):
 @pytest.mark.parametrize(("size", "taken"), [(28, 28), (48, 64), (64, 64), (96, 64)])
 def test_the_smallest_file_with_enough_pixels_is_read(root, size, taken):
     for side in (28, 64):
-        save(root, "pneumoniamnist", side)
+        small_trees.medmnist(root, "pneumoniamnist", side)
     found = data.load("pneumoniamnist", size=size)
     assert found.census["pixels_a_side_in_the_file"] == taken
     assert found.images.shape[1:] == (size, size, 1)
 
 
 def test_what_is_not_as_published_is_named_and_leaves_no_cache(root, home):
-    content = arrays("breastmnist", 28)
-    path = save(root, "breastmnist", 28, content)
+    content, path = small_trees.medmnist(root, "breastmnist"), root / "medmnist/breastmnist.npz"
     whole = path.read_bytes()
     for part in (b"", whole[:100], whole[: len(whole) // 2], b"\0" * 500):
         path.write_bytes(part)
@@ -82,7 +53,7 @@ def test_what_is_not_as_published_is_named_and_leaves_no_cache(root, home):
         ("test_images", None),
     ):
         others = {name: array for name, array in content.items() if name != member}
-        save(root, "breastmnist", 28, others | ({} if value is None else {member: value}))
+        np.savez(path, **others | ({} if value is None else {member: value}))
         with pytest.raises(DataError, match=member):
             data.load("breastmnist", size=28)
     assert not list((home / "decoded").glob("*partial*"))
@@ -102,7 +73,7 @@ def test_a_lesson_shows_real_images_in_colab_and_phantoms_where_a_program_runs(
 
     def arrive(dataset, folder, file):
         asked.append(file)
-        save(folder, dataset.name, 28)
+        small_trees.medmnist(folder, dataset.name)
 
     monkeypatch.setattr(loading, "download_set", arrive)
     found = data.lesson("phantom-dermatoscopy7", size=32, phantoms=14)

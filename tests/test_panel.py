@@ -139,7 +139,9 @@ def test_what_nobody_thought_of_is_a_sentence_as_well(explorer, monkeypatch, cap
 
 
 @pytest.mark.parametrize("entry", [SKIN, CHEST, TISSUE])
-@pytest.mark.parametrize("mode, words", [("RGB", ""), ("L", ""), ("I;16", "stretched")])
+@pytest.mark.parametrize(
+    "mode, words", [("RGB", ""), ("L", ""), ("I;16", "becomes black to white")]
+)
 def test_an_own_image_is_looked_at_with_a_word_about_it(tmp_path, entry, mode, words):
     explorer = opened(tmp_path, entry)
     before = pictures(explorer)

@@ -38,8 +38,6 @@ def write(root, layout=PUBLISHED, counts=COUNTS):
             path = root / "pannuke" / path.format(number)
             path.parent.mkdir(parents=True, exist_ok=True)
             np.save(path, array)
-        types = np.array(["Breast", "Colon"])[np.arange(count) % 2]
-        np.save((root / "pannuke" / layout[0].format(number)).with_name("types.npy"), types)
     return root
 
 
@@ -66,7 +64,6 @@ def test_the_publishers_layout(root):
     census = data.census
     assert census["pixels_overlapping"] == census["pixels_unlabelled"] == 30
     assert census["images_per_part"] == {"fold1": 18, "fold2": 5, "fold3": 7}
-    assert census["images_per_tissue"] == {"Breast": 9 + 3 + 4, "Colon": 9 + 2 + 3}
 
 
 def test_the_copy_on_kaggle_is_the_same_set(root, tmp_path):
@@ -113,7 +110,6 @@ DAMAGE = [
     ("images", lambda a: a / 255),
     ("masks", lambda a: a[:4]),
     ("masks", lambda a: with_pixel(a, np.nan)),
-    ("types", lambda a: np.arange(5)),
 ]
 
 

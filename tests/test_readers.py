@@ -183,7 +183,7 @@ def edit(name, table):
 DAMAGE = {
     "no line": (HAM, edit(HAM, lambda t: t.iloc[1:]), "0000000.*line"),
     "no file": (HAM, lambda r: (r / IMAGE).unlink(), "line 5, ISIC_0000003.*file"),
-    "truncated": (HAM, shorten(IMAGE), "ISIC_0000003.jpg: .*download it again"),
+    "truncated": (HAM, shorten(IMAGE), "ISIC_0000003.jpg: .*Download .* again"),
     "foreign": (HAM, lambda r: (r / IMAGE).with_suffix(".txt").write_text("x"), "ISIC_0000003.txt"),
     "class": (HAM, edit(HAM, lambda t: t.assign(dx="x")), "line 2 .*'x'"),
     "twice": (HAM, edit(HAM, lambda t: pd.concat([t, t[:1]])), "line 14 "),

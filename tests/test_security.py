@@ -97,7 +97,7 @@ def test_no_kept_array_runs_code(tmp_path, kind):
 
 
 ARRAYS = {
-    "pannuke": ("images.npy", "masks.npy", "types.npy"),
+    "pannuke": ("images.npy", "masks.npy"),
     "breastmnist": ("train_images.npy", "val_labels.npy"),
 }
 

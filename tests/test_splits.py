@@ -15,12 +15,21 @@ from medrobust_utils.data import (
     split_three_ways,
 )
 from medrobust_utils.data.duplicates import join_groups, near_duplicates
+from medrobust_utils.data.imageset import take
 from medrobust_utils.data.splits import Split, check_split, leaks
 from medrobust_utils.data.views import copy_per_label
 
 
 def grouped(images, size=2):
     return replace(images, groups=np.arange(len(images)) // size)
+
+
+def made(name, targets, classes, groups, **more):
+    """A set of black images, of which a split sees all but the images."""
+    n, side = len(targets), targets.shape[1] if targets.ndim == 3 else 1
+    more |= {"synthetic": True, "complete": True, "checksum": "none"}
+    images, ids = np.zeros((n, side, side, 3), np.uint8), tuple(map(str, range(n)))
+    return ImageSet(name, images, targets, classes, groups, ids, **more)
 
 
 def test_a_leaking_or_empty_split_is_refused(skin):
@@ -82,24 +91,8 @@ def ham():
     alone = rng.permutation(np.repeat(range(7), ALONE))
     rest = np.sort(np.repeat(range(7), np.subtract(ALL, ALONE)))  # a lesion is of one class
     shuffled = rng.permutation(len(lesions))
-    return ImageSet(
-        "ham-like",
-        np.zeros((10_015, 1, 1, 3), np.uint8),
-        np.concatenate([alone, rest])[shuffled],
-        CLASSES,
-        lesions[shuffled],
-        tuple(map(str, range(10_015))),
-        synthetic=True,
-        complete=True,
-        checksum="none",
-        subjects=lesions[shuffled],
-    )
-
-
-def subset(data, index):
-    """Some images of a set, as a set."""
-    parts = {key: getattr(data, key)[index] for key in ("images", "targets", "groups", "subjects")}
-    return replace(data, ids=tuple(map(str, index)), **parts)
+    targets, lesions = np.concatenate([alone, rest])[shuffled], lesions[shuffled]
+    return made("ham-like", targets, CLASSES, lesions, subjects=lesions)
 
 
 def test_dattas_split_is_828_images_of_lesions_with_one_image(ham):
@@ -139,7 +132,7 @@ def check_three_ways(data, cut, shares):
 
 
 def test_the_honest_split_parts_three_ways_by_group_and_class(ham):
-    data = subset(ham, np.flatnonzero(ham.groups % 12 == 0))  # all would take scikit-learn seconds
+    data = take(ham, np.flatnonzero(ham.groups % 12 == 0))  # all would take scikit-learn seconds
     split = check_three_ways(data, split_three_ways, [0.72, 0.08, 0.2])
     sides = [set(data.groups[side].tolist()) for side in split]
     assert not sides[0] & sides[1] and not sides[0] & sides[2] and not sides[1] & sides[2]
@@ -161,7 +154,7 @@ def test_sets_that_cannot_be_split_so_are_refused(skin, ham):
         split_like_datta(replace(skin, subjects=np.arange(140) // 2), seed=0)
     rare = np.flatnonzero((ham.targets == 3) & (ham.subjects < 5514))[:1]
     with pytest.raises(DataError, match="a share of every class"):
-        split_like_datta(subset(ham, np.append(np.flatnonzero(ham.targets != 3), rare)), seed=0)
+        split_like_datta(take(ham, np.append(np.flatnonzero(ham.targets != 3), rare)), seed=0)
     with pytest.raises(DataError, match="fewer than 10 groups"):
         split_three_ways(replace(skin, groups=np.arange(140) // 14), seed=0)
 
@@ -175,18 +168,8 @@ def tiles(parts, per_tile=4, rare=()):
     targets[:, 0, 0] = 1
     for tile in rare:
         targets[tile * per_tile : tile * per_tile + 2, 1, 1] = 2
-    return ImageSet(
-        "tiles",
-        np.zeros((len(targets), 2, 2, 3), np.uint8),
-        targets,
-        CHOICES,
-        np.arange(len(targets)) // per_tile,
-        tuple(f"patch-{i}" for i in range(len(targets))),
-        synthetic=True,
-        complete=True,
-        checksum="none",
-        parts=tuple(np.repeat(parts, per_tile)),
-    )
+    groups = np.arange(len(targets)) // per_tile
+    return made("tiles", targets, CHOICES, groups, parts=tuple(np.repeat(parts, per_tile)))
 
 
 def tiles_of(data, rows):

@@ -8,12 +8,12 @@ import torch
 
 from medrobust_utils.core.errors import DataError
 from medrobust_utils.data import batches, split_by_group
-from medrobust_utils.data.contrast import enhance
 from medrobust_utils.data.imageset import Rows, to_float
 from medrobust_utils.data.phantoms import phantom_set
 from medrobust_utils.data.views import (
     binary,
     copy_per_label,
+    enhance,
     enhanced,
     enhanced_pixels,
     label_maps,

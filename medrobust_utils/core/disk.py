@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +63,24 @@ def blame(path: object, error: BaseException, damaged: str) -> DataError:
             return DataError(f"{path}: {about}: {sentence} The file is not to blame.")
         cause = cause.__cause__ or cause.__context__
     return DataError(f"{path}: {damaged}")
+
+
+@contextmanager
+def blamed(path: object, damaged: str) -> Iterator[None]:
+    """What goes wrong inside, in any of the many ways of a damaged file, is raised as ``blame``.
+
+    A DataError goes through: it has words of its own.
+
+    Args:
+        damaged: see ``blame``; ``{error}`` and ``{kind}`` stand for the error and its type.
+    """
+    try:
+        yield
+    except DataError:
+        raise
+    except Exception as error:
+        words = damaged.replace("{error}", str(error)).replace("{kind}", type(error).__name__)
+        raise blame(path, error, words) from error
 
 
 def reserve(path: Path, shape: tuple[int, ...]) -> np.memmap:

@@ -25,16 +25,21 @@ import psutil
 from PIL import Image
 
 from ..core import env
-from ..core.disk import blame, reserve
+from ..core.disk import blamed, reserve
 from ..core.errors import DataError
 from ..core.storage import write_atomic
 
 STALE_SECONDS = 24 * 3600  # after which a half-made cache of another machine is given up
 # What may be decoded. Pillow knows many more, and hands some of them to other programs (EPS goes to
 # Ghostscript): nothing in a data set may start one.
-FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP")
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
+DAMAGED = (
+    "cannot be read as an image ({kind}: {error}). Download a publisher's file again; save one of "
+    "your own as PNG of at most 25 million pixels, or remove it."
+)
 CHUNK = 256  # images handed to the threads at a time: bounds memory, keeps the bar moving
 Opener = Callable[[Path, str], tuple[Image.Image, str]]
+Picture = tuple[np.ndarray, str]  # pixels, and the hash of them
 Decoded = tuple[np.ndarray, list[str], Path]  # images, hashes of their pixels, the cache's folder
 
 
@@ -74,18 +79,13 @@ def open_image(path: Path, mode: str | None) -> Image.Image:
         DataError: as ``decode``, and for pixels of more than 8 bits where ``mode`` has 8: Pillow
             would cut them off at 255, which is white.
     """
-    try:
-        with Image.open(path, formats=FORMATS) as file:
-            if not (mode and file.mode[0] in "IF"):
-                return file.convert(mode) if mode else file.copy()  # raises if truncated
-            deep = file.mode
-    except Exception as error:  # Pillow's decoders raise many types for a damaged file
-        damaged = f"cannot be read as an image ({error}). Delete it and download it again."
-        raise blame(path, error, damaged) from error
-    raise DataError(
-        f"{path}: has pixels of more than 8 bits (mode {deep}), which this set's images do not "
-        "have. Download it again, or bring it as data of your own."
-    )
+    with blamed(path, DAMAGED), Image.open(path, formats=FORMATS) as file:
+        if mode and file.mode[0] in "IF":
+            raise DataError(
+                f"{path}: has pixels of more than 8 bits (mode {file.mode}), which this set's "
+                "images do not have. Download it again, or bring it as data of your own."
+            )
+        return file.convert(mode) if mode else file.copy()  # raises if truncated
 
 
 def decoded(
@@ -103,23 +103,20 @@ def decoded(
         opener: see ``decode``.
     """
 
-    def pictures() -> Iterator[tuple[np.ndarray, str]]:
+    def pictures() -> Iterator[Picture]:
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             for start in range(0, len(paths), CHUNK):
                 chunk = paths[start : start + CHUNK]
                 yield from pool.map(lambda path: decode(path, size, channels, opener), chunk)
 
     shape = (len(paths), size, size, channels)
-    return cached_pictures(name, listing_key(paths, size, channels, *made), shape, pictures)
+    return cached_pictures(name, listing_key(paths, size, channels, *made), shape, pictures())
 
 
 def cached_pictures(
-    name: str,
-    key: str,
-    shape: tuple[int, int, int, int],
-    pictures: Callable[[], Iterable[tuple[np.ndarray, str]]],
+    name: str, key: str, shape: tuple[int, int, int, int], pictures: Iterable[Picture]
 ) -> Decoded:
-    """The cache of a set, made of ``pictures()`` (pixels and hash of each) where it is new.
+    """The cache of a set, made of ``pictures``, which are asked for only where it is new.
 
     Raises:
         DataError: if the cache does not fit its set.
@@ -128,8 +125,7 @@ def cached_pictures(
     if not folder.exists():
         with building(folder) as partial:
             images, hashes = reserve(partial / "images.npy", shape), []
-            bar = env.progress(pictures(), total=shape[0], desc=f"decoding {name}")
-            for pixels, digest in bar:
+            for pixels, digest in env.progress(pictures, total=shape[0], desc=f"decoding {name}"):
                 images[len(hashes)] = pixels.reshape(shape[1:])
                 hashes.append(digest)
             images.flush()
@@ -146,15 +142,13 @@ def load_array(path: Path, remedy: str, **options: str) -> np.ndarray:
     Raises:
         DataError: if it cannot be read, with the ``remedy``.
     """
-    try:
+    with blamed(path, f"cannot be read as an array ({{error}}). {remedy}"):
         if not path.is_file():  # to open a pipe is to wait for ever
             raise ValueError("no file")
         array = np.load(path, allow_pickle=False, **options)  # what could run code is not loaded
         if not isinstance(array, np.ndarray):
             raise ValueError("an archive of arrays")
         return array
-    except Exception as error:  # a damaged header raises many types
-        raise blame(path, error, f"cannot be read as an array ({error}). {remedy}") from error
 
 
 def cached(path: Path, **options: str) -> np.ndarray:
@@ -173,19 +167,10 @@ def remembered(path: Path, compute: Callable[[], np.ndarray]) -> np.ndarray:
 
 @contextmanager
 def building(folder: Path) -> Iterator[Path]:
-    """A folder to fill. It is called ``folder`` only when complete, and gone if interrupted.
+    """A folder to fill, called ``folder`` only when complete, and gone if interrupted.
 
-    So nothing is left that a later run could take for whole.
+    So nothing is left that a later run could take for whole; halves of the killed go, too.
     """
-    with scratch(folder) as partial:
-        yield partial
-        with suppress(OSError):  # another process may have been quicker
-            partial.rename(folder)
-
-
-@contextmanager
-def scratch(folder: Path) -> Iterator[Path]:
-    """A folder beside ``folder`` that is gone afterwards, and with it what the killed left."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     for stale in folder.parent.glob("*.partial-*"):
         if _abandoned(stale):
@@ -194,6 +179,8 @@ def scratch(folder: Path) -> Iterator[Path]:
     partial = Path(tempfile.mkdtemp(prefix=prefix, dir=folder.parent))
     try:
         yield partial
+        with suppress(OSError):  # another process may have been quicker
+            partial.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -216,11 +203,8 @@ def listing_key(paths: Sequence[Path], *made: object) -> str:
     """
     digest = hashlib.sha256(" ".join(map(str, made)).encode())
     for path in paths:
-        try:
+        with blamed(path, "no such image. Download the set again, or correct its label file."):
             stat = path.stat()
-        except OSError as error:
-            gone = "no such image. Download the set again, or correct its label file."
-            raise blame(path, error, gone) from error
         # a name may hold bytes that are no UTF-8
         digest.update(os.fsencode(path.name) + f" {stat.st_size} {stat.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:12]

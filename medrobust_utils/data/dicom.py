@@ -8,7 +8,7 @@ tells one patient from another, as a number that does not say who it is.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ from PIL import Image
 from pydicom.pixels import pixel_array
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from ..core.disk import blame
+from ..core.disk import blamed
 from ..core.errors import DataError
 
 SUFFIXES = (".dcm", ".dicom")
@@ -29,6 +29,8 @@ ANGIOGRAPHY = ("1.2.840.10008.5.1.4.1.1.12.1", "1.2.840.10008.5.1.4.1.1.12.2")
 FRAME_GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 MACROS = ("PixelValueTransformationSequence", "FrameVOILUTSequence")
 
+# Without the error's own words: they may quote what stands in the file.
+DAMAGED = "cannot be read as DICOM ({kind}). Export it again, or as PNG."
 LEAST_LEVELS = 32  # gray levels that a set must keep of what it has
 SAMPLED = 2**16  # pixels of a picture whose levels are counted
 
@@ -55,12 +57,10 @@ def header(path: Path) -> Header:
         DataError: for a file that is no DICOM picture, or holds several frames.
     """
     found = _read(path, pixels=False)
-    try:
+    with blamed(path, DAMAGED):  # damaged elements fail when they are looked at
         frames, kind = int(found.get("NumberOfFrames") or 1), found.PhotometricInterpretation
         size, patient = (int(found.Columns), int(found.Rows)), str(found.get("PatientID") or "")
         rule = _rule(found) if kind in GRAY else "colour"
-    except Exception as error:  # damaged elements fail when they are looked at, in many ways
-        raise _damaged(path, error) from error
     if frames != 1:
         raise DataError(f"{path}: holds {frames} frames. Export the one you mean as a file.")
     if kind not in GRAY + COLOURS:
@@ -87,7 +87,7 @@ def shown(path: Path, ends: tuple[float, float] | None = None) -> tuple[Image.Im
         DataError: for damaged pixels, or a compression for which no decoder is installed.
     """
     found, values, padding = _numbers(path)
-    try:
+    with blamed(path, DAMAGED):
         if values.ndim == 3:
             low, high = (0, 255) if values.dtype == np.uint8 else _stored(found)
             light, digest = (values.astype(np.float64) - low) / (high - low), ""
@@ -99,8 +99,6 @@ def shown(path: Path, ends: tuple[float, float] | None = None) -> tuple[Image.Im
             light = 1 - light if kind == "MONOCHROME1" else light  # 0 is white
             light[padding] = 0
         return Image.fromarray(np.rint(light * 255).astype(np.uint8)), digest
-    except Exception as error:
-        raise _damaged(path, error) from error
 
 
 def numbers(path: Path) -> np.ndarray:
@@ -112,7 +110,7 @@ def numbers(path: Path) -> np.ndarray:
 def _rule(found: pydicom.Dataset) -> str:
     if _lut(found, "VOILUTSequence") is not None:
         return "lut"
-    if next(_windows(found), None):
+    if _window(found):
         return "window"
     plain = "RescaleSlope" not in found and _lut(found, "ModalityLUTSequence") is None
     return "bits" if plain and int(found.BitsStored) <= 8 else "range"
@@ -123,17 +121,14 @@ def _lut(found: pydicom.Dataset, name: str) -> pydicom.Dataset | None:
     return next((item for item in found.get(name) or () if item.get("LUTData")), None)
 
 
-def _windows(found: pydicom.Dataset) -> Iterator[tuple[float, float]]:
-    """Centre and width of every window that is one."""
-    pairs = [found.get(name) for name in ("WindowCenter", "WindowWidth")]
-    lists = [list(v) if isinstance(v, pydicom.multival.MultiValue) else [v] for v in pairs]
-    for centre, width in zip(*lists, strict=False):
-        try:
-            ends = float(centre), float(width)
-        except (TypeError, ValueError):  # empty
-            continue
-        if np.isfinite(ends).all() and ends[1] > 0:
-            yield ends
+def _window(found: pydicom.Dataset) -> tuple[float, float] | None:
+    """Centre and width of the first window that is one."""
+    centres, widths = (np.atleast_1d(found.get(name)) for name in ("WindowCenter", "WindowWidth"))
+    for centre, width in zip(centres, widths, strict=False):
+        with suppress(TypeError, ValueError):  # empty
+            if np.isfinite(float(centre)) and 0 < float(width) < np.inf:
+                return float(centre), float(width)
+    return None
 
 
 def _modality(values: np.ndarray, found: pydicom.Dataset) -> tuple[np.ndarray, np.ndarray]:
@@ -183,7 +178,7 @@ def _voi(
         values, top = _look_up(numbers, _lut(found, "VOILUTSequence"))
         return values / top
     if rule == "window":
-        centre, width = next(_windows(found))
+        centre, width = _window(found)
         function = str(found.get("VOILUTFunction") or "LINEAR")
         if function == "SIGMOID":
             return 1 / (1 + np.exp(np.clip(-4 * (numbers - centre) / width, -700, 700)))
@@ -209,7 +204,7 @@ def _stored(found: pydicom.Dataset) -> tuple[int, int]:
 
 def _read(path: Path, *, pixels: bool) -> pydicom.FileDataset:
     """A file by its content: some devices leave out the preamble, and the rest is whole."""
-    try:
+    with blamed(path, DAMAGED):
         found = pydicom.dcmread(path, stop_before_pixels=not pixels, force=True)
         picture = "Rows" in found and "Columns" in found
         for groups in FRAME_GROUPS:  # enhanced files say there how their frames are shown
@@ -221,8 +216,6 @@ def _read(path: Path, *, pixels: bool) -> pydicom.FileDataset:
             implicit, little = found.original_encoding
             explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
             found.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else explicit
-    except Exception as error:  # damaged files fail in many ways
-        raise _damaged(path, error) from error
     if not picture:
         raise DataError(f"{path}: holds no picture (a report, a plan). Move it elsewhere.")
     return found
@@ -231,26 +224,17 @@ def _read(path: Path, *, pixels: bool) -> pydicom.FileDataset:
 def _numbers(path: Path) -> tuple[pydicom.FileDataset, np.ndarray, np.ndarray]:
     """A file, its gray after the modality stage, or its colours as RGB, and what is padding."""
     found = _read(path, pixels=True)
-    try:
+    syntax, said = found.file_meta.get("TransferSyntaxUID"), DAMAGED
+    if getattr(syntax, "is_compressed", False):
+        said = (
+            f"its pixels are compressed as {syntax.name} and cannot be decoded ({{kind}}). Install "
+            "pydicom's plugins (pip install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg), or "
+            "export it uncompressed."
+        )
+    with blamed(path, said):
         values = pixel_array(found)
         colours = values.ndim == 3
         return found, *((values, np.zeros(0, bool)) if colours else _modality(values, found))
-    except Exception as error:  # pydicom's decoders raise nearly anything on damaged bytes
-        syntax = found.file_meta.get("TransferSyntaxUID")
-        if not getattr(syntax, "is_compressed", False):
-            raise _damaged(path, error) from error
-        missing = (
-            f"its pixels are compressed as {syntax.name} and cannot be decoded "
-            f"({type(error).__name__}). Install pydicom's plugins (pip install pylibjpeg "
-            "pylibjpeg-libjpeg pylibjpeg-openjpeg), or export it uncompressed."
-        )
-        raise blame(path, error, missing) from error
-
-
-def _damaged(path: Path, error: Exception) -> DataError:
-    """Without the error's own words: they may quote what stands in the file."""
-    again = "Export it again, or as PNG."
-    return blame(path, error, f"cannot be read as DICOM ({type(error).__name__}). {again}")
 
 
 class Range:

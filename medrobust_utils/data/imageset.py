@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,9 +19,8 @@ class Rows:
     Args:
         base: an array, a memory map, or what is indexed like one.
         keep: row numbers of ``base`` (N',); None for all.
-        change: is applied to the rows that are read, which are several; it may change the number
-            of channels.
-        channels: that ``change`` leaves.
+        change: is applied to the rows that are read, which are several.
+        inner: shape of a row of uint8 that ``change`` makes, where it is another.
     """
 
     def __init__(
@@ -28,13 +28,13 @@ class Rows:
         base: np.ndarray | Rows,
         keep: np.ndarray | None = None,
         change: Callable[[np.ndarray], np.ndarray] | None = None,
-        channels: int | None = None,
+        inner: tuple[int, ...] | None = None,
     ) -> None:
         self.base, self.change = base, change
         self.keep = np.arange(len(base)) if keep is None else keep
-        self.dtype, self.ndim = base.dtype, base.ndim
-        inner = base.shape[1:] if channels is None else (*base.shape[1:-1], channels)
-        self.shape = (len(self.keep), *inner)
+        self.dtype = base.dtype if inner is None else np.dtype(np.uint8)
+        self.shape = (len(self.keep), *(base.shape[1:] if inner is None else inner))
+        self.ndim = len(self.shape)
 
     def __len__(self) -> int:
         return len(self.keep)
@@ -148,20 +148,27 @@ class ImageSet:
         return {name: int(count) for name, count in zip(self.classes, counts, strict=True)}
 
 
+def take(data: ImageSet, rows: np.ndarray, **changes: Any) -> ImageSet:
+    """Some rows with all that belongs to them, images and masks where they lie, and ``changes``."""
+    chosen = {
+        "images": Rows(data.images, rows),
+        "targets": data.targets[rows],
+        "groups": data.groups[rows],
+        "ids": tuple(data.ids[row] for row in rows),
+        "masks": None if data.masks is None else Rows(data.masks, rows),
+        "subjects": None if data.subjects is None else data.subjects[rows],
+        "parts": None if data.parts is None else tuple(data.parts[row] for row in rows),
+    }
+    return replace(data, **chosen | changes)
+
+
+BARE = {"masks": None, "subjects": None, "parts": None}  # of a set that stands alone
+
+
 def rows_of(data: ImageSet, index: np.ndarray) -> ImageSet:
-    """Some images of a set as a set of their own, in the order of ``index``."""
-    return replace(
-        data,
-        images=data.images[index],
-        targets=data.targets[index],
-        groups=data.groups[index],
-        ids=tuple(data.ids[row] for row in index),
-        checksum=fingerprint(data.checksum, np.asarray(index).tolist()),
-        masks=None,
-        subjects=None,
-        parts=None,
-        census={},
-    )
+    """Some images of a set, copied, as a set of their own, in the order of ``index``."""
+    checksum = fingerprint(data.checksum, np.asarray(index).tolist())
+    return take(data, index, images=data.images[index], checksum=checksum, census={}, **BARE)
 
 
 def with_images(data: ImageSet, index: np.ndarray, images: torch.Tensor, *how: str) -> ImageSet:
@@ -181,8 +188,6 @@ def union(*sets: ImageSet) -> ImageSet:
         groups=np.concatenate([one.groups for one in sets]),
         ids=tuple(f"{place}/{name}" for place, one in enumerate(sets) for name in one.ids),
         checksum=fingerprint([one.checksum for one in sets]),
-        masks=None,
-        subjects=None,
-        parts=None,
         census={},
+        **BARE,
     )

@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..core.disk import blame
+from ..core.disk import blamed
 from ..core.errors import DataError
 from .decoding import decoded
-from .imageset import ImageSet
-from .masks import MaskFiles
+from .imageset import ImageSet, Rows
+from .masks import mask_files
 from .reading import combine, find_folder, index_images, partners
 
 SUFFIXES = (".csv", ".tab", ".tsv", ".txt", "")
@@ -73,8 +73,7 @@ class Folders:
             decoded=decoded(name, list(paths.values()), size, 1),
             targets=np.array(targets, np.int64),
             classes=classes,
-            groups=patients(self.patient, paths) if self.patient else np.arange(len(paths)),
-            grouped=self.patient is not None,
+            groups=patients(self.patient, paths) if self.patient else None,
             complete=len(paths) == self.complete,
             masks=_masks(paths, outlines, size) if self.outline else None,
             duplicates=duplicates,
@@ -178,8 +177,8 @@ class Table:
         return hot if self.several else hot.argmax(1)
 
 
-def _masks(paths: Mapping[str, Path], outlines: dict[str, list[Path]], size: int) -> MaskFiles:
-    return MaskFiles(partners(paths, outlines, "outline", "image"), list(paths.values()), size)
+def _masks(paths: Mapping[str, Path], outlines: dict[str, list[Path]], size: int) -> Rows:
+    return mask_files(partners(paths, outlines, "outline", "image"), list(paths.values()), size)
 
 
 def _spelled(label: str) -> str:
@@ -231,7 +230,7 @@ def read_table(path: Path, columns: Sequence[str], *, remedy: str) -> pd.DataFra
         DataError: naming the line, if one is longer than the heading, or a cell is empty; or if
             the file is no table, holds no line, or lacks a column.
     """
-    try:
+    with blamed(path, f"cannot be read as CSV ({{error}}). {remedy}"):
         content = path.read_bytes()
         wide = content.startswith((b"\xff\xfe", b"\xfe\xff"))
         text = content.decode("utf-16" if wide else "utf-8").lstrip("\ufeff")
@@ -253,8 +252,6 @@ def read_table(path: Path, columns: Sequence[str], *, remedy: str) -> pd.DataFra
             raise ValueError(f"column {twice} comes twice")
         if not rows:
             raise ValueError("it holds no image")
-    except (OSError, ValueError, csv.Error) as error:
-        raise blame(path, error, f"cannot be read as CSV ({error}). {remedy}") from error
     cells = [(row + [""] * len(names))[: len(names)] for row in rows.values()]
     table = pd.DataFrame(cells, list(rows), names, dtype=str).loc[:, [bool(name) for name in names]]
     empty = pd.DataFrame({column: words(table, column) == "" for column in columns}).any(axis=1)

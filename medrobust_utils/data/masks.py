@@ -7,7 +7,7 @@ counted: several labels at once, or none.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,8 @@ from ..core import env
 from ..core.errors import DataError
 from ..core.losses import IGNORED
 from .decoding import listing_key, open_image, remembered
-from .pictures import DEEP, Size, sizes
+from .imageset import Rows
+from .pictures import DEEP, sizes
 
 OVERLAPPING = 254  # in readers only; ``settle`` makes it IGNORED, as what has no label is at once
 EDGES = 0.2  # share of an outline's pixels that may be neither black nor white: smoothed edges
@@ -37,8 +38,7 @@ def outline(path: Path, image: Path) -> np.ndarray:
     Raises:
         DataError: naming the file, if it is damaged, of another shape, or holds several values.
     """
-    file = open_image(path, None)
-    _check_size(path, file.size, image, exact=False)
+    file = _drawn(path, image, exact=False)
     if file.mode[0] in "IF":  # 16 bits and more
         gray = values = np.asarray(file, np.float64)
     else:
@@ -63,33 +63,23 @@ def outline(path: Path, image: Path) -> np.ndarray:
     )
 
 
-class MaskFiles:
-    """Outlines kept in files, decoded when indexed like an array (N, size, size).
+def mask_files(paths: Sequence[Sequence[Path]], images: Sequence[Path], size: int) -> Rows:
+    """Outlines kept in files, decoded when indexed: uint8 (N, size, size), 1 inside, 0 outside.
 
     Only the few images that are explained need theirs, so none is decoded with the images and
     none is part of what identifies the data set. An image with several findings may have a
-    file for each; its mask is their union. Masks are uint8, 1 inside and 0 outside, at ``size``
-    by ``nearest``.
-
-    Raises:
-        DataError: when an indexed file is no outline, see ``outline``.
+    file for each; its mask is their union, by ``nearest``. An indexed file that is no outline
+    raises DataError, see ``outline``.
     """
 
-    dtype, ndim = np.dtype(np.uint8), 3
+    def read(rows: np.ndarray) -> np.ndarray:
+        masks = np.zeros((len(rows), size, size), np.uint8)
+        for mask, row in zip(masks, rows, strict=True):
+            for path in paths[row]:
+                mask |= nearest(outline(path, images[row]).astype(np.uint8), size)
+        return masks
 
-    def __init__(self, paths: Sequence[Sequence[Path]], images: Sequence[Path], size: int) -> None:
-        self.paths, self.images = tuple(map(tuple, paths)), tuple(images)
-        self.shape = (len(paths), size, size)
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int | slice | np.ndarray) -> np.ndarray:
-        rows = np.arange(len(self))[index]
-        if rows.ndim:
-            return np.array([self[row] for row in rows], np.uint8).reshape(-1, *self.shape[1:])
-        parts = (outline(path, self.images[rows]) for path in self.paths[rows])
-        return np.maximum.reduce([nearest(part.astype(np.uint8), self.shape[1]) for part in parts])
+    return Rows(np.arange(len(paths)), change=read, inner=(size, size))
 
 
 def read_label_maps(
@@ -112,16 +102,22 @@ def read_label_maps(
             value without meaning.
     """
 
-    def compute() -> np.ndarray:
-        maps = np.empty((len(images), size, size), np.uint8)
-        pairs = zip(labels, images, strict=True)
-        for row, pair in enumerate(env.progress(pairs, desc="label maps", leave=False)):
-            maps[row] = nearest(_classes(*pair, meaning), size)
-        return maps
+    key = listing_key(labels, size, sorted(meaning.items()))
+    pairs = zip(labels, images, strict=True)
+    maps = (_classes(label, image, meaning) for label, image in pairs)
+    return kept_maps(folder / f"labels-{key}.npy", maps, len(labels), size)
 
-    return remembered(
-        folder / f"labels-{listing_key(labels, size, sorted(meaning.items()))}.npy", compute
-    )
+
+def kept_maps(path: Path, maps: Iterable[np.ndarray], count: int, size: int) -> np.ndarray:
+    """``count`` label maps (H, W) as uint8 (N, size, size), made once and kept in ``path``."""
+
+    def compute() -> np.ndarray:
+        small = np.empty((count, size, size), np.uint8)
+        for row, one in enumerate(env.progress(maps, total=count, desc="label maps", leave=False)):
+            small[row] = nearest(one, size)
+        return small
+
+    return remembered(path, compute)
 
 
 def nearest(label_map: np.ndarray, size: int) -> np.ndarray:
@@ -135,13 +131,12 @@ def nearest(label_map: np.ndarray, size: int) -> np.ndarray:
 
 def _classes(label: Path, image: Path, meaning: Mapping[int, int]) -> np.ndarray:
     """The class of every pixel of one label file, uint8 (H, W)."""
-    file = open_image(label, None)
+    file = _drawn(label, image, exact=True)
     if file.mode not in ("1", "L", "P", *DEEP):
         raise DataError(
             f"{label}: is of mode {file.mode}, but a label map has one channel, gray (L) or "
             "palette (P). Save the numbers of the classes, not their colours."
         )
-    _check_size(label, file.size, image, exact=True)
     values = np.asarray(file).astype(np.int64)
     unknown = sorted(set(np.unique(values).tolist()) - meaning.keys())
     if unknown:
@@ -154,16 +149,18 @@ def _classes(label: Path, image: Path, meaning: Mapping[int, int]) -> np.ndarray
     return table[values]
 
 
-def _check_size(path: Path, size: Size, image: Path, *, exact: bool) -> None:
-    """Raise DataError unless ``size`` is that of the shown image, or, not ``exact``, its shape."""
-    (width, height), raw = sizes(image)
-    other = abs(size[0] * height / width - size[1]), abs(size[1] * width / height - size[0])
-    if size != (width, height) and (exact or max(other) >= 1):
+def _drawn(path: Path, image: Path, *, exact: bool) -> Image.Image:
+    """What is drawn over ``image``, of the shown image's size or, not ``exact``, its shape."""
+    file, ((width, height), raw) = open_image(path, None), sizes(image)
+    w, h = file.size
+    other = max(abs(w * height / width - h), abs(h * width / height - w))
+    if file.size != (width, height) and (exact or other >= 1):
         turned = "It fits the picture before its EXIF orientation turns it upright: turn it, too."
         raise DataError(
-            f"{path}: {size[0]} x {size[1]} pixels, but its image {image.name} has {width} x "
-            f"{height}. {turned if size == raw else 'Export it at the size of the image.'}"
+            f"{path}: {w} x {h} pixels, but its image {image.name} has {width} x {height}. "
+            f"{turned if file.size == raw else 'Export it at the size of the image.'}"
         )
+    return file
 
 
 def settle(name: str, maps: np.ndarray, classes: Sequence[str]) -> tuple[np.ndarray, dict]:

@@ -2,26 +2,23 @@
 
 ``medmnist/<name>.npz`` (28 pixels) and ``<name>_64.npz``, ``_128``, ``_224`` below
 ``MEDROBUST_DATA``; one of them is enough. Each holds images and labels of the parts train, val
-and test. The largest has 5 GB of pixels, so an array is unpacked beside the cache and mapped, and
-none of Python's objects is ever loaded.
+and test. The largest has 5 GB of pixels, so arrays are unpacked row by row, and none of Python's
+objects is ever loaded.
 """
 
 from __future__ import annotations
 
-import shutil
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from ..core import env
-from ..core.disk import blame
+from ..core.disk import blamed
 from ..core.errors import DataError
-from .decoding import cached_pictures, listing_key, load_array, scratch, to_square
+from .decoding import Picture, cached_pictures, listing_key, to_square
 from .imageset import ImageSet
 from .reading import combine, find_folder
 
@@ -41,11 +38,7 @@ class Kind(NamedTuple):
 FINDINGS = """atelectasis cardiomegaly effusion infiltration mass nodule pneumonia pneumothorax
 consolidation edema emphysema fibrosis pleural hernia"""
 SETS = {
-    "chestmnist": Kind(
-        tuple(FINDINGS.split()),
-        (78_468, 11_219, 22_433),
-        several=True,
-    ),
+    "chestmnist": Kind(tuple(FINDINGS.split()), (78_468, 11_219, 22_433), several=True),
     "dermamnist": Kind(
         (
             "actinic keratoses and intraepithelial carcinoma",
@@ -72,35 +65,31 @@ def read(name: str, root: Path, size: int, *, duplicates: bool = False) -> Image
     only near duplicates share a group; the publisher's parts are kept in ``parts``.
     """
     kind, folder = SETS[name], find_folder(root, "medmnist")
-    files = {side: folder / f"{name}_{side}.npz" for side in SIDES}
-    files[SIDES[0]] = folder / f"{name}.npz"
+    files = {side: folder / f"{name}{f'_{side}' * (side > SIDES[0])}.npz" for side in SIDES}
     files = {side: path for side, path in files.items() if path.is_file()}
     if not files:
         raise DataError(f"{folder}: no {name}.npz. Download it: `./data_download.sh {name}`.")
     side = min((side for side in files if side >= size), default=max(files))
     path = files[side]
-    labels = [_labels(path, part, kind) for part in PARTS]
-    counts = tuple(map(len, labels))
+    labels = {part: _labels(path, part, kind) for part in PARTS}
+    counts = tuple(map(len, labels.values()))
 
-    def pictures() -> Iterator[tuple[np.ndarray, str]]:
+    def pictures() -> Iterator[Picture]:
         shape = (side, side, 3) if kind.channels == 3 else (side, side)
         for part, count in zip(PARTS, counts, strict=True):
-            with _member(path, f"{part}_images", (count, *shape)) as images:
-                for pixels in images:
-                    yield to_square(Image.fromarray(np.array(pixels)), size)
+            for pixels in _rows(path, f"{part}_images", (count, *shape)):
+                yield to_square(Image.fromarray(pixels), size)
 
-    rows = [(part, row) for part, n in zip(PARTS, counts, strict=True) for row in range(n)]
-    shape = (len(rows), size, size, kind.channels)
+    ids = [f"{part}_{row:05d}" for part in PARTS for row in range(len(labels[part]))]
+    shape = (len(ids), size, size, kind.channels)
     data = combine(
         name=name,
-        ids=[f"{part}_{row:05d}" for part, row in rows],
-        decoded=cached_pictures(name, listing_key([path], size, 3), shape, pictures),
-        targets=np.concatenate(labels),
+        ids=ids,
+        decoded=cached_pictures(name, listing_key([path], size, 3), shape, pictures()),
+        targets=np.concatenate(list(labels.values())),
         classes=kind.classes,
-        groups=np.arange(len(rows)),
-        grouped=False,
         complete=counts == kind.counts,
-        parts=[part for part, _ in rows],
+        parts=[image.partition("_")[0] for image in ids],
         duplicates=duplicates,
     )
     data.census["pixels_a_side_in_the_file"] = side
@@ -110,8 +99,7 @@ def read(name: str, root: Path, size: int, *, duplicates: bool = False) -> Image
 def _labels(path: Path, part: str, kind: Kind) -> np.ndarray:
     """Classes int64 (N,), or multi-hot uint8 (N, K)."""
     most, columns = kind.counts[PARTS.index(part)], len(kind.classes) if kind.several else 1
-    with _member(path, f"{part}_labels", (most, columns)) as mapped:
-        values = np.array(mapped)
+    values = np.array(list(_rows(path, f"{part}_labels", (most, columns))))
     limit = 2 if kind.several else len(kind.classes)
     if values.min() < 0 or values.max() >= limit:
         raise DataError(
@@ -121,34 +109,31 @@ def _labels(path: Path, part: str, kind: Kind) -> np.ndarray:
     return values.astype(np.uint8) if kind.several else values[:, 0].astype(np.int64)
 
 
-@contextmanager
-def _member(path: Path, name: str, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
-    """One array of whole numbers, unpacked into a file that goes again, and mapped.
+def _rows(path: Path, name: str, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
+    """The rows of one array of whole numbers, as they are unpacked.
 
     Raises:
         DataError: unless it is as published: images uint8 of ``shape``, labels of that or fewer.
     """
-    images = name.endswith("images")
-    with scratch(env.home() / "decoded" / path.stem) as folder:
-        unpacked = folder / f"{name}.npy"
-        try:
-            with (
-                zipfile.ZipFile(path) as archive,
-                archive.open(unpacked.name) as member,
-                unpacked.open("wb") as file,
-            ):
-                if archive.getinfo(unpacked.name).file_size > 8 * int(np.prod(shape)) + 4096:
-                    raise ValueError("it is larger than published")
-                shutil.copyfileobj(member, file, 2**20)
-            array = load_array(unpacked, "", mmap_mode="r")
-        except Exception as error:  # zipfile and NumPy raise nearly anything on damage
-            damaged = f"{name} cannot be read as an array ({error}). Download it again."
-            raise blame(path, error, damaged) from error
-        n, right = (*array.shape, 0)[0], array.dtype == np.uint8 or not images
+    images, layout = name.endswith("images"), np.lib.format
+    damaged = f"{name} cannot be read as an array ({{error}}). Download it again."
+    with (
+        blamed(path, damaged),
+        zipfile.ZipFile(path) as archive,
+        archive.open(f"{name}.npy") as file,
+    ):
+        if layout.read_magic(file) != (1, 0):
+            raise ValueError("another version of the format")
+        found, by_column, kind = layout.read_array_header_1_0(file)
+        n, right = (*found, 0)[0], kind == np.uint8 or not images
         most = n == shape[0] if images else 0 < n <= shape[0]
-        if not (most and right and array.dtype.kind in "iu" and array.shape[1:] == shape[1:]):
+        if not (most and right and kind.kind in "iu" and found[1:] == shape[1:]) or by_column:
             raise DataError(
-                f"{path}: {name} is {array.dtype} {array.shape}, and whole numbers {shape} are "
-                "published (uint8 for images). Download it again."
+                f"{path}: {name} is {kind} {found}, and whole numbers {shape} are published "
+                "(uint8 for images). Download it again."
             )
-        yield array
+        for _ in range(n):
+            row = file.read(int(np.prod(shape[1:])) * kind.itemsize)
+            yield np.frombuffer(row, kind).reshape(shape[1:])
+        if file.read(1):  # to the end, where the checksum is compared
+            raise ValueError("it is longer than its heading says")

@@ -5,45 +5,44 @@ each with ``images/<part>_<tile>_r<row><column>.png`` (or ``.jpg``) and ``labels
 names in PNG; ``cut`` makes them of the published fields.
 
 PanNuke (Gamper et al. 2020): ``pannuke`` holds a folder a fold, whose name ends in the fold's
-number: ``Fold 1/images/fold1/{images,types}.npy`` and ``Fold 1/masks/fold1/masks.npy`` as
-published, ``Part 1/Images/{images,types}.npy`` and ``Part 1/Masks/masks.npy`` as copied to Kaggle.
-A fold is 12 GB of float64, which is never in memory at once.
+number: ``Fold 1/images/fold1/images.npy`` and ``Fold 1/masks/fold1/masks.npy`` as published,
+``Part 1/Images/images.npy`` and ``Part 1/Masks/masks.npy`` as copied to Kaggle. A fold is 12 GB of
+float64, which is never in memory at once.
 """
 
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from ..core import env
-from ..core.disk import blame
+from ..core.disk import blamed
 from ..core.errors import DataError
 from ..core.losses import IGNORED
 from .decoding import (
+    Picture,
     building,
     cached_pictures,
     decoded,
     listing_key,
     load_array,
     open_image,
-    remembered,
     to_square,
 )
 from .imageset import ImageSet
 from .layouts import patients
-from .masks import OVERLAPPING, nearest, read_label_maps
+from .masks import OVERLAPPING, kept_maps, read_label_maps
 from .reading import combine, find_folder, index_images, partners
 
 PANNUKE = ("background", "neoplastic", "inflammatory", "connective", "epithelial", "dead")
 CHANNELS = ("neoplastic", "inflammatory", "connective", "dead", "epithelial", "background")
 FOLDS = (2656, 2523, 2722)  # images of each
-FILES = ("images.npy", "masks.npy", "types.npy")
+FILES = {"images.npy": 3, "masks.npy": len(CHANNELS)}  # and their channels
+Stored = tuple[Path, np.ndarray]  # an array as it lies on the disk
 CHUNK = 16  # images converted at a time: 75 MB of float64
 CONSEP = ("background", "neoplastic", "inflammatory", "connective", "epithelial", "other")
 # background, other, inflammatory, healthy, malignant epithelium, fibroblast, muscle, endothelium:
@@ -56,16 +55,6 @@ STARTS = (0, 256, 512, 744)  # the last patch overlaps its neighbour by 24 pixel
 FIELD = 1000
 KINDS = range(8)  # background and seven kinds of nuclei
 FIELDS = {"train": 27, "test": 14}  # fields of each
-
-
-class Fold(NamedTuple):
-    """One fold: its name, its arrays as they lie on the disk, and the files of the first two."""
-
-    name: str
-    images: np.ndarray
-    masks: np.ndarray
-    types: np.ndarray
-    files: tuple[Path, Path]
 
 
 def consep(root: Path, size: int, *, duplicates: bool = False) -> ImageSet:
@@ -101,47 +90,34 @@ def pannuke(root: Path, size: int, *, duplicates: bool = False) -> ImageSet:
     from is not known: each is a group of its own, but for near duplicates.
     """
     folds = _folds(find_folder(root, "pannuke"))
-    key = listing_key([path for fold in folds for path in fold.files], size, *CHANNELS, *PANNUKE)
-    n = sum(len(fold.images) for fold in folds)
+    pixels, masks = (list(arrays) for arrays in zip(*folds.values(), strict=True))
+    files = [path for fold in folds.values() for path, _ in fold]
+    counts = tuple(len(array) for _, array in pixels)
+    ids = [f"fold{k}_{row:04d}" for k, n in zip(folds, counts, strict=True) for row in range(n)]
 
-    def pictures() -> Iterator[tuple[np.ndarray, str]]:
-        for fold in folds:
-            for pixels in _chunks(fold.images, fold.files[0], 255):
-                for one in np.rint(pixels).astype(np.uint8):
-                    yield to_square(Image.fromarray(one), size)
+    def pictures() -> Iterator[Picture]:
+        for chunk in _chunks(pixels, 255):
+            for one in np.rint(chunk).astype(np.uint8):
+                yield to_square(Image.fromarray(one), size)
 
-    def label_maps() -> np.ndarray:
-        maps = np.empty((n, size, size), np.uint8)
-        rows = iter(env.progress(range(n), desc="label maps", leave=False))
-        for fold in folds:
-            for masks in _chunks(fold.masks, fold.files[1], np.inf):
-                for label_map in _classes(masks):
-                    maps[next(rows)] = nearest(label_map, size)
-        return maps
-
-    images = cached_pictures("pannuke", key, (n, size, size, 3), pictures)
-    ids = [f"{fold.name}_{row:04d}" for fold in folds for row in range(len(fold.images))]
-    data = combine(
+    key, n = listing_key(files, size, *CHANNELS, *PANNUKE), len(ids)
+    images = cached_pictures("pannuke", key, (n, size, size, 3), pictures())
+    label_maps = (one for chunk in _chunks(masks, np.inf) for one in _classes(chunk))
+    return combine(
         name="pannuke",
         ids=ids,
         decoded=images,
-        targets=remembered(images[2] / "labels.npy", label_maps),
+        targets=kept_maps(images[2] / "labels.npy", label_maps, n, size),
         classes=PANNUKE,
-        groups=np.arange(n),
-        grouped=False,
-        complete=tuple(len(fold.images) for fold in folds) == FOLDS,
+        complete=counts == FOLDS,
         parts=[name.partition("_")[0] for name in ids],
         duplicates=duplicates,
     )
-    tissues = dict(zip(ids, (str(name) for fold in folds for name in fold.types), strict=True))
-    found = Counter(tissues[name] for name in data.ids)
-    data.census["images_per_tissue"] = dict(sorted(found.items()))
-    return data
 
 
-def _folds(folder: Path) -> list[Fold]:
-    """The folds below ``folder``, by number, with their arrays held against each other."""
-    folds: dict[int, Fold] = {}
+def _folds(folder: Path) -> dict[int, list[Stored]]:
+    """Images and masks of the folds below ``folder``, by number, held against each other."""
+    folds: dict[int, list[Stored]] = {}
     for place in sorted(folder.iterdir()):
         if not place.is_dir() or place.name.startswith((".", "__")):
             continue
@@ -151,50 +127,47 @@ def _folds(folder: Path) -> list[Fold]:
                 f"{place}: its name does not end in the number of a fold, or another folder has "
                 "the same fold. Rename it, or remove one."
             )
-        folds[int(number[1])] = _fold(f"fold{int(number[1])}", place)
+        folds[int(number[1])] = _fold(place)
     if not folds:
         raise DataError(f"{folder}: no fold in it. Unpack the archives there, a folder for each.")
-    return [folds[number] for number in sorted(folds)]
+    return dict(sorted(folds.items()))
 
 
-def _fold(name: str, place: Path) -> Fold:
-    found = [sorted(place.rglob(file)) for file in FILES]
-    for file, paths in zip(FILES, found, strict=True):
-        if len(paths) != 1:
+def _fold(place: Path) -> list[Stored]:
+    arrays: list[Stored] = []
+    for file, channels in FILES.items():
+        found = sorted(place.rglob(file))
+        if len(found) != 1:
             raise DataError(
-                f"{place}: holds {len(paths)} files {file}, and needs one. Unpack the archive of "
+                f"{place}: holds {len(found)} files {file}, and needs one. Unpack the archive of "
                 "this fold again, and no other in the same folder."
             )
-    files = [paths[0] for paths in found]
-    images, masks, types = (load_array(path, AGAIN, mmap_mode="r") for path in files)
-    n, side = (*images.shape, 0, 0)[:2]
-    shapes = ((n, side, side, 3), (n, side, side, len(CHANNELS)), (n,))
-    kinds = ("buif", "buif", "US")
-    for path, array, shape, kind in zip(files, (images, masks, types), shapes, kinds, strict=True):
-        if array.shape != shape or not array.size or array.dtype.kind not in kind:
+        array = load_array(found[0], AGAIN, mmap_mode="r")
+        arrays.append((found[0], array))
+        n, side = (*arrays[0][1].shape, 0, 0)[:2]
+        shape = (n, side, side, channels)
+        if array.shape != shape or not array.size or array.dtype.kind not in "buif":
             raise DataError(
-                f"{path}: holds {array.dtype} {array.shape}, and for {n} images of {side} pixels a "
-                f"side {'names of tissues' if kind == 'US' else 'real numbers'} {shape} are "
-                "needed. Download this fold again."
+                f"{found[0]}: holds {array.dtype} {array.shape}, and for {n} images of {side} "
+                f"pixels a side real numbers {shape} are needed. Download this fold again."
             )
-    try:
-        return Fold(name, images, masks, types.astype(str), (files[0], files[1]))
-    except ValueError as error:  # bytes beyond ASCII, or numbers that are no characters
-        raise DataError(f"{files[2]}: holds no text ({error}). Download it again.") from error
+    return arrays
 
 
-def _chunks(array: np.ndarray, path: Path, limit: float) -> Iterator[np.ndarray]:
+def _chunks(arrays: list[Stored], limit: float) -> Iterator[np.ndarray]:
     """A few rows at a time, all of them in [0, ``limit``]; NaN is not."""
-    for start in range(0, len(array), CHUNK):
-        values = array[start : start + CHUNK]
-        low, high = values.min(), values.max()
-        halved = limit == 255 and values.dtype.kind == "f" and 0 < high <= 1
-        if not (low >= 0 and high <= limit) or not np.isfinite(high) or halved:
-            raise DataError(
-                f"{path}: images {start} to {start + len(values) - 1} hold values from {low} to "
-                f"{high}; 0 to {limit:g} are expected, not divided by 255. Download it again."
-            )
-        yield values
+    for path, array in arrays:
+        for start in range(0, len(array), CHUNK):
+            values = array[start : start + CHUNK]
+            low, high = values.min(), values.max()
+            halved = limit == 255 and values.dtype.kind == "f" and 0 < high <= 1
+            if not (low >= 0 and high <= limit) or not np.isfinite(high) or halved:
+                raise DataError(
+                    f"{path}: images {start} to {start + len(values) - 1} hold values from {low} "
+                    f"to {high}; 0 to {limit:g} are expected, not divided by 255. Download it "
+                    "again."
+                )
+            yield values
 
 
 def _classes(masks: np.ndarray) -> np.ndarray:
@@ -239,11 +212,8 @@ def _cut_field(path: Path, target: Path) -> None:
     from scipy.io import loadmat
 
     image, labels = open_image(path, "RGB"), path.parents[1] / "Labels" / f"{path.stem}.mat"
-    try:
+    with blamed(labels, "has no readable type_map ({error}). Unpack the archive again."):
         kinds = np.asarray(loadmat(labels, variable_names=["type_map"])["type_map"])
-    except Exception as error:  # scipy raises nearly anything on damaged files
-        damaged = f"has no readable type_map ({error}). Unpack the archive again."
-        raise blame(labels, error, damaged) from error
     right = image.size == kinds.shape == (FIELD, FIELD) and np.isin(kinds, KINDS).all()
     if not right:
         raise DataError(

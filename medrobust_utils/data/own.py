@@ -17,19 +17,19 @@ from __future__ import annotations
 import hashlib
 import re
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from ..core.disk import blame
-from ..core.errors import DataError
+from ..core.disk import blamed
+from ..core.errors import DataError, ProtocolError
 from ..core.losses import IGNORED
 from .decoding import decoded, listing_key, remembered
-from .imageset import ImageSet
+from .imageset import ImageSet, Rows
 from .layouts import find_table, named, number, read_table, words
-from .masks import MaskFiles, read_label_maps
+from .masks import mask_files, read_label_maps
 from .pictures import SUFFIXES, scan
 from .reading import combine, index_images, partners, visible
 
@@ -39,16 +39,6 @@ PARTS = {"train", "val", "test"}
 MOST_CLASSES = 254  # of label maps, whose larger numbers are spoken for
 ROLES = ("image", "label", "patient")
 RULES = 3  # number of the rules by which files become 8 bits: other rules, another cache
-
-
-class Labels(NamedTuple):
-    """Files by id, targets (None for label maps), classes, patients, columns left out."""
-
-    paths: dict[str, Path]
-    targets: np.ndarray | None
-    classes: tuple[str, ...]
-    patients: list[str]
-    constant: list[str]
 
 
 def place(name: str) -> Path:
@@ -71,6 +61,30 @@ def place(name: str) -> Path:
     return path.resolve()
 
 
+def with_own_data(settings: Mapping, role: str, part: str) -> tuple[Mapping, str]:
+    """Settings in which ``folder:PATH``, given as DATASET, stands in for a paper's set, ``part``.
+
+    Everything else (sizes, epochs, flips) stays as it is for the set that it stands in for. Only
+    arms on that set under an honest split remain.
+
+    Returns:
+        The settings and the role; unchanged for any other DATASET.
+    """
+    if not role.startswith(PREFIX):
+        return settings, role
+    like = {"role": part, "split": "honest"}
+    arms = [arm for arm in settings["arms"] if all(arm.get(k, v) == v for k, v in like.items())]
+    if not arms:
+        raise ProtocolError(f"this profile has no arm with an honest split on {part}.")
+    return {**settings, "arms": arms, "datasets": {**settings["datasets"], part: role}}, part
+
+
+def own_folder(settings: Mapping, role: str) -> str:
+    """``folder:PATH`` where one's own data stand for a role, else nothing."""
+    name = settings["datasets"][role]
+    return name if name.startswith(PREFIX) else ""
+
+
 def read(name: str, size: int, *, duplicates: bool = False) -> ImageSet:
     """All images of a folder at ``size`` x ``size``, gray if all of them are, else RGB.
 
@@ -87,76 +101,77 @@ def read(name: str, size: int, *, duplicates: bool = False) -> ImageSet:
             or has fewer than two classes.
     """
     folder = place(name)
-    labels = _find(folder)
-    paths, n = labels.paths, len(labels.paths)
-    files, targets, masks, census = list(paths.values()), labels.targets, None, {}
+    source, table, paths = _find(folder)
+    segmented, names, n = _segmented(folder), list(table["image"]), len(table)
+    paths = {image: paths[image] for image in names}
+    files, masks, constant, census = list(paths.values()), None, [], {}
+    if segmented:
+        classes = _names(folder / NAMES)
+    else:
+        targets, classes, constant = _targets(source, table)
     seen = scan(files)
     word = re.sub(r"[^A-Za-z0-9_]+", "_", folder.name)[:24].strip("_")
     title = f"folder-{word}-{hashlib.sha256(str(folder).encode()).hexdigest()[:6]}"
-    made = (*paths, seen.ends, seen.dicom_ends, RULES)
+    made = (*names, seen.ends, seen.dicom_ends, RULES)
     images = decoded(title, files, size, seen.channels, *made, opener=seen.open)
-    if targets is None:
-        meaning = {number: number for number in (*range(len(labels.classes)), IGNORED)}
+    if segmented:
+        meaning = {number: number for number in (*range(len(classes)), IGNORED)}
         maps = index_images(folder / MAPS, SUFFIXES, deep=True)
         maps = partners(paths, maps, "label map", "image")
         targets = read_label_maps(images[2], files, maps, meaning, size)
     if (folder / MASKS).is_dir():
         outlines = index_images(folder / MASKS, SUFFIXES, deep=True)
         outlines = partners(paths, outlines, "outline (a black one, if nothing is there)", "image")
-        masks = MaskFiles([[path] for path in outlines], files, size)
+        masks = mask_files([[path] for path in outlines], files, size)
         census = _outlined(folder / MASKS, masks, images[2], listing_key(outlines, size, *files))
-    given = zip(labels.patients, seen.patients, strict=True)
+    # what stands for an empty cell is no patient, nor the same one
+    told = words(table, "patient") != ""
+    listed = table["patient"].where(told, "") if told.any() else [""] * n
+    given = zip(listed, seen.patients, strict=True)
     patients = np.array([by_table or by_file for by_table, by_file in given], object)
     known = patients != ""
     alone = np.array([f"image {i}" for i in range(n)], object)
-    parts = [image.partition("/")[0] for image in paths]
+    groups = pd.factorize(np.where(known, "patient " + patients, alone))[0]
+    parts = [image.partition("/")[0] for image in names]
     data = combine(
         name=title,
-        ids=list(paths),
+        ids=names,
         decoded=images,
         targets=np.array(targets),
-        classes=labels.classes,
-        groups=pd.factorize(np.where(known, "patient " + patients, alone))[0],
-        grouped=bool(known.any()),
+        classes=classes,
+        groups=groups if known.any() else None,
         masks=masks,
         parts=parts if set(parts) <= PARTS else None,
         known=known,
         duplicates=duplicates,
     )
-    census |= {"columns_left_out": labels.constant} if labels.constant else {}
+    census |= {"columns_left_out": constant} if constant else {}
     data.census.update(seen.census | census)
     data.census["images_without_a_patient"] = n - int(known.sum())
     return data
 
 
-def _find(folder: Path) -> Labels:
-    """Files and labels: every layout becomes a table first, with a line for each image."""
+def _segmented(folder: Path) -> bool:
+    return all((folder / name).exists() for name in (MAPS, NAMES, IMAGES))
+
+
+def _find(folder: Path) -> tuple[Path, pd.DataFrame, dict[str, Path]]:
+    """Where labels stand, the table that every layout becomes, and all pictures by id."""
     maps, base = (folder / MAPS).is_dir(), folder / IMAGES
-    segmented = maps and (folder / NAMES).is_file() and base.is_dir()
     path = find_table(folder, ("labels",), (".csv", ".tab", ".tsv", *(() if maps else (".txt",))))
-    if path or segmented:
+    if path or _segmented(folder):
         base = base if base.is_dir() else folder
         skip = (MASKS, MAPS, path.name, NAMES) if base == folder else ()
         files = index_images(base, SUFFIXES, deep=True, skip=skip)
         table = _read(path, base, files) if path else pd.DataFrame({"image": list(files)})
-    elif maps and base.is_dir():
-        files, table = {}, pd.DataFrame()
-    else:
-        files, table = _class_folders(folder)
-    targets, classes, constant = None, (), []
-    if segmented:
-        classes = _names(folder / NAMES)
-    else:
-        targets, classes, constant = _targets(path or folder, table)
-    # what stands for an empty cell is no patient, nor the same one
-    known = words(table, "patient") != ""
-    patients = list(table["patient"].where(known, "")) if known.any() else [""] * len(table)
-    paths = {image: files[image] for image in table["image"]}
-    return Labels(paths, targets, classes, patients, constant)
+        return path or folder, table, files
+    if maps and base.is_dir():  # without names of classes: an empty table says what is missing
+        return folder, pd.DataFrame({"image": []}), {}
+    return folder, *_class_folders(folder)
 
 
-def _class_folders(folder: Path) -> tuple[dict[str, Path], pd.DataFrame]:
-    """Images by id, and the table that would say the same as the folders of the classes."""
+def _class_folders(folder: Path) -> tuple[pd.DataFrame, dict[str, Path]]:
+    """The table that would say the same as the folders of the classes, and pictures by id."""
     parts = {path.name: path for path in visible(folder) if path.name != MASKS}
     halves = parts if parts and parts.keys() <= PARTS else {"": folder}
     files: dict[str, Path] = {}
@@ -171,10 +186,10 @@ def _class_folders(folder: Path) -> tuple[dict[str, Path], pd.DataFrame]:
             found = index_images(part, SUFFIXES)
             files |= {f"{half}/{part.name}/{name}".lstrip("/"): p for name, p in found.items()}
             labels += [part.name] * len(found)
-    return files, pd.DataFrame({"image": list(files), "label": labels}, dtype=str)
+    return pd.DataFrame({"image": list(files), "label": labels}, dtype=str), files
 
 
-def _outlined(folder: Path, masks: MaskFiles, cache: Path, key: str) -> dict[str, int]:
+def _outlined(folder: Path, masks: Rows, cache: Path, key: str) -> dict[str, int]:
     """How many outlines are empty or full; all of them are read once, and none is kept."""
     found = remembered(
         cache / f"outlines-{key}.npy", lambda: np.array([[m.any(), m.all()] for m in masks])
@@ -191,11 +206,8 @@ def _outlined(folder: Path, masks: MaskFiles, cache: Path, key: str) -> dict[str
 
 def _names(path: Path) -> tuple[str, ...]:
     """The classes of label maps: a line each, the first is number 0."""
-    try:
+    with blamed(path, "cannot be read as text ({error}). Save it as UTF-8."):
         names = tuple(line.strip() for line in path.read_text("utf-8").splitlines())
-    except (OSError, ValueError) as error:
-        damaged = f"cannot be read as text ({error}). Save it as UTF-8."
-        raise blame(path, error, damaged) from error
     if not 2 <= len(names) <= MOST_CLASSES or "" in names or len(set(names)) < len(names):
         raise DataError(
             f"{path}: needs 2 to {MOST_CLASSES} different names of classes, a line each and no "

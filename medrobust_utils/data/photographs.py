@@ -21,7 +21,7 @@ from .imageset import ImageSet
 SCIKIT_IMAGE = "astronaut.png camera.png chelsea.png coffee.png motorcycle_left.png rocket.jpg"
 SCIKIT_LEARN = "china.jpg flower.jpg"
 CROP = 0.75  # side of a crop as a share of the photograph's shorter side
-PLACES = {
+PLACES = {  # shares of the way down and across that a crop leaves free
     "centre": (0.5, 0.5),
     "top-left": (0.0, 0.0),
     "top-right": (0.0, 1.0),
@@ -48,8 +48,12 @@ def natural_photos(size: int) -> ImageSet:
     for name in names:
         with as_file(name) as path:
             photograph = open_image(path, "RGB")
-        for place, share in PLACES.items():
-            images.append(_crop(photograph, share, size))
+        side = round(CROP * min(photograph.size))
+        across, down = (room - side for room in photograph.size)
+        for place, (lower, right) in PLACES.items():
+            left, top = round(right * across), round(lower * down)
+            crop = photograph.crop((left, top, left + side, top + side))
+            images.append(np.asarray(crop.resize((size, size), Image.Resampling.BICUBIC)))
             ids.append(f"{path.stem}/{place}")
     pixels = np.stack(images)
     return ImageSet(
@@ -64,13 +68,3 @@ def natural_photos(size: int) -> ImageSet:
         checksum=hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest(),
         census={"photographs": len(names), "crops of each": len(PLACES)},
     )
-
-
-def _crop(photograph: Image.Image, share: tuple[float, float], size: int) -> np.ndarray:
-    """A square at ``share`` of the way down and across what room there is."""
-    side = round(CROP * min(photograph.size))
-    top, left = (
-        round(part * (room - side)) for part, room in zip(share, photograph.size[::-1], strict=True)
-    )
-    crop = photograph.crop((left, top, left + side, top + side))
-    return np.asarray(crop.resize((size, size), Image.Resampling.BICUBIC))

@@ -1,7 +1,7 @@
 """Pictures from outside, opened in one way: files of one's own data and uploads alike.
 
-A set is treated by one rule: gray of 16 bits is scaled by a range that all its pictures share. An
-upload is alone, and is stretched from its darkest to its brightest pixel.
+A set is treated by one rule: gray of 16 bits is scaled by a range that all its pictures share.
+Pictures are turned upright as their camera noted, and what shows through is laid on white.
 """
 
 from __future__ import annotations
@@ -11,17 +11,16 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from ..core import env
-from ..core.disk import blame
+from ..core.disk import blamed
 from ..core.errors import DataError
 from . import dicom
+from .decoding import DAMAGED, FORMATS
 
-FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")  # Pillow hands some others to other programs
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", *dicom.SUFFIXES)
 MOST_PIXELS = 25_000_000
 LEAST_SIDE = 8  # pixels
@@ -30,61 +29,7 @@ DEEP = ("I;16", "I;16L", "I;16B", "I;16N", "I")  # modes of 16 bits; ``I`` too, 
 COLOURS = ("P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr")
 ORIENTATION = 0x0112  # the EXIF tag; 1 is upright, from 5 on the sides are swapped
 PHOTOMETRIC, WHITE_IS_ZERO = 262, 0  # a tag of TIFF, and its value for negatives
-TOO_LARGE = f"more than the {MOST_PIXELS // 10**6} million pixels that are taken. Save it smaller."
 Size = tuple[int, int]  # width, height
-
-
-def open_upright(source: Path | BinaryIO, name: object) -> tuple[Image.Image, bool, list[str]]:
-    """The first picture of a file, whether the zero of its 16 bits is white, and what was done.
-
-    Raises:
-        DataError: for more than 25 million pixels, or fewer than 8 a side; and whatever Pillow
-            raises for damaged bytes.
-    """
-    with Image.open(source, formats=FORMATS) as file:
-        check_size(name, *file.size)  # before anything is decoded
-        deep, turn = file.mode[0] in "IF", _orientation(file)
-        shortened = not deep and ";16" in str(file.tile)
-        image = file.copy()
-        if turn != 1 and file.format != "TIFF":  # Pillow turns these while it decodes them
-            # Without the camera's other notes, which Pillow would write anew, or fail to.
-            image.info = {key: v for key, v in image.info.items() if key == "transparency"}
-            image.getexif()[ORIENTATION] = turn
-            image = ImageOps.exif_transpose(image)
-        negative = getattr(file, "tag_v2", {}).get(PHOTOMETRIC) == WHITE_IS_ZERO
-        done = {
-            "the first of several pictures in the file": _has_another(file),
-            "16 bits a colour shortened to 8": shortened,
-            "turned upright, as its camera noted": turn != 1,
-        }
-        return image, deep and negative, [words for words, true in done.items() if true]
-
-
-def eight_bits(
-    image: Image.Image, negative: bool, mode: str, ends: tuple[float, float] | None
-) -> Image.Image:
-    """A picture in Pillow's ``mode`` (``L`` or ``RGB``), what shows through laid on white.
-
-    Args:
-        ends: numbers that become black and white, for 16 bits and more; what is no number is black.
-    """
-    if image.mode[0] in "IF":
-        pixels = np.asarray(image)
-        shown = np.empty(pixels.size, np.uint8)
-        for start in range(0, pixels.size, 2**20):  # in parts: eight bytes a pixel would be a lot
-            part = slice(start, start + 2**20)
-            values = pixels.flat[part].astype(np.float64)
-            light = np.clip((values - ends[0]) / (ends[1] - ends[0]), 0, 1)
-            shown[part] = np.rint(np.where(np.isfinite(values), light, 0) * 255)
-        image = Image.fromarray(shown.reshape(pixels.shape))
-        if negative:
-            image = ImageOps.invert(image)  # Pillow has done so where there are only 8 bits
-    if image.has_transparency_data:
-        image = image.convert("LA") if image.mode == "La" else image
-        gray, layered = image.mode in GRAY, image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", layered.size, "white"), layered)
-        image = image.convert("L" if gray else "RGB")
-    return image.convert(mode)
 
 
 @dataclass(frozen=True)
@@ -115,18 +60,24 @@ class Scan:
         if is_dicom(path):
             image, digest = dicom.shown(path, self.dicom_ends)
             return image.convert(mode), digest
-        try:
-            image, negative, _ = open_upright(path, path)
-            digest = ""
+        with blamed(path, DAMAGED), Image.open(path, formats=FORMATS) as file:
+            image, digest = _upright(file), ""
             if image.mode in DEEP:
+                negative = getattr(file, "tag_v2", {}).get(PHOTOMETRIC) == WHITE_IS_ZERO
                 pixels = np.asarray(image).astype(np.int64)
                 about = f"{negative} {pixels.shape}".encode()
                 digest = hashlib.sha256(about + pixels.tobytes()).hexdigest()
-            return eight_bits(image, negative, mode, self.ends), digest
-        except DataError:
-            raise
-        except Exception as error:
-            raise _damaged(path, error) from error
+                low, high = self.ends
+                light = np.clip((np.arange(2**16) - low) / (high - low), 0, 1)
+                table = np.rint(255 * light).astype(np.uint8)
+                # Pillow has inverted negatives where there are only 8 bits
+                image = Image.fromarray((255 - table if negative else table)[pixels])
+            if image.has_transparency_data:
+                image = image.convert("LA") if image.mode == "La" else image
+                gray, layered = image.mode in GRAY, image.convert("RGBA")
+                image = Image.alpha_composite(Image.new("RGBA", layered.size, "white"), layered)
+                image = image.convert("L" if gray else "RGB")
+            return image.convert(mode), digest
 
 
 def scan(paths: Sequence[Path]) -> Scan:
@@ -138,7 +89,8 @@ def scan(paths: Sequence[Path]) -> Scan:
     """
     counts: Counter[str] = Counter()
     patients, deep, medical = [], dicom.Range(), dicom.Range()
-    for path in env.progress(paths, desc="looking at the files", leave=False):
+    bar = env.progress(paths, desc="looking at the files", leave=False, disable=len(paths) < 2)
+    for path in bar:
         patient = ""
         if is_dicom(path):
             found = dicom.header(path)
@@ -175,18 +127,18 @@ def sizes(path: Path) -> tuple[Size, Size]:
     if is_dicom(path):
         found = dicom.header(path)
         return ((found.width, found.height),) * 2
-    try:
-        with Image.open(path, formats=FORMATS) as file:  # reads the header only
-            swapped = file.format != "TIFF" and _orientation(file) >= 5
-            return (file.size[::-1] if swapped else file.size), file.size
-    except Exception as error:
-        raise _damaged(path, error) from error
+    with blamed(path, DAMAGED), Image.open(path, formats=FORMATS) as file:  # reads the header only
+        swapped = file.format != "TIFF" and _orientation(file) >= 5
+        return (file.size[::-1] if swapped else file.size), file.size
 
 
 def check_size(name: object, width: int, height: int) -> None:
     """Raise DataError for a picture that is too large or too small."""
     if width * height > MOST_PIXELS:
-        raise DataError(f"{name}: {width} x {height} pixels, {TOO_LARGE}")
+        raise DataError(
+            f"{name}: {width} x {height} pixels, more than the {MOST_PIXELS // 10**6} million "
+            "pixels that are taken. Save it smaller."
+        )
     if min(width, height) < LEAST_SIDE:
         raise DataError(
             f"{name}: {width} x {height} pixels, too small: at least {LEAST_SIDE} a side are "
@@ -201,16 +153,11 @@ def is_dicom(path: Path) -> bool:
 
 def _look(path: Path, deep: dicom.Range, counts: Counter[str]) -> bool:
     """Whether a picture is gray; its numbers go into ``deep`` if it has 16 bits."""
-    try:
-        with Image.open(path, formats=FORMATS) as file:
-            mode, telephone = file.mode, file.format == "MPO"
-            check_size(path, *file.size)
-            pixels = np.asarray(file) if mode in DEEP else None
-            several = _has_another(file)
-    except DataError:
-        raise
-    except Exception as error:
-        raise _damaged(path, error) from error
+    with blamed(path, DAMAGED), Image.open(path, formats=FORMATS) as file:
+        mode, telephone = file.mode, file.format == "MPO"
+        check_size(path, *file.size)
+        pixels = np.asarray(file) if mode in DEEP else None
+        several = _has_another(file)
     if mode not in (*GRAY, *DEEP, *COLOURS):
         raise DataError(f"{path}: its pixels are kept as {mode}. Save it as PNG of 8 or 16 bits.")
     if pixels is not None:
@@ -225,6 +172,17 @@ def _look(path: Path, deep: dicom.Range, counts: Counter[str]) -> bool:
         raise DataError(f"{path}: holds several pictures. Save the one you mean as a file.")
     counts["first_of_several"] += several
     return mode not in COLOURS
+
+
+def _upright(file: Image.Image) -> Image.Image:
+    """The first picture of a file, turned as its camera noted."""
+    turn, image = _orientation(file), file.copy()
+    if turn == 1 or file.format == "TIFF":  # Pillow turns these while it decodes them
+        return image
+    # Without the camera's other notes, which Pillow would write anew, or fail to.
+    image.info = {key: v for key, v in image.info.items() if key == "transparency"}
+    image.getexif()[ORIENTATION] = turn
+    return ImageOps.exif_transpose(image)
 
 
 def _orientation(file: Image.Image) -> int:
@@ -242,14 +200,3 @@ def _has_another(file: Image.Image) -> bool:
     except Exception:  # none, or one that is damaged: the first is whole and all that is used
         return False
     return True
-
-
-def _damaged(path: Path, error: Exception) -> DataError:
-    """In words, as Pillow's decoders raise nearly anything on damaged bytes."""
-    if isinstance(error, Image.DecompressionBombError):
-        return DataError(f"{path}: {TOO_LARGE}")
-    damaged = (
-        f"cannot be read as an image ({type(error).__name__}: {error}). Save it again as PNG, or "
-        "remove it."
-    )
-    return blame(path, error, damaged)

@@ -14,7 +14,7 @@ from ..core.errors import DataError
 from .decoding import Decoded, remembered
 from .duplicates import RULE, drop_duplicates, join_groups, near_duplicates
 from .imageset import ImageSet, Rows
-from .masks import MaskFiles, settle
+from .masks import settle
 
 
 def find_folder(root: Path, name: str) -> Path:
@@ -111,10 +111,9 @@ def combine(
     decoded: Decoded,
     targets: np.ndarray,
     classes: tuple[str, ...],
-    groups: np.ndarray,
-    grouped: bool = True,
+    groups: np.ndarray | None = None,
     complete: bool = False,
-    masks: MaskFiles | None = None,
+    masks: Rows | None = None,
     parts: Sequence[str] | None = None,
     known: np.ndarray | None = None,
     duplicates: bool = False,
@@ -124,8 +123,8 @@ def combine(
     Args:
         targets: classes (N,), multi-hot (N, K), or label maps (N, size, size) as
             ``masks.settle`` takes them.
-        groups: patients, lesions or tiles (N,); an image of which none is known has its own.
-        grouped: whether any is known.
+        groups: patients, lesions or tiles (N,), an image of which none is known has its own; None
+            where none is known of any.
         parts: the publisher's part of each image, see ``ImageSet``.
         known: bool (N,), whose patients are believed: two of them never share a group, however
             alike their images are, unless the pixels are the same.
@@ -134,6 +133,7 @@ def combine(
             group still holds them together.
     """
     images, hashes, cache = decoded
+    subjects, groups = groups, np.arange(len(ids)) if groups is None else groups
     place = cache / f"near_duplicates-{RULE}.npy"  # another rule, another file
     found = remembered(place, lambda: np.vstack(near_duplicates(images)).astype(np.float64))
     pairs, alike = found[:2].astype(np.int64), found[2]
@@ -182,7 +182,7 @@ def combine(
         checksum=digest.hexdigest(),
         census=census,
         masks=None if masks is None else Rows(masks, keep),
-        subjects=groups[keep] if grouped else None,
+        subjects=None if subjects is None else groups[keep],
         parts=parts,
     )
     data.census.update(images_per_class=data.class_counts())

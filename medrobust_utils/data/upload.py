@@ -1,41 +1,35 @@
-"""Pictures that somebody uploads, made to fit what the networks see.
+"""A picture that somebody uploads, read as a file of one's own folder and fitted to the networks.
 
-A picture that is not quite right is made right, and every step is put into words, because a
-network answers for what it was shown, not for the file. What cannot be made right is refused.
+What is done to it is put into words, because a network answers for what it was shown, not for the
+file. What an own folder would refuse is refused.
 """
 
 from __future__ import annotations
 
-import io
+import tempfile
 import unicodedata
+from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from ..core.errors import DataError
 from .decoding import to_square
-from .pictures import COLOURS, GRAY, TOO_LARGE, eight_bits, open_upright
+from .dicom import SUFFIXES
+from .pictures import scan
 
 MOST_BYTES = 50_000_000
-AGAIN = "Open it in an image viewer, save it as PNG, and choose that file."
-DICOM = (
-    "a DICOM file, not a picture. Export it as PNG from a DICOM viewer, with the window you "
-    "would read it in, and without the patient's name."
-)
 
 
 def picture(
     name: str, content: bytes, *, size: int, channels: int
 ) -> tuple[np.ndarray, tuple[str, ...]]:
-    """The picture in ``content``, as the readers would have decoded it from a file.
+    """The picture in ``content``, as a set of one would have been decoded from its file.
 
-    Its kind is told from the bytes, never from the name: PNG, JPEG, TIFF, BMP and WEBP are
-    taken. Like the papers' images it is resized to a square without keeping the aspect ratio
-    (see ``decoding.decode``). Transparent parts are laid on white, as a web page shows them; 16
-    and 32 bits of gray are stretched from the darkest to the brightest pixel.
+    PNG, JPEG, TIFF, BMP, WebP and DICOM are taken; see ``pictures`` for what becomes of them. Like
+    the papers' images it is resized to a square without keeping the aspect ratio.
 
     Args:
-        name: what the user calls it; only for messages.
+        name: what the user calls it; for messages, and to tell DICOM without its mark.
         size: side of the square in pixels.
         channels: 1 (gray) or 3 (RGB).
 
@@ -43,9 +37,8 @@ def picture(
         uint8 (size, size, channels), and a few words for each step of the conversion.
 
     Raises:
-        DataError: for empty, damaged or truncated content, for what is no such picture, more
-            than 50 MB or 25 million pixels, fewer than 8 pixels a side, and 16 or 32 bits that
-            are the same everywhere.
+        DataError: for empty or damaged content, for what is no such picture, for several in one
+            file, more than 50 MB or 25 million pixels, and fewer than 8 pixels a side.
     """
     file = readable(name)
     if not 0 < len(content) <= MOST_BYTES:
@@ -53,30 +46,31 @@ def picture(
             f"{file}: empty, or more than the {MOST_BYTES // 10**6} MB that are taken. Choose "
             "another file, or save it smaller: the networks see a few hundred pixels a side."
         )
-    if bytes(content[128:132]) == b"DICM":
-        raise DataError(f"{file}: {DICOM}")
-    try:
-        image, negative, notes = open_upright(io.BytesIO(content), file)
-        more, ends = _steps(file, image, channels)
-        image = eight_bits(image, negative, "L" if channels == 1 else "RGB", ends)
-        notes += more
-    except DataError:
-        raise
-    except Image.DecompressionBombError as error:
-        raise DataError(f"{file}: {TOO_LARGE}") from error
-    except Exception as error:  # Pillow's decoders raise nearly anything on damaged bytes
-        medical = file.lower().endswith((".dcm", ".dicom"))  # some lack the mark in their bytes
-        other = f"not a PNG, JPEG, TIFF, BMP or WEBP picture, truncated or damaged. {AGAIN}"
-        raise DataError(f"{file}: {DICOM if medical else other}") from error
-    if image.width != image.height:
-        notes.append(
-            f"squeezed from {image.width} x {image.height} to {size} x {size} pixels, as in the "
-            "papers"
-        )
-    elif image.width != size:
-        notes.append(f"resized from {image.width} x {image.width} to {size} x {size} pixels")
+    medical = bytes(content[128:132]) == b"DICM" or name.lower().endswith(SUFFIXES)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, f"upload{SUFFIXES[0] if medical else '.png'}")
+        try:
+            path.write_bytes(content)
+            found = scan([path])
+            image, _ = found.open(path, "L" if channels == 1 else "RGB")
+        except DataError as error:
+            said = str(error).replace(str(path), file).replace(folder, file)
+            raise DataError(said) from error
+    census, sides = found.census, f"{image.width} x {image.height}"
+    told = {
+        f"16 bits: 0 to {found.ends[1]:.0f} becomes black to white": census["files_sixteen_bits"],
+        f"no window: {census.get('dicom_range')}": "dicom_range" in census,
+        "the first of several pictures in the file": census["files_first_of_several"],
+        "made gray": (channels, found.channels) == (1, 3),
+        "gray, so all three colours are alike": (channels, found.channels) == (3, 1),
+        f"squeezed from {sides} to {size} x {size} pixels, as in the papers": (
+            image.width != image.height
+        ),
+        f"resized from {sides} to {size} x {size} pixels": image.width == image.height != size,
+    }
     pixels, _ = to_square(image, size)
-    return pixels.reshape(size, size, channels).copy(), tuple(notes)
+    done = tuple(words for words, true in told.items() if true)
+    return pixels.reshape(size, size, channels).copy(), done
 
 
 def readable(name: str) -> str:
@@ -84,38 +78,3 @@ def readable(name: str) -> str:
     known = unicodedata.normalize("NFC", name)
     plain = "".join(c if c.isalnum() or c in " ._-+()" else "?" for c in known).strip()
     return (plain if len(plain) <= 60 else f"{plain[:44]}...{plain[-13:]}") or "the file"
-
-
-def _steps(
-    file: str, image: Image.Image, channels: int
-) -> tuple[list[str], tuple[float, float] | None]:
-    """What will be done to a picture, in words, and the ends of its gray where it is deep."""
-    notes, ends, mode = [], None, "L" if image.mode[0] in "IF" else image.mode
-    if mode not in (*GRAY, *COLOURS):
-        raise DataError(f"{file}: its colours are kept as {mode}. {AGAIN}")
-    if image.mode[0] in "IF":
-        pixels = np.asarray(image)
-        seen = pixels[np.isfinite(pixels)]
-        ends = (float(seen.min()), float(seen.max())) if seen.size else (0.0, 0.0)
-        if ends[0] == ends[1]:
-            raise DataError(
-                f"{file}: the same value everywhere, so there is nothing to see. Export it again, "
-                "with the window you would read it in."
-            )
-        notes.append(
-            f"gray values from {ends[0]:g} to {ends[1]:g} stretched to fill black to white"
-        )
-        if seen.size < pixels.size:
-            notes.append("pixels without a number taken for the darkest")
-    seen_through = False
-    if image.has_transparency_data:
-        layered = image.convert("LA") if mode == "La" else image
-        seen_through = layered.convert("RGBA").getchannel("A").getextrema() != (255, 255)
-    told = {
-        "transparent parts laid on white": seen_through,
-        f"turned from {mode} into RGB": mode in ("CMYK", "YCbCr"),
-        "black and white only, without grays": mode == "1",
-        "made gray": channels == 1 and mode not in GRAY,
-        "gray, so all three colours are alike": channels == 3 and mode in GRAY,
-    }
-    return [*notes, *(words for words, done in told.items() if done)], ends

@@ -1,4 +1,10 @@
-"""Other questions to the same images: two classes, as many of each, every pixel, filtered, gray."""
+"""Other questions to the same images: two classes, as many of each, every pixel, filtered, gray.
+
+The contrast filter of paper 2 (section 3.2) flattens the lighting and lifts the edges:
+``x' = 4 x - 4 blur(x) + 128`` on images stretched to [0, 255], with a Gaussian blur of
+sigma 20. The paper blurs with OpenCV (sigma_y = 0 means sigma_y = sigma_x, and the kernel's size
+follows from sigma); what leaves [0, 255] is clipped here, as 8-bit arithmetic in OpenCV does.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +14,16 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 
-from ..core.errors import DataError
-from .contrast import enhance
-from .imageset import ImageSet, Rows, to_float, to_uint8
+from ..core.errors import ContractError, DataError
+from .imageset import ImageSet, Rows, take, to_float, to_uint8
 from .masks import LUMA, settle
 from .splits import Split, check_split
+
+SIGMA = 20.0  # pixels of a 224 pixel image; OpenCV's 8-bit kernel is then 121 pixels wide
+REACH = 3.0  # standard deviations to each side, OpenCV's rule for 8-bit images
 
 
 def binary(data: ImageSet, positive: Sequence[str], names: tuple[str, str]) -> ImageSet:
@@ -39,6 +49,38 @@ def binary(data: ImageSet, positive: Sequence[str], names: tuple[str, str]) -> I
             "needed. Choose another finding or bring more images."
         )
     return _view(data, *positive, targets=hit.astype(np.int64), classes=names)
+
+
+def whole_images(data: ImageSet) -> ImageSet:
+    """``data`` if its labels are of whole images, else DataError."""
+    if data.segmentation:
+        raise DataError(
+            f"{data.name} has a class for every pixel; this paper classifies whole images. "
+            "Notebook 04 takes label maps."
+        )
+    return data
+
+
+def question(data: ImageSet, wanted: Sequence[str], role: str, *, two: bool) -> list[str]:
+    """Which classes of one's own data are positive, or none where every class is one.
+
+    Args:
+        wanted: what the profile says, for the set of the paper or by an override.
+        two: whether two classes are needed; the second of two is then the positive one.
+
+    Raises:
+        DataError: for label maps, or where nobody said what is positive.
+    """
+    whole_images(data)
+    if set(wanted) <= set(data.classes) and (wanted or not (two or data.multi_label)):
+        return list(wanted)
+    if len(data.classes) == 2 and not data.multi_label:
+        return [data.classes[1]] if two else []
+    kinds = "findings" if data.multi_label else "classes"
+    raise DataError(
+        f"{data.name} has {len(data.classes)} {kinds}; say which are positive, e.g. "
+        f"SET='positive.{role}=[{data.classes[-1]}]'. There are: {', '.join(data.classes)}."
+    )
 
 
 def undersample(data: ImageSet, per_class: int, *, seed: int) -> ImageSet:
@@ -94,15 +136,41 @@ def label_maps(data: ImageSet) -> ImageSet:
 
 def enhanced(data: ImageSet) -> ImageSet:
     """``data`` as the network of paper 2 sees it: every image through the contrast filter."""
-    return replace(
-        data,
-        images=Rows(data.images, change=enhanced_pixels),
-        checksum=_checksum(data, "contrast"),
-    )
+    filtered = Rows(data.images, change=enhanced_pixels)
+    return replace(data, images=filtered, checksum=_checksum(data, "contrast"))
+
+
+def blur(images: torch.Tensor, sigma: float = SIGMA) -> torch.Tensor:
+    """Gaussian blur of float images (N, C, H, W), borders mirrored without repeating the edge.
+
+    Two one-dimensional passes, since 121 x 121 taps a pixel would cost more than the network.
+    Wide kernels are cut to what a mirrored border can supply (smaller than 61 pixels only).
+    """
+    radius = min(round(REACH * sigma), images.shape[-1] - 1, images.shape[-2] - 1)
+    if radius < 1:
+        raise ContractError(f"images of shape {tuple(images.shape)} are too small to blur.")
+    taps = torch.arange(-radius, radius + 1, dtype=images.dtype, device=images.device)
+    kernel = torch.softmax(-taps.square() / (2 * sigma**2), 0)
+    n, c, h, w = images.shape
+    flat = F.pad(images.reshape(n * c, 1, h, w), [radius] * 4, mode="reflect")
+    flat = F.conv2d(F.conv2d(flat, kernel.view(1, 1, 1, -1)), kernel.view(1, 1, -1, 1))
+    return flat.view(n, c, h, w)
+
+
+def enhance(images: torch.Tensor) -> torch.Tensor:
+    """The whole filter on float32 images (N, C, H, W) in [0, 1]; the result lies in [0, 1].
+
+    Each image is stretched over the range by its own least and greatest value. A constant image
+    has nothing to stretch and comes out gray.
+    """
+    low = images.amin((1, 2, 3), keepdim=True)
+    high = images.amax((1, 2, 3), keepdim=True)
+    stretched = (images - low) / (high - low).clamp_min(1e-6)
+    return (4 * stretched - 4 * blur(stretched) + 128 / 255).clamp(0, 1)
 
 
 def enhanced_pixels(images: np.ndarray) -> np.ndarray:
-    """uint8 images (N, H, W, C) through the contrast filter (``contrast.enhance``)."""
+    """uint8 images (N, H, W, C) through the contrast filter (``enhance``)."""
     return to_uint8(enhance(to_float(images)))
 
 
@@ -112,7 +180,7 @@ def gray(data: ImageSet) -> ImageSet:
         return data
     return replace(
         data,
-        images=Rows(data.images, change=_gray_pixels, channels=1),
+        images=Rows(data.images, change=_gray_pixels, inner=(*data.images.shape[1:3], 1)),
         checksum=_checksum(data, "gray"),
         census=data.census | {"channels": 1, "made_gray": len(data)},
     )
@@ -139,8 +207,9 @@ def copy_per_label(data: ImageSet, split: Split) -> tuple[ImageSet, Split]:
     if not data.multi_label:
         raise DataError(f"{data.name}: has one label an image already; nothing to copy.")
     source, targets = np.nonzero(data.targets)
-    copies = replace(
-        _rows(data, source),
+    copies = take(
+        data,
+        source,
         targets=targets.astype(np.int64),
         ids=tuple(f"{data.ids[i]}#{data.classes[k]}" for i, k in zip(source, targets, strict=True)),
         checksum=hashlib.sha256((data.checksum + "one copy a label").encode()).hexdigest(),
@@ -153,24 +222,10 @@ def copy_per_label(data: ImageSet, split: Split) -> tuple[ImageSet, Split]:
 
 def _view(data: ImageSet, *what: str, rows: np.ndarray | None = None, **changes: Any) -> ImageSet:
     """``data`` with ``changes``, named after ``what`` was done, its images counted anew."""
-    view = data if rows is None else _rows(data, rows)
-    view = replace(view, checksum=_checksum(data, *what), census=dict(data.census), **changes)
+    changes |= {"checksum": _checksum(data, *what), "census": dict(data.census)}
+    view = replace(data, **changes) if rows is None else take(data, rows, **changes)
     view.census["images_per_class"] = view.class_counts()
     return view
-
-
-def _rows(data: ImageSet, rows: np.ndarray) -> ImageSet:
-    """Some rows with all that belongs to them, images and masks where they lie."""
-    return replace(
-        data,
-        images=Rows(data.images, rows),
-        targets=data.targets[rows],
-        groups=data.groups[rows],
-        ids=tuple(data.ids[row] for row in rows),
-        masks=None if data.masks is None else Rows(data.masks, rows),
-        subjects=None if data.subjects is None else data.subjects[rows],
-        parts=None if data.parts is None else tuple(data.parts[row] for row in rows),
-    )
 
 
 def _checksum(data: ImageSet, *what: str) -> str:

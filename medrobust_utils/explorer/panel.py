@@ -72,7 +72,7 @@ class Explorer:
         places = [(f"{eps:.3g}", place) for place, eps in enumerate(LEVELS)]
         how = {"options": places, "value": place_of(START), "description": "eps (1/255)"}
         self.eps = item(widgets.SelectionSlider, **how)
-        kinds = ".png,.jpg,.jpeg,.tif,.tiff,.bmp,.webp"
+        kinds = ".png,.jpg,.jpeg,.tif,.tiff,.bmp,.webp,.dcm,.dicom"
         self.upload = item(widgets.FileUpload, description="own image", accept=kinds)
         self.save = item(widgets.Button, description="save this view")
         self.progress = widgets.IntProgress(layout=widgets.Layout(display="none", width="100%"))

@@ -13,8 +13,8 @@ import pandas as pd
 from ..core import env
 from ..core.errors import ProtocolError
 from ..data import load, split_like_datta, split_three_ways, to_float
-from ..data.own_roles import own_folder, question, with_own_data
-from ..data.views import binary, enhanced
+from ..data.own import own_folder, with_own_data
+from ..data.views import binary, enhanced, question
 from ..explain.perturbations import eye_masks
 from ..explain.under_attack import Explained, across_seeds, between
 from ..models import MedicalModel, build_attentive, soft_attention

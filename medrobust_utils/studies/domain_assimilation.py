@@ -17,9 +17,9 @@ from ..core import env
 from ..core.errors import ProtocolError
 from ..core.storage import cached_arrays, fingerprint
 from ..data import ImageSet, load, split_by_image, split_three_ways, to_float
-from ..data.own_roles import own_folder, question, with_own_data
+from ..data.own import own_folder, with_own_data
 from ..data.splits import some
-from ..data.views import binary, gray, undersample
+from ..data.views import binary, gray, question, undersample
 from ..explain import measures, sharpness
 from ..explain.cams import grad_cam
 from ..models import AssimilatedModel, MedicalModel, build, build_assimilated

@@ -20,9 +20,9 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from ..core import env
 from ..data import ImageSet, ThreeWay, load, split_by_group
-from ..data.own_roles import own_folder, whole_images, with_own_data
+from ..data.own import own_folder, with_own_data
 from ..data.splits import some
-from ..data.views import copy_per_label
+from ..data.views import copy_per_label, whole_images
 from ..explain import spectrum
 from ..models import MedicalModel, build
 from ..scoring import metrics, robustness

@@ -21,7 +21,7 @@ from ..core.storage import fingerprint, write_atomic
 from ..data import ImageSet, ThreeWay, load, split_official, split_three_ways, to_float
 from ..data.imageset import rows_of, union
 from ..data.masks import pixel_counts
-from ..data.own_roles import own_folder, with_own_data
+from ..data.own import own_folder, with_own_data
 from ..data.splits import some
 from ..data.views import label_maps
 from ..explain import perturbations

@@ -58,10 +58,8 @@ def download_set(dataset: DataSet, root: Path, only: str = "", share: int | None
     Raises:
         DataError: naming the file and the remedy; nothing unfinished is in place then.
     """
-    folder, key = (
-        root / dataset.folder,
-        "@".join(filter(None, (dataset.name, only, str(share or "")))),
-    )
+    folder = root / dataset.folder
+    key = "@".join(filter(None, (dataset.name, only, str(share or ""))))
     with placing.exclusive(root) as staging:
         placed, work, record = staging / "placed.json", staging / key, {}
         with suppress(FileNotFoundError, ValueError):
@@ -72,20 +70,17 @@ def download_set(dataset: DataSet, root: Path, only: str = "", share: int | None
             if not (work / "ready").exists():
                 _gather(dataset, work, only, share)
                 tree = placing.lifted(work / "tree", dataset.lift)
-                if dataset.prepare == "consep_patches":
-                    tree = _cut(tree, work / "cut")
+                if dataset.prepare == "consep_patches" and not (work / "cut").exists():
+                    from ..nuclei import cut  # brings torch, which the help must not wait for
+
+                    cut(tree, work / "cut")
+                tree = work / "cut" if dataset.prepare else tree
                 record[key] = placing.measure(tree)
                 write_atomic(placed, json.dumps(record, indent=1, sort_keys=True).encode())
                 tree.rename(work / "ready")
             placing.place(work / "ready", folder)
         shutil.rmtree(work, ignore_errors=True)
     print(f"{key} is in place: {folder}")
-
-
-def _cut(tree: Path, patches: Path) -> Path:
-    from ..nuclei import cut  # brings torch, which the command's help must not wait for
-
-    return patches if patches.exists() else cut(tree, patches)
 
 
 def _gather(dataset: DataSet, work: Path, only: str, share: int | None) -> None:
