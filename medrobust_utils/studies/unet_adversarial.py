@@ -22,7 +22,7 @@ from ..data import ImageSet, ThreeWay, load, split_official, split_three_ways, t
 from ..data.imageset import rows_of, union
 from ..data.masks import pixel_counts
 from ..data.own import own_folder, with_own_data
-from ..data.splits import some
+from ..data.splits import leaks, some
 from ..data.views import label_maps
 from ..explain import perturbations
 from ..models import MedicalModel, build_unet
@@ -218,11 +218,12 @@ class Study:
     def train(self, checkpoints: str | Path = "") -> None:
         """Train every arm, or read it back from ``checkpoints`` (empty: of the cache)."""
         folder = Path(checkpoints) if checkpoints else env.home() / "checkpoints"
-        data, counts = self.task.data, pixel_counts(self.task.data.targets)
-        counts = counts[: len(data.classes)]
+        data, split, tags = self.task.data, self.task.split, self.task.tags
+        counts = pixel_counts(data.targets)[: len(data.classes)]
         shares = pd.DataFrame({"kind": data.classes, "estimate": counts / counts.sum()})
         self.run.dataset(data)
-        tables.record(self.run, shares.assign(metric="pixel_share", side="all", **self.task.tags))
+        tables.record(self.run, shares.assign(metric="pixel_share", side="all", **tags))
+        self.run.add("test_images_leaked", leaks(data, split), n=len(split.test), **tags)
         for number, arm in enumerate(self.arms, 1):
             print(f"network {number} of {len(self.arms)}: {arm.key}")
             if arm.seed not in self.cleans:
