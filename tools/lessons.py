@@ -26,7 +26,8 @@ LARGEST = 1_500_000  # bytes of a page
 WIDEST = 1000  # pixels of a picture
 LARGE = 150_000  # bytes of a picture that 256 colours have to do for: a palette loses rare ones
 STYLE = """  /* few rules: a template's whole stylesheet would stand in every page */
-body { max-width: 60rem; margin: auto; font: 16px/1.5 sans-serif; }
+body { max-width: 60rem; margin: auto; padding: 0 1rem; font: 16px/1.5 sans-serif; }
+mjx-container { max-width: 100%; overflow: auto hidden; }
 .prompt, .anchor-link { display: none; }
 pre { padding: 0.5rem; overflow-x: auto; white-space: pre-wrap; font-size: 13px; }
 .input pre { background: #f5f5f5; white-space: pre; }
@@ -61,6 +62,7 @@ def page(book: nbformat.NotebookNode, paths: list[str]) -> str:
     body, _ = exporter.from_notebook_node(book)
     style = STYLE + HtmlFormatter().get_style_defs(".highlight")
     head = f"<style>{style}</style><script>{DOLLARS}</script>"
+    head += '<meta name="viewport" content="width=device-width, initial-scale=1">'
     head += f'<meta charset="utf-8"><script async src="{EQUATIONS}"></script>'
     html = f'<!DOCTYPE html><html lang="en"><head>{head}</head><body>{body}</body></html>'
     for path in sorted(paths, key=len, reverse=True):
