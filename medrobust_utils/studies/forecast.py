@@ -20,6 +20,7 @@ from ..models import MedicalModel
 from ..training.arms import Arm
 
 LONG = ("colab", "reference", "paper")  # profiles; the others begin at once
+FEW = 8  # images at a time without a GPU, where a batch of training may take a minute
 QUERY = 1 / 3  # of a gradient: a pass forwards alone
 # What an arm's folder holds after its training, its attacks, and AutoAttack or its stand-in; the
 # second names are those of label maps.
@@ -27,7 +28,10 @@ KEPT = (("card.json",), ("pgd-*", "scored-*"), ("autoattack-*", "ensemble-*"))
 
 
 def trainings(settings: Mapping, arm: Arm) -> float:
-    """Gradients of one image for the training of an arm, and for the images it is trained on."""
+    """Gradients of one image for the training of an arm, and for the images it is trained on.
+
+    Those of paper 4's ``union`` are made for ``layered`` and ``selective``, and counted there.
+    """
     task, tags, recipe = arm.task, arm.tags, settings["training"]
     epochs, images, classes = recipe["epochs"], len(task.split.train), len(task.data.classes)
     if "before" in settings:  # paper 1's thousand: random weights learn other images first
@@ -80,6 +84,7 @@ def bisected(radii: int) -> int:
 def rate(model: MedicalModel, data: ImageSet, batch: int, seconds: float) -> float:
     """Gradients of one image a second, in float32 on this machine; measured for ``seconds``."""
     device = env.pick_device()
+    batch = batch if device.type == "cuda" else FEW
     images = to_float(data.images[:batch]).to(device).requires_grad_()
     model = model.to(device).eval()
 
