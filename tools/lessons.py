@@ -35,7 +35,7 @@ pre { padding: 0.5rem; overflow-x: auto; white-space: pre-wrap; font-size: 13px;
 img { max-width: 100%; }
 table { border-collapse: collapse; border: 0; }
 td, th { padding: 2px 8px; text-align: right; font-size: 13px; border: 0 solid #ddd; }
-td, th { border-bottom-width: 1px; overflow-wrap: anywhere; min-width: 2.5rem; }
+td, th { border-bottom-width: 1px; }
 """
 EQUATIONS = "https://cdn.jsdelivr.net/npm/mathjax@3/es5/tex-chtml.js"
 UNFINISHED = re.compile(r"\b(?!100)\d+%\|")  # a progress bar
@@ -67,6 +67,8 @@ def page(book: nbformat.NotebookNode, paths: list[str]) -> str:
     html = f'<!DOCTYPE html><html lang="en"><head>{head}</head><body>{body}</body></html>'
     for path in sorted(paths, key=len, reverse=True):
         html = html.replace(path, Path(path).name)
+    # a wide table's headings may break where words are joined
+    html = re.sub(r"(<th[^>]*>)([^<]*)", lambda m: m[1] + m[2].replace("_", "_<wbr>"), html)
     html = re.sub(r"(href=\"\d\d_\w+)\.ipynb\"", r'\1.html"', html)  # from page to page
     if len(html.encode()) > LARGEST:
         sys.exit(f"a page of {len(html.encode()):,} bytes, at most {LARGEST:,}: fewer pictures.")
