@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import NamedTuple
 
 import numpy as np
@@ -162,7 +163,10 @@ def _one_fold(data: ImageSet, among: np.ndarray, seed: int, folds: int) -> Split
 
     folder = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     try:
-        found = list(folder.split(np.zeros(len(among)), strata, groups))
+        with warnings.catch_warnings():
+            if data.segmentation:  # these strata are made here: nobody knows them by name
+                warnings.filterwarnings("ignore", "The least populated class", UserWarning)
+            found = list(folder.split(np.zeros(len(among)), strata, groups))
     except ValueError as error:  # every class has fewer images than there are folds
         raise DataError(
             f"{data.name}: {len(among)} images are too few for {folds} folds ({error}). Bring more "
