@@ -126,16 +126,13 @@ class Lease:
 
     def acquire(self) -> None:
         """Wait until nobody else holds the lease, and hold it."""
-        while not self.held.is_set():
-            try:
-                file = self.path.open("x")
-            except FileExistsError:
-                if not self._take_away():
-                    time.sleep(1)
-                continue
-            self.held.set()
-            with file:
+        while True:
+            with suppress(FileExistsError), self.path.open("x") as file:
+                self.held.set()
                 file.write(self.token)
+                break
+            if not self._take_away():
+                time.sleep(1)
         threading.Thread(target=self._renew, daemon=True).start()
 
     def release(self) -> None:
