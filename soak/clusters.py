@@ -131,7 +131,7 @@ def overhead(workers: int, seconds: float = 20, each: int = 2) -> dict[str, floa
     """
     from distributed import LocalCluster
 
-    how = {"threads_per_worker": 1, "memory_limit": 0, "dashboard_address": None}
+    how = {"threads_per_worker": 1, "memory_limit": 0, "dashboard_address": ":0"}
     found = {"runs": workers * each}
     with tempfile.TemporaryDirectory() as scratch:
         path = tiny.notebook(
