@@ -118,7 +118,7 @@ def hurt(victim: str, local, client: subprocess.Popen, draw: random.Random, fold
         client.send_signal(signal.SIGINT)
     while victim == "every worker" and client.poll() is None:
         if any((folder / "out").rglob(".lease")):
-            for worker in local.workers:
+            for worker in filter(lambda one: one.poll() is None, local.workers):
                 test_cluster.kill(worker)
             local.add_workers(2)
         time.sleep(0.1)
