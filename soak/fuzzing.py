@@ -17,7 +17,8 @@ import re
 import shutil
 import signal
 import tempfile
-from collections.abc import Callable, Container, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -25,9 +26,6 @@ from typing import NamedTuple
 import hostile
 import numpy as np
 import small_trees
-from hypothesis import HealthCheck, given, settings
-from hypothesis import seed as seeded
-from hypothesis import strategies as st
 from PIL import Image
 
 from medrobust_utils import data
@@ -35,17 +33,18 @@ from medrobust_utils.core.errors import MedrobustError
 
 SIZE, SECONDS = 16, 20
 KINDS = {".csv": hostile.TABLE, ".npy": hostile.ARRAY, ".npz": hostile.ARCHIVE}
-PLACES = {  # where the images lie, and what in their names is no image
-    "ham10000": (r"HAM10000_images_part_[^/]*/", None),
-    "nih": (r"images_[^/]*/images/", None),
-    "retinopathy": (r"train/", None),
-    "brain_mri": (r"Training/(notumor|glioma|meningioma|pituitary)/", None),
-    "kermany": (r"(?:train|val|test)/(NORMAL|PNEUMONIA)/", None),
-    "iq_othnccd": (r"(Normal|Bengin|Malignant) cases/", None),
-    "busi": (r"(normal|benign|malignant)/", r"_mask(_\d+)?\.png$"),
-    "consep": (r"(?:train|test)/images/", None),
-    "isic": (r"images[^/]*/", None),
-    "own": (r"images/(?:[^/.][^/]*/)*", None),
+CONTENT = {*hostile.IMAGE, *hostile.ARRAY, *hostile.ARCHIVE} - {*hostile.TABLE}
+PLACES = {  # where the images lie; a class that is told by the folder is the first group
+    "ham10000": r"HAM10000_images_part_[^/]*/",
+    "nih": r"images_[^/]*/images/",
+    "retinopathy": r"train/",
+    "brain_mri": r"Training/(notumor|glioma|meningioma|pituitary)/",
+    "kermany": r"(?:train|val|test)/(NORMAL|PNEUMONIA)/",
+    "iq_othnccd": r"(Normal|Bengin|Malignant) cases/",
+    "busi": r"(normal|benign|malignant)/(?!.*(?i:_mask(?:_\d+)?\.png)$)",
+    "consep": r"(?:train|test)/images/",
+    "isic": r"images[^/]*/",
+    "own": r"images/(?:[^/.][^/]*/)*",
 }
 CLASSES = {
     "brain_mri": ("notumor", "glioma", "meningioma", "pituitary"),
@@ -86,54 +85,44 @@ def deadline(seconds: int) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def entries(root: Path) -> list[str]:
+def entries(root: Path) -> dict[str, os.stat_result]:
     """Every file, link, pipe and folder below ``root`` by its relative path; links not followed."""
-    found = []
+    found = {}
     for folder, folders, files in os.walk(root):
-        found += [os.path.relpath(os.path.join(folder, name), root) for name in folders + files]
-    return sorted(found)
+        for path in (os.path.join(folder, name) for name in folders + files):
+            found[os.path.relpath(path, root)] = os.lstat(path)
+    return dict(sorted(found.items()))
 
 
 def snapshot(root: Path) -> dict[str, tuple[int, int, int]]:
     """What shows that somebody wrote into the tree: kind, size and time of change of everything."""
-    states = {name: os.lstat(root / name) for name in entries(root)}
-    return {name: (s.st_mode, s.st_size, s.st_mtime_ns) for name, s in states.items()}
+    found = entries(root).items()
+    return {name: (s.st_mode, s.st_size, s.st_mtime_ns) for name, s in found}
 
 
 def images_in(reader: str, root: Path) -> dict[str, Path]:
-    """Image id -> file (for arrays: the folder of the fold), counted without the kit's own code."""
-    folder = root / small_trees.FOLDERS[reader]
+    """Image id -> file (for arrays: the folder), counted without the kit's own code."""
+    folder, found = root / small_trees.FOLDERS[reader], {}
     if reader == "pannuke":
-        return _rows_of_arrays(folder)
+        for path in folder.rglob("images.npy"):
+            fold = folder / path.relative_to(folder).parts[0]
+            rows = len(np.load(path, mmap_mode="r", allow_pickle=False))
+            number = int(re.search(r"\d+$", fold.name)[0])
+            found |= {f"fold{number}_{row:04d}": fold for row in range(rows)}
+        return found
     if reader == "breastmnist":
         with np.load(folder / "breastmnist.npz", allow_pickle=False) as file:
-            counts = {part: len(file[f"{part}_images"]) for part in ("train", "val", "test")}
-        return {f"{part}_{row:05d}": folder for part in counts for row in range(counts[part])}
-    place, no_image = PLACES[reader]
-    by_folder = reader in CLASSES
-    found = {}
-    for name in entries(folder):
-        base = os.path.basename(name)
-        if not re.match(f"{place}[^/]+$", name, re.DOTALL) or base.startswith("."):
-            continue
-        if base == "Thumbs.db" or (no_image and re.search(no_image, base, re.IGNORECASE)):
-            continue
+            parts = {part: len(file[f"{part}_images"]) for part in ("train", "val", "test")}
+        return {f"{part}_{row:05d}": folder for part, n in parts.items() for row in range(n)}
+    pattern = re.compile(rf"{PLACES[reader]}(?!\.|Thumbs\.db$)[^/]+$", re.DOTALL)
+    by_folder = reader in (*CLASSES, "own")
+    for name in filter(pattern.match, entries(folder)):
         if reader == "own" and (folder / name).is_dir():
             continue
-        stem = os.path.splitext(name if by_folder or reader == "own" else base)[0]
+        stem = os.path.splitext(name if by_folder else os.path.basename(name))[0]
         stem = stem.removeprefix("images/") if reader == "own" else stem
         assert stem not in found, f"{stem} lies in two places, yet the set was read"
         found[stem] = folder / name
-    return found
-
-
-def _rows_of_arrays(folder: Path) -> dict[str, Path]:
-    found = {}
-    for path in folder.rglob("images.npy"):
-        fold = folder / path.relative_to(folder).parts[0]
-        number = int(re.search(r"\d+$", fold.name)[0])
-        rows = len(np.load(path, mmap_mode="r", allow_pickle=False))
-        found |= {f"fold{number}_{row:04d}": fold for row in range(rows)}
     return found
 
 
@@ -152,8 +141,8 @@ def check_set(model: Model, found: data.ImageSet, root: Path, duplicates: bool) 
     assert len(set(found.ids)) == len(found.ids) == len(found.images) == len(found.targets)
     assert set(found.ids) <= on_disk.keys(), set(found.ids) - on_disk.keys()
     # ISIC: what has another diagnosis than the ten is counted, whether it has a file or not
-    others = on_disk.keys() if census.get("other_diagnoses") else set()
-    assert 0 <= len(on_disk) - census["images_listed"] <= census.get("other_diagnoses", 0)
+    others = census.get("other_diagnoses", 0)
+    assert 0 <= len(on_disk) - census["images_listed"] <= others
     gone = census.get("exact_duplicates_removed", 0) + census.get("contradictory_labels_dropped", 0)
     assert len(found) + gone == census["images_listed"]
     assert not (duplicates and gone)
@@ -164,15 +153,13 @@ def check_set(model: Model, found: data.ImageSet, root: Path, duplicates: bool) 
         assert found.targets.min() >= 0
         assert found.multi_label or found.targets.max() < len(found.classes)
     if model.reader not in ("pannuke", "breastmnist", "own"):  # those are not plain 8-bit files
-        _check_pixels(found, on_disk, others)
+        _check_pixels(found, {k: v for k, v in on_disk.items() if k in found.ids or not others})
     _check_labels(model, found, root)
 
 
-def _check_pixels(found: data.ImageSet, on_disk: dict[str, Path], others: Container[str]) -> None:
+def _check_pixels(found: data.ImageSet, files: dict[str, Path]) -> None:
     """Each image shows its own file, and what was taken out is a copy."""
-    channels = found.images.shape[3]
-    names = set(found.ids) | {name for name in on_disk if name not in others}
-    truth = {name: pixels_of(on_disk[name], channels) for name in names}
+    truth = {name: pixels_of(path, found.images.shape[3]) for name, path in files.items()}
     for row, name in enumerate(found.ids):
         assert (found.images[row] == truth[name]).all(), f"{name} shows another file"
     for name in truth.keys() - set(found.ids):
@@ -181,38 +168,33 @@ def _check_pixels(found: data.ImageSet, on_disk: dict[str, Path], others: Contai
 
 
 def _check_labels(model: Model, found: data.ImageSet, root: Path) -> None:
-    classes = CLASSES.get(model.reader)
-    same_tables = all(
-        (root / name).is_file() and (root / name).read_bytes() == content
-        for name, content in model.tables.items()
-    )
+    classes, tables = CLASSES.get(model.reader), model.tables.items()
+    same = all((root / name).is_file() and (root / name).read_bytes() == t for name, t in tables)
     for row, name in enumerate(found.ids):
         if classes:
-            label = re.match(PLACES[model.reader][0], name)[1]
+            label = re.match(PLACES[model.reader], name)[1]
             assert found.targets[row] == classes.index(label), f"{name}: wrong class"
-        elif model.tables and same_tables:
+        elif tables and same:
             assert (found.targets[row] == model.labels[name]).all(), f"{name}: wrong label"
 
 
-def damage(root: Path, mutations: list[tuple[Callable, int]]) -> list[Path]:
-    """Apply mutations to files that they suit; returns the files."""
-    touched = []
-    for mutation, number in mutations:
-        rng = np.random.default_rng(number)
-        suited = [root / name for name in entries(root) if _suits(mutation, root / name)]
-        if suited:
-            path = suited[rng.integers(len(suited))]
-            with suppress(OSError):  # a name that the file system refuses is no mutation
-                mutation(path, rng)
-            touched.append(path)
-    return touched
-
-
-def _suits(mutation: Callable, path: Path) -> bool:
-    if path.is_dir() or not path.suffix:
-        return False
-    known = KINDS.get(path.suffix.lower(), hostile.IMAGE)
-    return mutation in known or mutation in hostile.TREE
+def damage(root: Path, rng: np.random.Generator) -> list[tuple[Callable, Path]]:
+    """Damage one to three files, each in a way that suits it."""
+    done = []
+    for _ in range(rng.choice([1, 1, 1, 2, 3])):
+        files = [root / name for name in entries(root)]
+        files = [path for path in files if path.suffix and not path.is_dir()]
+        if not files:
+            break
+        kinds = sorted({path.suffix.lower() for path in files})  # a table among many images, too
+        kind = kinds[rng.integers(len(kinds))]
+        files = [path for path in files if path.suffix.lower() == kind]
+        path = files[rng.integers(len(files))]
+        ways = (KINDS.get(kind, hostile.IMAGE), hostile.TREE)[int(rng.random() < 0.4)]
+        done.append((ways[rng.integers(len(ways))], path))
+        with suppress(OSError):  # a name that the file system refuses is no mutation
+            done[-1][0](path, rng)
+    return done
 
 
 def read(reader: str, root: Path, duplicates: bool) -> data.ImageSet:
@@ -223,16 +205,15 @@ def read(reader: str, root: Path, duplicates: bool) -> data.ImageSet:
     return data.READERS[reader](root, SIZE, duplicates=duplicates)
 
 
-def check(model: Model, mutations: list[tuple[Callable, int]], duplicates: bool) -> str:
+def check(model: Model, rng: np.random.Generator) -> str:
     """Read one damaged copy; ``read`` or ``refused``. Anything else is an AssertionError.
 
     ``unchanged`` is what no mutation suited, such as a copy onto itself.
     """
     with tempfile.TemporaryDirectory() as scratch:
-        root = Path(scratch, "data")
+        root, duplicates = Path(scratch, "data"), rng.random() < 0.5
         shutil.copytree(model.root, root)
-        touched = damage(root, mutations)
-        before = snapshot(root)
+        done, before = damage(root, rng), snapshot(root)
         os.environ["MEDROBUST_HOME"] = f"{scratch}/home"
         with deadline(SECONDS):
             try:
@@ -240,25 +221,17 @@ def check(model: Model, mutations: list[tuple[Callable, int]], duplicates: bool)
                 if found.masks is not None:
                     found.masks[:]
             except MedrobustError as error:
-                _check_message(str(error), root, model.reader, touched, mutations)
-                outcome = "refused"
+                outcome, said = "refused", str(error)
+                assert str(root / small_trees.FOLDERS[model.reader]) in said, f"no place: {said}"
+                if len(done) == 1 and done[0][0] in CONTENT:  # one bad file of thousands is named
+                    path = done[0][1]
+                    assert path.stem in said or str(path.parent) in said, f"{path}: {said}"
             else:
                 check_set(model, found, root, duplicates)
                 outcome = "read"
         assert snapshot(root) == before, "something was written into the tree"
         assert not Path(hostile.Trap.marker).exists(), "code in a file was run"
         return outcome if before != snapshot(model.root) else "unchanged"
-
-
-def _check_message(message: str, root: Path, reader: str, touched: list[Path], mutations) -> None:
-    folder = root / small_trees.FOLDERS[reader]
-    assert str(folder) in message, f"names no place in the tree: {message}"
-    content = (*hostile.IMAGE, *hostile.ARRAY, *hostile.ARCHIVE)
-    if len(touched) == 1 and mutations[0][0] in content and mutations[0][0] not in hostile.TABLE:
-        path = touched[0]  # one bad file: a message that names it spares a search of thousands
-        assert path.stem in message or str(path.parent) in message, (
-            f"{path} is not named: {message}"
-        )
 
 
 def model_of(reader: str, root: Path) -> Model:
@@ -272,63 +245,25 @@ def model_of(reader: str, root: Path) -> Model:
     return model
 
 
-def strategy(model: Model) -> st.SearchStrategy:
-    """One to three mutations that suit the tree's files, each with the seed of its choices."""
-    kinds = {path.suffix for path in model.root.rglob("*") if path.is_file()}
-    groups = {KINDS.get(kind, hostile.IMAGE) for kind in kinds} | {hostile.TREE}
-    one = st.sampled_from(sorted(groups, key=len)).flatmap(st.sampled_from)
-    return st.lists(st.tuples(one, st.integers(0, 2**32 - 1)), min_size=1, max_size=3)
+def fuzz(examples: int, seed: int = 0) -> Iterator[tuple[str, Counter]]:
+    """Read ``examples`` damaged trees, shared evenly by the readers, each of which is told.
 
-
-def fuzz(
-    examples: int,
-    seed: int | None = None,
-    readers: list[str] | None = None,
-    told: Callable[[str, dict], None] = lambda reader, counts: None,
-) -> dict[str, dict[str, int]]:
-    """Read ``examples`` damaged trees, shared evenly by the readers.
-
-    Args:
-        seed: of hypothesis; None draws the same examples every time.
-        told: is called after each reader, to show progress.
-
-    Returns:
-        Reader -> how many trees were ``mutated``, and of them ``read`` and ``refused``.
+    Yields:
+        A reader, and how many trees were ``read`` and ``refused``; ``unchanged`` are no mutations.
 
     Raises:
-        AssertionError, or what the reader raised: with the mutations that led to it.
+        AssertionError, or what the reader raised: with the number of the tree that led to it.
     """
-    readers, result = readers or list(small_trees.BUILDERS), {}
-    before = dict(os.environ)
-    try:
-        for number, reader in enumerate(readers):
-            share = examples // len(readers) + (number < examples % len(readers))
-            result[reader] = _fuzz_one(reader, share, seed)
-            told(reader, result[reader])
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
-    return result
-
-
-def _fuzz_one(reader: str, examples: int, seed: int | None) -> dict[str, int]:
-    counts = {"mutated": 0, "read": 0, "refused": 0}
-    with tempfile.TemporaryDirectory() as scratch:
-        model = model_of(reader, Path(scratch, "valid"))
-
-        @settings(
-            max_examples=examples,
-            derandomize=seed is None,
-            deadline=None,
-            database=None,
-            suppress_health_check=list(HealthCheck),
-        )
-        @given(strategy(model), st.booleans())
-        def run(mutations: list, duplicates: bool) -> None:
-            outcome = check(model, mutations, duplicates)
-            if outcome != "unchanged":
-                counts["mutated"] += 1
-                counts[outcome] += 1
-
-        (run if seed is None else seeded(seed)(run))()
-    return counts
+    for order, reader in enumerate(small_trees.BUILDERS):
+        counts, home = Counter(), os.environ.get("MEDROBUST_HOME")
+        with tempfile.TemporaryDirectory() as scratch:
+            model = model_of(reader, Path(scratch, "valid"))
+            for number in range(order, examples, len(small_trees.BUILDERS)):
+                try:
+                    counts[check(model, np.random.default_rng([seed, number]))] += 1
+                except BaseException as error:
+                    error.add_note(f"{reader}, tree {number} of seed {seed}")
+                    raise
+        os.environ.pop("MEDROBUST_HOME")
+        os.environ |= {"MEDROBUST_HOME": home} if home else {}
+        yield reader, counts

@@ -52,11 +52,15 @@ class Local:
             self.surroundings.pop(name, None)
         options = ["--host", "127.0.0.1", "--port", "0", "--no-dashboard"]
         self.scheduler = self.start("scheduler", *options)
+        self.folder, self.workers = folder, []
+        self.add_workers(workers)
+
+    def add_workers(self, count):
+        """More of them, each with a GPU of its own."""
         options = ["--host", "127.0.0.1", "--nthreads", "1", "--no-dashboard"]
         options += ["--memory-limit", "400 MB", "--resources", "GPU=1", "--death-timeout", "60"]
-        options += ["--local-directory", str(folder)]
-        self.workers = []
-        for index in range(workers):
+        options += ["--local-directory", str(self.folder)]
+        for index in range(len(self.workers), len(self.workers) + count):
             self.surroundings["CUDA_VISIBLE_DEVICES"] = str(index)
             self.workers.append(self.start("worker", "--name", f"w{index}", *options))
 
@@ -148,7 +152,7 @@ def test_other_software_or_disk_is_refused_before_anything_starts(local, tmp_pat
     runs = planning.plan([tiny.notebook(tmp_path, "tiny", tiny.SAVE)], out=tmp_path / "out")
     ours = cluster.identity({})
     monkeypatch.setattr(cluster, "identity", lambda _: ours | {"git_commit": "another"})
-    with pytest.raises(RunError, match="(?s)git_commit is .*, not another.*Nothing was started"):
+    with pytest.raises(RunError, match="(?s)Nothing was started.*git_commit is .*, not another"):
         cluster.run_batch(runs, str(local.file), {}, tmp_path / "out")
     with pytest.raises(RunError, match="No worker has TPU=1"):
         cluster.run_batch(runs, str(local.file), {"TPU": 1}, tmp_path / "out")
@@ -187,6 +191,30 @@ def test_a_client_that_ends_leaves_no_run_half_done(local, tmp_path, how):
     printed, _ = again.communicate()
     assert again.returncode == 0, printed
     assert statuses(out)[0] in ("done", "skipped")
+
+
+def test_another_worker_takes_over_what_a_lost_one_had_with_the_same_rows(tmp_path):
+    path, pipe = tiny.notebook(tmp_path, "slow", WAIT, SUM), tmp_path / "p"
+    os.mkfifo(pipe)
+    with started(tmp_path, **{name: "3" for name in QUIET}) as local:
+        command = client(local, path, tmp_path / "there", pipe)
+        with pipe.open() as kernel:
+            assert kernel.readline() == "here\n", command.poll() and command.communicate()[0]
+            (tmp_path / "p-gate").touch()  # the second time, nobody waits
+            (lease,) = (tmp_path / "there").rglob(".lease")
+            holder = psutil.Process(int(lease.read_text().split()[1]))
+            places = [psutil.Process(worker.pid) in holder.parents() for worker in local.workers]
+            kill(local.workers[places.index(True)])
+            assert kernel.read() == "", "the notebook ends with its worker"
+        printed, _ = command.communicate()
+    assert command.returncode == 0 and f"at w{places.index(False)}: done" in printed, printed
+    rows = []
+    for place in ("here", "there"):
+        (run,) = planning.plan([path], None, [("NAME", str(pipe))], tmp_path / place)
+        (outcome,) = runner.run_batch([run], 1, io.StringIO())
+        assert outcome.status == {"here": "done", "there": "skipped"}[place]
+        rows.append(json.loads((run.folder / "result.json").read_text())["warnings"])
+    assert rows[0] == rows[1]
 
 
 @pytest.mark.parametrize("lost", ["worker", "scheduler"])

@@ -15,12 +15,11 @@ EXAMPLES = 48  # `make soak` reads far more
 
 
 def test_every_mutated_tree_is_read_truly_or_refused_by_name():
-    counts = fuzzing.fuzz(EXAMPLES)
+    counts = dict(fuzzing.fuzz(EXAMPLES))
     assert counts.keys() == small_trees.BUILDERS.keys()
-    assert sum(one["mutated"] for one in counts.values()) > EXAMPLES * 3 // 4
     read, refused = (sum(one[key] for one in counts.values()) for key in ("read", "refused"))
+    assert read + refused > EXAMPLES * 3 // 4
     assert read and refused, "mutations that always or never hurt test nothing"
-    assert all(one["mutated"] == one["read"] + one["refused"] for one in counts.values())
 
 
 def test_every_reader_of_the_kit_is_fuzzed():

@@ -43,12 +43,14 @@ def fingerprint(*parts: object) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:10]
 
 
-def write_atomic(path: Path, data: bytes) -> None:
+def write_atomic(path: Path, data: bytes | memoryview) -> None:
     """Write beside the target, then rename: the rename is atomic, the writing is not."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
+            file.flush()
+            os.fsync(file.fileno())  # where power fails, too
         os.chmod(temporary, 0o644)  # mkstemp makes files only their owner can read
         os.replace(temporary, path)
     except BaseException:
@@ -126,16 +128,13 @@ class Lease:
 
     def acquire(self) -> None:
         """Wait until nobody else holds the lease, and hold it."""
-        while not self.held.is_set():
-            try:
-                file = self.path.open("x")
-            except FileExistsError:
-                if not self._take_away():
-                    time.sleep(1)
-                continue
-            self.held.set()
-            with file:
+        while True:
+            with suppress(FileExistsError), self.path.open("x") as file:
+                self.held.set()
                 file.write(self.token)
+                break
+            if not self._take_away():
+                time.sleep(1)
         threading.Thread(target=self._renew, daemon=True).start()
 
     def release(self) -> None:

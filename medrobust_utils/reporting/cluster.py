@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,6 +25,7 @@ from .planning import Run
 
 NANNY = (*runner.THREADS, "MALLOC_TRIM_THRESHOLD_")  # Dask sets these in a worker to its own ends
 CLIENT_SECONDS = 30  # to find the scheduler, and a first worker
+REFUSAL = "Nothing was started, for these workers differ from this machine:"
 _BATCHES: dict[str, dict] = {}  # on a worker: the children of each batch
 _AT_WORK: Counter = Counter()  # on a worker: attempts that have not ended, by batch
 _ENDED: set[str] = set()  # on a worker: batches that were stopped
@@ -74,7 +75,9 @@ def run_batch(
             raise RunError(f"There is no scheduler at {scheduler}: {in_words(error)}") from error
         with client:
             batch = Batch(token, variables, proof, identity(variables), _slots(client, resources))
-            _refuse_others(client, batch)
+            answers = client.run(differences, batch, on_error="return")
+            if wrong := [f"  {worker}: {said}" for worker, said in answers.items() if said]:
+                raise RunError("\n".join([REFUSAL, *wrong]))
             return _run(client, batch, runs, resources, stream or sys.stdout)
     finally:
         proof.unlink(missing_ok=True)
@@ -85,14 +88,13 @@ def _run(
 ) -> list[runner.Outcome]:
     """Submit what is unfinished and follow it; on Ctrl-C, end it wherever it is."""
     executor = client.get_executor(pure=False, resources=dict(resources))
-    futures = []
-    for run in runs:
-        future = Future()
+    futures = [Future() for _ in runs]
+    for run, future in zip(runs, futures, strict=True):
         if runner.is_complete(run.folder):
             future.set_result(runner.Outcome(run, "skipped"))
         else:
-            _judge(executor.submit(attempt, run, batch), run, future)
-        futures.append(future)
+            task = executor.submit(attempt, run, batch)
+            task.add_done_callback(partial(_judge, run, future))
 
     def stop() -> None:
         with suppress(OSError, RuntimeError):  # the scheduler may be gone
@@ -103,23 +105,21 @@ def _run(
     return runner.follow(runs, futures, stop, stream)
 
 
-def _judge(task: Future, run: Run, future: Future) -> None:
-    """Hand a task's outcome on, and make one of what may happen to a task."""
+def _judge(run: Run, future: Future, task: Future) -> None:
+    """Hand a task's outcome on to ``future``, or make one of what has happened to it."""
     from distributed import KilledWorker
 
-    def judge(task: Future) -> None:
-        error = None if task.cancelled() else task.exception()
-        if task.cancelled():  # so are all when the scheduler is lost: what is finished is kept
-            future.set_result(runner.Outcome(run, "stopped"))
-        elif error is None:
-            future.set_result(task.result())
-        elif isinstance(error, KilledWorker):
-            lost = f"its worker was lost each time, lastly {error.last_worker.address}; see its log"
-            future.set_result(runner.Outcome(run, "failed", error=lost))
-        else:
-            future.set_result(runner.Outcome(run, "failed", error=in_words(error)))
-
-    task.add_done_callback(judge)
+    error = None if task.cancelled() else task.exception()
+    if task.cancelled():  # so are all when the scheduler is lost: what is finished is kept
+        outcome = runner.Outcome(run, "stopped")
+    elif error is None:
+        outcome = task.result()
+    else:
+        said = in_words(error)
+        if isinstance(error, KilledWorker):
+            said = f"its worker was lost each time, lastly {error.last_worker.address}; see its log"
+        outcome = runner.Outcome(run, "failed", error=said)
+    future.set_result(outcome)
 
 
 def _slots(client: Any, resources: Mapping[str, float]) -> dict[str, int]:
@@ -167,15 +167,6 @@ def differences(batch: Batch) -> str:
     if not batch.proof.exists():
         found.append(f"{batch.proof.parent} is not the client's: results need a shared disk")
     return "; ".join(found)
-
-
-def _refuse_others(client: Any, batch: Batch) -> None:
-    """Start nothing where a worker has other software, data or another disk."""
-    found = client.run(differences, batch, on_error="return")
-    wrong = [f"  {worker}: {answer}" for worker, answer in found.items() if answer]
-    if wrong:
-        lines = "\n".join(wrong)
-        raise RunError(f"These workers differ from this machine:\n{lines}\nNothing was started.")
 
 
 def attempt(run: Run, batch: Batch) -> runner.Outcome:

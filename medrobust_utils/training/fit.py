@@ -7,9 +7,9 @@ that was killed and started again therefore ends with the numbers of an uninterr
 
 from __future__ import annotations
 
+import io
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,7 +22,7 @@ from torch import nn
 from ..core import env
 from ..core.errors import ContractError, RunError
 from ..core.gate import once
-from ..core.storage import fingerprint
+from ..core.storage import fingerprint, write_atomic
 from ..data import ImageSet, Split, ThreeWay, to_float
 from ..models import MedicalModel
 from . import recipes
@@ -239,18 +239,13 @@ class _Job:
             "device": self.device.type,
             "device_random": _device_random(self.device),
         }
-        # A name for each process: two may train the same network (every arm of a study needs the
-        # clean one), and each then moves a whole file into place.
-        partial = self.path.with_suffix(f".{os.getpid()}.partial")
-        with partial.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(self.path)
+        whole = io.BytesIO()  # by itself, torch hides why a disk took no more
+        torch.save(state, whole)
+        write_atomic(self.path, whole.getbuffer())
 
     def resume(self) -> None:
         """Continue from the checkpoint, if there is one."""
-        for left in self.path.parent.glob(f"{self.path.stem}.*partial"):  # by a kill
+        for left in self.path.parent.glob(f".{self.path.name}.*"):  # by a kill
             if time.time() - left.stat().st_mtime > STALE_SECONDS:
                 left.unlink(missing_ok=True)
         if not self.path.exists():
