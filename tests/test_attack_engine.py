@@ -101,7 +101,7 @@ def test_a_wrong_image_stays_at_the_first_point_where_that_shows(images):
     first = torch.where(wrong.any(0), wrong.int().argmax(0), 5)
     assert set(first.tolist()) > {0, 2, 5}  # at once, on the way, never
 
-    def fooled(moved, labels):
+    def fooled(moved, labels, rows):
         asked.append(len(moved))
         return ~correct(model(moved), labels)
 

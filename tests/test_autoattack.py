@@ -185,7 +185,7 @@ def test_a_fooled_point_is_kept_at_a_check_that_goes_back_to_the_best(falls):
             high = torch.tensor([9.0 if step == 3 else 1.0])
             return high, torch.ones_like(at), torch.tensor([step != falls])
 
-    asked = (Scripted(), images, torch.arange(1), 0.1, lambda place: None)
+    asked = (Scripted(), images, torch.arange(1), torch.tensor([0.1]), lambda place: None)
     found = apgd(*asked, steps=100, start=images)
     assert len(calls) == falls + 1 and torch.equal(found, calls[falls])
 

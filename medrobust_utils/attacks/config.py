@@ -103,7 +103,7 @@ class AutoAttackConfig:
     """
 
     mode: ClassVar[str] = "autoattack"
-    version: ClassVar[int] = 3  # counts changes of results
+    version: ClassVar[int] = 4  # counts changes of results
     steps: int = 100
     targets: int = 9
     queries: int = 5000

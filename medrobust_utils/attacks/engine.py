@@ -136,7 +136,7 @@ def ascend(
     loss: Callable[..., Tensor] | None = None,
     dtype: torch.dtype = torch.float32,
     batch: int | None = None,
-    fooled: Loss | None = None,
+    fooled: Callable[..., Tensor] | None = None,
     vanished: Tensor | None = None,
 ) -> Tensor:
     """Climb the loss from ``start`` by signed steps and return the last point.
@@ -153,8 +153,8 @@ def ascend(
         loss: what to climb instead of ``losses.per_image``: of logits, labels and ``done``, the
             share of the steps already taken, each image's own number (N,).
         batch: see ``gradient``.
-        fooled: asked about images (and labels) that ``model``, maybe a copy, judges wrong: those
-            that are, bool (n,), stay where they are.
+        fooled: asked about images (their labels and numbers) that ``model``, maybe a copy, judges
+            wrong: those that are, bool (n,), stay where they are.
         vanished: bool (N,), set to True for images whose gradient, while they still had to move,
             was zero in all pixels but one in a hundred.
     """
@@ -186,7 +186,7 @@ def ascend(
             doubted = (~robust).nonzero()[:, 0]  # each nonzero waits for the device
             if len(doubted):
                 rows = climbing[doubted]
-                robust[doubted] = ~fooled(moved[rows], labels[rows])
+                robust[doubted] = ~fooled(moved[rows], labels[rows], rows)
                 left = robust.nonzero()[:, 0]
                 climbing, uphill = climbing[left], uphill[left]
             if not len(climbing):

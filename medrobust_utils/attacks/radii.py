@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -242,19 +241,26 @@ class Job:
                 *(shares(part, self.batch) for part in (images, labels, start)), strict=True
             )
             moved = [foolbox_pgd(self.through, x, y, eps, start=at, **how) for x, y, at in parts]
-            return torch.cat(moved), self._rate(torch.cat(moved), labels)
+            logits = score(self.model, torch.cat(moved), self.batch)
+            check_logits(logits, labels.ndim == 2)
+            return torch.cat(moved), logits
+        logits, known = torch.zeros_like(self.clean[rows]), torch.zeros_like(rows, dtype=torch.bool)
+
+        def fooled(moved: Tensor, labels: Tensor, here: Tensor) -> Tensor:
+            logits[here] = score(self.model, moved, self.batch)
+            known[here] = ~correct(logits[here], labels)  # these stay where they are
+            return known[here]
+
         if config.halving:
-            rated = partial(score, self.model, batch=self.batch)  # checked in the end, with all
-            how["fooled"] = lambda moved, labels: ~correct(rated(moved), labels)
+            how["fooled"] = fooled
         if config.halving or config.attack == "mifgsm":
             how["decay"] = MIFGSM_DECAY
         how["vanished"] = vanished = torch.zeros_like(rows, dtype=torch.bool)
         how |= dict(lengths=lengths, batch=self.batch)
         moved = ascend(self.through, images, labels, eps, **how)
         self.vanished[rows] |= vanished
-        return moved, self._rate(moved, labels)
-
-    def _rate(self, moved: Tensor, labels: Tensor) -> Tensor:
-        logits = score(self.model, moved, self.batch)
+        left = (~known).nonzero()[:, 0]
+        if len(left):
+            logits[left] = score(self.model, moved[left], self.batch)
         check_logits(logits, labels.ndim == 2)
-        return logits
+        return moved, logits
