@@ -113,15 +113,6 @@ def test_a_wrong_image_stays_at_the_first_point_where_that_shows(images):
         assert sum(asked) == (first < 5).sum()  # no image is asked about twice
 
 
-def test_each_step_may_have_a_length_of_its_own(images):
-    model, eps, lengths = net(7), 4 / 255, [2 / 255, 1 / 255, 0.5 / 255]
-    labels, moved = labels_of(model, images), images
-    for length in lengths:
-        moved = ascend(model, moved, labels, 1.0, lengths=[length])
-    found = ascend(model, images, labels, eps, lengths=lengths)
-    torch.testing.assert_close(found, moved, atol=1e-6, rtol=0)
-
-
 @pytest.mark.parametrize("decay", [0.0, 0.5, 1.0])
 def test_momentum_is_the_algorithm_of_the_paper(decay, images):
     model, eps, alpha = net(7), 6 / 255, 2 / 255

@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -272,7 +273,12 @@ def extremes(labels: Tensor) -> tuple[float, float]:
     return labels.amin().item(), labels.amax().item()
 
 
-def check_eps(eps: float) -> None:
-    """Raise ContractError unless ``eps`` lies in [0, 1]."""
-    if not 0 <= eps <= 1:  # also catches NaN
-        raise ContractError(f"eps={eps} lies outside [0, 1]. Eight gray levels are 8/255, not 8.")
+def check_eps(*epsilons: float) -> None:
+    """Raise ContractError unless these are one radius or more, rising, within [0, 1]."""
+    if not epsilons:
+        raise ContractError("no eps to attack with: give at least one.")
+    outside = [eps for eps in epsilons if not 0 <= eps <= 1]  # also catches NaN
+    if outside:
+        raise ContractError(f"eps={outside[0]}: choose within [0, 1]. 8 gray levels are 8/255.")
+    if any(b <= a for a, b in pairwise(epsilons)):
+        raise ContractError(f"epsilons {list(epsilons)} must rise. Sort them, each once.")
