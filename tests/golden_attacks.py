@@ -111,13 +111,13 @@ def _on_images(*asked: Any) -> Iterator[tuple[str, float, torch.Tensor]]:
 def _on_maps(*asked: Any) -> Iterator[tuple[str, float, torch.Tensor]]:
     for kind in ("pgd", "segpgd", "background"):
         yield kind, EPS, attacks.Attack(kind, EPS, 6)(*asked, torch.float32)["images"]
-    layers = dict(classes=range(4), steps=5, step_size=EPS / 4)
-    yield "layered", 4 * EPS, attacks.layered_pgd(*asked, EPS, **layers)
-    layers |= dict(ball="image", present=True)
-    yield "layered in one ball", EPS, attacks.layered_pgd(*asked, EPS, **layers)
-    for search in ("exhaustive", "greedy"):
-        how = dict(step_size=EPS / 2, bound=EPS, search=search)
-        yield f"selective {search}", EPS, attacks.selective_fgsm(*asked, **how).images
+    for name, bound, how in (
+        ("layered", 4 * EPS, attacks.Layered(EPS, 5)),
+        ("layered in one ball", EPS, attacks.Layered(EPS, 5, "image", True)),
+        ("selective exhaustive", EPS, attacks.Selective(EPS / 2, EPS)),
+        ("selective greedy", EPS, attacks.Selective(EPS / 2, EPS, "greedy")),
+    ):
+        yield name, bound, how(*asked, torch.float32)["images"]
 
 
 def measured() -> dict[str, list[float]]:

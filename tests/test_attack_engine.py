@@ -101,7 +101,7 @@ def test_a_wrong_image_stays_at_the_first_point_where_that_shows(images):
     first = torch.where(wrong.any(0), wrong.int().argmax(0), 5)
     assert set(first.tolist()) > {0, 2, 5}  # at once, on the way, never
 
-    def fooled(moved, labels):
+    def fooled(moved, labels, rows):
         asked.append(len(moved))
         return ~correct(model(moved), labels)
 
@@ -111,15 +111,6 @@ def test_a_wrong_image_stays_at_the_first_point_where_that_shows(images):
         found = ascend(model, images, labels, eps, lengths=steps, batch=batch, fooled=fooled)
         torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
         assert sum(asked) == (first < 5).sum()  # no image is asked about twice
-
-
-def test_each_step_may_have_a_length_of_its_own(images):
-    model, eps, lengths = net(7), 4 / 255, [2 / 255, 1 / 255, 0.5 / 255]
-    labels, moved = labels_of(model, images), images
-    for length in lengths:
-        moved = ascend(model, moved, labels, 1.0, lengths=[length])
-    found = ascend(model, images, labels, eps, lengths=lengths)
-    torch.testing.assert_close(found, moved, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.5, 1.0])

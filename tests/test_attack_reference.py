@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from medrobust_utils import attacks, models
-from medrobust_utils.attacks.engine import uniform_start
 from medrobust_utils.core.errors import ContractError
 from medrobust_utils.data import to_float
 
@@ -44,43 +43,37 @@ def test_fgsm_is_identical(case):
 
     model, images, labels, eps = case
     ours = attacks.fgsm(model, images, labels, eps)
-    theirs = attacks.foolbox_fgsm(model, images, labels, eps)
+    by_hand = PyTorchModel(model, bounds=(0, 1)), images, labels
+    theirs = LinfFastGradientAttack()(*by_hand, epsilons=eps)[1]
     # where Foolbox's rounding leaves the ball, ours is the next number inside
     outside = (theirs - images).abs() > torch.tensor(eps)
     assert torch.equal(torch.where(outside, ours, theirs), ours)
     assert torch.equal(torch.where(outside, torch.nextafter(theirs, images), theirs), ours)
-    by_hand = PyTorchModel(model, bounds=(0, 1)), images, labels
-    assert torch.equal(LinfFastGradientAttack()(*by_hand, epsilons=eps)[1], theirs)
 
 
-@pytest.mark.parametrize("begin", ["image", "random"])
-def test_pgd_has_the_same_outcome_for_every_image(case, begin):
+def both(model, images, labels, eps, **how):
+    """What independent PGD makes of the images, by the kit and by Foolbox."""
+    how |= dict(mode="independent", seed=4)
+    for engine in ("native", "foolbox"):
+        (found,) = attacks.at_radii(model, images, labels, [eps], engine=engine, **how)
+        yield found.images
+
+
+def test_pgd_has_the_same_outcome_for_every_image(case):
     model, images, labels, eps = case
-    start = None
-    if begin == "random":
-        start = uniform_start(images, eps, torch.Generator().manual_seed(0))
-    how = dict(steps=20, start=start, random_start=False)
-    ours = fooled(model, attacks.pgd(model, images, labels, eps, **how), labels)
-    theirs = fooled(model, attacks.foolbox_pgd(model, images, labels, eps, **how), labels)
+    ours, theirs = (fooled(model, moved, labels) for moved in both(*case, steps=20))
     assert (ours != theirs).float().mean() <= 0.01
     assert 0.05 < ours.float().mean() < 0.98  # an eps at which the outcome is open
+    moved = list(both(*case, steps=1, step_size=0.0))  # left where it began
+    assert torch.allclose(*moved, atol=1e-7, rtol=0) and not torch.equal(moved[0], images)
 
 
-def test_defaults_and_random_start_are_those_of_foolbox(case):
+def test_defaults_are_those_of_foolbox():
     from foolbox.attacks import LinfPGD
 
     theirs, ours = LinfPGD(), attacks.AttackConfig("independent")
     assert (theirs.steps, theirs.rel_stepsize) == (ours.steps, ours.rel_step)
     assert theirs.random_start and theirs.abs_stepsize is None
-    model, images, labels, eps = case
-    how = dict(steps=1, step_size=0.0)
-    moved = [
-        attack(
-            model, images[:8], labels[:8], eps, generator=torch.Generator().manual_seed(4), **how
-        )
-        for attack in (attacks.pgd, attacks.foolbox_pgd)
-    ]
-    assert torch.allclose(*moved, atol=1e-7, rtol=0) and not torch.equal(moved[0], images[:8])
 
 
 def test_a_sweep_by_foolbox_is_one_word_away(skin):
@@ -94,10 +87,10 @@ def test_a_sweep_by_foolbox_is_one_word_away(skin):
     assert (ours.right != theirs.right).mean() <= 0.01
 
 
-def test_what_foolbox_cannot_do_is_said(case):
-    model, images, labels, eps = case
+def test_what_foolbox_cannot_do_is_said(skin):
+    model, images = build("cnn", 2), to_float(skin.images[:4])
+    how = dict(mode="independent", engine="foolbox")
     with pytest.raises(ContractError, match="float32"):
-        attacks.foolbox_pgd(model, images, labels, eps, dtype=torch.bfloat16)
-    for other in (labels.float(), torch.zeros(140, 2)):
-        with pytest.raises(ContractError, match="native"):
-            attacks.foolbox_fgsm(model, images, other, eps)
+        attacks.at_radii(model, images, [0, 1, 0, 1], [0.1], **how, dtype=torch.bfloat16)
+    with pytest.raises(ContractError, match="native"):
+        attacks.at_radii(model, images, torch.zeros(4, 2), [0.1], **how)

@@ -185,7 +185,7 @@ def test_a_fooled_point_is_kept_at_a_check_that_goes_back_to_the_best(falls):
             high = torch.tensor([9.0 if step == 3 else 1.0])
             return high, torch.ones_like(at), torch.tensor([step != falls])
 
-    asked = (Scripted(), images, torch.arange(1), 0.1, lambda place: None)
+    asked = (Scripted(), images, torch.arange(1), torch.tensor([0.1]), lambda place: None)
     found = apgd(*asked, steps=100, start=images)
     assert len(calls) == falls + 1 and torch.equal(found, calls[falls])
 
@@ -245,9 +245,6 @@ def test_several_radii_give_the_same_robust_sets_for_fewer_queries(whole):
     fooled = ~whole.right[0]
     assert fooled.any() and (whole.won[1:, fooled] == whole.won[0, fooled]).all()
     assert np.array_equal(whole.logits[1:, fooled], whole.logits[:1, fooled].repeat(2, 0))
-    for won, shares in zip(whole.won, whole.shares(), strict=True):
-        assert sum(shares.values()) == pytest.approx(1)
-        assert shares.get("robust", 0) == pytest.approx((won == "").mean())
 
 
 def test_an_earlier_attack_tells_where_to_begin(whole):

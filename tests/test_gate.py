@@ -229,8 +229,8 @@ DIFFERENCES = {
     "exported for one batch": HIDDEN | dict.fromkeys(("predict", "under_band_noise"), ""),
     "NaN": dict.fromkeys(("grad_cam", "target_layer"), ""),  # a map may be invalid, with a reason
     "softmax": {"target_layer": ""},
-    "sigmoids": dict.fromkeys(("grad_cam", "target_layer"), "") | {"foolbox_pgd": "native engine"},
-    "x-ray logits": {"foolbox_pgd": "native engine"},
+    "sigmoids": dict.fromkeys(("grad_cam", "target_layer"), ""),
+    "x-ray logits": {"foolbox": "native engine"},
     "gradient cut off": dict.fromkeys(("predict", "under_band_noise"), "")
     | {"grad_cam": "no gradient leads"},
     **dict.fromkeys(
@@ -271,7 +271,9 @@ ENTRIES = {
     "fgsm": lambda m, x, y: attacks.fgsm(m, x, y, EPS),
     "mifgsm": lambda m, x, y: attacks.mifgsm(m, x, y, EPS, **FEW),
     "pgd": lambda m, x, y: attacks.pgd(m, x, y, EPS, **FEW),
-    "foolbox_pgd": lambda m, x, y: attacks.foolbox_pgd(m, x, y, EPS, **FEW),
+    "foolbox": lambda m, x, y: attacks.at_radii(
+        m, x, y, [EPS], engine="foolbox", mode="independent", steps=1
+    ),
     "at_radii": lambda m, x, y: list(attacks.at_radii(m, x, y, [EPS / 2, EPS], steps=1)),
     "autoattack": lambda m, x, y: attacks.autoattack(m, x, y, EPS, steps=1, queries=2, targets=1),
     "attack_sweep": swept(attacks.attack_sweep, steps=1),
@@ -349,12 +351,8 @@ def mapped(call):
 MAP_ENTRIES = {
     "pgd": lambda m, x, y: attacks.pgd(m, x, y, EPS, **FEW),
     "segpgd": lambda m, x, y: attacks.Attack("segpgd", EPS, **FEW)(m, x, y, torch.float32),
-    "layered_pgd": lambda m, x, y: attacks.layered_pgd(
-        m, x, y, EPS, classes=[0, 1], present=True, **FEW
-    ),
-    "selective_fgsm": lambda m, x, y: attacks.selective_fgsm(
-        m, x, y, step_size=EPS, bound=EPS, search="greedy"
-    ),
+    "layered": lambda m, x, y: attacks.Layered(EPS, 1, present=True)(m, x, y, torch.float32),
+    "selective": lambda m, x, y: attacks.Selective(EPS, EPS, "greedy")(m, x, y, torch.float32),
     "predict": mapped(segmentation.predict),
     "tallied": mapped(segmentation.tallied),
     "attack": mapped(lambda *a: segmentation.attack(*a, segmentation.Attack("segpgd", EPS, 1))),
@@ -396,7 +394,7 @@ def seeded(entry, *args):
 
 @pytest.mark.parametrize("kind", ["uint8", "uint16", "uint32", "uint64", "int16", "array", "list"])
 @pytest.mark.parametrize(
-    "entry", ["fgsm", "foolbox_pgd", "at_radii", "autoattack", "rise", "sensitivity", "red_flags"]
+    "entry", ["fgsm", "foolbox", "at_radii", "autoattack", "rise", "sensitivity", "red_flags"]
 )
 def test_labels_of_any_integer_type_are_the_same_labels(entry, kind):
     model, images = made("plain"), pictures("plain")
@@ -410,7 +408,7 @@ def test_labels_of_any_integer_type_are_the_same_labels(entry, kind):
 def test_label_maps_of_16_bits_are_label_maps():
     labels = torch.randint(0, 3, (N, SIDE, SIDE), generator=torch.Generator().manual_seed(2))
     model, images = made("monai"), pictures("monai")
-    for name in ("segpgd", "layered_pgd", "pgd"):
+    for name in ("segpgd", "layered", "pgd"):
         wanted = seeded(MAP_ENTRIES[name], model, images, labels)
         assert same(seeded(MAP_ENTRIES[name], model, images, labels.to(torch.uint16)), wanted)
 
@@ -429,9 +427,9 @@ def test_label_maps_of_16_bits_are_label_maps():
         (torch.zeros(N, 2, dtype=torch.long), "labels have shape"),
     ],
 )
-@pytest.mark.parametrize("entry", ["fgsm", "foolbox_pgd", "at_radii", "autoattack", "rise"])
+@pytest.mark.parametrize("entry", ["fgsm", "foolbox", "at_radii", "autoattack", "rise"])
 def test_labels_that_fit_nothing_are_refused_with_what_fits(entry, labels, words):
-    words = f"{words}|native engine" if entry == "foolbox_pgd" else words
+    words = f"{words}|native engine" if entry == "foolbox" else words
     with pytest.raises(ContractError, match=words):
         ENTRIES[entry](made("plain"), pictures("plain"), labels)
 
@@ -459,7 +457,7 @@ def test_working_in_place_changes_no_result(name):
         "without copies": Net(),
     }
     images, labels = pictures("plain"), torch.arange(N) % K
-    for entry in ("fgsm", "at_radii", "foolbox_pgd", "attack_sweep", "predict"):
+    for entry in ("fgsm", "at_radii", "foolbox", "attack_sweep", "predict"):
         wanted = seeded(ENTRIES[entry], twins[name].eval(), images, labels)
         found = seeded(ENTRIES[entry], made(name), images, labels)
         if entry in ("at_radii", "attack_sweep"):  # iterated signs turn with the last bit
@@ -504,16 +502,15 @@ def test_a_network_is_asked_once_a_call_whether_it_answers_alike(call, monkeypat
     monkeypatch.setattr(gate, "ask", lambda *args: asked.append(1) or real(*args))
     images, labels = pictures("plain"), torch.arange(N) % K
     if call in ("at_radii", "foolbox"):
-        how = dict(steps=1) | (
-            dict(engine="foolbox", mode="skip_fooled") if call == "foolbox" else {}
-        )
+        engine = dict(engine="foolbox", mode="skip_fooled") if call == "foolbox" else {}
+        how = dict(steps=1) | engine
         list(attacks.at_radii(made("plain"), images, labels, [EPS / 4, EPS / 2, EPS], **how))
     elif call == "sweep":
         how = dict(batch=2, steps=1, mode="independent")
         data = data_of(images, labels)
         attacks.attack_sweep(made("plain"), data, np.arange(N), [EPS / 2, EPS], **how)
     elif call == "layered":
-        attacks.layered_pgd(made("monai"), images, labels, EPS, classes=[0, 1, 2], **FEW)
+        attacks.Layered(EPS, 1)(made("monai"), images, labels, torch.float32)
     else:
         model, objective = Net(), AdversarialTraining(EPS, 1, EPS)
         with gate.once():  # as ``training.fit`` does

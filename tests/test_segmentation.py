@@ -7,14 +7,13 @@ import pytest
 import torch
 
 from medrobust_utils import attacks, models, segmentation
-from medrobust_utils.attacks.layered import layered_pgd
-from medrobust_utils.attacks.selective import selective_fgsm
 from medrobust_utils.core.errors import ContractError
 from medrobust_utils.core.losses import IGNORED
 from medrobust_utils.data import ImageSet, ThreeWay, to_float
 from medrobust_utils.data.imageset import rows_of, union
 from medrobust_utils.data.phantoms import phantom_set
 from medrobust_utils.data.views import label_maps
+from medrobust_utils.scoring import segmentation as scoring
 from medrobust_utils.scoring.segmentation import per_image, score
 from medrobust_utils.segmentation import Attack, Layered, Selective
 
@@ -58,10 +57,6 @@ def fit(data, split, folder, recipe=RECIPE, **how):
     return numbers, {k: v.clone() for k, v in model.state_dict().items()}
 
 
-def same(a, b):
-    return a[0] == b[0] and all(torch.equal(a[1][k], b[1][k]) for k in a[1])
-
-
 @pytest.fixture(scope="module")
 def whole(cells, split, tmp_path_factory):
     """An uninterrupted training."""
@@ -78,7 +73,8 @@ def model(whole):
 
 @pytest.fixture
 def small_parts(monkeypatch):
-    monkeypatch.setattr(segmentation, "PART", 2)
+    for module in (segmentation, scoring):
+        monkeypatch.setattr(module, "BATCH", 2)
 
 
 def hand_logits(model, data, index):
@@ -220,32 +216,17 @@ def test_hardened_images_are_those_of_the_method(cells, model, tmp_path, small_p
     index = np.array([12, 2, 44, 7, 19, 3])
     hardened, told = segmentation.harden(model, cells, index, how, tmp_path)
     images, labels = to_float(cells.images[index]), torch.from_numpy(cells.targets[index])
-    if isinstance(how, Layered):
-        expected = layered_pgd(
-            model, images, labels, 0.02, classes=range(K), steps=2, step_size=0.025
-        )
-        assert told == {}
-    else:
-        selected = selective_fgsm(
-            model, images, labels, step_size=0.02, bound=0.03, search="greedy"
-        )
-        expected = selected.images
-        assert set(told) == {"signs", "loss", "before", "evaluations"}
-        assert np.array_equal(told["signs"], selected.signs)
+    expected = how(model, images, labels, torch.float32)
+    close = (to_float(hardened.images) - expected.pop("images")).abs() < 1e-6
+    assert told.keys() == expected.keys()
+    if isinstance(how, Selective):
+        assert np.array_equal(told["signs"], expected["signs"])
         assert told["signs"].shape == (6, K) and told["loss"].shape == (6,)
         assert (told["loss"] <= told["before"]).all()
         scored = segmentation.tallied(model, hardened, np.arange(6))
         assert scored.loss == pytest.approx(told["loss"], abs=1e-5)
-    close = (to_float(hardened.images) - expected).abs() < 1e-6
     assert close.float().mean() > 0.99
     assert hardened.ids == tuple(cells.ids[row] for row in index)
-
-
-def perturbed(model, data, index, how, folder, **dtype):
-    """What ``attack`` or ``harden`` returns, whichever it takes."""
-    if isinstance(how, Attack):
-        return segmentation.attack(model, data, index, how, folder=folder, **dtype), {}
-    return segmentation.harden(model, data, index, how, folder, **dtype)
 
 
 def files(folder):
@@ -258,12 +239,16 @@ def test_a_killed_run_goes_on_and_a_second_reads_back(
 ):
     index = np.array([1, 5, 9, 13, 17])
 
-    def equal(a, b):
-        arrays = [(a[0].images, b[0].images), *((a[1][k], b[1][k]) for k in a[1])]
-        return a[0].checksum == b[0].checksum and all(np.array_equal(*pair) for pair in arrays)
+    def run(name):
+        return segmentation.harden(model, cells, index, how, tmp_path / name)
 
-    whole = perturbed(model, cells, index, how, tmp_path / "whole")
-    batches, calls = segmentation._batches, []
+    def as_whole(found):
+        assert np.array_equal(found[0].images, whole[0].images)
+        assert all(np.array_equal(found[1][key], value) for key, value in whole[1].items())
+        return found[0].checksum == whole[0].checksum
+
+    whole = run("whole")
+    batches, calls = segmentation.label_maps, []
 
     def counting(*args):
         calls.append(args[2].tolist())
@@ -271,17 +256,14 @@ def test_a_killed_run_goes_on_and_a_second_reads_back(
             raise KeyboardInterrupt
         return batches(*args)
 
-    monkeypatch.setattr(segmentation, "_batches", counting)
+    monkeypatch.setattr(segmentation, "label_maps", counting)
     with pytest.raises(KeyboardInterrupt):
-        perturbed(model, cells, index, how, tmp_path / "cut")
+        run("cut")
     assert len(files(tmp_path / "cut")) == 2
-    assert equal(perturbed(model, cells, index, how, tmp_path / "cut"), whole)
-    assert calls[3:] == [[17]]  # only what was missing
-    assert len(files(tmp_path / "cut")) == 3
+    assert as_whole(run("cut")) and calls[3:] == [[17]]  # only what was missing
     files(tmp_path / "cut")[1].unlink()
-    assert equal(perturbed(model, cells, index, how, tmp_path / "cut"), whole)
-    assert calls[4:] == [[9, 13]]
-    assert equal(perturbed(model, cells, index, how, tmp_path / "cut"), whole) and len(calls) == 5
+    assert as_whole(run("cut")) and calls[4:] == [[9, 13]]
+    assert as_whole(run("cut")) and len(calls) == 5
 
 
 def test_what_is_kept_depends_on_all_it_was_made_of(cells, model, tmp_path):
@@ -294,33 +276,27 @@ def test_what_is_kept_depends_on_all_it_was_made_of(cells, model, tmp_path):
         moved.backbone.down[0][1].running_mean[0] += 0.1  # a buffer is content too
     index = np.arange(2)
     once = Attack("pgd", 0.02, 1)
+    settings = [
+        *(Attack(*how) for how in (("pgd", 0.01, 1), ("pgd", 0.02, 2), ("background", 0.02, 1))),
+        *(Layered(0.02, 1, *how) for how in ((), ("image",), ("stage", True))),
+        *(Selective(*how, "greedy") for how in ((0.02, 0.02), (0.02, 0.03), (0.01, 0.03))),
+    ]
     runs = [
         (model, cells, index, once),
         (other, cells, index, once),
         (moved, cells, index, once),
         (model, replace(cells, checksum="another"), index, once),
         (model, cells, index[::-1], once),
-        *[
-            (model, cells, index, Attack(*how))
-            for how in (("pgd", 0.01, 1), ("pgd", 0.02, 2), ("background", 0.02, 1))
-        ],
-        *[
-            (model, cells, index, Layered(*how))
-            for how in ((0.02, 1), (0.02, 1, "image"), (0.02, 1, "stage", True))
-        ],
-        *[
-            (model, cells, index, Selective(*how, "greedy"))
-            for how in ((0.02, 0.02), (0.02, 0.03), (0.01, 0.03))
-        ],
+        *((model, cells, index, how) for how in settings),
     ]
-    found = [perturbed(*run, tmp_path)[0] for run in runs]
-    found.append(perturbed(*runs[0], tmp_path, dtype=torch.bfloat16)[0])
+    found = [segmentation.harden(*run, tmp_path)[0] for run in runs]
+    found.append(segmentation.harden(*runs[0], tmp_path, dtype=torch.bfloat16)[0])
     checksums = {one.checksum for one in found}
     assert len(files(tmp_path)) == len(checksums) == len(runs) + 1
     assert cells.checksum not in checksums
     copy = unet(5)
     copy.load_state_dict(model.state_dict())
-    perturbed(copy.eval(), *runs[0][1:], tmp_path)  # weights count, not objects
+    segmentation.harden(copy.eval(), *runs[0][1:], tmp_path)  # weights count, not objects
     assert len(files(tmp_path)) == len(runs) + 1
 
 
@@ -361,9 +337,9 @@ def test_unknown_settings_are_refused(cells, model, tmp_path):
     with pytest.raises(ContractError, match="attack 'fgsm': choose background, pgd, segpgd"):
         Attack("fgsm", 0.1, 1)
     with pytest.raises(ContractError, match="ball='round'"):
-        segmentation.harden(model, cells, np.arange(1), Layered(0.1, 1, "round"), tmp_path)
+        Layered(0.1, 1, "round")
     with pytest.raises(ContractError, match="search='random'"):
-        segmentation.harden(model, cells, np.arange(1), Selective(0.1, 0.1, "random"), tmp_path)
+        Selective(0.1, 0.1, "random")
     with pytest.raises(ContractError, match="eps=8"):
-        segmentation.attack(model, cells, np.arange(1), Attack("pgd", 8, 1))
+        segmentation.attack(model, cells, np.arange(1), Attack("pgd", 8, 1), folder=tmp_path)
     assert not files(tmp_path)

@@ -64,9 +64,10 @@ class AttackConfig:
             )
         usual, share = BISECTION if self.halving else USUAL[self.attack]
         steps = usual if self.steps is None else self.steps
-        share = 1 / max(1, steps) if share is None else share
         if self.rel_step is not None or self.step_size is not None:
             share = self.rel_step
+        elif share is None:  # the steps add up to eps
+            share = 1 / max(1, steps)
         object.__setattr__(self, "steps", steps)  # the way to fill in a frozen dataclass
         object.__setattr__(self, "rel_step", share)
         lengths = [length for length in (share, self.step_size) if length is not None]
@@ -103,7 +104,7 @@ class AutoAttackConfig:
     """
 
     mode: ClassVar[str] = "autoattack"
-    version: ClassVar[int] = 3  # counts changes of results
+    version: ClassVar[int] = 4  # counts changes of results
     steps: int = 100
     targets: int = 9
     queries: int = 5000
@@ -120,8 +121,10 @@ class AutoAttackConfig:
 
         Such as "20 of 100 steps, 200 of 5000 queries"; empty where nothing is.
         """
-        less, full = [], AutoAttackConfig()
-        for name, most in (("steps", full.steps), ("targets", ways), ("queries", full.queries)):
-            few, all = (min(getattr(config, name), most) for config in (self, full))
-            less += [f"{few} of {all} {name}"] * (few < all)
+        full = AutoAttackConfig(targets=min(ways, AutoAttackConfig.targets))
+        less = [
+            f"{getattr(self, name)} of {getattr(full, name)} {name}"
+            for name in ("steps", "targets", "queries")
+            if getattr(self, name) < getattr(full, name)
+        ]
         return ", ".join(less)

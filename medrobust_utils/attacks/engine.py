@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -136,7 +137,7 @@ def ascend(
     loss: Callable[..., Tensor] | None = None,
     dtype: torch.dtype = torch.float32,
     batch: int | None = None,
-    fooled: Loss | None = None,
+    fooled: Callable[..., Tensor] | None = None,
     vanished: Tensor | None = None,
 ) -> Tensor:
     """Climb the loss from ``start`` by signed steps and return the last point.
@@ -153,8 +154,8 @@ def ascend(
         loss: what to climb instead of ``losses.per_image``: of logits, labels and ``done``, the
             share of the steps already taken, each image's own number (N,).
         batch: see ``gradient``.
-        fooled: asked about images (and labels) that ``model``, maybe a copy, judges wrong: those
-            that are, bool (n,), stay where they are.
+        fooled: asked about images (their labels and numbers) that ``model``, maybe a copy, judges
+            wrong: those that are, bool (n,), stay where they are.
         vanished: bool (N,), set to True for images whose gradient, while they still had to move,
             was zero in all pixels but one in a hundred.
     """
@@ -186,7 +187,7 @@ def ascend(
             doubted = (~robust).nonzero()[:, 0]  # each nonzero waits for the device
             if len(doubted):
                 rows = climbing[doubted]
-                robust[doubted] = ~fooled(moved[rows], labels[rows])
+                robust[doubted] = ~fooled(moved[rows], labels[rows], rows)
                 left = robust.nonzero()[:, 0]
                 climbing, uphill = climbing[left], uphill[left]
             if not len(climbing):
@@ -272,7 +273,12 @@ def extremes(labels: Tensor) -> tuple[float, float]:
     return labels.amin().item(), labels.amax().item()
 
 
-def check_eps(eps: float) -> None:
-    """Raise ContractError unless ``eps`` lies in [0, 1]."""
-    if not 0 <= eps <= 1:  # also catches NaN
-        raise ContractError(f"eps={eps} lies outside [0, 1]. Eight gray levels are 8/255, not 8.")
+def check_eps(*epsilons: float) -> None:
+    """Raise ContractError unless these are one radius or more, rising, within [0, 1]."""
+    if not epsilons:
+        raise ContractError("no eps to attack with: give at least one.")
+    outside = [eps for eps in epsilons if not 0 <= eps <= 1]  # also catches NaN
+    if outside:
+        raise ContractError(f"eps={outside[0]}: choose within [0, 1]. 8 gray levels are 8/255.")
+    if any(b <= a for a, b in pairwise(epsilons)):
+        raise ContractError(f"epsilons {list(epsilons)} must rise. Sort them, each once.")

@@ -28,48 +28,6 @@ ATTACKS = ("background", "pgd", "segpgd", "masked", "divergence")
 ENSEMBLE = ATTACKS[1:]  # four losses; what the worst of them leaves is what a network is worth
 
 
-@gate()
-def layered_pgd(
-    model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    eps: float,
-    *,
-    classes: Sequence[int],
-    steps: int,
-    step_size: float,
-    ball: str = "stage",
-    present: bool = False,
-    dtype: torch.dtype = torch.float32,
-) -> Tensor:
-    """Images after the last class; at most ``eps`` (``len(classes) * eps`` by stages) away.
-
-    Args:
-        model, images: see ``attacks.pgd``; logits are (N, K, H, W).
-        labels: label maps (N, H, W); looked at with ``present`` only.
-        eps: radius of each ball, in [0, 1].
-        classes: in the order of attack.
-        steps, step_size: of PGD, for each class; see ``pgd``.
-        ball: one of BALLS. The paper names no bound; equation 2 clips only.
-        present: leave out, image by image, the classes that its label map does not show
-            ("as long as there are different classes" can be read so).
-    """
-    if ball not in BALLS:
-        raise ContractError(f"ball={ball!r}: choose {' or '.join(BALLS)}.")
-    labels = admit(model, images, labels if present else None)
-    if present:
-        check_labels(labels, ask(model, images), extremes(labels))
-    moved, how = images.clone(), dict(steps=steps, step_size=step_size, dtype=dtype)
-    for kind in classes:
-        chosen = torch.ones(len(images), dtype=torch.bool, device=images.device)
-        if present:
-            chosen = (labels == kind).flatten(1).any(1)
-        centre, start = (images if ball == "image" else moved)[chosen], moved[chosen]
-        goal = full_area(centre, kind)
-        moved[chosen] = pgd(model, centre, goal, eps, start=start, targeted=True, **how)
-    return moved
-
-
 def full_area(images: Tensor, kind: int) -> Tensor:
     """Label maps (N, H, W) that show the class ``kind`` everywhere."""
     n, _, height, width = images.shape
@@ -88,8 +46,7 @@ def _still_right_first(logits: Tensor, labels: Tensor, *, done: float) -> Tensor
 
 
 def _right_alone(logits: Tensor, labels: Tensor, *, done: float) -> Tensor:
-    right = logits.argmax(1) == labels
-    return (right * per_pixel(logits, labels)).sum((1, 2)) / labelled(labels)
+    return _still_right_first(logits, labels, done=0.0)
 
 
 def _divergence(logits: Tensor, labels: Tensor, *, done: float) -> Tensor:
@@ -111,40 +68,52 @@ class Attack:
     """An attack on a segmentation; called, it gives ``images`` (N, C, H, W), attacked.
 
     Attributes:
-        kind: ``background`` pushes the whole prediction to the background (PGD; Avramidis et al.,
-            section 3), ``pgd`` away from the truth, ``segpgd`` likewise, right pixels first,
-            ``masked`` right pixels alone, ``divergence`` by the Jensen-Shannon divergence of
-            answer and truth, which a pixel that is wrong already cannot raise much further.
+        kind: ``pgd`` away from the truth; ``segpgd`` likewise, right pixels first; ``masked`` right
+            pixels alone; ``divergence`` by the Jensen-Shannon divergence of answer and truth, which
+            a pixel that is wrong already cannot raise much further. Three look at no truth:
+            ``background`` pushes the whole prediction there (PGD; Avramidis et al., section 3), a
+            number to the class of that number, ``answer`` to what the network answers anyway.
         eps: radius, in units of the full range. 1 bounds nothing.
         steps: number of steps.
         step_size: in the units of ``eps``; ``attacks.madry_step`` unless given.
     """
 
-    kind: str
+    kind: str | int
     eps: float
     steps: int
     step_size: float | None = None
 
     def __post_init__(self) -> None:
-        if self.kind not in ATTACKS:
-            raise ContractError(f"attack {self.kind!r}: choose {', '.join(ATTACKS)}.")
+        if not isinstance(self.kind, int) and self.kind not in (*ATTACKS, "answer"):
+            known = ", ".join(ATTACKS)
+            raise ContractError(f"attack {self.kind!r}: choose {known}, answer or a class number.")
 
     def __call__(
         self, model: nn.Module, images: Tensor, labels: Tensor, dtype: torch.dtype
     ) -> dict[str, Tensor]:
         length = madry_step(self.eps, self.steps) if self.step_size is None else self.step_size
-        aimed = self.kind == "background"
-        goal = full_area(images, BACKGROUND) if aimed else labels
-        how = dict(random_start=False, targeted=aimed, loss=LOSSES.get(self.kind))
-        how |= dict(steps=self.steps, step_size=length, dtype=dtype)
-        return {"images": pgd(model, images, goal, self.eps, **how)}
+        how = dict(random_start=False, loss=LOSSES.get(self.kind), dtype=dtype)
+        how |= dict(steps=self.steps, step_size=length, targeted=self.kind not in ENSEMBLE)
+        return {"images": pgd(model, images, self._goal(model, images, labels), self.eps, **how)}
+
+    def _goal(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        if self.kind in ENSEMBLE:
+            return labels
+        if self.kind == "answer":
+            return ask(model, images).argmax(1)
+        return full_area(images, BACKGROUND if self.kind == "background" else self.kind)
 
 
 @dataclass(frozen=True)
 class Layered:
-    """Method one of paper 4 (see ``layered_pgd``), called like an ``Attack``.
+    """Method one of paper 4, called like an ``Attack``; label maps are looked at if ``present``.
 
-    Steps are ``attacks.madry_step`` long.
+    Attributes:
+        eps: radius of each ball, in [0, 1]; by stages the images end K * eps away at most.
+        steps: of PGD, for each class; they are ``attacks.madry_step`` long.
+        ball: one of BALLS. The paper names no bound; equation 2 clips only.
+        present: leave out, image by image, the classes that its label map does not show
+            ("as long as there are different classes" can be read so).
     """
 
     eps: float
@@ -152,29 +121,31 @@ class Layered:
     ball: str = "stage"
     present: bool = False
 
+    def __post_init__(self) -> None:
+        if self.ball not in BALLS:
+            raise ContractError(f"ball={self.ball!r}: choose {' or '.join(BALLS)}.")
+
+    @gate()
     def __call__(
-        self, model: nn.Module, images: Tensor, labels: Tensor, dtype: torch.dtype
+        self,
+        model: nn.Module,
+        images: Tensor,
+        labels: Tensor,
+        dtype: torch.dtype,
+        classes: Sequence[int] | None = None,
     ) -> dict[str, Tensor]:
-        classes = range(ask(model, images[:1]).shape[1])
-        how = dict(ball=self.ball, present=self.present, dtype=dtype)
-        how |= dict(steps=self.steps, step_size=madry_step(self.eps, self.steps))
-        return {"images": layered_pgd(model, images, labels, self.eps, classes=classes, **how)}
-
-
-@dataclass(frozen=True)
-class Towards:
-    """PGD towards the class ``kind`` everywhere, or towards what the
-    network answers anyway; the truth is not used."""
-
-    eps: float
-    steps: int
-    kind: int | None = None
-
-    def __call__(
-        self, model: nn.Module, images: Tensor, labels: Tensor, dtype: torch.dtype
-    ) -> dict[str, Tensor]:
-        how = {"steps": self.steps, "step_size": madry_step(self.eps, self.steps), "dtype": dtype}
-        own = self.kind is None
-        goal = ask(model, images).argmax(1) if own else full_area(images, self.kind)
-        how |= {"random_start": False, "targeted": True}
-        return {"images": pgd(model, images, goal, self.eps, **how)}
+        """``images`` after the last of ``classes``, all in their order unless named."""
+        labels = admit(model, images, labels if self.present else None)
+        logits = ask(model, images)
+        if self.present:
+            check_labels(labels, logits, extremes(labels))
+        how = dict(steps=self.steps, step_size=madry_step(self.eps, self.steps), dtype=dtype)
+        moved = images.clone()
+        for kind in range(logits.shape[1]) if classes is None else classes:
+            chosen = torch.ones(len(images), dtype=torch.bool, device=images.device)
+            if self.present:
+                chosen = (labels == kind).flatten(1).any(1)
+            centre, start = (images if self.ball == "image" else moved)[chosen], moved[chosen]
+            goal = full_area(centre, kind)
+            moved[chosen] = pgd(model, centre, goal, self.eps, start=start, targeted=True, **how)
+        return {"images": moved}

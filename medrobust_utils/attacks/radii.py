@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -61,21 +60,9 @@ def at_radii(
     """
     numbers = np.arange(len(images)) if rows is None else rows
     job = Job(model, model, images, labels, numbers, epsilons, None, AttackConfig(**how))
-    moved, logits = job.repeated(images), job.repeated(job.clean)
-    for attempt in job.attempts():
-        attempt.put(moved, attempt.images)
-        attempt.put(logits, attempt.logits)
+    moved = job.repeated(images)
+    logits = job.run(lambda attempt: attempt.put(moved, attempt.images))
     return list(map(AtRadius, epsilons, moved, logits))
-
-
-def check_radii(epsilons: Sequence[float]) -> None:
-    """Raise ContractError unless ``epsilons`` rise, within [0, 1]."""
-    if not len(epsilons):
-        raise ContractError("no eps to attack with: give at least one.")
-    for eps in epsilons:
-        check_eps(eps)
-    if any(b <= a for a, b in zip(epsilons, epsilons[1:], strict=False)):
-        raise ContractError(f"epsilons {list(epsilons)} must rise. Sort them, each once.")
 
 
 def score(model: nn.Module, images: Tensor, batch: int | None = None) -> Tensor:
@@ -123,12 +110,14 @@ class Job:
     config: AttackConfig | AutoAttackConfig
 
     def __post_init__(self) -> None:
-        check_radii(self.epsilons)
+        check_eps(*self.epsilons)
         self.labels = admit(self.model, self.images, self.labels)
         if not len(self.images):
             raise ContractError("no image to attack: the batch is empty.")
         self.clean = score(self.model, self.images, self.batch)
         check_labels(self.labels, self.clean, extremes(self.labels))
+        if self.clean.ndim != 2:
+            raise ContractError("here whole images are judged. Segmentations: attacks.Attack.")
         check_logits(self.clean, self.labels.ndim == 2)
         self.vanished = torch.zeros(len(self.images), dtype=torch.bool, device=self.images.device)
 
@@ -136,15 +125,13 @@ class Job:
         """``values`` (N, ...) at every eps (E, N, ...), to be attacked."""
         return values.expand(len(self.epsilons), *values.shape).clone()
 
-    def scores(self, done: Callable[[int], object]) -> dict[str, np.ndarray]:
-        """Arrays of a ``SweepResult``; ``done`` is called with N after each round."""
+    def run(self, note: Callable[[Attempt], object]) -> Tensor:
+        """Logits (E, N, K) under attack; ``note`` is called with each attempt."""
         logits = self.repeated(self.clean)
         for attempt in self.attempts():
             attempt.put(logits, attempt.logits)
-            done(len(logits[0]))
-        found = {"logits": logits, "clean": self.clean}
-        found |= {"vanished": self.vanished} if self.config.halving else {}
-        return {name: values.cpu().numpy() for name, values in found.items()}
+            note(attempt)
+        return logits
 
     def attempts(self) -> Iterator[Attempt]:
         """Every attack on some of the images, in order: by bisection, or a radius after another."""
@@ -235,26 +222,25 @@ class Job:
     ) -> tuple[Tensor, Tensor]:
         """The images of ``rows``, attacked, and their logits."""
         images, labels, config = self.images[rows], self.labels[rows], self.config
-        how = dict(start=start, dtype=config.dtype)
-        if config.engine == "foolbox":
-            how = dict(steps=len(lengths), step_size=lengths[0], dtype=config.dtype)
-            parts = zip(
-                *(shares(part, self.batch) for part in (images, labels, start)), strict=True
-            )
-            moved = [foolbox_pgd(self.through, x, y, eps, start=at, **how) for x, y, at in parts]
-            return torch.cat(moved), self._rate(torch.cat(moved), labels)
-        if config.halving:
-            rated = partial(score, self.model, batch=self.batch)  # checked in the end, with all
-            how["fooled"] = lambda moved, labels: ~correct(rated(moved), labels)
-        if config.halving or config.attack == "mifgsm":
-            how["decay"] = MIFGSM_DECAY
-        how["vanished"] = vanished = torch.zeros_like(rows, dtype=torch.bool)
-        how |= dict(lengths=lengths, batch=self.batch)
-        moved = ascend(self.through, images, labels, eps, **how)
-        self.vanished[rows] |= vanished
-        return moved, self._rate(moved, labels)
+        how = dict(lengths=lengths, dtype=config.dtype)
+        logits, known = torch.zeros_like(self.clean[rows]), torch.zeros_like(rows, dtype=torch.bool)
 
-    def _rate(self, moved: Tensor, labels: Tensor) -> Tensor:
-        logits = score(self.model, moved, self.batch)
+        def fooled(moved: Tensor, labels: Tensor, here: Tensor) -> Tensor:
+            logits[here] = score(self.model, moved, self.batch)
+            known[here] = ~correct(logits[here], labels)  # these stay where they are
+            return known[here]
+
+        if config.engine == "foolbox":
+            parts = zip(*(shares(x, self.batch) for x in (images, labels, start)), strict=True)
+            moved = torch.cat([foolbox_pgd(self.through, *part, eps, **how) for part in parts])
+        else:
+            how["decay"] = MIFGSM_DECAY if config.halving or config.attack == "mifgsm" else None
+            how["vanished"] = vanished = torch.zeros_like(rows, dtype=torch.bool)
+            how |= dict(start=start, batch=self.batch, fooled=fooled if config.halving else None)
+            moved = ascend(self.through, images, labels, eps, **how)
+            self.vanished[rows] |= vanished
+        left = (~known).nonzero()[:, 0]
+        if len(left):
+            logits[left] = score(self.model, moved[left], self.batch)
         check_logits(logits, labels.ndim == 2)
-        return logits
+        return moved, logits

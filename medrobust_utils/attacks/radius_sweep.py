@@ -22,8 +22,9 @@ from ..core.storage import cached_arrays, fingerprint
 from ..data import ImageSet, batches
 from .autoattack.attack import attack_batch
 from .config import AttackConfig, AutoAttackConfig
+from .engine import check_eps
 from .fold_batchnorm import quick_copy
-from .radii import Job, check_radii
+from .radii import Job
 from .red_flags import Flag
 from .sweep_result import AutoResult, SweepResult, lowest, overtaken
 
@@ -74,7 +75,7 @@ def attack_sweep(
         ContractError: for a breach of the contract, or an empty index.
         RunError: for a kept part that is damaged, or if not even one image fits into memory.
     """
-    check_radii(epsilons)
+    check_eps(*epsilons)
     check_model(model)
     if not len(index):
         raise ContractError("no image to attack: the index is empty.")
@@ -97,21 +98,25 @@ def attack_sweep(
         copied = auto or config.engine == "native"
         return quick_copy(model, on_device(data, index[:1])[0]) if copied else model
 
-    def attempt(part: slice) -> dict[str, np.ndarray] | None:
-        try:
-            images = on_device(data, index[part])
-            job = Job(model, through(), *images, index[part], epsilons, batch, config)
-            return attack_batch(job, known[:, part], bar.update) if auto else job.scores(bar.update)
-        except RuntimeError as error:
-            if not env.out_of_memory(error):
-                raise
+    def run(part: slice) -> dict[str, np.ndarray]:
+        rows = index[part]
+        job = Job(model, through(), *on_device(data, rows), rows, epsilons, batch, config)
+        if auto:
+            return attack_batch(job, known[:, part], bar.update)
+        found = {"logits": job.run(lambda _: bar.update(len(rows))), "clean": job.clean}
+        found |= {"vanished": job.vanished} if halving else {}
+        return {name: values.cpu().numpy() for name, values in found.items()}
 
     def compute(part: slice) -> dict[str, np.ndarray]:
         nonlocal batch
-        while (found := attempt(part)) is None:
+        while True:
+            try:
+                return run(part)
+            except RuntimeError as error:
+                if not env.out_of_memory(error):
+                    raise
             torch.cuda.empty_cache()  # out here nothing of the failed try is held any more
             batch = _halved(min(batch, len(index[part])))
-        return found
 
     # bisection doubles its steps, then halves what is open, and tries once more in the end
     rounds = 2 * len(epsilons).bit_length() + 1 if halving else len(epsilons)

@@ -6,7 +6,6 @@ its gradients looks robust, and gives itself away by these.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from ..core.contracts import check_logits
 from ..core.gate import admit, gate
 from ..core.losses import correct
-from .engine import TINY, extremes, fgsm, gradient, pgd
+from .engine import TINY, extremes, gradient, pgd, uniform_start
 from .radii import score
 
 MOST = 64  # images looked at
@@ -67,39 +66,37 @@ def red_flags(
         check_logits(logits, labels.ndim == 2)
         return correct(logits, labels)
 
-    def batched(compute: Callable, *tensors: Tensor, **how: Any) -> Tensor:
-        parts = zip(*(tensor.split(BATCH) for tensor in tensors), strict=True)
-        return torch.cat([compute(model, *part, **how) for part in parts])
-
-    def from_there(model: nn.Module, images: Tensor, labels: Tensor, start: Tensor) -> Tensor:
-        return pgd(model, images, labels, eps, steps=3 * steps, start=start, **quarter)
-
-    def slopes(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        return gradient(model, images, labels, extremes(labels))[0]
+    def attacked(
+        eps: float, steps: int, start: Tensor, some: Any = slice(None), length: float = 0.25
+    ) -> Tensor:
+        """``some`` of the images after steps of ``length * eps``."""
+        how = dict(steps=steps, step_size=length * eps, dtype=dtype)
+        parts = zip(*(x.split(BATCH) for x in (images[some], labels[some], start)), strict=True)
+        return torch.cat([pgd(model, x, y, eps, start=at, **how) for x, y, at in parts])
 
     before = right(images, labels)
     images, labels, n = images[before], labels[before], int(before.sum())
     if not n:
         return [Flag("nothing to attack", True, f"0 of {len(before)} images right before")]
-    asked, draw = (images, labels), torch.Generator().manual_seed(seed)
-    quarter = dict(step_size=eps / 4, dtype=dtype)
-    moved = batched(pgd, *asked, eps=eps, steps=steps, generator=draw, **quarter)
+    draw, lost = torch.Generator().manual_seed(seed), 0
+    moved = attacked(eps, steps, uniform_start(images, eps, draw))
     up = right(moved, labels)
-    robust, lost = int(up.sum()), 0
+    robust = int(up.sum())
     if robust:  # on from where they were left
-        longer = batched(from_there, images[up], labels[up], moved[up])
+        longer = attacked(eps, 3 * steps, moved[up], up)
         lost = int((~right(longer, labels[up])).sum())
     under = torch.ones_like(up)
     for _ in range(DRAWS):  # plus or minus eps in each pixel, the largest noise there is
         coin = torch.randint(0, 2, images.shape, generator=draw).to(images) * 2 - 1
         under &= right((images + eps * coin).clamp(0, 1), labels)
     missed = int((up & ~under).sum())
-    how = dict(steps=2 * steps, step_size=HUGE / 4, generator=draw, dtype=dtype)
-    left = int(right(batched(pgd, *asked, eps=HUGE, **how), labels).sum())
+    gray = attacked(HUGE, 2 * steps, uniform_start(images, HUGE, draw))
+    left = int(right(gray, labels).sum())
     # below the smallest normal float32 counts as zero: devices may flush such numbers
-    zero = batched(slopes, *asked).abs() < TINY
+    asked = zip(images.split(BATCH), labels.split(BATCH), strict=True)
+    zero = torch.cat([gradient(model, x, y, extremes(y))[0] for x, y in asked]).abs() < TINY
     none = int(zero.flatten(1).all(1).sum())
-    once = int(right(batched(fgsm, *asked, eps=eps, dtype=dtype), labels).sum())
+    once = int(right(attacked(eps, 1, images, length=1), labels).sum())
     more = f"{robust} are robust after {steps} steps, {robust - lost} after {4 * steps}"
     noise = f"{DRAWS} draws leave {int(under.sum())} of {n} images right, PGD {robust}; noise fools"
     blank = f"{none} of {n} images have no gradient at all; {zero.float().mean():.0%} of all pixels"

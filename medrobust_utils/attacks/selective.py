@@ -10,7 +10,7 @@ The gradients are taken once for each class; the candidates need no gradient.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import product
 
@@ -36,91 +36,59 @@ Score = Callable[[Tensor], Tensor]  # signs (M, K) to losses (M,)
 
 
 @dataclass(frozen=True)
-class Selected:
-    """What was chosen for each image.
+class Selective:
+    """Method two of paper 4, called like an ``Attack`` with the true label maps.
+
+    Beside ``images`` (N, C, H, W) it tells ``signs`` int8 (N, K), the s_k: 1 pushed away from class
+    k, -1 pulled towards it, 0 left out; ``loss`` (N,) of these images in nats and ``before`` of
+    those that came; and ``evaluations`` (N,), candidates scored.
 
     Attributes:
-        images: float32 (N, C, H, W) in [0, 1].
-        signs: int8 (N, K), the s_k: 1 pushed away from class k, -1 pulled towards it, 0 left out.
-        loss: float32 (N,) in nats, of the chosen images.
-        before: the same of the images as they came.
-        evaluations: candidates scored an image, the second scoring of ``screened`` included.
+        step_size: length of each a_k, in [0, 1].
+        bound: how far the sum may lead from the image; K * step_size is no bound.
+        search: ``exhaustive`` evaluates all 3^K in float32 and chooses what trying them one by
+            one chooses; ``screened`` evaluates them in the ``dtype`` of the call, with batch norm
+            folded away, and scores the best, 64 at most, again in float32; ``greedy`` begins at
+            zeros and gives one class after another its best sign, 2K + 1 evaluations. Of equal
+            losses the one with more zeros wins, and among those the first.
     """
-
-    images: Tensor
-    signs: Tensor
-    loss: Tensor
-    before: Tensor
-    evaluations: Tensor
-
-
-@dataclass(frozen=True)
-class Selective:
-    """Method two as a value, with arguments of ``selective_fgsm``; called like an ``Attack``."""
 
     step_size: float
     bound: float
     search: str = "exhaustive"
 
+    def __post_init__(self) -> None:
+        check_eps(self.step_size)
+        check_eps(self.bound)
+        if self.search not in SEARCHES:
+            raise ContractError(f"search={self.search!r}: choose {', '.join(SEARCHES)}.")
+
+    @gate()
     def __call__(
         self, model: nn.Module, images: Tensor, labels: Tensor, dtype: torch.dtype
     ) -> dict[str, Tensor]:
-        return vars(selective_fgsm(model, images, labels, **vars(self), dtype=dtype))
-
-
-@gate()
-def selective_fgsm(
-    model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    *,
-    step_size: float,
-    bound: float,
-    search: str = "exhaustive",
-    classes: Sequence[int] | None = None,
-    dtype: torch.dtype | None = None,
-) -> Selected:
-    """The best combination of signs for each image.
-
-    Args:
-        model, images, labels: see ``attacks.pgd``; label maps are the true ones.
-        step_size: length of each a_k, in [0, 1].
-        bound: how far the sum may lead from the image; K * step_size is no bound.
-        search: ``exhaustive`` evaluates all 3^K in float32 and chooses what trying them one by
-            one chooses; ``screened`` evaluates them in ``dtype``, with batch norm folded away, and
-            scores the best, 64 at most, again in float32; ``greedy`` begins at zeros and gives one
-            class after another its best sign, 2K + 1 evaluations. Of equal losses the one with more
-            zeros wins, and among those the first.
-        classes: whose perturbations are tried, the columns of ``signs``, 10 at most unless
-            greedily; all K without them.
-        dtype: of screening; that of ``env.training_dtype`` unless given.
-    """
-    check_eps(step_size)
-    check_eps(bound)
-    if not len(images) or (classes is not None and not len(classes)):
-        raise ContractError("no image to perturb, or no class: give at least one.")
-    if search not in SEARCHES:
-        raise ContractError(f"search={search!r}: choose {', '.join(SEARCHES)}.")
-    labels = admit(model, images, labels)
-    rough, found = {}, []
-    if search == "screened":
-        dtype = dtype or env.training_dtype(images.device)
-        rough = {"model": quick_copy(model, images[:1]), "dtype": dtype}
-    for image, label in zip(images, labels, strict=True):
-        steps = _class_steps(model, image[None], label[None], step_size, classes)
-        trial = _Trial(model, image, label, steps, bound)
-        if search == "greedy":
-            signs, count = _greedy(trial.score, len(steps)), 2 * len(steps) + 1
-        else:
-            tried = combinations(len(steps))
-            count, losses = len(tried), replace(trial, **rough).score(tried)
-            if rough:
-                places, losses = _finalists(trial.score, tried, losses)
-                tried, count = tried[places], count + len(places)
-            signs = _best(trial.score, tried, losses)
-        before, after = (trial.score(row[None])[0] for row in (torch.zeros_like(signs), signs))
-        found.append((trial.moved(signs[None])[0], signs, after, before, torch.tensor(count)))
-    return Selected(*map(torch.stack, zip(*found, strict=True)))
+        labels = admit(model, images, labels)
+        if not len(images):
+            raise ContractError("no image to perturb: give at least one.")
+        rough, found = {}, []
+        if self.search == "screened":
+            rough = {"model": quick_copy(model, images[:1]), "dtype": dtype}
+        for image, label in zip(images, labels, strict=True):
+            steps = _class_steps(model, image[None], label[None], self.step_size)
+            trial = _Trial(model, image, label, steps, self.bound)
+            if self.search == "greedy":
+                signs, count = _greedy(trial.score, len(steps)), 2 * len(steps) + 1
+            else:
+                tried = combinations(len(steps))
+                count, losses = len(tried), replace(trial, **rough).score(tried)
+                if rough:
+                    places, losses = _finalists(trial.score, tried, losses)
+                    tried, count = tried[places], count + len(places)
+                signs = _best(trial.score, tried, losses)
+            before, after = (trial.score(row[None])[0] for row in (torch.zeros_like(signs), signs))
+            found.append((trial.moved(signs[None])[0], signs, after, before, torch.tensor(count)))
+        names = ("images", "signs", "loss", "before", "evaluations")
+        return dict(zip(names, map(torch.stack, zip(*found, strict=True)), strict=True))
 
 
 @dataclass(frozen=True)
@@ -155,8 +123,8 @@ def combinations(classes: int) -> Tensor:
     """All sign vectors, int8 (3^K, K), by rising number of non-zeros; K is 10 at most."""
     if classes > MOST:
         raise ContractError(
-            f"3^{classes} combinations are too many to try. Take search='greedy', or name up to "
-            f"{MOST} classes in `classes`."
+            f"3^{classes} combinations are too many to try: take search='greedy' beyond {MOST} "
+            "classes."
         )
     every = torch.tensor(list(product((0, -1, 1), repeat=classes)), dtype=torch.int8)
     return every[every.abs().sum(1).argsort(stable=True)]
@@ -204,15 +172,12 @@ def _greedy(score: Score, classes: int) -> Tensor:
     return signs
 
 
-def _class_steps(
-    model: nn.Module, image: Tensor, label: Tensor, length: float, classes: Sequence[int] | None
-) -> Tensor:
-    """The a_k (len(classes), C, H, W) of one image (1, C, H, W): equation 4 for every class."""
+def _class_steps(model: nn.Module, image: Tensor, label: Tensor, length: float) -> Tensor:
+    """The a_k (K, C, H, W) of one image (1, C, H, W): equation 4 for every class."""
     logits = ask(model, image)
     check_logits(logits, multi_label=False)
     check_labels(label, logits, extremes(label))
-    chosen = range(logits.shape[1]) if classes is None else classes
-    targets = torch.cat([full_area(image, kind) for kind in chosen])
+    targets = torch.cat([full_area(image, kind) for kind in range(logits.shape[1])])
     copies = image.expand(len(targets), -1, -1, -1)
     uphill, _ = gradient(model, copies, targets, extremes(targets))
     check_finite(uphill.isfinite().all())

@@ -90,14 +90,6 @@ class AutoResult(SweepResult):
         """Bool (E, N): not fooled."""
         return self.won == ROBUST
 
-    def shares(self) -> list[dict[str, float]]:
-        """For each eps the share of all images that each member fooled, and ``robust``."""
-        names = np.unique(self.won).tolist()
-        return [
-            {name or "robust": float((won == name).mean()) for name in names if name in won}
-            for won in self.won
-        ]
-
     def flags(self) -> list[Flag]:
         """Sign that gradients were hidden: Square, which asks for none, won.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -39,25 +39,30 @@ def predict(
     Raises:
         ContractError: training mode, images out of range, probabilities or NaN.
     """
-    check_model(model)
-    device = env.pick_device()
-    model.to(device)
     logits = []
-    with (
-        torch.no_grad(),
-        env.full_float32(),
-        env.progress(total=len(index), desc=desc, disable=not desc) as bar,
-    ):
-        for rows, images, _ in batches(data, index, batch):
-            check_images(images)
-            images = images.to(device)
+    with torch.no_grad(), env.full_float32():
+        for rows, images, _ in on_device(model, data, index, batch, desc):
             logits.append((forward(images, rows) if forward else ask(model, images)).float().cpu())
-            bar.update(len(rows))
-    if not logits:
-        raise ContractError("no image to predict: the index is empty.")
     out = torch.cat(logits)
     check_logits(out, data.multi_label)
     return out.numpy()
+
+
+def on_device(
+    model: nn.Module, data: ImageSet, index: np.ndarray, batch: int, desc: str
+) -> Iterator[tuple[np.ndarray, torch.Tensor, torch.Tensor]]:
+    """Indices, images and labels, ``batch`` at a time, checked and where the model is sent to."""
+    if not len(index):
+        raise ContractError("no image: the index is empty.")
+    check_model(model)
+    device = env.pick_device()
+    model.to(device)
+    like = torch.channels_last if data.segmentation else torch.preserve_format
+    with env.progress(total=len(index), desc=desc, disable=not desc) as bar:
+        for rows, images, labels in batches(data, index, batch):
+            check_images(images)
+            yield rows, images.to(device, memory_format=like), labels.to(device)
+            bar.update(len(rows))
 
 
 def noise_sweep(

@@ -7,17 +7,23 @@ matrices of each draw, never averaged over images that lack the class.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
 from scipy import ndimage
+from torch import nn
 
+from ..attacks.engine import extremes
+from ..core.contracts import ask, check_labels, check_logits
 from ..core.errors import ContractError
 from ..core.losses import BACKGROUND, IGNORED, labelled, per_pixel
+from ..data import ImageSet
 from .metrics import Estimate, known_mean
+from .predict import on_device
 
+BATCH = 32  # images of one forward pass
 BINS = 15  # of the confidence, for the calibration error (Guo et al. 2017)
 
 
@@ -64,6 +70,38 @@ def tally(logits: torch.Tensor, targets: torch.Tensor) -> Tally:
     bins = torch.stack(sums, 1).view(n, BINS, 3)
     loss = loss.cpu().double().where(known.flatten(1).any(1), torch.nan)
     return Tally(confusion.numpy(), loss.numpy(), bins.numpy())
+
+
+def label_maps(
+    model: nn.Module, data: ImageSet, index: np.ndarray, desc: str = ""
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Images and label maps on the model's device, BATCH at a time, checked."""
+    if not data.segmentation:
+        raise ContractError(
+            f"{data.name}: its targets are classes of images, not of pixels. Take a set with "
+            "label maps, or `data.views.label_maps` of one whose masks are such maps."
+        )
+    for _, images, labels in on_device(model, data, index, BATCH, desc):
+        yield images, labels
+
+
+def answers(
+    model: nn.Module, data: ImageSet, index: np.ndarray, desc: str = ""
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Logits float32 (N, K, H, W) and label maps, BATCH at a time, checked."""
+    for images, labels in label_maps(model, data, index, desc):
+        logits = ask(model, images)
+        check_logits(logits, multi_label=False)
+        yield logits, labels
+
+
+def tallied(model: nn.Module, data: ImageSet, index: np.ndarray, *, desc: str = "") -> Tally:
+    """Tally of the images of ``index``, from float32 logits."""
+    parts = []
+    for logits, labels in answers(model, data, index, desc):
+        check_labels(labels, logits, extremes(labels))
+        parts.append(tally(logits, labels))
+    return join(parts)
 
 
 def join(parts: Sequence[Tally]) -> Tally:

@@ -16,7 +16,7 @@ import pandas as pd
 from scipy.signal import detrend
 
 from .. import segmentation
-from ..attacks import Attack, Layered, Towards, layered
+from ..attacks import Attack, Layered, layered
 from ..core.storage import cached_arrays, fingerprint
 from ..data import ImageSet, to_float
 from ..data.imageset import rows_of, with_images
@@ -73,7 +73,7 @@ def shown(source: Trained, cell: Cell, settings: Mapping) -> ImageSet:
         images = to_float(data.images[index])
         images += how["noise"] * band_noise(images.shape[1:], index, int(cell == UPPER), 2, seed=0)
         return with_images(data, index, images.clamp(0, 1), *cell)
-    attack = Towards(how["eps"], steps=1)  # the step is as long as the radius
+    attack = Attack("answer", how["eps"], steps=1)  # the step is as long as the radius
     if cell != FORTIFIED:
         bounds = {"eps": 1.0, "step_size": how["eps"]} if cell == PER_STEP else {"eps": how["eps"]}
         attack = Attack(cell.attack, steps=how["steps"], **bounds)
@@ -211,8 +211,8 @@ def shapes(clean: Trained, settings: Mapping) -> pd.DataFrame:
     index = some(task.split.train, settings["probe"], task.seed)
     kinds = range(len(task.data.classes))
     many = {name: len(kinds) * value for name, value in how.items()}
-    ways = [("plain", Towards(**how, kind=kind)) for kind in kinds]
-    ways.append(("plain, K times", Towards(**many, kind=kinds[-1])))
+    ways = [("plain", Attack(kind, **how)) for kind in kinds]
+    ways.append(("plain, K times", Attack(kinds[-1], **many)))
     for ball, which in product(layered.BALLS, ("all", "present")):
         way = Layered(**how, ball=ball, present=which == "present")
         ways.append((f"layered, {ball}, {which}", way))

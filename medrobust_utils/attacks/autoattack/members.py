@@ -1,9 +1,10 @@
 """The members of AutoAttack (Auto-PGD, FAB and Square, L-infinity) and what they ask of a model.
 
 Each attacks images float32 (n, C, H, W) in [0, 1], whose numbers in ``counter`` are ``rows`` (n,),
-until they are fooled, and returns images in the ball, exactly. No image sees another. An image is
-fooled as for every head of this kit (see ``losses.correct``): by another class than the true one,
-or, with several labels, by *any* of them that flips.
+until they are fooled, and returns images within ``eps`` (n,), exactly. No image sees another; a
+number may come several times, for several ways to be fooled, and all leave with the first. An
+image is fooled as for every head of this kit (see ``losses.correct``): by another class than the
+true one, or, with several labels, by *any* of them that flips.
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ class QueryCounter:
 
     def robust(self, images: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (n, K) in float32 of the images with these numbers, and which are robust (n,)."""
-        self.queries[rows] += 1
+        self.queries.index_add_(0, rows, torch.ones_like(rows))
         logits = score(self.model, images)
         return logits, correct(logits, self.labels[rows])
 
@@ -99,7 +100,7 @@ class QueryCounter:
         """
         labels = self.labels[rows]
         uphill, logits = gradient(self.through, images, labels, self.span, self.dtype, loss)
-        self.queries[rows] += 1
+        self.queries.index_add_(0, rows, torch.ones_like(rows))
         check_finite(uphill.isfinite().all())
         up = correct(logits, labels)
         rough = self.dtype != torch.float32 or self.through is not self.model
@@ -113,9 +114,8 @@ def apgd(
     counter: QueryCounter,
     images: Tensor,
     rows: Tensor,
-    eps: float,
+    eps: Tensor,
     loss_of: Callable[[Tensor], Loss],
-    *,
     steps: int,
     start: Tensor,
 ) -> Tensor:
@@ -136,7 +136,7 @@ def apgd(
     # what is known of each image that is still robust; the first axis is the image
     s = SimpleNamespace(place=place, low=low, high=high, at=at, before=at, slope=slope, loss=loss)
     s.best, s.best_slope, s.best_loss, s.checked_loss = at, slope, loss, loss
-    s.length, s.rises = torch.full_like(loss, 2 * eps), torch.zeros_like(loss)
+    s.length, s.rises = 2 * eps, torch.zeros_like(loss)
     s.shortened = torch.ones_like(loss, dtype=torch.bool)
     gap, since = max(int(FIRST * steps), 1), 0
     for step in range(steps + 1):
@@ -155,6 +155,7 @@ def apgd(
             since += 1
         if not up.all():  # before a check may send it back to its best point
             result[s.place[~up]] = s.at[~up]
+            up = ~torch.isin(rows[s.place], rows[s.place[~up]])
             vars(s).update({name: known[up] for name, known in vars(s).items()})
         if not len(s.place):
             return result
@@ -174,7 +175,7 @@ def apgd(
 
 
 def fab(
-    counter: QueryCounter, images: Tensor, rows: Tensor, eps: float, way: Tensor, *, steps: int
+    counter: QueryCounter, images: Tensor, rows: Tensor, eps: Tensor, way: Tensor, *, steps: int
 ) -> Tensor:
     """Fast adaptive boundary (Croce and Hein 2020, "Minimally distorted adversarial examples").
 
@@ -203,7 +204,8 @@ def fab(
         result[live[done]] = at[done]
         # an adversarial point too far away is still a point to come back from
         at = torch.where(up[:, None, None, None], at, origin + BACK * (at - origin))
-        live, at = live[~done], at[~done]
+        left = ~torch.isin(rows[live], rows[live[done]])
+        live, at = live[left], at[left]
     return result
 
 
@@ -233,7 +235,7 @@ def square(
     counter: QueryCounter,
     images: Tensor,
     rows: Tensor,
-    eps: float,
+    eps: Tensor,
     *,
     queries: int,
     numbers: np.ndarray,
@@ -254,6 +256,7 @@ def square(
     stripes = torch.from_numpy(np.stack(stripes)).to(images)
     places, signs = (torch.from_numpy(np.stack(x)).to(images.device) for x in (places, signs))
     low, high = ball(images, eps)
+    eps = eps[:, None, None, None]
     best = (images + eps * stripes).clamp(low, high)
     least = _least(counter, best, rows)
     live = torch.arange(len(images), device=images.device)
@@ -266,7 +269,7 @@ def square(
         down, across = (_inside(place, length, side) for place, length in ends)
         inside = (down[:, :, None] & across[:, None, :])[:, None]
         move = inside * signs[live, query][:, :, None, None].float()  # of one sign a channel
-        tried = (best[live] + 2 * eps * move).clamp(low[live], high[live])
+        tried = (best[live] + 2 * eps[live] * move).clamp(low[live], high[live])
         found = _least(counter, tried, rows[live])
         better = found < least[live]
         best[live[better]], least[live[better]] = tried[better], found[better]
