@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from medrobust_utils import attacks, models
-from medrobust_utils.attacks import radius_sweep
+from medrobust_utils.attacks import radii, radius_sweep
 from medrobust_utils.attacks.engine import ball
 from medrobust_utils.core import env
 from medrobust_utils.core.errors import ContractError, RunError
@@ -241,14 +241,22 @@ def test_batches_are_filled_up_as_images_are_fooled(trained, skin, tmp_path):
     assert sum(whole.up) == sum(alone.up) and len(whole.up) < 0.8 * len(alone.up)
 
 
-def test_however_many_the_radii_an_image_meets_few_short_attacks(trained, skin):
-    asked = []
-    for count in (1, 2, 7, 8, 32):
-        spy = Sizes(trained).eval()
-        result = attacks.attack_sweep(spy, skin, INDEX[:24], np.geomspace(0.2, 8, count) / 255)
-        asked.append(sum(spy.up) / result.clean_right.sum())  # gradients an image
-        assert asked[-1] <= 1 + 5 * (2 * count.bit_length() + 1)
-    assert asked[-1] < 1.6 * asked[-2]
+@pytest.mark.parametrize("count", [1, 2, 7, 8])
+def test_bisection_attacks_each_image_at_few_radii_only(count, trained, skin, monkeypatch):
+    """Every image at most once in a round, with steps that shrink."""
+    asked, real = [], radii.ascend
+    monkeypatch.setattr(
+        radii, "ascend", lambda *args, **how: asked.append((args[3], how)) or real(*args, **how)
+    )
+    images, labels = first(skin, 24)
+    epsilons = (np.geomspace(0.2, 8, count) / 255).tolist()
+    attacks.at_radii(trained, images, labels, epsilons)
+    assert len(asked) <= 2 * count.bit_length() + 1
+    right = int((trained(images).argmax(1) == labels).sum())
+    assert asked[0][0].shape == (right,) and len(asked[0][0].unique()) <= count
+    shares = torch.tensor([0.7 / k for k in range(1, 6)])
+    for eps, how in asked:
+        assert torch.allclose(how["lengths"], torch.outer(shares, eps))
 
 
 def test_an_image_gets_no_further_step_once_it_is_fooled(trained, skin):
