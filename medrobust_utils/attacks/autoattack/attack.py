@@ -101,7 +101,7 @@ class Cascade:
         every = range(self.ways.shape[1])
         stages = (("apgd-ce", [0]), ("apgd-t", every[:1]), ("apgd-t", every[1:]))
         stages += (("fab-t", every), ("square", [0]))
-        self.stages = [stage for stage in stages if len(stage[1])]
+        self.stages = [stage for stage in stages if stage[0] in MEMBERS and len(stage[1])]
 
     def meet(self, number: int, rows: Tensor, eps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Attack the images ``rows`` (n,), each within its own ``eps`` (n,), by one stage.
