@@ -1,25 +1,13 @@
 """What a long run costs is said before it starts, and what of it is done already is not counted."""
 
 import re
+from importlib import import_module
 from types import SimpleNamespace
 
 import pytest
 
 from medrobust_utils.reporting import protocol
-from medrobust_utils.studies import (
-    attentive_cnn,
-    domain_assimilation,
-    forecast,
-    swin_noise,
-    unet_adversarial,
-)
-
-STUDIES = {
-    "1_swin_noise": swin_noise,
-    "2_attentive_cnn": attentive_cnn,
-    "3_domain_assimilation": domain_assimilation,
-    "4_unet_adversarial_training": unet_adversarial,
-}
+from medrobust_utils.studies import forecast
 
 
 def fake(train=100, attacked=10, attacks="all", **tags):
@@ -83,12 +71,13 @@ def test_every_gradient_of_an_attack_is_counted(attack, gradients):
     assert forecast.attacks(settings, fake()) == pytest.approx(gradients)
 
 
-@pytest.mark.parametrize("paper", STUDIES)
+@pytest.mark.parametrize("paper", protocol.list_papers())
 def test_hours_are_told_of_long_profiles_alone_and_finished_work_is_left_out(
     paper, tmp_path, capsys
 ):
     """Nobody waits for a measurement of the quick profiles; who goes on is told what remains."""
-    study, settings = STUDIES[paper], protocol.load(paper).settings("smoke")
+    study = import_module(f"medrobust_utils.studies.{paper[2:].removesuffix('_training')}")
+    settings = protocol.load(paper).settings("smoke")
     planned = [(settings, arm) for arm in study.arms(settings, seed=0)]
     if paper == "1_swin_noise":
         both = {**settings, **settings.thousand}

@@ -119,13 +119,13 @@ def test_importing_the_package_does_not_import_torch():
 
 
 # Lines of Python as `ruff format` lays them out without `fmt: off` and `skip`, and files. Ceilings
-# only go down; batches on a cluster and the Kandinsky figures raised the first two once.
+# only go down, but for what is told in the commit: pages that fit a phone raised the last once.
 CEILINGS = {
-    "medrobust_utils": (20_780, 136),
-    "tests": (16_660, 94),
-    "soak": (1_560, 6),
+    "medrobust_utils": (19_680, 128),
+    "tests": (16_500, 94),
+    "soak": (1_460, 6),
     "benchmarks": (630, 7),
-    "tools": (700, 6),
+    "tools": (715, 6),
 }
 LONGEST = 300  # lines of a file of the package
 
