@@ -121,7 +121,7 @@ def test_importing_the_package_does_not_import_torch():
 # Lines of Python as `ruff format` lays them out without `fmt: off` and `skip`, and files. Ceilings
 # only go down, but for what is told in the commit: pages that fit a phone raised the last once.
 CEILINGS = {
-    "medrobust_utils": (19_680, 128),
+    "medrobust_utils": (20_500, 132),
     "tests": (16_500, 94),
     "soak": (1_460, 6),
     "benchmarks": (630, 7),

@@ -61,17 +61,6 @@ def _label(data: ImageSet, index: int) -> str:
     return "\n".join(data.classes[k] for k in np.flatnonzero(data.targets[index])[:3])
 
 
-def class_sizes(sets: Mapping[str, Mapping[str, int]]) -> Figure:
-    """Images per class of each set, largest first, on a log scale."""
-    figure, axes = grid(1, len(sets), 4.8, 3.8)
-    for axis, (name, counts) in zip(axes[0], sets.items(), strict=True):
-        table = pd.Series(dict(counts)).sort_values(ascending=False)
-        sns.barplot(x=table.values, y=list(table.index), ax=axis, color=PALETTE[0])
-        axis.set(xscale="log", xlabel="images", title=name, xlim=(0.7, 2.5 * max(1, table.max())))
-        axis.bar_label(axis.containers[0], fontsize=7, padding=2)
-    return figure
-
-
 def learning_curves(
     histories: Mapping[str, Sequence[Mapping[str, float]]], order: Sequence[str]
 ) -> Figure:
