@@ -180,6 +180,14 @@ def test_a_runaway_loss_stops_with_a_remedy(skin, tmp_path):
         fit(skin, tmp_path, SETTINGS | {"lr": 1e30, "clip": 0.0, "warmup_epochs": 0})
 
 
+def test_one_image_left_over_does_not_end_a_training(skin, tmp_path):
+    """Batch norm over one place of one image has nothing to average: torch refuses it."""
+    model = models.build("resnet10t", len(skin.classes), start="scratch")
+    batch = len(split_by_group(skin, seed=0).train) - 1
+    numbers, _ = fit(skin, tmp_path, SETTINGS | {"epochs": 1, "batch": batch}, model)
+    assert np.isfinite(numbers[0]["train_loss"])
+
+
 def test_multi_label_sets_train_with_binary_cross_entropy(chest, tmp_path):
     numbers, _ = fit(chest, tmp_path, SETTINGS | {"epochs": 1, "flips": "none"})
     assert numbers[0]["train_loss"] < 0.9  # 15 labels; a softmax would start near log 15 = 2.7

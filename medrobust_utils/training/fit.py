@@ -123,6 +123,8 @@ class _Job:
         if settings["crops"] < 1 and data.segmentation:
             raise ContractError("random crops would not move label maps along. Set crops to 1.")
         self.images = math.ceil(round(settings["share"] * len(split.train), 6))  # of one epoch
+        if self.images % settings["batch"] == 1 < self.images:
+            self.images -= 1  # another one each epoch: batch norm takes no image by itself
         self.steps = math.ceil(self.images / settings["batch"])
         self.optimiser = recipes.optimiser(model, settings)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimiser, self._rate)
