@@ -310,6 +310,11 @@ def test_intervals_are_rebuilt_from_committed_outcomes(tmp_path):
     assert wrong == [] and told[0].endswith("1 rows rebuilt, 1 have no committed outcomes")
     run["rows"][0] = good | {"by_seed": (outcomes.mean(1) + 0.01).tolist()}
     assert len(verdicts.recompute([run])[0]) == 1
+    np.savez(tmp_path / "outcomes.npz", **{"pair": outcomes[:1], "pair:groups": groups})
+    for value, differ in ((outcomes[0].mean(), 0), (outcomes[0].mean() + 0.01, 1)):
+        one = {"metric": "gain", "value": value, "low": value, "high": value}
+        found = verdicts.recompute([run | {"rows": [one | about | {"by_seed": [value]}]}])
+        assert len(found[0]) == differ, "a pilot of one seed is checked too"
 
 
 def test_the_command_prints_the_board_one_headline_and_json(runs, capsys):
